@@ -1,0 +1,39 @@
+# Everything one does with a checkout. Each target first sets up what it needs (scripts/) and says so.
+
+SHELL := bash
+PYTHON := .venv/bin/python
+ENGINE := bash scripts/engine.sh
+# More arguments for pytest and the benchmark: make test ARGS='-k store'
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench setup engine-stop clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## run a batch in real containers on this machine and check every result
+	@bash scripts/setup.sh cluster
+	@$(ENGINE) with $(PYTHON) examples/demo.py
+
+test: setup ## run all tests, with a real Docker engine and a real Ray
+	@$(ENGINE) with $(PYTHON) -m pytest $(ARGS)
+
+check: setup ## lint, formatting, types
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m mypy examples/*.py benchmarks/*.py
+
+bench: setup ## compare with docker run, the plain SDK and Swarm; writes build/bench.json
+	@$(ENGINE) with $(PYTHON) benchmarks/bench.py $(ARGS)
+
+setup:
+	@bash scripts/setup.sh cluster,dev
+
+engine-stop: ## stop the Docker engine, if one was started here and still runs
+	@$(ENGINE) stop
+
+clean: engine-stop ## remove .venv and what was built
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The Ray actors: thin shells that join scheduling, store, Docker and wrappers."""

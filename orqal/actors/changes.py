@@ -1,0 +1,65 @@
+"""The latest changes of jobs' states, for all who wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import deque
+from typing import NamedTuple
+
+from orqal.models import Change
+
+KEPT = 100_000
+"""Changes that are kept for readers who come back for more."""
+
+
+class Cursor(NamedTuple):
+    """A reader's place: valid for the Scheduler that gave it, until it is overtaken by KEPT changes."""
+
+    epoch: str
+    number: int
+
+
+class News(NamedTuple):
+    """What has changed since a cursor; `complete` is False if something in between is not known any more."""
+
+    cursor: Cursor
+    changes: list[Change]
+    complete: bool
+
+
+class Changes:
+    """A ring of changes with any number of readers, each at its own place."""
+
+    def __init__(self) -> None:
+        self._epoch = uuid.uuid4().hex
+        self._ring: deque[Change] = deque(maxlen=KEPT)
+        self._number = 0
+        self._more = asyncio.Event()
+
+    def add(self, change: Change) -> None:
+        """Tell all readers."""
+        self._ring.append(change)
+        self._number += 1
+        self._more.set()
+        self._more = asyncio.Event()
+
+    async def since(self, cursor: Cursor | None, timeout: float) -> News:
+        """The changes after the cursor; where there are none, wait for some, `timeout` seconds at most."""
+        if cursor is None or cursor.epoch != self._epoch or self._number - cursor.number > len(self._ring):
+            return News(self.cursor, [], complete=False)
+        if cursor.number == self._number:
+            try:
+                await asyncio.wait_for(self._more.wait(), timeout)
+            except asyncio.TimeoutError:
+                return News(self.cursor, [], complete=True)
+        missed = self._number - cursor.number
+        if missed > len(self._ring):
+            return News(self.cursor, [], complete=False)
+        changes = [self._ring[index] for index in range(len(self._ring) - missed, len(self._ring))]
+        return News(self.cursor, changes, complete=True)
+
+    @property
+    def cursor(self) -> Cursor:
+        """The place of a reader who has read all."""
+        return Cursor(self._epoch, self._number)

@@ -1,0 +1,453 @@
+"""The HostActor: one per Ray node, drives that node's Docker daemon and reports its load."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import psutil
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from orqal import output
+from orqal.actors.logs import LogReaders
+from orqal.actors.messages import Order, Outcome, Started
+from orqal.docker_engine import ContainerKey, ContainerSpec, Deaths, Ended, Engine, EngineError
+from orqal.models import ErrorType, JobError, JobRecord, Load, Output, Status, now
+from orqal.output import Collected
+from orqal.settings import Settings
+from orqal.wrappers import calls
+from orqal.wrappers.base import WrapperJob
+from orqal.wrappers.catalog import WrapperRef
+
+log = logging.getLogger("orqal.host")
+T = TypeVar("T")
+
+CALLS_PER_APP = 2
+"""Calls of one app's methods at a time: an app whose methods hang keeps up no other app."""
+_THREADS = 64
+_RECONNECT = 1.0
+PIECE = 1 << 20
+"""Bytes of a file or output that travel at once."""
+
+
+class HostReport(NamedTuple):
+    """What a host tells the Scheduler of itself."""
+
+    state: str
+    docker_version: str
+    load: Load
+
+
+class _Cancelled(Exception):
+    """The attempt's user, or its Scheduler, wants it to end."""
+
+
+@dataclass
+class _Attempt:
+    """An attempt that is under way here."""
+
+    task: asyncio.Task[Outcome] | None = None
+    container: str | None = None
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class HostActor:
+    """Runs attempts of jobs in containers, each once: an order that is repeated attaches to what is there."""
+
+    async def __init__(self, cluster: str, node_id: str, scheduler: Any) -> None:  # type: ignore[misc] # Ray awaits it
+        """`cluster` marks the containers as ours; `scheduler` is told of starts and load."""
+        self._settings = Settings()
+        self._cluster = cluster
+        self._node_id = node_id
+        self._scheduler = scheduler
+        self._loop = asyncio.get_running_loop()
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
+        self._attempts: dict[ContainerKey, _Attempt] = {}
+        self._ends: dict[str, asyncio.Event] = {}
+        self._found: dict[ContainerKey, str] = {}
+        self._app_calls: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(CALLS_PER_APP))
+        self._engine: Engine | None = None
+        self._version = ""
+        self._connected = asyncio.Event()
+        self._state = "connecting to Docker"
+        self._logs = LogReaders(self._loop)
+        as_task = ray.remote(
+            num_cpus=0,
+            max_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+        )
+        self._call = {"get_cmd": as_task(calls.prepare), "set_result": as_task(calls.conclude)}
+        threading.Thread(target=self._listen, name="docker events", daemon=True).start()
+        self._reporting = asyncio.create_task(self._report_load())
+
+    # What the Scheduler calls
+
+    async def run(self, order: Order) -> Outcome:
+        """Run an attempt to its end, or attach to it if it is under way or has ended but was not released."""
+        key = ContainerKey(order.job.id, order.job.attempt)
+        attempt = self._attempts.get(key)
+        if attempt is None:
+            attempt = self._attempts[key] = _Attempt()
+            attempt.task = asyncio.create_task(self._run(key, order, attempt))
+        assert attempt.task is not None
+        return await asyncio.shield(attempt.task)
+
+    async def cancel(self, job: str, number: int) -> None:
+        """End an attempt: its run answers with the error `cancelled`, unless it has ended by itself before."""
+        attempt = self._attempts.get(ContainerKey(job, number))
+        if attempt is None:
+            return
+        attempt.cancelled.set()
+        if attempt.container is not None:
+            await self._stop(attempt.container)
+
+    async def release(self, job: str, number: int) -> None:
+        """The attempt's outcome is in the store: its container may go."""
+        key = ContainerKey(job, number)
+        attempt = self._attempts.pop(key, None)
+        container = (attempt.container if attempt else None) or self._found.pop(key, None)
+        if container is None:
+            return
+        try:
+            await self._docker(lambda engine: engine.remove(container))
+        except EngineError as error:
+            log.warning("the container of %s stays for now: %s", job, error)
+
+    async def report(self) -> HostReport:
+        """How this host is."""
+        return HostReport(self._state, self._version, await self._load())
+
+    # What Serve's replicas call
+
+    async def open_logs(self, job: str, number: int, stdout: bool, stderr: bool, follow: bool) -> str | None:
+        """Start to read a container's output: a handle for `read_logs`. None: there is no such container."""
+        key = ContainerKey(job, number)
+        attempt = self._attempts.get(key)
+        container = (attempt.container if attempt else None) or self._found.get(key)
+        if container is None:
+            return None
+        try:
+            logs = await self._docker(
+                lambda engine: engine.logs(container, stdout=stdout, stderr=stderr, follow=follow)
+            )
+        except EngineError:
+            return None
+        return self._logs.open(logs)
+
+    async def read_logs(self, handle: str) -> bytes | None:
+        """The next piece of output in Docker's stream format; empty when nothing came for a while; None: the end."""
+        return await self._logs.read(handle)
+
+    async def close_logs(self, handle: str) -> None:
+        """Stop reading."""
+        self._logs.close(handle)
+
+    async def read_file(self, job: str, name: str, offset: int) -> tuple[bytes, int] | None:
+        """Up to PIECE bytes of a file of a job's directory, and the whole file's size. None: no such file."""
+        directory = self._settings.jobs_dir / job
+        try:
+            return await self._loop.run_in_executor(self._pool, output.read_piece, directory, name, offset, PIECE)
+        except FileNotFoundError:
+            return None
+
+    # An attempt
+
+    async def _run(self, key: ContainerKey, order: Order, attempt: _Attempt) -> Outcome:
+        job = order.job
+        directory = self._settings.jobs_dir / job.id
+        try:
+            await self._connected.wait()
+            attempt.container = self._found.pop(key, None)
+            if attempt.container is None or not await self._was_started(attempt.container):
+                job = await self._start(key, order, attempt, directory)
+            elif job.container_id is None:  # the actor died before it could tell of the start
+                job = job.model_copy(update={"container_id": attempt.container, "wd": str(directory)})
+            timed_out = await self._end(attempt, _time_left(order.timeout, job))
+            ended, streams = await self._collect(attempt, directory)
+            job = await self._ended(job, directory, ended, streams)
+            if error := self._error(job, attempt, ended, order, timed_out):
+                return self._failed(job, error, streams)
+            return await self._concluded(job, order.ref, streams)
+        except _Cancelled:
+            return self._failed(job, JobError(type=ErrorType.CANCELLED, message="cancelled"))
+        except EngineError as error:
+            job = job.model_copy(update={"exit_code": error.exit_code})
+            return self._failed(job, JobError(type=error.type, message=error.message))
+        except OSError as error:
+            message = f"the host could not keep the job's files: {error}. Is there room in {directory}?"
+            return self._failed(job, JobError(type=ErrorType.DOCKER_ERROR, message=message))
+        finally:
+            if attempt.container is not None:
+                self._ends.pop(attempt.container, None)
+
+    async def _was_started(self, container: str) -> bool:
+        return await self._docker(lambda engine: engine.started(container))
+
+    async def _start(self, key: ContainerKey, order: Order, attempt: _Attempt, directory: Path) -> JobRecord:
+        """Ask the wrapper, have the image, make and start the container. The job, with what is known of it now."""
+        command = await self._unless_cancelled(attempt, self._prepare(order, directory))
+        image = command.image
+        await self._unless_cancelled(attempt, self._docker(lambda engine: engine.ensure_image(image)))
+        volumes = dict(command.volumes)
+        if command.create_dir:
+            params = json.dumps(order.job.params).encode()
+            await self._loop.run_in_executor(self._pool, output.make_directory, directory, params)
+            volumes[str(directory)] = {"bind": str(directory), "mode": "rw"}
+        spec = ContainerSpec(
+            key=key,
+            image=image,
+            cmd=command.cmd,
+            resources=order.resources,
+            volumes=volumes,
+            environment=command.environment,
+            working_dir=command.working_dir,
+            network=command.network,
+            pids_limit=self._settings.pids_limit,
+        )
+        container = attempt.container = await self._docker(lambda engine: engine.create(spec))
+        # Before the start, so that no end is missed.
+        self._ends[container] = asyncio.Event()
+        if attempt.cancelled.is_set():
+            raise _Cancelled
+        await self._docker(lambda engine: engine.start(container))
+        started = Started(
+            job=key.job,
+            attempt=key.attempt,
+            image=image,
+            cmd=command.cmd,
+            container_id=container,
+            wd=str(directory),
+            at=now(),
+        )
+        self._scheduler.started.remote(started)
+        return order.job.started(started.image, started.cmd, started.container_id, started.wd, started.at)
+
+    async def _unless_cancelled(self, attempt: _Attempt, work: Awaitable[T]) -> T:
+        """Wait for work that may be left behind half done: `cancel` does not wait for it."""
+        task = asyncio.ensure_future(work)
+        waiting = asyncio.ensure_future(attempt.cancelled.wait())
+        try:
+            await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if attempt.cancelled.is_set():
+                task.add_done_callback(_forget)
+                raise _Cancelled
+            return await task
+        finally:
+            waiting.cancel()
+
+    async def _end(self, attempt: _Attempt, timeout: float | None) -> bool:
+        """Wait for the container's end; True: it was over its time and was stopped."""
+        container = attempt.container
+        assert container is not None
+        event = self._ends.setdefault(container, asyncio.Event())
+        if await self._docker(lambda engine: engine.ended(container)) is not None:
+            return False
+        if attempt.cancelled.is_set():
+            # It was being started when `cancel` came.
+            await self._stop(container)
+        try:
+            await asyncio.wait_for(event.wait(), timeout)
+        except asyncio.TimeoutError:
+            await self._stop(container)
+            return True
+        return False
+
+    async def _collect(self, attempt: _Attempt, directory: Path) -> tuple[Ended, tuple[Collected, Collected]]:
+        container, cap = attempt.container, self._settings.output_cap
+        assert container is not None
+        ended, streams = await asyncio.gather(
+            self._docker(lambda engine: engine.ended(container)),
+            self._docker(lambda engine: output.collect(engine.logs(container), directory, cap)),
+        )
+        if ended is None:
+            raise EngineError(ErrorType.DOCKER_ERROR, "the container runs though Docker had told of its end")
+        return ended, streams
+
+    async def _ended(
+        self, job: JobRecord, directory: Path, ended: Ended, streams: tuple[Collected, Collected]
+    ) -> JobRecord:
+        names = await self._loop.run_in_executor(self._pool, output.listing, directory)
+        return job.model_copy(
+            update={
+                "exit_code": ended.exit_code,
+                "inspect": {"State": ended.state},
+                "lswd": names,
+                "stdout_bytes": streams[0].size,
+                "stderr_bytes": streams[1].size,
+                "truncated": [name for name, stream in zip(("stdout", "stderr"), streams, strict=True) if stream.file],
+            }
+        )
+
+    @staticmethod
+    def _error(job: JobRecord, attempt: _Attempt, ended: Ended, order: Order, timed_out: bool) -> JobError | None:
+        if timed_out:
+            message = f"it ran longer than its timeout of {order.timeout:g} s and was stopped"
+            return JobError(type=ErrorType.TIMEOUT, message=message)
+        if ended.out_of_memory and ended.exit_code:
+            gigabytes = order.resources.mem_bytes / 1e9
+            message = f"it wanted more than its memory of {gigabytes:g} GB; give the app or the job more memory_in_gb"
+            return JobError(type=ErrorType.OUT_OF_MEMORY, message=message)
+        if attempt.cancelled.is_set():
+            return JobError(type=ErrorType.CANCELLED, message="cancelled while it ran")
+        return None
+
+    async def _concluded(self, job: JobRecord, ref: WrapperRef, streams: tuple[Collected, Collected]) -> Outcome:
+        """The outcome of a container that ended by itself: the wrapper makes its result."""
+        seen = _wrapper_job(job, Path(job.wd or ""), streams)
+        memory, cap = int(self._settings.wrapper_memory_gb * 1e9), self._settings.result_cap
+        result = await self._user_code("set_result", job.app, ref, seen, memory, cap)
+        if isinstance(result, calls.Failure):
+            return self._failed(job, JobError(type=ErrorType.WRAPPER_ERROR, message=result.message), streams)
+        job = job.model_copy(update={"current_status": Status.EXITED, "etime": now()})
+        return Outcome(job, _output(streams, json.loads(result)))
+
+    def _failed(self, job: JobRecord, error: JobError, streams: tuple[Collected, Collected] | None = None) -> Outcome:
+        return Outcome(job.failed(error.type, error.message), _output(streams))
+
+    # The wrapper's methods
+
+    async def _prepare(self, order: Order, directory: Path) -> calls.Command:
+        job = _wrapper_job(order.job, directory)
+        memory = int(self._settings.wrapper_memory_gb * 1e9)
+        command = await self._user_code("get_cmd", order.job.app, order.ref, job, memory)
+        if isinstance(command, calls.Failure):
+            raise EngineError(ErrorType.WRAPPER_ERROR, command.message)
+        assert isinstance(command, calls.Command)
+        return command
+
+    async def _user_code(self, method: str, app: str, *args: Any) -> Any:
+        """Call a wrapper's method in a Ray worker of this node, which may hang or die of it."""
+        limit = self._settings.wrapper_timeout
+        async with self._app_calls[app]:
+            # Named by app, not by job: every name is a series in Ray's metrics.
+            call = self._call[method].options(name=f"{app}.{method}").remote(*args)
+            try:
+                return await asyncio.wait_for(_result(call), limit)
+            except asyncio.TimeoutError:
+                ray.cancel(call, force=True)
+                return calls.Failure(
+                    f"{app}.{method} did not return within {limit:g} s (ORQAL_WRAPPER_TIMEOUT) and was stopped"
+                )
+            except RayError as error:
+                first = str(error).strip().splitlines()[0]
+                return calls.Failure(f"{app}.{method} took its process down: {first}")
+
+    # The daemon
+
+    async def _stop(self, container: str) -> None:
+        await self._docker(lambda engine: engine.stop(container, self._settings.stop_grace))
+
+    async def _docker(self, call: Callable[[Engine], T]) -> T:
+        """A call of the daemon, in a thread."""
+        engine = self._engine
+        if engine is None:
+            raise EngineError(ErrorType.DOCKER_ERROR, self._state)
+        return await self._loop.run_in_executor(self._pool, functools.partial(call, engine))
+
+    def _listen(self) -> None:
+        """A thread: hear of the ends of containers, and find the daemon again when it is gone for a while."""
+        while True:
+            deaths: Deaths | None = None
+            try:
+                engine = self._engine or Engine(self._cluster)
+                deaths = engine.deaths()
+                # Only now, so that an end is in the list, in the events, or in both.
+                containers = list(engine.own_containers())
+                self._loop.call_soon_threadsafe(self._on_connect, engine, engine.info().version, containers)
+                for container in deaths:
+                    self._loop.call_soon_threadsafe(self._on_death, container)
+                message = "the Docker daemon has closed the connection"
+            except EngineError as error:
+                message = error.message
+            except Exception as error:
+                log.exception("listening to Docker's events")
+                message = f"{type(error).__name__}: {error}"
+            if deaths is not None:
+                deaths.close()
+            self._loop.call_soon_threadsafe(self._on_disconnect, message)
+            threading.Event().wait(_RECONNECT)
+
+    def _on_connect(self, engine: Engine, version: str, containers: list[tuple[ContainerKey, str, str]]) -> None:
+        self._engine, self._version, self._state = engine, version, "ready"
+        ours = {attempt.container for attempt in self._attempts.values()}
+        self._found = {key: container for key, container, _ in containers if container not in ours}
+        running = {container for _, container, state in containers if state not in ("exited", "dead")}
+        for container, event in self._ends.items():
+            if container not in running:
+                event.set()
+        self._connected.set()
+        self._tell(Load())
+        self._scheduler.found.remote(self._node_id, list(self._found))
+
+    def _on_death(self, container: str) -> None:
+        if event := self._ends.get(container):
+            event.set()
+
+    def _on_disconnect(self, message: str) -> None:
+        self._state = message
+        self._tell(Load())
+
+    # Load
+
+    async def _report_load(self) -> None:
+        while True:
+            self._tell(await self._load())
+            await asyncio.sleep(self._settings.load_period)
+
+    async def _load(self) -> Load:
+        try:
+            images = await self._docker(lambda engine: engine.images_in_use())
+        except EngineError:
+            images = {}
+        return Load(cpu=psutil.cpu_percent(), mem=psutil.virtual_memory().percent, images=images)
+
+    def _tell(self, load: Load) -> None:
+        self._scheduler.report.remote(self._node_id, HostReport(self._state, self._version, load))
+
+
+def _time_left(timeout: float | None, job: JobRecord) -> float | None:
+    """Seconds the container may still run."""
+    if timeout is None or job.stime is None:
+        return timeout
+    return max(0.0, timeout - (now() - job.stime).total_seconds())
+
+
+def _wrapper_job(job: JobRecord, directory: Path, streams: tuple[Collected, Collected] | None = None) -> WrapperJob:
+    return WrapperJob(
+        id=job.id,
+        app=job.app,
+        input=job.input,
+        params=job.params,
+        user=job.user,
+        wd=str(directory),
+        exit_code=job.exit_code,
+        lswd=job.lswd,
+        outputs=(streams[0].whole, streams[1].whole) if streams else ("", ""),
+    )
+
+
+def _output(streams: tuple[Collected, Collected] | None, result: Any = None) -> Output:
+    if streams is None:
+        return Output()
+    return Output(stdout=streams[0].text, stderr=streams[1].text, result=result)
+
+
+async def _result(call: Any) -> Any:
+    return await call
+
+
+def _forget(task: asyncio.Future[Any]) -> None:
+    """Take note of the exception of work that was left behind."""
+    if not task.cancelled():
+        task.exception()

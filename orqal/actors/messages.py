@@ -1,0 +1,40 @@
+"""What the Scheduler and the HostActors say to each other about an attempt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from orqal.models import JobRecord, Output, Resources
+from orqal.wrappers.catalog import WrapperRef
+
+
+@dataclass(frozen=True)
+class Order:
+    """Scheduler to host: run this attempt of this job. Giving the same order again attaches to what runs."""
+
+    job: JobRecord
+    ref: WrapperRef
+    resources: Resources
+    timeout: float | None
+
+
+@dataclass(frozen=True)
+class Started:
+    """Host to Scheduler: the container runs."""
+
+    job: str
+    attempt: int
+    image: str
+    cmd: str | list[str]
+    container_id: str
+    wd: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Host to Scheduler: the attempt has ended. `job` is its record as it is to be stored."""
+
+    job: JobRecord
+    output: Output

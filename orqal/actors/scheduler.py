@@ -1,0 +1,526 @@
+"""The Scheduler: one detached actor on the head. It owns the queue and holds the only pen on the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from bson import ObjectId
+from ray.exceptions import RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from orqal.actors.apps import Apps
+from orqal.actors.changes import Changes, Cursor, News
+from orqal.actors.host import HostActor, HostReport
+from orqal.actors.journal import Journal
+from orqal.actors.leases import Contended, Lease, Leases
+from orqal.actors.messages import Order, Outcome, Started
+from orqal.actors.names import NAMESPACE, host_actor_name
+from orqal.docker_engine import ContainerKey
+from orqal.models import (
+    AppInfo,
+    Change,
+    ErrorType,
+    HostInfo,
+    JobError,
+    JobRecord,
+    JobSpec,
+    Output,
+    Resources,
+    Shape,
+    Status,
+    now,
+)
+from orqal.scheduling import Host, LineKey, Placement, Queue, impossible, place
+from orqal.scheduling.placement import PATIENCE
+from orqal.settings import Settings
+from orqal.store import SqliteStore
+from orqal.wrappers.catalog import App
+
+log = logging.getLogger("orqal.scheduler")
+
+NODE_PERIOD = 1.0
+"""Seconds between looks at Ray's list of nodes."""
+ADOPT_WITHIN = 60.0
+"""Seconds in which the host of a job that ran before a restart must be back; then the job runs again elsewhere."""
+CONTENDED_FOR = 2.0
+"""Seconds for which a host gets no work after Ray refused resources there that we count as free."""
+ATTEMPTS = 5
+"""Attempts at a job, if each but the last ends by the fault of the infrastructure."""
+ACTOR_DEATHS = 5
+"""Deaths of its HostActor that an attempt survives."""
+
+
+@dataclass
+class _Host:
+    """A host, its actor, and what is known of it."""
+
+    counted: Host
+    actor: Any
+    info: HostInfo
+    contended_until: float = 0.0
+
+    def reopen(self, moment: float) -> None:
+        """It gets work if its daemon answers and nobody else holds what we count as free."""
+        self.counted.open = self.info.state == "ready" and self.contended_until <= moment
+
+
+@dataclass
+class _Active:
+    """A job that has a host."""
+
+    key: LineKey
+    host: str
+    resources: Resources
+    record: JobRecord | None = None
+    """None for the moment between its placement and its record's arrival from the store."""
+    lease: Lease | None = None
+    cancelled: bool = False
+
+
+class Scheduler:
+    """Takes jobs, places them on hosts, and writes down what becomes of them."""
+
+    async def __init__(self, cluster: str) -> None:  # type: ignore[misc] # Ray awaits it
+        """`cluster` marks this cluster's containers."""
+        self._settings = Settings()
+        self._cluster = cluster
+        self._store = SqliteStore(self._settings.store_path)
+        self._journal = Journal(self._store)
+        self._changes = Changes()
+        self._apps = Apps(self._settings)
+        self._leases = Leases()
+        self._queue = Queue()
+        self._hosts: dict[str, _Host] = {}
+        self._active: dict[str, _Active] = {}
+        self._orphans: dict[str, JobRecord] = {}
+        self._in_use: dict[str, int] = {}
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        await self._apps.refresh()
+        await self._recover()
+        self._spawn(self._watch_nodes())
+        self._spawn(self._dispatch_forever())
+
+    # What Serve's replicas call
+
+    async def submit(self, specs: Sequence[JobSpec], replace_batch: str | None = None) -> list[str]:
+        """Add jobs: their ids, in order, once all of them are on disk.
+
+        A job of an app that there is not, or that is larger than any host, has then ended as `error`.
+        """
+        await self._apps.refresh()
+        moment, waiting = now(), list[tuple[str, LineKey]]()
+        records: list[JobRecord] = []
+        for spec in specs:
+            record = JobRecord(**spec.model_dump(), id=str(ObjectId()), ctime=moment)
+            app = self._apps.get(record.app)
+            if app is None:
+                record = record.failed(ErrorType.NO_SUCH_APP, self._apps.missing(record.app))
+            else:
+                key = _line(record, app)
+                if impossible(key.shape, self._counted()):
+                    record = record.failed(ErrorType.IMPOSSIBLE_REQUEST, self._too_large(key.shape))
+                else:
+                    waiting.append((record.id, key))
+            records.append(record)
+        await self._journal.insert(records, replace_batch)
+        for record in records:
+            if record.current_status.final:
+                self._changes.add(Change.of(record))
+        for job, key in waiting:
+            self._queue.push(job, key, time.monotonic())
+        self._wake.set()
+        return [record.id for record in records]
+
+    async def cancel(self, jobs: Sequence[str]) -> int:
+        """End jobs, wherever they are on their way: how many of them had not ended. They end as `cancelled`, unless
+        they end by themselves before that."""
+        waiting = [job for job in jobs if self._queue.remove(job)]
+        running = [job for job in jobs if job in self._active]
+        records = await asyncio.to_thread(self._store.get_many, waiting)
+        ends = [record.failed(ErrorType.CANCELLED, "cancelled while it waited") for record in records.values()]
+        await asyncio.gather(*(self._finish(record, Output()) for record in ends))
+        for job in running:
+            if (active := self._active.get(job)) is not None:
+                active.cancelled = True
+                self._tell_cancelled(active)
+        orphans = [self._orphans.pop(job) for job in jobs if job in self._orphans]
+        ends = [record.failed(ErrorType.CANCELLED, "cancelled while its host was away") for record in orphans]
+        await asyncio.gather(*(self._finish(record, Output()) for record in ends))
+        return len(waiting) + len(running) + len(orphans)
+
+    async def cancel_all(self) -> None:
+        """Cancel every job, and return when all of them have ended."""
+        while jobs := await asyncio.to_thread(lambda: [job.id for job in self._store.unfinished()]):
+            await self.cancel(jobs)
+            await self._changes.since(self._changes.cursor, timeout=1)
+
+    async def apps(self) -> list[AppInfo]:
+        """All apps, those that failed to load too."""
+        await self._apps.refresh()
+        return self._apps.infos()
+
+    async def hosts(self) -> list[HostInfo]:
+        """All hosts, with what is in use of them now."""
+        return [self._described(host) for host in self._hosts.values()]
+
+    async def changes(self, cursor: Cursor | None, timeout: float) -> News:
+        """See Changes.since."""
+        return await self._changes.since(cursor, timeout)
+
+    async def ready(self) -> bool:
+        """True when there is a host that takes work."""
+        return any(host.counted.open for host in self._hosts.values())
+
+    # What HostActors call
+
+    async def started(self, started: Started) -> None:
+        """A container runs."""
+        active = self._active.get(started.job)
+        if active is None or active.record is None or active.record.attempt != started.attempt:
+            return
+        active.record = active.record.started(started.image, started.cmd, started.container_id, started.wd, started.at)
+        await self._journal.update(active.record)
+        if started.job in self._active:  # else it has ended meanwhile, and that is what was told last
+            self._changes.add(Change.of(active.record))
+
+    async def report(self, node_id: str, report: HostReport) -> None:
+        """How a host is; comes every few seconds, and at once when its daemon goes or comes."""
+        for host in self._hosts.values():
+            if host.info.node_id == node_id:
+                update = {"state": report.state, "docker_version": report.docker_version, "load": report.load}
+                host.info = host.info.model_copy(update=update)
+                host.reopen(time.monotonic())
+                self._wake.set()
+
+    async def found(self, node_id: str, containers: Sequence[ContainerKey]) -> None:
+        """A host has containers that no attempt there holds: those that are over are let go."""
+        for key in containers:
+            active, orphan = self._active.get(key.job), self._orphans.get(key.job)
+            record = active.record if active else orphan
+            if record is None or record.attempt != key.attempt:
+                for host in self._hosts.values():
+                    if host.info.node_id == node_id:
+                        host.actor.release.remote(*key)
+
+    # A job's way
+
+    async def _dispatch_forever(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._dispatch()
+            except Exception:
+                log.exception("a decision failed")
+                await asyncio.sleep(1)
+                self._wake.set()
+
+    async def _dispatch(self) -> None:
+        moment = time.monotonic()
+        placements = place(self._queue, self._counted(), self._in_use, moment)
+        for placement in placements:
+            active = _Active(placement.key, placement.host, placement.resources)
+            active.lease = self._leases.take(self._hosts[placement.host].info.node_id, placement.resources)
+            self._active[placement.job] = active
+        self._leases.drop_idle()
+        if len(self._queue):
+            self._wake_when_patience_ends(moment)
+        if placements:
+            records = await asyncio.to_thread(self._store.get_many, [placement.job for placement in placements])
+            for placement in placements:
+                self._active[placement.job].record = records[placement.job]
+                self._spawn(self._run(placement))
+
+    def _wake_when_patience_ends(self, moment: float) -> None:
+        ends = [line.since + PATIENCE for line in self._queue.lines() if line.since + PATIENCE > moment]
+        if ends:
+            asyncio.get_running_loop().call_later(min(ends) - moment, self._wake.set)
+
+    async def _run(self, placement: Placement) -> None:
+        """One attempt at a job, from its placement to its end in the store, or back into the queue."""
+        active, host = self._active[placement.job], self._hosts.get(placement.host)
+        assert active.record is not None
+        if active.cancelled or host is None:
+            # Nothing of it is anywhere yet.
+            self._put_back(placement, active)
+            return
+        try:
+            if active.lease is None:
+                active.lease = await self._leases.create(host.info.node_id, placement.resources)
+        except Contended:
+            host.contended_until = time.monotonic() + CONTENDED_FOR
+            host.reopen(time.monotonic())
+            asyncio.get_running_loop().call_later(CONTENDED_FOR, self._reopen, host)
+            self._put_back(placement, active)
+            return
+        active.record = active.record.model_copy(
+            update={
+                "current_status": Status.INIT,
+                "node_id": host.info.node_id,
+                "host": host.info.name,
+                "lease": active.lease.name,
+                "granted": placement.resources.to_ray(),
+            }
+        )
+        # Before the host hears of it: whoever finds its container after our death knows where it belongs.
+        await self._journal.update(active.record)
+        self._changes.add(Change.of(active.record))
+        await self._attempt(active, host)
+
+    def _put_back(self, placement: Placement, active: _Active) -> None:
+        self._let_go(placement.job, active)
+        self._queue.push_front(placement.job, placement.key, time.monotonic())
+        if active.cancelled:
+            self._spawn(self._cancel_waiting(placement.job))
+
+    async def _cancel_waiting(self, job: str) -> None:
+        await self.cancel([job])
+
+    async def _attempt(self, active: _Active, host: _Host) -> None:
+        """Have the host run it, and write down what came of it."""
+        assert active.record is not None
+        job = active.record.id
+        app = self._apps.get(active.record.app)
+        if app is None:  # its file has gone since it was submitted
+            ended = active.record.failed(ErrorType.NO_SUCH_APP, self._apps.missing(active.record.app))
+            outcome = Outcome(ended, Output())
+        else:
+            timeout = active.record.timeout or app.info.timeout
+            order = Order(active.record, app.ref, active.resources, timeout)
+            lost = await self._on_host(order, active, host)
+            if isinstance(lost, JobError):
+                await self._again(active, lost)
+                return
+            outcome = lost
+        # Its container has ended: the next job may have its resources while its record is written.
+        self._let_go(job, active)
+        await self._finish(outcome.job, outcome.output)
+        host.actor.release.remote(job, outcome.job.attempt)
+
+    async def _on_host(self, order: Order, active: _Active, host: _Host) -> Outcome | JobError:
+        """The outcome, or why there is none by no fault of the job's."""
+        deaths = 0
+        while True:
+            call = host.actor.run.options(name=f"{order.job.app} on {host.info.name}").remote(order)
+            if active.cancelled:
+                self._tell_cancelled(active)
+            try:
+                outcome: Outcome = await call
+                return outcome
+            except RayActorError as error:
+                deaths += 1
+                if self._hosts.get(host.info.name) is not host:
+                    return JobError(type=ErrorType.HOST_LOST, message=f"the host {host.info.name} went away")
+                log.warning("the actor of %s died under %s: %s", host.info.name, order.job.id, error)
+                if deaths >= ACTOR_DEATHS:
+                    message = f"the actor of {host.info.name} died {deaths} times while it ran the job"
+                    return JobError(type=ErrorType.HOST_LOST, message=message)
+                await asyncio.sleep(NODE_PERIOD)  # Ray restarts it
+            except RayError as error:
+                log.exception("the attempt at %s failed inside", order.job.id)
+                message = f"the attempt failed inside Orqal: {str(error).strip().splitlines()[-1]}"
+                return JobError(type=ErrorType.DOCKER_ERROR, message=message)
+
+    async def _again(self, active: _Active, error: JobError) -> None:
+        record = active.record
+        assert record is not None
+        self._let_go(record.id, active)
+        if active.cancelled:
+            await self._finish(record.failed(ErrorType.CANCELLED, "cancelled"), Output())
+        elif record.attempt >= ATTEMPTS:
+            message = f"{error.message}; that was attempt {record.attempt}, and there is no further one"
+            await self._finish(record.failed(error.type, message), Output())
+        else:
+            record = record.to_do_again(error)
+            await self._journal.update(record)
+            self._changes.add(Change.of(record))
+            self._queue.push_front(record.id, active.key, time.monotonic())
+            self._wake.set()
+
+    async def _finish(self, record: JobRecord, output: Output) -> None:
+        """Write down a job's end, then tell of it."""
+        await self._journal.update(record, output)
+        self._changes.add(Change.of(record))
+
+    def _let_go(self, job: str, active: _Active) -> None:
+        """Its resources are free again."""
+        self._active.pop(job, None)
+        if host := self._hosts.get(active.host):
+            host.counted.used = host.counted.used.minus(active.resources)
+        left = self._in_use.get(active.key.user, 0) - active.resources.threads
+        if left > 0:
+            self._in_use[active.key.user] = left
+        else:
+            self._in_use.pop(active.key.user, None)
+        if active.lease is not None:
+            self._leases.free(active.lease)
+            active.lease = None
+        self._wake.set()
+
+    def _tell_cancelled(self, active: _Active) -> None:
+        host = self._hosts.get(active.host)
+        if host is not None and active.record is not None:
+            host.actor.cancel.remote(active.record.id, active.record.attempt)
+
+    # Hosts
+
+    async def _watch_nodes(self) -> None:
+        while True:
+            try:
+                nodes = await asyncio.to_thread(ray.nodes)
+                self._on_nodes([node for node in nodes if node["Alive"] and node["Resources"].get("threads")])
+                await self._give_up_orphans()
+            except Exception:
+                log.exception("looking at the nodes failed")
+            await asyncio.sleep(NODE_PERIOD)
+
+    def _on_nodes(self, nodes: Iterable[dict[str, Any]]) -> None:
+        alive = {node["NodeName"]: node for node in nodes}
+        for name, host in list(self._hosts.items()):
+            if name not in alive or alive[name]["NodeID"] != host.info.node_id:
+                log.warning("the host %s is gone", name)
+                del self._hosts[name]
+        for name, node in alive.items():
+            if name not in self._hosts:
+                self._on_new_host(name, node)
+
+    def _on_new_host(self, name: str, node: dict[str, Any]) -> None:
+        node_id = node["NodeID"]
+        capacity = Resources.from_ray(node["Resources"])
+        log.info("the host %s is there: %s", name, capacity)
+        actor = (
+            ray.remote(HostActor)
+            .options(
+                name=host_actor_name(node_id),
+                namespace=NAMESPACE,
+                lifetime="detached",
+                get_if_exists=True,
+                num_cpus=0,
+                max_restarts=-1,
+                max_concurrency=10_000,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+            )
+            .remote(self._cluster, node_id, ray.get_runtime_context().current_actor)
+        )
+        info = HostInfo(
+            name=name,
+            node_id=node_id,
+            address=node["NodeManagerAddress"],
+            state="starting",
+            threads=capacity.to_ray().get("threads", 0),
+            ram_gb=capacity.to_ray().get("ram_gb", 0),
+        )
+        host = self._hosts[name] = _Host(Host(name, capacity, open=False), actor, info)
+        for record in [record for record in self._orphans.values() if record.host == name]:
+            del self._orphans[record.id]
+            self._resume(record, host)
+        self._spawn(self._ask(host))
+
+    async def _ask(self, host: _Host) -> None:
+        """An actor that was there before us has told its state to our predecessor: ask."""
+        await self.report(host.info.node_id, await host.actor.report.remote())
+
+    def _reopen(self, host: _Host) -> None:
+        host.reopen(time.monotonic())
+        self._wake.set()
+
+    def _counted(self) -> list[Host]:
+        return [host.counted for host in self._hosts.values()]
+
+    def _described(self, host: _Host) -> HostInfo:
+        used = host.counted.used.to_ray()
+        return host.info.model_copy(
+            update={
+                "threads_in_use": used.get("threads", 0),
+                "ram_gb_in_use": used.get("ram_gb", 0),
+                "jobs": sum(active.host == host.info.name for active in self._active.values()),
+            }
+        )
+
+    def _too_large(self, shape: Shape) -> str:
+        wanted = " and ".join(
+            [f"{shape.threads:g} threads"] * (shape.threads is not None)
+            + [f"{shape.ram_gb:g} GB"] * (shape.ram_gb is not None)
+        )
+        have = ", ".join(
+            f"{host.info.name} has {host.info.threads:g} threads and {host.info.ram_gb:g} GB"
+            for host in self._hosts.values()
+        )
+        return f"it asks for {wanted}, more than any host has: {have}. Ask for less, or add a larger host."
+
+    # Starting again
+
+    async def _recover(self) -> None:
+        """Take up the work of the Scheduler before us, from the store."""
+        self._leases.drop_strays(record.lease for record in self._store.unfinished() if record.lease is not None)
+        for record in self._store.unfinished():
+            if record.current_status is Status.TODO:
+                await self._wait_again(record)
+            else:
+                self._orphans[record.id] = record
+        self._recovered = time.monotonic()
+
+    async def _wait_again(self, record: JobRecord) -> None:
+        app = self._apps.get(record.app)
+        if app is None:
+            await self._finish(record.failed(ErrorType.NO_SUCH_APP, self._apps.missing(record.app)), Output())
+        else:
+            self._queue.push(record.id, _line(record, app), time.monotonic())
+
+    def _resume(self, record: JobRecord, host: _Host) -> None:
+        """A job that its host was running: it holds what it holds there, and the host attaches to it."""
+        app = self._apps.get(record.app)
+        key = _line(record, app) if app else LineKey(record.user, Shape(None, None))
+        active = _Active(key, host.info.name, Resources.from_ray(record.granted), record)
+        self._active[record.id] = active
+        host.counted.used = host.counted.used.plus(active.resources)
+        self._in_use[key.user] = self._in_use.get(key.user, 0) + active.resources.threads
+        self._spawn(self._resumed(active, host))
+
+    async def _resumed(self, active: _Active, host: _Host) -> None:
+        record = active.record
+        assert record is not None
+        lease = record.lease and self._leases.adopt(record.lease, host.info.node_id, active.resources)
+        while not lease:
+            try:
+                lease = await self._leases.create(host.info.node_id, active.resources)
+            except Contended:  # its container runs all the same: what it uses is counted as soon as it can be
+                log.warning("Ray has no room for the lease of %s, which runs", record.id)
+        active.lease = lease
+        active.record = record.model_copy(update={"lease": lease.name, "node_id": host.info.node_id})
+        await self._attempt(active, host)
+
+    async def _give_up_orphans(self) -> None:
+        if not self._orphans or time.monotonic() - self._recovered < ADOPT_WITHIN:
+            return
+        for record in list(self._orphans.values()):
+            del self._orphans[record.id]
+            error = JobError(type=ErrorType.HOST_LOST, message=f"the host {record.host} has not come back")
+            again = record.to_do_again(error)
+            await self._journal.update(again)
+            await self._wait_again(again)
+        self._wake.set()
+
+    def _spawn(self, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("a task of the Scheduler failed", exc_info=error)
+
+
+def _line(record: JobRecord, app: App) -> LineKey:
+    """The line that a job waits in: what it asks for itself goes before what its app says."""
+    threads = app.info.threads if record.threads is None else record.threads
+    ram_gb = app.info.memory_in_gb if record.memory_in_gb is None else record.memory_in_gb
+    return LineKey(record.user, Shape(threads, ram_gb))

@@ -1,0 +1,97 @@
+"""The command line. What a command prints:
+
+with `--json` one JSON document, or one a line where there may be many, and nothing else on stdout; otherwise text
+for people on stdout, progress and messages on stderr. Exit codes: 0 all is well, 1 something failed, 2 wrong
+usage; 130 after Ctrl-C; `orqal run` has the container's.
+
+    show.py     how things look: tables, panels, JSON, CSV
+    work.py     commands that make jobs, wait for them and end them
+    look.py     commands that look at jobs, batches, apps and hosts
+    machine.py  commands that start and stop Orqal on this machine
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from orqal.cli import look, machine, work
+from orqal.cli.show import say
+from orqal.client import OrqalError
+
+app = typer.Typer(
+    name="orqal",
+    help="Run containerised programs over thousands of inputs on Docker hosts.",
+    epilog="Start with: orqal up, then orqal apps, then orqal submit APP INPUT --wait",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    # A traceback with the values of all variables in it would show the token.
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from orqal import __version__
+
+        typer.echo(f"orqal {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+_COMMANDS: dict[str, dict[Callable[..., None], str]] = {
+    "Jobs": {
+        work.run: "orqal run debian -- cat /etc/os-release",
+        work.submit: "orqal submit Checksum /usr/bin/env /usr/bin/id --batch first --wait",
+        work.batch: "orqal batch jobs.jsonl --name nightly --wait",
+        work.wait: "orqal wait --batch nightly",
+        work.cancel: "orqal cancel --batch nightly",
+    },
+    "Looking": {
+        look.jobs: "orqal jobs --status error --limit 50",
+        look.job: "orqal job 65f0c0ffee65f0c0ffee65f0",
+        look.logs: "orqal logs -f 65f0c0ffee65f0c0ffee65f0",
+        look.results: "orqal results nightly --format csv -o nightly.csv",
+        look.apps: "orqal apps",
+        look.hosts: "orqal hosts",
+        look.status: "orqal status",
+    },
+    "This machine": {
+        machine.up: "orqal up",
+        machine.down: "orqal down",
+        machine.env: 'eval "$(orqal env)"; ray status',
+        machine.resources: 'ray start --address HEAD:6379 --resources "$(orqal resources)"',
+    },
+}
+for _panel, _examples in _COMMANDS.items():
+    for _command, _example in _examples.items():
+        app.command(epilog=f"Example: {_example}", rich_help_panel=_panel)(_command)
+
+
+def main(args: list[str] | None = None) -> None:
+    """The entry point; always ends in SystemExit."""
+    try:
+        try:
+            app(args, prog_name="orqal")
+        finally:
+            sys.stdout.flush()
+    except OrqalError as error:
+        say(str(error), style="red")
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader has what it wanted (`| head`). Python flushes once more at its end: to nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)

@@ -1,0 +1,263 @@
+"""Commands that look at jobs, batches, apps and hosts."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from orqal.cli.show import (
+    COLOURS,
+    cell,
+    clean,
+    fail,
+    moment,
+    out,
+    outcome,
+    print_json,
+    results_table,
+    say,
+    seconds,
+    state,
+    table,
+    tail,
+    write_csv,
+)
+from orqal.cli.work import complete_app
+from orqal.client import STDERR, Client
+from orqal.models import Status
+
+ROWS = 1_000
+"""Jobs of a batch that `results` shows as a table."""
+LINES = 15
+"""Lines of each stream that `job` shows."""
+
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="The job's id, 24 hex digits.", show_default=False)]
+
+
+class Format(str, Enum):
+    """The forms of results."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+def jobs(
+    status: Annotated[Status | None, typer.Option(help="Only jobs in this state.")] = None,
+    app: Annotated[str | None, typer.Option(help="Only jobs of this app.", autocompletion=complete_app)] = None,
+    user: Annotated[str | None, typer.Option(help="Only jobs of this user.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Only jobs of this batch.")] = None,
+    host: Annotated[str | None, typer.Option(help="Only jobs on this host.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object per job, a line each.")] = False,
+) -> None:
+    """List jobs, the newest first."""
+    found = Client().jobs(limit, status=status.value if status else None, app=app, user=user, batch=batch, host=host)
+    if json:
+        for job in found:
+            print_json(job)
+        return
+    shown = table("id", "state", "app", "input", "host", "submitted", "why", ids="id")
+    for job in found:
+        submitted = moment(job.get("ctime"))
+        shown.add_row(
+            cell(job["_id"]),
+            state(job),
+            cell(job["app"]),
+            cell(job["input"]),
+            cell(job.get("host")),
+            cell(f"{submitted:%m-%d %H:%M:%S}" if submitted else ""),
+            outcome(job),
+        )
+    if shown.row_count:
+        out().print(shown)
+    else:
+        say("There is no such job.")
+
+
+def job(id: Id, json: Json = False) -> None:
+    """Show a job: state, times, exit code, error, result, the end of its output, its files."""
+    record = Client().job(id)
+    if json:
+        print_json(record)
+        return
+    shown = Table.grid(padding=(0, 2))
+    shown.add_column(style="bold", no_wrap=True)
+    shown.add_column(overflow="fold")
+
+    def row(name: str, value: Any, style: str = "") -> None:
+        if value not in (None, "", [], {}):
+            shown.add_row(name, Text(clean(value), style))
+
+    row("id", record["_id"])
+    shown.add_row("state", state(record))
+    if error := record.get("error"):
+        row("error", f"{error['type']}: {error['message']}", "red")
+    for name in ("app", "input", "params", "batch", "user", "host", "image", "cmd"):
+        row(name, record.get(name))
+    for name, value in _times(record):
+        row(name, value)
+    row("exit code", record.get("exit_code"))
+    for attempt in record.get("attempts") or ():
+        row(f"attempt {attempt['number']}", f"{attempt['error']['type']}: {attempt['error']['message']}")
+    row("result", record.get("result"))
+    row("files", "  ".join(record.get("lswd") or ()))
+    console = out()
+    console.print(shown)
+    for name in ("stdout", "stderr"):
+        lines = list(tail(record.get(name) or [], LINES))
+        if lines:
+            console.print(Text(f"\n{name}", "bold"))
+            console.print(Text("\n".join(lines)), soft_wrap=True)
+
+
+def _times(record: dict[str, Any]) -> list[tuple[str, str]]:
+    submitted, started, ended = (moment(record.get(key)) for key in ("ctime", "stime", "etime"))
+    times = []
+    if submitted:
+        times.append(("submitted", f"{submitted:%Y-%m-%d %H:%M:%S}"))
+    if submitted and started:
+        times.append(
+            ("started", f"{started:%Y-%m-%d %H:%M:%S}  waited {seconds((started - submitted).total_seconds())}")
+        )
+    if ended:
+        ran = f"  ran {seconds((ended - started).total_seconds())}" if started else ""
+        times.append(("ended", f"{ended:%Y-%m-%d %H:%M:%S}{ran}"))
+    return times
+
+
+def logs(
+    id: Id,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Live, until the job has ended.")] = False,
+    stdout: Annotated[bool, typer.Option("--stdout", help="Only its stdout.")] = False,
+    stderr: Annotated[bool, typer.Option("--stderr", help="Only its stderr, and on stdout.")] = False,
+) -> None:
+    """Print a job's output as it is, byte for byte: its stdout on stdout, its stderr on stderr."""
+    both = stdout == stderr
+    stream = "both" if both else "stdout" if stdout else "stderr"
+    for source, data in Client().logs(id, follow=follow, stream=stream):
+        target = sys.stderr.buffer if both and source == STDERR else sys.stdout.buffer
+        target.write(data)
+        target.flush()
+
+
+def results(
+    batch: Annotated[str, typer.Argument(metavar="BATCH", help="The name of the batch.")],
+    format: Annotated[
+        Format, typer.Option("--format", help="table; json: one object a line; csv: params and results in columns.")
+    ] = Format.TABLE,
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    output: Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="Write to this file.")] = None,
+) -> None:
+    """Print the results of a batch, in the order in which it was submitted."""
+    form = Format.JSON if json else format
+    client = Client()
+    found = client.results(batch)
+    with _output(output) as file:
+        if form is Format.CSV:
+            write_csv(found, file or sys.stdout)
+        elif form is Format.TABLE:
+            results_table(found, out(file), ROWS)
+        else:
+            import json as jsonlib
+
+            for result in found:
+                (file or sys.stdout).write(jsonlib.dumps(result) + "\n")
+
+
+@contextmanager
+def _output(name: str | None) -> Generator[TextIO | None, None, None]:
+    """The file of this name, which appears when it is complete; None: stdout."""
+    if name in (None, "-"):
+        yield None
+        return
+    path = Path(str(name))
+    try:
+        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        fail(f"{path} cannot be written: {error.strerror}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            # mkstemp lets nobody else read it; a result file is like any other.
+            mask = os.umask(0)
+            os.umask(mask)
+            os.fchmod(handle, 0o666 & ~mask)
+            yield file
+        Path(partial).replace(path)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def apps(json: Json = False) -> None:
+    """List the apps that jobs can name."""
+    found = Client().apps()
+    if json:
+        print_json(found)
+        return
+    shown = table("app", "image", "threads", "memory", "what it does", "from")
+    for app in found:
+        about = cell(app["error"], "red") if app.get("error") else cell((app.get("doc") or "").partition("\n")[0])
+        shown.add_row(
+            cell(app["name"], "bold"),
+            cell(app.get("docker_url")),
+            "all" if app.get("threads") is None else f"{app['threads']:g}",
+            "all" if app.get("memory_in_gb") is None else f"{app['memory_in_gb']:g} GB",
+            about,
+            cell(app.get("origin")),
+        )
+    out().print(shown)
+
+
+def hosts(json: Json = False) -> None:
+    """List the Docker hosts: their load, and how much of them jobs hold."""
+    found = Client().hosts()
+    if json:
+        print_json(found)
+    else:
+        out().print(_hosts_table(found))
+
+
+def _hosts_table(hosts: list[dict[str, Any]]) -> Table:
+    shown = table("host", "state", "jobs", "threads", "memory GB", "cpu", "mem", "docker")
+    for host in hosts:
+        load = host.get("load") or {}
+        shown.add_row(
+            cell(host["name"], "bold"),
+            cell(host["state"], "green" if host["state"] == "ready" else "red"),
+            str(host.get("jobs", 0)),
+            f"{host.get('threads_in_use', 0):g} of {host.get('threads', 0):g}",
+            f"{host.get('ram_gb_in_use', 0):.3g} of {host.get('ram_gb', 0):.3g}",
+            f"{load.get('cpu', 0):.0f}%",
+            f"{load.get('mem', 0):.0f}%",
+            cell(host.get("docker_version")),
+        )
+    return shown
+
+
+def status(json: Json = False) -> None:
+    """How things are, on one screen: jobs per state, and the hosts."""
+    client = Client()
+    counts, found = client.counts(), client.hosts()
+    if json:
+        print_json({"api_url": client.base_url, "status": counts, "hosts": found})
+        return
+    console = out()
+    line = Text("Jobs  ", "bold")
+    for name in Status:
+        line.append(f"{name.value} ").append(f"{counts.get(name.value, 0):,}   ", COLOURS[name.value])
+    console.print(line)
+    if found:
+        console.print(_hosts_table(found))
+    else:
+        console.print("No hosts: nothing can run. Is a Docker daemon running on the machine?")

@@ -1,0 +1,169 @@
+"""How things look: for people through rich, for programs as JSON or CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import IO, Any, NoReturn, TextIO
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+COLOURS = {"todo": "dim", "init": "cyan", "running": "blue", "exited": "green", "error": "red"}
+
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What moves a terminal's cursor, changes its state, or turns the direction of text, beside \\t and \\n."""
+
+_WIDE = 10_000
+"""Columns where no terminal is: a program reads it, so nothing is cut."""
+_CELL = 300
+"""Characters of a value in a table."""
+
+
+def clean(value: Any) -> str:
+    """A value as text that a terminal shows and does not obey. What is no text is shown as JSON."""
+    text = value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+    return _UNSAFE.sub("", text)
+
+
+def cell(value: Any, style: str = "") -> Text:
+    """A value on one line; rich's markup in it is not obeyed either."""
+    text = " ".join(clean(value).split())
+    text = text if len(text) <= _CELL else text[:_CELL] + "…"
+    return Text(text, style, no_wrap=True, overflow="ellipsis")
+
+
+def out(file: TextIO | None = None) -> Console:
+    """For people, to stdout or a file."""
+    target = file or sys.stdout
+    return Console(file=file, highlight=False, width=None if target.isatty() else _WIDE)
+
+
+def say(message: str, style: str = "") -> None:
+    """A message on stderr, whole sentences on one line each."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text(clean(message), style))
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """Say on stderr what went wrong, and exit."""
+    say(message, style="red")
+    raise typer.Exit(code)
+
+
+def print_json(document: Any) -> None:
+    """One document on one line of stdout, at once."""
+    sys.stdout.write(json.dumps(document) + "\n")
+    sys.stdout.flush()
+
+
+def table(*columns: str, ids: str | None = None) -> Table:
+    """An empty table for `cell`s. The column `ids` is never cut; the others share what is left, the widest
+    giving way first.
+    """
+    made = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
+    for column in columns:
+        made.add_column(column, no_wrap=column == ids)
+    return made
+
+
+def state(job: Mapping[str, Any]) -> Text:
+    """The state of a job; one that exited with another code than 0 looks like the failure that it is."""
+    status = str(job["current_status"])
+    if status == "exited" and not job.get("ok"):
+        return cell(f"exited {job.get('exit_code')}", "red")
+    return cell(status, COLOURS.get(status, ""))
+
+
+def outcome(job: Mapping[str, Any]) -> Text:
+    """What came of a job: its error, or its result."""
+    if error := job.get("error"):
+        return cell(f"{error['type']}: {error['message']}", "red")
+    return cell(job.get("result"))
+
+
+def moment(text: str | None) -> datetime | None:
+    """A time of the server's JSON, in local time."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone() if text else None
+
+
+def seconds(span: float) -> str:
+    """A duration for people."""
+    if span < 60:
+        return f"{span:.2f} s"
+    minutes, rest = divmod(round(span), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
+
+
+def write_csv(results: Iterable[Mapping[str, Any]], file: IO[str]) -> None:
+    """Results as CSV. The keys of `params` and of a result that is an object are columns of their own
+    (`params.echo`, `result.sha256`); what is neither text nor number in them is JSON.
+    """
+    # The columns are known after the last job only, and there may be more jobs than memory.
+    columns = dict.fromkeys(("id", "app", "input", "status", "ok", "exit_code", "error_type", "error"))
+    with tempfile.TemporaryFile("w+", encoding="ascii") as rows:
+        for job in results:
+            row = _row(job)
+            columns.update(dict.fromkeys(row))
+            rows.write(json.dumps(row) + "\n")
+        rows.seek(0)
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(json.loads(line) for line in rows)
+
+
+def _row(job: Mapping[str, Any]) -> dict[str, Any]:
+    error = job.get("error") or {}
+    row = {
+        "id": job["_id"],
+        "app": job["app"],
+        "input": job["input"],
+        "status": job["current_status"],
+        "ok": job["ok"],
+        "exit_code": job["exit_code"],
+        "error_type": error.get("type"),
+        "error": error.get("message"),
+    }
+    row.update({f"params.{key}": value for key, value in (job.get("params") or {}).items()})
+    result = job.get("result")
+    if isinstance(result, dict):
+        row.update({f"result.{key}": value for key, value in result.items()})
+    elif result is not None:
+        row["result"] = result
+    return {key: _field(value) for key, value in row.items()}
+
+
+def _field(value: Any) -> str:
+    # true, false and lists as in JSON; text as it is.
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def results_table(results: Iterable[Mapping[str, Any]], console: Console, limit: int) -> None:
+    """Results for people: the first `limit`, and how many more there are."""
+    shown = table("id", "input", "state", "result", ids="id")
+    more = 0
+    for job in results:
+        if shown.row_count < limit:
+            shown.add_row(cell(job["_id"]), cell(job["input"]), state(job), outcome(job))
+        else:
+            more += 1
+    console.print(shown)
+    if more:
+        say(f"… and {more:,} more: see all of them with --format csv or --format json.")
+
+
+def tail(lines: Sequence[str], count: int) -> Iterator[str]:
+    """The last lines of a stream, the empty one after the final line break left out."""
+    whole = list(lines[:-1] if lines and not lines[-1] else lines)
+    if len(whole) > count:
+        yield f"… ({len(whole) - count:,} lines before)"
+    for line in whole[-count:]:
+        yield clean(line)

@@ -1,0 +1,420 @@
+"""Commands that make jobs, wait for them and end them."""
+
+from __future__ import annotations
+
+import difflib
+import json as jsonlib
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, NoReturn
+
+import typer
+from pydantic import ValidationError
+
+from orqal.cli.show import clean, fail, out, print_json, results_table, say, seconds
+from orqal.client import STDERR, Client, NotFound, OrqalError, SubmissionFailed, progress_bar, user_name
+from orqal.models import Change, JobSpec
+
+PROBLEMS = 10
+"""Faulty lines of a file, or failed jobs, that are told one by one."""
+NOT_RUN = 125
+"""Exit code of `orqal run` where there was no container that could have one; docker's own choice."""
+
+
+def complete_app(incomplete: str) -> list[str]:
+    """The names of the apps, for the shell's completion; none where the server does not answer at once."""
+    # Whatever goes wrong here must not disturb a half-written line.
+    with suppress(Exception):
+        return [app["name"] for app in Client(timeout=1).apps() if app["name"].startswith(incomplete)]
+    return []
+
+
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs: one object per job.")]
+Threads = Annotated[float | None, typer.Option(min=0.01, help="Cores. Default: what the app says.")]
+Memory = Annotated[
+    float | None, typer.Option(min=0.0063, help="Memory in GB (10^9 bytes). Default: what the app says.")
+]
+Timeout = Annotated[float | None, typer.Option(min=0.001, help="Seconds the container may run.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until all have ended; exit 1 if one is not ok.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", show_default=False)]
+
+
+# run ----------------------------------------------------------------------------------------------
+
+
+def run(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image; tag `latest` unless given.")],
+    cmd: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="-- CMD", help="The command and its arguments. Default: the image's own."),
+    ] = None,
+    threads: Annotated[float, typer.Option(min=0.01, help="Cores.")] = 1,
+    memory: Annotated[float, typer.Option(min=0.0063, help="Memory in GB (10^9 bytes).")] = 1,
+    timeout: Timeout = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option("-e", "--env", metavar="K=V", help="A variable of its environment; may be repeated."),
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(metavar="none", help="`none`: without network, which starts faster.")
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the job as JSON when it has ended, instead of its output.")
+    ] = False,
+) -> None:
+    """Run a command in an image, like `docker run --rm` but on any host: its output, its exit code.
+
+    Ctrl-C ends the container.
+    """
+    if network not in (None, "none"):
+        raise typer.BadParameter("the only choice is none", param_hint="--network")
+    params = {"image": image, "cmd": cmd or [], "env": dict(_pairs(env, "-e")), "network": network}
+    client = Client()
+    id = client.submit(
+        _document("Run", None, params, threads=threads, memory_in_gb=memory, timeout=timeout, use_cache=False)
+    )
+    try:
+        if not json:
+            _copy_output(client, id)
+        change = next(client.changes([id]))
+    except (KeyboardInterrupt, BrokenPipeError):
+        # Nobody is there any more for whom it could run.
+        client.cancel([id])
+        raise
+    if json:
+        print_json(client.job(id))
+    if change.error:
+        say(f"{change.error.type.value}: {change.error.message}", "red")
+        raise typer.Exit(change.exit_code or NOT_RUN)
+    raise typer.Exit(change.exit_code or 0)
+
+
+def _copy_output(client: Client, id: str) -> None:
+    for source, data in client.logs(id, follow=True):
+        stream = sys.stderr.buffer if source == STDERR else sys.stdout.buffer
+        stream.write(data)
+        stream.flush()
+
+
+# submit -------------------------------------------------------------------------------------------
+
+
+def submit(
+    app: Annotated[
+        str, typer.Argument(metavar="APP", help="The app; `orqal apps` lists them.", autocompletion=complete_app)
+    ],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT", help="One job each: text, or a JSON list or object. None: one job without input."
+        ),
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option("--param", "-p", metavar="K=V", help="A parameter, JSON or else text; may be repeated."),
+    ] = None,
+    batch: Annotated[str | None, typer.Option(help="The name of the batch that they join.")] = None,
+    wait: Wait = False,
+    threads: Threads = None,
+    memory: Memory = None,
+    timeout: Timeout = None,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Take the job of the same input that there is, if it did well.")
+    ] = True,
+    json: Json = False,
+) -> None:
+    """Submit an app on one or many inputs; prints the ids of the jobs."""
+    params = {key: _value(text) for key, text in _pairs(param, "--param")}
+    no_input: list[str | None] = [None]
+    documents = [
+        _document(app, _input(text), params, threads=threads, memory_in_gb=memory, timeout=timeout, use_cache=cache)
+        for text in inputs or no_input
+    ]
+    client = Client()
+    if problem := _app_problem(_apps(client), app):
+        fail(problem)
+    ids = _submit(client, documents, len(documents), batch)
+    if not wait:
+        for id in ids:
+            print_json({"_id": id}) if json else typer.echo(id)
+        return
+    failed = _wait(client, ids, batch)
+    jobs = (client.job(id) for id in ids)
+    if json:
+        keys = ("_id", "app", "input", "params", "current_status", "ok", "exit_code", "error", "result")
+        for job in jobs:
+            print_json({key: job.get(key) for key in keys})
+    else:
+        results_table(jobs, out(), limit=len(ids))
+    raise typer.Exit(1 if failed else 0)
+
+
+def _submit(client: Client, documents: Iterable[bytes], total: int, batch: str | None) -> list[str]:
+    ids = []
+    try:
+        with progress_bar("Submitting", total) as bar:
+            for id in client.submit_many(documents, batch):
+                ids.append(id)
+                bar.advance()
+    except SubmissionFailed as error:
+        fail(f"{error}" + (f" Or end them: orqal cancel --batch {shlex.quote(batch)}" if batch else ""))
+    return ids
+
+
+def _document(app: str, input: Any, params: Mapping[str, Any], **asked: Any) -> bytes:
+    document = {"app": app, "input": input, "params": params, "user": user_name(), **asked}
+    try:
+        JobSpec.model_validate(document)
+    except ValidationError as error:
+        raise typer.BadParameter(_sentence(error)) from None
+    return jsonlib.dumps({key: value for key, value in document.items() if value is not None}).encode()
+
+
+def _pairs(options: Sequence[str] | None, name: str) -> Iterator[tuple[str, str]]:
+    for option in options or ():
+        key, equals, value = option.partition("=")
+        if not (key and equals):
+            raise typer.BadParameter(f"{option!r} is not of the form K=V", param_hint=name)
+        yield key, value
+
+
+def _value(text: str) -> Any:
+    """JSON if it is that, else the text itself."""
+    try:
+        return jsonlib.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _input(text: str | None) -> Any:
+    # A path or a number is meant as text; only what looks like a JSON list or object may be one.
+    return _value(text) if text and text[0] in "[{" else text
+
+
+def _apps(client: Client) -> dict[str, dict[str, Any]]:
+    return {app["name"]: app for app in client.apps()}
+
+
+def _app_problem(apps: Mapping[str, Mapping[str, Any]], name: str) -> str | None:
+    """Why this app cannot be asked for; None: it can."""
+    if name not in apps:
+        close = difflib.get_close_matches(name, apps, n=3, cutoff=0.5) or [a for a in apps if a.lower() == name.lower()]
+        hint = f"; did you mean {' or '.join(close)}?" if close else "."
+        return f"No app {name!r}{hint} Apps: {', '.join(sorted(apps)) or 'none'}"
+    if error := apps[name].get("error"):
+        return f"The app {name!r} could not be loaded: {error}"
+    return None
+
+
+# batch --------------------------------------------------------------------------------------------
+
+
+def batch(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A file with a JSON object a line, or - for stdin.")],
+    name: Annotated[str | None, typer.Option(help="The batch's name. Default: the file's name and the time.")] = None,
+    wait: Wait = False,
+    json: Json = False,
+) -> None:
+    """Submit a file of jobs, one a line: {"app": "Checksum", "input": "/usr/bin/env", "params": {}}.
+
+    All lines are checked before the first is sent. A name that exists already is not submitted again.
+    """
+    with _rereadable(file) as lines:
+        total, named = _check(lines, file)
+        client = Client()
+        apps = _apps(client)
+        for app, number in named.items():
+            if problem := _app_problem(apps, app):
+                fail(f"{file}:{number}: {problem}", 2)
+        stem = "stdin" if file == "-" else Path(file).stem
+        title = name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        ids = _existing(client, name, total) if name else None
+        if ids is None:
+            lines.seek(0)
+            documents = (_line_document(spec) for _, spec in _specs(lines))
+            ids = _submit(client, documents, total, title)
+            say(f"{total:,} jobs are submitted as batch {title}.")
+    quoted = shlex.quote(title)
+    if wait:
+        failed = _wait(client, ids, title)
+        if json:
+            for result in client.results(title):
+                print_json(result)
+        else:
+            _tell_failures(client, failed)
+            out().print(f"See the results: orqal results {quoted}", markup=False)
+        raise typer.Exit(1 if failed else 0)
+    if json:
+        for id in ids:
+            print_json({"_id": id, "batch": title})
+    else:
+        out().print(
+            f"Wait for them:   orqal wait --batch {quoted}\nSee the results: orqal results {quoted}", markup=False
+        )
+
+
+@contextmanager
+def _rereadable(file: str) -> Generator[BinaryIO, None, None]:
+    """The file's bytes, to be read twice: what is no regular file is copied to a temporary one first."""
+    with ExitStack() as stack:
+        try:
+            source = sys.stdin.buffer if file == "-" else stack.enter_context(Path(file).open("rb"))
+            if file == "-" or not Path(file).is_file():
+                copy = stack.enter_context(tempfile.TemporaryFile())
+                shutil.copyfileobj(source, copy)
+                copy.seek(0)
+                source = copy
+        except OSError as error:
+            fail(f"{file} cannot be read: {error.strerror}.", 2)
+        yield source
+
+
+def _specs(lines: Iterable[bytes]) -> Iterator[tuple[int, JobSpec | str]]:
+    """Each line that is not empty: its number, and the job or what is wrong."""
+    for number, line in enumerate(lines, 1):
+        if line := line.strip().removeprefix(b"\xef\xbb\xbf"):
+            yield number, _spec(line)
+
+
+def _spec(line: bytes) -> JobSpec | str:
+    try:
+        document = jsonlib.loads(line, parse_constant=_no_constant)
+        if not isinstance(document, dict):
+            return 'not a JSON object like {"app": …, "input": …}'
+        return JobSpec.model_validate(document)
+    except ValidationError as error:
+        return _sentence(error)
+    except jsonlib.JSONDecodeError as error:
+        return f"not JSON: {error.msg} at column {error.colno}"
+    except (ValueError, RecursionError) as error:
+        return f"not JSON: {error}"
+
+
+def _sentence(error: ValidationError) -> str:
+    wrongs = error.errors(include_url=False, include_input=False)
+    return "; ".join(f"{'.'.join(str(part) for part in wrong['loc'])}: {wrong['msg']}" for wrong in wrongs)
+
+
+def _check(lines: Iterable[bytes], file: str) -> tuple[int, dict[str, int]]:
+    """How many jobs there are, and each app with the line that first names it. Exits where a line is wrong."""
+    total = wrong = 0
+    apps: dict[str, int] = {}
+    for number, spec in _specs(lines):
+        total += 1
+        if isinstance(spec, JobSpec):
+            apps.setdefault(spec.app, number)
+            continue
+        wrong += 1
+        if wrong <= PROBLEMS:
+            say(f"{file}:{number}: {spec}", "red")
+    if wrong:
+        fail(f"{wrong:,} of {total:,} lines are wrong; nothing is submitted.", 2)
+    if not total:
+        fail(f"{file}: there is no job in it.", 2)
+    return total, apps
+
+
+def _line_document(spec: JobSpec | str) -> bytes:
+    if isinstance(spec, str):
+        raise OrqalError(f"The file has changed while it was read: {spec}.")
+    document = spec.model_dump(mode="json", exclude={"batch"}, exclude_none=True)
+    return jsonlib.dumps({**document, "user": spec.user or user_name()}).encode()
+
+
+def _existing(client: Client, name: str, total: int) -> list[str] | None:
+    """The jobs of a batch that exists; None: there is none of this name."""
+    try:
+        ids = client.batch_ids(name)
+    except NotFound:
+        return None
+    if len(ids) != total:
+        fail(f"The batch {name} exists, with {len(ids):,} jobs and not {total:,}: choose another name.")
+    say(f"The batch {name} exists already: nothing is submitted.")
+    return ids
+
+
+# wait and cancel ----------------------------------------------------------------------------------
+
+
+def wait(
+    ids: Ids = None,
+    batch: Annotated[str | None, typer.Option(help="Wait for all the jobs of this batch.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0.001, help="Give up after so many seconds; exit 1.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="How each job ended, as JSON, as soon as it does.")] = False,
+) -> None:
+    """Wait until jobs have ended; exit 1 if one of them is not ok. Ctrl-C stops only the waiting."""
+    _one_of(ids, batch)
+    client = Client()
+    failed = _wait(client, ids or [], batch, timeout=timeout, json=json)
+    if not json:
+        _tell_failures(client, failed)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _wait(
+    client: Client,
+    ids: Sequence[str],
+    batch: str | None,
+    *,
+    timeout: float | None = None,
+    json: bool = False,
+) -> list[Change]:
+    """The jobs that failed, when all have ended. A batch without ids is waited for as a whole."""
+    total = len(set(ids)) if ids or batch is None else int(client.batch(batch)["jobs"])
+    failed: list[Change] = []
+    begun = time.monotonic()
+    again = f"--batch {shlex.quote(batch)}" if batch else " ".join(ids) if len(ids) <= 5 else "ID…"
+    try:
+        with progress_bar("Waiting", total) as bar:
+            for change in client.changes(ids, timeout=timeout, batch=None if ids else batch):
+                bar.advance(failed=not change.ok)
+                if not change.ok:
+                    failed.append(change)
+                if json:
+                    print_json(change.model_dump(mode="json"))
+    except KeyboardInterrupt:
+        say(f"Stopped waiting; the jobs go on. Wait again: orqal wait {again}")
+        raise typer.Exit(130) from None
+    except TimeoutError:
+        fail(f"{total - bar.done:,} of {total:,} jobs have not ended; they go on. Wait again: orqal wait {again}")
+    summary = f"{total - len(failed):,} ok, {len(failed):,} failed" if failed else "all ok" if total > 1 else "ok"
+    took = seconds(time.monotonic() - begun)
+    say(f"{total:,} {'job has' if total == 1 else 'jobs have'} ended after {took}: {summary}.")
+    return failed
+
+
+def _tell_failures(client: Client, failed: Sequence[Change]) -> None:
+    for change in failed[:PROBLEMS]:
+        why = f"{change.error.type.value}: {change.error.message}" if change.error else f"exit code {change.exit_code}"
+        out().print(clean(f"{change.id}  {why}"), markup=False, soft_wrap=True)
+    if len(failed) > PROBLEMS:
+        out().print(f"… and {len(failed) - PROBLEMS:,} more that failed")
+
+
+def cancel(
+    ids: Ids = None,
+    batch: Annotated[str | None, typer.Option(help="Cancel all the jobs of this batch.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="The number as JSON.")] = False,
+) -> None:
+    """End jobs, waiting or running: their containers go away. Those that have ended stay as they are."""
+    _one_of(ids, batch)
+    count = Client().cancel(ids or [], batch=batch)
+    if json:
+        print_json({"cancelled": count})
+    else:
+        out().print(f"{count:,} cancelled." if count else "Nothing to cancel: no such job that has not ended.")
+
+
+def _one_of(ids: Sequence[str] | None, batch: str | None) -> None:
+    if bool(ids) == (batch is not None):
+        raise typer.BadParameter("say which jobs: either their ids, or --batch NAME")

@@ -1,0 +1,305 @@
+"""What the parts of Orqal say to each other: jobs, their states, apps, hosts, errors.
+
+The bottom of the house: everything imports this module, and it imports nothing of Orqal.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timezone
+from enum import Enum
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, computed_field
+
+MAX_NAME = 200
+"""Characters in the name of an app, a user or a batch."""
+
+UNITS = 10_000
+"""Ray counts a resource in steps of 1/10000 (its FixedPoint type); so does Orqal, in whole numbers."""
+
+
+def now() -> datetime:
+    """The present moment, in UTC."""
+    return datetime.now(timezone.utc)
+
+
+class Status(str, Enum):
+    """Where a job is on its way: todo -> init -> running -> exited | error."""
+
+    TODO = "todo"
+    """Waits in the queue."""
+    INIT = "init"
+    """Has its host: the image is made ready and the container is created."""
+    RUNNING = "running"
+    """The container runs."""
+    EXITED = "exited"
+    """The container ended by itself: exit code, output and result are there."""
+    ERROR = "error"
+    """It did not end by itself, or nothing came of it: `error` says why."""
+
+    @property
+    def final(self) -> bool:
+        """True when the job has ended; such a state is never left."""
+        return self in (Status.EXITED, Status.ERROR)
+
+
+class ErrorType(str, Enum):
+    """Why a job is in the state `error`. The list is closed: scripts may rely on it."""
+
+    NO_SUCH_APP = "no_such_app"
+    WRAPPER_ERROR = "wrapper_error"
+    IMAGE_NOT_FOUND = "image_not_found"
+    PULL_FAILED = "pull_failed"
+    IMPOSSIBLE_REQUEST = "impossible_request"
+    DOCKER_ERROR = "docker_error"
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    HOST_LOST = "host_lost"
+    CANCELLED = "cancelled"
+
+
+class JobError(BaseModel):
+    """Why a job ended as `error`, and what its user can do about it."""
+
+    type: ErrorType
+    message: str
+
+
+class Shape(NamedTuple):
+    """What a job asks of a host. None means all that the host has."""
+
+    threads: float | None
+    ram_gb: float | None
+
+
+class Resources(NamedTuple):
+    """An amount of a host's resources, in whole units of 1/10000 thread and 1/10000 GB (10^9 bytes)."""
+
+    threads: int
+    ram: int
+
+    @classmethod
+    def of(cls, threads: float, ram_gb: float) -> Resources:
+        """The amount nearest to these figures."""
+        return cls(round(threads * UNITS), round(ram_gb * UNITS))
+
+    @classmethod
+    def from_ray(cls, resources: dict[str, float]) -> Resources:
+        """From a Ray node's resources; what the node does not have is 0."""
+        return cls.of(resources.get("threads", 0), resources.get("ram_gb", 0))
+
+    def to_ray(self) -> dict[str, float]:
+        """As a Ray bundle; an amount of 0 is left out, which is how Ray wants it."""
+        amounts = {"threads": self.threads / UNITS, "ram_gb": self.ram / UNITS}
+        return {name: amount for name, amount in amounts.items() if amount}
+
+    @property
+    def nano_cpus(self) -> int:
+        """The CPU limit in Docker's unit."""
+        return self.threads * (10**9 // UNITS)
+
+    @property
+    def mem_bytes(self) -> int:
+        """The memory limit in bytes."""
+        return self.ram * (10**9 // UNITS)
+
+    def fits(self, room: Resources) -> bool:
+        """True when `room` has at least this much of everything."""
+        return self.threads <= room.threads and self.ram <= room.ram
+
+    def plus(self, other: Resources) -> Resources:
+        """The sum, part by part."""
+        return Resources(self.threads + other.threads, self.ram + other.ram)
+
+    def minus(self, other: Resources) -> Resources:
+        """The difference, part by part."""
+        return Resources(self.threads - other.threads, self.ram - other.ram)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
+Threads = Annotated[float, BeforeValidator(_finite), Field(ge=0.01, le=100_000)]
+"""Cores; Docker takes no less than 0.01."""
+MemoryGb = Annotated[float, BeforeValidator(_finite), Field(ge=0.0063, le=1_000_000)]
+"""10^9 bytes; Docker takes no less than 6 MiB."""
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+
+
+class JobSpec(BaseModel):
+    """One app on one input, as its user asks for it. Unknown keys are ignored: older clients send more."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    app: Name
+    input: JsonValue = None
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+    user: Annotated[str, Field(max_length=MAX_NAME)] = ""
+    batch: Name | None = None
+    use_cache: bool = True
+    threads: Threads | None = None
+    """Cores for this job; None: as its app says."""
+    memory_in_gb: MemoryGb | None = None
+    """Memory for this job, in 10^9 bytes; None: as its app says."""
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds the container may run; None: as its app says."""
+
+
+class Attempt(BaseModel):
+    """One try at a job that is over, and how it ended."""
+
+    number: int
+    host: str | None = None
+    started: datetime | None = None
+    ended: datetime
+    error: JobError
+
+
+class JobRecord(JobSpec):
+    """A job as the store keeps it. In JSON its id is `_id`, 24 hex digits of a BSON ObjectId."""
+
+    model_config = ConfigDict(extra="ignore", populate_by_name=True, serialize_by_alias=True)
+
+    id: str = Field(alias="_id")
+    current_status: Status = Status.TODO
+    ctime: datetime
+    """When it was submitted."""
+    stime: datetime | None = None
+    """When its container started."""
+    etime: datetime | None = None
+    """When it ended."""
+    attempt: int = 1
+    attempts: list[Attempt] = Field(default_factory=list)
+    """The tries before the present one."""
+    node_id: str | None = None
+    """The Ray node that has it."""
+    host: str | None = None
+    lease: str | None = None
+    """The Ray placement group that holds its resources."""
+    granted: dict[str, float] = Field(default_factory=dict)
+    """What it got of its host: `threads` and `ram_gb`."""
+    image: str | None = None
+    cmd: str | list[str] | None = None
+    container_id: str | None = None
+    wd: str | None = None
+    """The job's directory on its host."""
+    lswd: list[str] = Field(default_factory=list)
+    """The files in it."""
+    exit_code: int | None = None
+    error: JobError | None = None
+    inspect: JsonValue = None
+    """The `State` that `docker inspect` told of the ended container."""
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    truncated: list[str] = Field(default_factory=list)
+    """The streams of which the record holds the end only; the whole is
+    the file `orqal.stdout` or `orqal.stderr` in `wd`."""
+
+    def to_do_again(self, error: JobError) -> JobRecord:
+        """This job back in the queue, after an attempt that failed by no fault of its own."""
+        over = Attempt(number=self.attempt, host=self.host, started=self.stime, ended=now(), error=error)
+        return JobRecord(
+            **self.model_dump(include=set(JobSpec.model_fields)),
+            id=self.id,
+            ctime=self.ctime,
+            attempt=self.attempt + 1,
+            attempts=[*self.attempts, over],
+        )
+
+    def failed(self, type: ErrorType, message: str) -> JobRecord:
+        """This job ended without its container's having ended by itself."""
+        error = JobError(type=type, message=message)
+        return self.model_copy(update={"current_status": Status.ERROR, "error": error, "etime": now()})
+
+    def started(self, image: str, cmd: str | list[str], container_id: str, wd: str, at: datetime) -> JobRecord:
+        """This job once its container runs."""
+        return self.model_copy(
+            update={
+                "current_status": Status.RUNNING,
+                "image": image,
+                "cmd": cmd,
+                "container_id": container_id,
+                "wd": wd,
+                "stime": at,
+            }
+        )
+
+    @computed_field  # type: ignore[prop-decorator] # as pydantic's documentation has it
+    @property
+    def ok(self) -> bool | None:
+        """True when it exited with 0; None while it has not ended."""
+        return self.current_status is Status.EXITED and self.exit_code == 0 if self.current_status.final else None
+
+
+class Output(BaseModel):
+    """What a job brought back. Kept apart from its record, so that a list of jobs stays light."""
+
+    stdout: str = ""
+    stderr: str = ""
+    result: JsonValue = None
+
+
+class Change(BaseModel):
+    """A job's step to another state, as those who wait for it are told."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    id: str = Field(alias="_id")
+    current_status: Status
+    ok: bool | None = None
+    exit_code: int | None = None
+    error: JobError | None = None
+
+    @classmethod
+    def of(cls, job: JobRecord) -> Change:
+        """What is to be told of this job now."""
+        return cls(id=job.id, current_status=job.current_status, ok=job.ok, exit_code=job.exit_code, error=job.error)
+
+
+class AppInfo(BaseModel):
+    """An app that jobs can name: what its wrapper says of itself."""
+
+    name: str
+    docker_url: str | None = None
+    """None: it depends on the job, or the app failed to load."""
+    threads: float | None = None
+    memory_in_gb: float | None = None
+    timeout: float | None = None
+    doc: str = ""
+    origin: str
+    """"built in", the wrapper's file, or the entry point's package."""
+    error: str | None = None
+    """Why it could not be loaded; None: it can be used."""
+
+
+class Load(BaseModel):
+    """How busy a host is."""
+
+    cpu: float = 0
+    """Percent of all its cores."""
+    mem: float = 0
+    """Percent of its memory."""
+    images: dict[str, int] = Field(default_factory=dict)
+    """Running containers per image."""
+
+
+class HostInfo(BaseModel):
+    """A Docker daemon with its Ray node."""
+
+    name: str
+    node_id: str
+    address: str
+    state: str
+    """`ready`, or why it gets no work."""
+    docker_version: str = ""
+    threads: float = 0
+    ram_gb: float = 0
+    threads_in_use: float = 0
+    ram_gb_in_use: float = 0
+    jobs: int = 0
+    """Jobs that hold a lease on it."""
+    load: Load = Field(default_factory=Load)

@@ -1,0 +1,155 @@
+"""A job's output on its host: collected with bounded memory, and its directory read without being led astray.
+
+A container may have written what it liked into the job's directory: links, pipes, devices. So files there are
+made anew and opened one path component after the other, never through a link.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
+
+from orqal.docker_engine import STDERR, STDOUT, Frame
+
+LISTED = 10_000
+"""Names of files in a job's directory that its record lists at most."""
+
+NAMES = {STDOUT: "orqal.stdout", STDERR: "orqal.stderr"}
+"""The files of long outputs."""
+
+
+class Collected(NamedTuple):
+    """A stream of a job that has ended."""
+
+    text: str
+    """All of it, or its end if it is long. Bytes that are not UTF-8 are replaced."""
+    size: int
+    """Bytes of all of it."""
+    file: Path | None
+    """All of it, as it came, where `text` is not the same."""
+
+    @property
+    def whole(self) -> str | Path:
+        """What a wrapper reads."""
+        return self.file or self.text
+
+
+class _Sink:
+    """Keeps the last `cap` bytes in memory; a longer stream goes to a file from its first byte on."""
+
+    def __init__(self, file: Path, cap: int) -> None:
+        self._path, self._cap = file, cap
+        self._tail = bytearray()
+        self._size = 0
+        self._file: BinaryIO | None = None
+
+    def write(self, data: bytes) -> None:
+        self._size += len(data)
+        self._tail += data
+        if self._size > self._cap and self._file is None:
+            self._file = create(self._path)
+            self._file.write(self._tail)
+        elif self._file is not None:
+            self._file.write(data)
+        # Trimmed rarely, so that each byte is moved once or twice only.
+        if len(self._tail) > 2 * self._cap:
+            del self._tail[: -self._cap]
+
+    def close(self) -> Collected:
+        tail = bytes(self._tail[-self._cap :] if self._cap else b"")
+        try:
+            text = tail.decode("utf-8")
+        except UnicodeDecodeError:
+            text = tail.decode("utf-8", "replace")
+            if self._file is None:
+                self._file = create(self._path)
+                self._file.write(tail)
+        if self._file is not None:
+            self._file.close()
+        return Collected(text, self._size, self._path if self._file else None)
+
+
+def collect(frames: Iterable[Frame], directory: Path, cap: int) -> tuple[Collected, Collected]:
+    """Read a container's output to its end: stdout and stderr. `cap` in bytes, for each. OSError: the disk."""
+    sinks = {stream: _Sink(directory / name, cap) for stream, name in NAMES.items()}
+    for frame in frames:
+        sinks.get(frame.stream, sinks[STDOUT]).write(frame.data)
+    return sinks[STDOUT].close(), sinks[STDERR].close()
+
+
+def create(path: Path) -> BinaryIO:
+    """A new file in a job's directory; what is there under this name is not followed but replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _opened(path.parent, os.O_RDONLY | os.O_DIRECTORY) as directory:
+        with suppress(FileNotFoundError):
+            os.unlink(path.name, dir_fd=directory)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.fdopen(os.open(path.name, flags, 0o644, dir_fd=directory), "wb")
+
+
+def make_directory(path: Path, params: bytes) -> None:
+    """A job's directory as its container gets it: anyone may write there, and `params.json` is in it."""
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o777)
+    with create(path / "params.json") as file:
+        file.write(params)
+
+
+def listing(directory: Path) -> list[str]:
+    """The names in a job's directory, sorted; none if there is no directory."""
+    try:
+        with os.scandir(directory) as entries:
+            names = [entry.name for _, entry in zip(range(LISTED), entries, strict=False)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(name.encode("utf-8", "replace").decode("utf-8") for name in names)
+
+
+def read_piece(directory: Path, name: str, offset: int, size: int) -> tuple[bytes, int]:
+    """A piece of a file of a job's directory, and the size of the whole file, in bytes.
+
+    FileNotFoundError: there is no such regular file below the directory, or a link is on the way to it.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or any(part in ("..", "/") or "\0" in part for part in parts):
+        raise FileNotFoundError(name)
+    try:
+        with _walk(directory, parts[:-1]) as parent:
+            # Not blocking: a pipe without a writer would keep us for ever.
+            file = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    except OSError as error:
+        raise FileNotFoundError(name) from error
+    try:
+        state = os.fstat(file)
+        if not stat.S_ISREG(state.st_mode):
+            raise FileNotFoundError(name)
+        return os.pread(file, size, offset), state.st_size
+    finally:
+        os.close(file)
+
+
+@contextmanager
+def _walk(directory: Path, parts: Iterable[str]) -> Iterator[int]:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    current = os.open(directory, flags)
+    try:
+        for part in parts:
+            below = os.open(part, flags, dir_fd=current)
+            os.close(current)
+            current = below
+        yield current
+    finally:
+        os.close(current)
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,99 @@
+"""Which jobs start now, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from orqal.models import UNITS, Resources, Shape
+from orqal.scheduling.queue import Line, LineKey, Queue
+
+PATIENCE = 10.0
+"""Seconds that others may overtake a job for which no host has room; then a host is kept free for it."""
+
+
+@dataclass
+class Host:
+    """A host as the scheduler counts it."""
+
+    id: str
+    capacity: Resources
+    used: Resources = field(default_factory=lambda: Resources(0, 0))
+    open: bool = True
+    """False: it gets no new work."""
+
+    @property
+    def room(self) -> Resources:
+        """What is not in use."""
+        return self.capacity.minus(self.used)
+
+    def request(self, shape: Shape) -> Resources:
+        """What a job of this shape gets here: None is all that the host has."""
+        return Resources(
+            self.capacity.threads if shape.threads is None else round(shape.threads * UNITS),
+            self.capacity.ram if shape.ram_gb is None else round(shape.ram_gb * UNITS),
+        )
+
+    def could_ever(self, shape: Shape) -> bool:
+        """True when an empty host of this kind has room for it."""
+        return self.capacity.threads > 0 and self.request(shape).fits(self.capacity)
+
+
+class Placement(NamedTuple):
+    """A job that starts now."""
+
+    job: str
+    key: LineKey
+    host: str
+    resources: Resources
+
+
+def place(queue: Queue, hosts: Collection[Host], in_use: dict[str, int], now: float) -> list[Placement]:
+    """Start all that can start now: takes the jobs off the queue and counts them as used on their hosts and,
+    in `in_use`, by their users (units of threads).
+
+    The next job is that of the user who has the least in use, among that user's jobs the oldest. Where the
+    oldest finds no room, younger ones may overtake it, for PATIENCE seconds; from then on the host that will be
+    free for it soonest takes no others, so a large job never waits for ever.
+    """
+    placements: list[Placement] = []
+    kept: set[str] = set()
+    stuck: set[LineKey] = set()
+    while line := _next(queue, in_use, stuck):
+        host = _choose(line.key.shape, (host for host in hosts if host.id not in kept))
+        if host is None:
+            stuck.add(line.key)
+            if now - line.since >= PATIENCE:
+                kept |= _keep(line.key.shape, hosts, kept)
+            continue
+        resources = host.request(line.key.shape)
+        host.used = host.used.plus(resources)
+        in_use[line.key.user] = in_use.get(line.key.user, 0) + resources.threads
+        placements.append(Placement(queue.pop(line.key, now), line.key, host.id, resources))
+    return placements
+
+
+def impossible(shape: Shape, hosts: Iterable[Host]) -> bool:
+    """True when there are hosts, and not even an empty one could take a job of this shape."""
+    known = list(hosts)
+    return bool(known) and not any(host.could_ever(shape) for host in known)
+
+
+def _next(queue: Queue, in_use: dict[str, int], stuck: set[LineKey]) -> Line | None:
+    waiting = (line for line in queue.lines() if line.key not in stuck)
+    return min(waiting, key=lambda line: (in_use.get(line.key.user, 0), line.number), default=None)
+
+
+def _choose(shape: Shape, hosts: Iterable[Host]) -> Host | None:
+    """The host with the largest part of its cores free: containers disturb each other least there."""
+    able = [host for host in hosts if host.open and host.could_ever(shape) and host.request(shape).fits(host.room)]
+    return max(able, key=lambda host: (host.room.threads / host.capacity.threads, host.id), default=None)
+
+
+def _keep(shape: Shape, hosts: Iterable[Host], kept: set[str]) -> set[str]:
+    """The host to be kept free for a shape: the one with the least in use. The same at each decision, for
+    nothing new comes onto it."""
+    able = [host for host in hosts if host.open and host.id not in kept and host.could_ever(shape)]
+    chosen = min(able, key=lambda host: (host.used.threads / host.capacity.threads, host.id), default=None)
+    return {chosen.id} if chosen else set()

@@ -1,0 +1,101 @@
+"""The waiting jobs, in lines."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from orqal.models import Shape
+
+
+class LineKey(NamedTuple):
+    """Jobs with the same key are alike to the scheduler: they wait in one line."""
+
+    user: str
+    shape: Shape
+
+
+class _Entry(NamedTuple):
+    job: str
+    number: int
+
+
+@dataclass
+class Line:
+    """Waiting jobs of one key, the oldest first."""
+
+    key: LineKey
+    since: float
+    """When its first job came to the front, in seconds of the caller's clock."""
+    entries: deque[_Entry] = field(default_factory=deque)
+
+    @property
+    def number(self) -> int:
+        """The place of its first job among all that ever came: less is older."""
+        return self.entries[0].number
+
+
+class Queue:
+    """All waiting jobs. Every operation costs the same however many wait."""
+
+    def __init__(self) -> None:
+        self._lines: dict[LineKey, Line] = {}
+        self._places: dict[str, tuple[LineKey, int]] = {}
+        self._pushed = 0
+        self._returned = 0
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, job: str) -> bool:
+        return job in self._places
+
+    def push(self, job: str, key: LineKey, now: float) -> None:
+        """Put a job at the end of its line."""
+        self._pushed += 1
+        self._line(key, now).entries.append(_Entry(job, self._pushed))
+        self._places[job] = key, self._pushed
+
+    def push_front(self, job: str, key: LineKey, now: float) -> None:
+        """Put back a job that had been taken: it is the first of all again."""
+        self._returned -= 1
+        self._line(key, now).entries.appendleft(_Entry(job, self._returned))
+        self._places[job] = key, self._returned
+
+    def remove(self, job: str) -> bool:
+        """Take a job out, wherever it stands; False if it does not wait.
+
+        Its entry stays in the line as a blank until it comes to the front, so this costs no search.
+        """
+        place = self._places.pop(job, None)
+        if place is not None:
+            self._drop_blanks(self._lines[place[0]])
+        return place is not None
+
+    def pop(self, key: LineKey, now: float) -> str:
+        """Take the first job of a line. KeyError: nobody waits there."""
+        line = self._lines[key]
+        job = line.entries.popleft().job
+        del self._places[job]
+        line.since = now
+        self._drop_blanks(line)
+        return job
+
+    def lines(self) -> Iterator[Line]:
+        """The lines in which somebody waits."""
+        return iter(list(self._lines.values()))
+
+    def _line(self, key: LineKey, now: float) -> Line:
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = Line(key, since=now)
+        return line
+
+    def _drop_blanks(self, line: Line) -> None:
+        """Keep the front of the line somebody who waits; a line without anybody goes."""
+        while line.entries and self._places.get(line.entries[0].job) != (line.key, line.number):
+            line.entries.popleft()
+        if not line.entries:
+            del self._lines[line.key]

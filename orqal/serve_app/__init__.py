@@ -1,0 +1,26 @@
+"""The REST API: `orqal.serve_app:app` is a Ray Serve application."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+
+from orqal.serve_app.api import build
+
+CLIENTS_AT_ONCE = 2_000
+"""Requests that a replica holds at a time; most of them wait for jobs."""
+
+
+@serve.deployment(
+    num_replicas=1,
+    max_ongoing_requests=CLIENTS_AT_ONCE,
+    ray_actor_options={"num_cpus": 0},
+    health_check_period_s=5,
+)
+@serve.ingress(build)
+class Api:
+    """Holds the FastAPI application that `build` makes on each replica."""
+
+
+app: Any = Api.bind()  # type: ignore[attr-defined] # made by the decorators

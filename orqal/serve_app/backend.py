@@ -1,0 +1,213 @@
+"""What the routes stand on: the store to read, the Scheduler and the HostActors to ask, and news of changes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from ray.exceptions import RayActorError, RayError
+
+from orqal.actors import names
+from orqal.actors.changes import Cursor, News
+from orqal.docker_engine import STDERR, STDOUT, Frame, frames
+from orqal.models import Change, JobRecord, Status
+from orqal.output import NAMES
+from orqal.settings import Settings
+from orqal.store import SqliteStore, Store
+
+log = logging.getLogger("orqal.backend")
+T = TypeVar("T")
+
+NEWS_WITHIN = 20.0
+"""Seconds that the Scheduler may keep a question for news."""
+HEARTBEAT = 10.0
+"""Seconds after which a waiting client is shown that the connection lives."""
+SLICE = 1_000
+"""Jobs that are looked up at once."""
+
+STREAMS = {STDOUT: "stdout", STDERR: "stderr"}
+
+
+class NotThere(Exception):
+    """What was asked for does not exist; the message is for the user."""
+
+
+class Backend:
+    """One per replica."""
+
+    def __init__(self) -> None:
+        self.store: Store = SqliteStore(Settings().store_path, read_only=True)
+        self._scheduler = names.scheduler()
+        self._watchers: dict[str, set[asyncio.Queue[Change | None]]] = {}
+        self._listening = asyncio.create_task(self._listen())
+
+    def close(self) -> None:
+        """The replica goes."""
+        self._listening.cancel()
+        self.store.close()
+
+    async def scheduler(self, method: str, *args: Any) -> Any:
+        """Call the Scheduler. RayActorError: it is restarting."""
+        return await getattr(self._scheduler, method).remote(*args)
+
+    async def read(self, call: Callable[..., T], *args: Any) -> T:
+        """Call the store, in a thread."""
+        return await asyncio.to_thread(call, *args)
+
+    async def job(self, job_id: str) -> JobRecord:
+        """One job. NotThere: no such id."""
+        record = await self.read(self.store.get, job_id)
+        if record is None:
+            raise NotThere(f"there is no job {job_id}")
+        return record
+
+    # Waiting
+
+    async def ended(self, job_ids: Sequence[str]) -> AsyncIterator[Change | str | None]:
+        """The jobs as they end, those that have already first. None: nothing for a while. A str: that id is unknown."""
+        pending = dict.fromkeys(job_ids)
+        with self._watch(pending) as news:
+            async for found in self._ended_already(pending):
+                yield found
+            while pending:
+                try:
+                    change = await asyncio.wait_for(news.get(), HEARTBEAT)
+                except asyncio.TimeoutError:
+                    yield None
+                    continue
+                if change is None:  # something was missed
+                    async for found in self._ended_already(pending):
+                        yield found
+                elif change.current_status.final and change.id in pending:
+                    del pending[change.id]
+                    yield change
+
+    async def _ended_already(self, pending: dict[str, None]) -> AsyncIterator[Change | str]:
+        for part in _slices(list(pending)):
+            records = await self.read(self.store.get_many, part)
+            for job_id in part:
+                record = records.get(job_id)
+                if record is None:
+                    pending.pop(job_id, None)
+                    yield job_id
+                elif record.current_status.final and job_id in pending:
+                    del pending[job_id]
+                    yield Change.of(record)
+
+    @contextlib.contextmanager
+    def _watch(self, job_ids: Iterable[str]) -> Iterator[asyncio.Queue[Change | None]]:
+        queue: asyncio.Queue[Change | None] = asyncio.Queue()
+        watched = list(job_ids)
+        for job_id in watched:
+            self._watchers.setdefault(job_id, set()).add(queue)
+        try:
+            yield queue
+        finally:
+            for job_id in watched:
+                watchers = self._watchers[job_id]
+                watchers.discard(queue)
+                if not watchers:
+                    del self._watchers[job_id]
+
+    async def _listen(self) -> None:
+        """One question at a time to the Scheduler, for all who wait here."""
+        cursor: Cursor | None = None
+        while True:
+            try:
+                news: News = await self.scheduler("changes", cursor, NEWS_WITHIN)
+            except RayError as error:
+                log.warning("no news from the Scheduler: %s", error)
+                cursor = None
+                await asyncio.sleep(0.5)
+                continue
+            cursor = news.cursor
+            if not news.complete:
+                for queue in {queue for watchers in self._watchers.values() for queue in watchers}:
+                    queue.put_nowait(None)
+            for change in news.changes:
+                for queue in self._watchers.get(change.id, ()):
+                    queue.put_nowait(change)
+
+    # Output and files, wherever their host is
+
+    async def output(self, job_id: str, streams: frozenset[int], follow: bool) -> AsyncIterator[Frame]:
+        """A job's output so far and, to `follow`, until its end: of an attempt that is repeated, too."""
+        with self._watch([job_id]) as news:
+            record = await self.job(job_id)
+            sent = dict.fromkeys(STREAMS, 0)
+            attempt = record.attempt
+            while True:
+                if record.current_status in (Status.INIT, Status.RUNNING):
+                    async for frame in self._live(record, streams, follow):
+                        sent[frame.stream] += len(frame.data)
+                        yield frame
+                    record = await self.job(job_id)
+                if record.attempt != attempt:
+                    sent, attempt = dict.fromkeys(STREAMS, 0), record.attempt
+                if record.current_status.final:
+                    for stream in sorted(streams):
+                        async for data in self._stored(record, stream, sent[stream]):
+                            yield Frame(stream, data)
+                    return
+                if not follow:
+                    return
+                await news.get()
+                record = await self.job(job_id)
+
+    async def _live(self, record: JobRecord, streams: frozenset[int], follow: bool) -> AsyncIterator[Frame]:
+        """From the container, through its host; nothing if that is over."""
+        try:
+            host = await self._host(record)
+            handle = await host.open_logs.remote(
+                record.id, record.attempt, STDOUT in streams, STDERR in streams, follow
+            )
+            if handle is None:
+                return
+            try:
+                while (piece := await host.read_logs.remote(handle)) is not None:
+                    for frame in frames([piece]):
+                        yield frame
+            finally:
+                host.close_logs.remote(handle)
+        except (NotThere, RayActorError):
+            return
+
+    async def _stored(self, record: JobRecord, stream: int, start: int) -> AsyncIterator[bytes]:
+        """From byte `start` on, of an output that is complete."""
+        if STREAMS[stream] in record.truncated:
+            with contextlib.suppress(NotThere):
+                async for piece in self.file(record, NAMES[stream], start):
+                    yield piece
+            return
+        output = await self.read(self.store.output, record.id)
+        data = (output.stdout if stream == STDOUT else output.stderr).encode()[start:]
+        if data:
+            yield data
+
+    async def file(self, record: JobRecord, name: str, offset: int = 0) -> AsyncIterator[bytes]:
+        """A file of a job's directory, in pieces. NotThere: no such file, or its host is away."""
+        host = await self._host(record)
+        while True:
+            piece = await host.read_file.remote(record.id, name, offset)
+            if piece is None:
+                raise NotThere(f"the job {record.id} has no file {name!r}")
+            data, size = piece
+            if data:
+                yield data
+            offset += len(data)
+            if not data or offset >= size:
+                return
+
+    async def _host(self, record: JobRecord) -> Any:
+        for host in await self.scheduler("hosts"):
+            if host.name == record.host:
+                return names.host_actor(host.node_id)
+        raise NotThere(f"the host of the job {record.id} is not there: {record.host}")
+
+
+def _slices(job_ids: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(job_ids), SLICE):
+        yield job_ids[start : start + SLICE]

@@ -1,0 +1,105 @@
+"""Every setting of Orqal, each from an environment variable ORQAL_*, in one place."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DEFAULT_API_URL = "http://localhost:5001/api"
+
+
+def _text(name: str, default: str) -> str:
+    return os.environ.get(f"ORQAL_{name}") or default
+
+
+def _number(name: str, default: float) -> float:
+    text = os.environ.get(f"ORQAL_{name}")
+    if not text:
+        return default
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"ORQAL_{name}={text!r} is not a number") from None
+
+
+def _path(name: str, default: str) -> Path:
+    return Path(_text(name, default)).expanduser().absolute()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings in force, read from the environment when the object is made.
+
+    Times are in seconds, sizes in bytes, unless the name says otherwise.
+    """
+
+    home: Path = field(default_factory=lambda: _path("HOME", "~/.orqal"))
+    """ORQAL_HOME: tokens, the SQLite file, the jobs' directories. One home is one cluster."""
+    api_url: str = field(default_factory=lambda: _text("API_URL", "").rstrip("/"))
+    """ORQAL_API_URL: where the API is. Empty: the Orqal of `home`, or else localhost:5001."""
+    services: str = field(default_factory=lambda: _text("SERVICES", "~/services.py"))
+    """ORQAL_SERVICES: files of wrappers, or folders of such files, separated by colons."""
+    store: str = field(default_factory=lambda: _text("STORE", ""))
+    """ORQAL_STORE: the SQLite file. Empty: `home`/orqal.sqlite."""
+    jobs_dir_text: str = field(default_factory=lambda: _text("JOBS_DIR", ""))
+    """ORQAL_JOBS_DIR: where jobs have their directories. Empty: `home`/jobs."""
+    keep_threads: float = field(default_factory=lambda: _number("KEEP_THREADS", 0))
+    """ORQAL_KEEP_THREADS: cores of a host that jobs do not get."""
+    keep_ram_gb: float = field(default_factory=lambda: _number("KEEP_RAM_GB", 0))
+    """ORQAL_KEEP_RAM_GB: memory of a host that jobs do not get, in 10^9 bytes."""
+    wrapper_timeout: float = field(default_factory=lambda: _number("WRAPPER_TIMEOUT", 60))
+    """ORQAL_WRAPPER_TIMEOUT: how long one call of a wrapper's method may take."""
+    wrapper_memory_gb: float = field(default_factory=lambda: _number("WRAPPER_MEMORY_GB", 4))
+    """ORQAL_WRAPPER_MEMORY_GB: memory that one call of a wrapper's method may add, in 10^9 bytes."""
+    output_cap: int = field(default_factory=lambda: int(_number("OUTPUT_CAP", 1 << 20)))
+    """ORQAL_OUTPUT_CAP: bytes of a stream that the record keeps; longer output is a file in the job's directory."""
+    result_cap: int = field(default_factory=lambda: int(_number("RESULT_CAP", 16 << 20)))
+    """ORQAL_RESULT_CAP: bytes of a result, as JSON."""
+    pids_limit: int = field(default_factory=lambda: int(_number("PIDS_LIMIT", 4096)))
+    """ORQAL_PIDS_LIMIT: processes in one container."""
+    stop_grace: int = field(default_factory=lambda: int(_number("STOP_GRACE", 5)))
+    """ORQAL_STOP_GRACE: from SIGTERM to SIGKILL, when a container is cancelled or over its time."""
+    load_period: float = field(default_factory=lambda: _number("LOAD_PERIOD", 3))
+    """ORQAL_LOAD_PERIOD: how often a host reports its load."""
+
+    @property
+    def store_path(self) -> Path:
+        """The SQLite file."""
+        return Path(self.store).expanduser().absolute() if self.store else self.home / "orqal.sqlite"
+
+    @property
+    def jobs_dir(self) -> Path:
+        """The folder of the jobs' directories on each host."""
+        return Path(self.jobs_dir_text).expanduser().absolute() if self.jobs_dir_text else self.home / "jobs"
+
+    @property
+    def token_path(self) -> Path:
+        """The file of the API's token; `orqal up` makes it, mode 0600."""
+        return self.home / "token"
+
+    @property
+    def token(self) -> str | None:
+        """The API's token: ORQAL_TOKEN, or the file that `orqal up` made on this machine."""
+        given = os.environ.get("ORQAL_TOKEN")
+        if given:
+            return given.strip()
+        try:
+            return self.token_path.read_text().strip() or None
+        except OSError:
+            return None
+
+    @property
+    def service_paths(self) -> list[Path]:
+        """The files and folders of `services`, those that do not exist included."""
+        return [Path(part).expanduser().absolute() for part in self.services.split(":") if part]
+
+
+def write_secret(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, from its first moment on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, stat.S_IRUSR | stat.S_IWUSR)
+    with os.fdopen(descriptor, "w") as file:
+        os.fchmod(file.fileno(), stat.S_IRUSR | stat.S_IWUSR)
+        file.write(text)

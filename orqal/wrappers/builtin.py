@@ -1,0 +1,140 @@
+"""The apps that come with Orqal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orqal.wrappers.base import AbstractWrapper, WrapperJob
+
+PROGRAMS = "/usr/bin"
+"""The folder that the demo's app may read."""
+
+
+class Rabin2(AbstractWrapper):
+    """Facts about a binary (its format, architecture, protections …), by radare2's `rabin2 -I`."""
+
+    docker_url = "radare/radare2"
+    volumes = {"/database": {"bind": "/database", "mode": "ro"}}
+    threads = 1
+    memory_in_gb = 1
+
+    def get_cmd(self, params: dict[str, Any]) -> list[str]:
+        """`input` is the binary's path."""
+        return ["rabin2", "-I", str(self.job.input)]
+
+    def set_result(self, job: WrapperJob) -> None:
+        """Every line of two words is a key and its value; dots in keys become underscores."""
+        pairs = (line.split() for line in job.stdout)
+        job.set_result({pair[0].replace(".", "_"): pair[1] for pair in pairs if len(pair) == 2})
+
+
+class Yara(AbstractWrapper):
+    """The YARA rules that match a file or folder: the result is {rule: [matching paths]}."""
+
+    docker_url = "blacktop/yara"
+    volumes = {"/database": {"bind": "/database", "mode": "ro"}}
+    threads = 1
+    memory_in_gb = 1
+
+    def get_cmd(self, params: dict[str, Any]) -> list[str]:
+        """`input` is the pair rules, target; `params` are yara's options, as {"--option": value}.
+
+        A value of None or true is an option without a value; false leaves the option out.
+        """
+        rules, target = self.job.input
+        command = ["yara"]
+        for option, value in params.items():
+            if value is False:
+                continue
+            command.append(str(option))
+            if value is not None and value is not True:
+                command.append(str(value))
+        return [*command, "--", str(rules), str(target)]
+
+    def set_result(self, job: WrapperJob) -> None:
+        """yara prints a line `RULE PATH` for each match."""
+        matches: dict[str, list[str]] = {}
+        for line in job.stdout:
+            rule, separator, path = line.partition(" ")
+            if separator and not rule.startswith("0x"):
+                matches.setdefault(rule, []).append(path)
+        job.set_result(matches)
+
+
+class Test(AbstractWrapper):
+    """Does what its params say: prints `echo`, takes `time` seconds, exits with `exit_code`."""
+
+    docker_url = "orqal/demo"
+    threads = 0.5
+    memory_in_gb = 0.05
+    network = "none"
+
+    def get_cmd(self, params: dict[str, Any]) -> list[str]:
+        """Params are those three, or a dict of them under the key `app`, as older notebooks have it."""
+        wanted = params.get("app", params)
+        script = 'printf "%s\\n" "$1"; sleep "$2"; exit "$3"'
+        values = (wanted.get("echo", ""), wanted.get("time", 0), wanted.get("exit_code", 0))
+        return ["sh", "-c", script, "test", *map(str, values)]
+
+
+class Checksum(AbstractWrapper):
+    """The demo's app: SHA-256, bytes and lines of a program in /usr/bin."""
+
+    docker_url = "orqal/demo"
+    volumes = {PROGRAMS: {"bind": PROGRAMS, "mode": "ro"}}
+    threads = 0.5
+    memory_in_gb = 0.05
+    network = "none"
+
+    def get_cmd(self, params: dict[str, Any]) -> list[str]:
+        """`input` is the path of a file below /usr/bin."""
+        return [
+            "sh",
+            "-c",
+            'sha256sum < "$1" && wc -c < "$1" && wc -l < "$1"',
+            "checksum",
+            str(self.job.input),
+        ]
+
+    def set_result(self, job: WrapperJob) -> None:
+        """Three lines: the sum, the bytes, the lines. A file that could not be read has no result."""
+        if job.exit_code == 0:
+            digest, size, lines = job.stdout[:3]
+            job.set_result({"sha256": digest.split()[0], "bytes": int(size), "lines": int(lines)})
+
+
+class Run(AbstractWrapper):
+    """Any command in any image: the app behind `orqal run`."""
+
+    threads = 1
+    memory_in_gb = 1
+
+    @property
+    def docker_url(self) -> str:  # type: ignore[override]
+        """The param `image`."""
+        return str(self.job.params["image"])
+
+    @property
+    def environment(self) -> dict[str, str]:  # type: ignore[override]
+        """The param `env`."""
+        return {str(k): str(v) for k, v in (self.job.params.get("env") or {}).items()}
+
+    @property
+    def network(self) -> str | None:  # type: ignore[override]
+        """The param `network`: only "none" is taken, or nothing."""
+        wanted = self.job.params.get("network")
+        if wanted not in (None, "none"):
+            raise ValueError(f'the param "network" is "none" or left out, not {wanted!r}')
+        return "none" if wanted else None
+
+    @property
+    def working_dir(self) -> None:
+        """As the image says: this is `docker run` on a cluster."""
+        return
+
+    def get_cmd(self, params: dict[str, Any]) -> list[str]:
+        """The param `cmd`; empty: the image's own command."""
+        return [str(word) for word in params.get("cmd") or []]
+
+
+BUILT_IN: tuple[type[AbstractWrapper], ...] = (Rabin2, Yara, Test, Checksum, Run)

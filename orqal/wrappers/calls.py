@@ -1,0 +1,85 @@
+"""Calling a wrapper's methods: its author's code, on one job.
+
+These functions run in a worker process that may be killed at any moment: the author's code can hang, raise,
+exit or eat memory, and what comes of it costs its job, nothing else. They take and give plain data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pydantic_core
+
+from orqal.wrappers.base import AbstractWrapper, WrapperJob
+from orqal.wrappers.catalog import WrapperRef, explain
+from orqal.wrappers.limits import memory_limit
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a wrapper wants to be run."""
+
+    image: str
+    cmd: str | list[str]
+    volumes: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    network: str | None = None
+    working_dir: str | None = None
+    create_dir: bool = False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A wrapper's method did not do its work; the message is for the job's user."""
+
+    message: str
+
+
+def prepare(ref: WrapperRef, job: WrapperJob, memory: int) -> Command | Failure:
+    """Ask the wrapper for the job's command. `memory`: bytes that the call may add."""
+    try:
+        with memory_limit(memory):
+            wrapper: AbstractWrapper = ref.load()(job)
+            image, cmd = wrapper.docker_url, wrapper.get_cmd(job.params)
+            if not isinstance(image, str) or not image:
+                return Failure(f"{ref.name}.docker_url is not the name of an image: {image!r}")
+            if not (isinstance(cmd, str) or (isinstance(cmd, list | tuple) and all(map(_is_str, cmd)))):
+                return Failure(f"{ref.name}.get_cmd gave neither a string nor a list of strings: {cmd!r:.200}")
+            return Command(
+                image=image,
+                cmd=cmd if isinstance(cmd, str) else list(cmd),
+                volumes=dict(wrapper.volumes or {}),
+                environment=dict(wrapper.environment or {}),
+                network=wrapper.network,
+                working_dir=wrapper.working_dir,
+                create_dir=bool(wrapper.create_dir),
+            )
+    except BaseException as error:  # SystemExit too
+        return Failure(f"{ref.name}.get_cmd failed: {explain(error)}")
+
+
+def conclude(ref: WrapperRef, job: WrapperJob, memory: int, cap: int) -> bytes | Failure:
+    """Let the wrapper read the output; the result as JSON, at most `cap` bytes of it.
+
+    Numbers that JSON does not know (NaN, infinities) become null.
+    """
+    try:
+        with memory_limit(memory):
+            ref.load()(job).set_result(job)
+            encoded = pydantic_core.to_json(job.result, inf_nan_mode="null")
+            json.loads(encoded)
+    except BaseException as error:
+        return Failure(f"{ref.name}.set_result failed: {explain(error)}")
+    if len(encoded) > cap:
+        return Failure(
+            f"{ref.name}.set_result made a result of {len(encoded)} bytes; {cap} is the limit (ORQAL_RESULT_CAP). "
+            "Write large results to a file in the job's directory (create_dir = True)."
+        )
+    return encoded
+
+
+def _is_str(value: Any) -> bool:
+    return isinstance(value, str)
