@@ -202,7 +202,8 @@ def orqal(threads: float) -> Iterator[tuple[Latency, Throughput]]:
         yield latency, throughput
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        subprocess.run([command, "down"], check=False, capture_output=not (home / "cluster.json").exists())
+        was_up = (home / "cluster.json").exists()
+        subprocess.run([command, "down", "--kill-jobs"], check=False, capture_output=not was_up)
         shutil.rmtree(home, ignore_errors=True)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -22,6 +22,7 @@ from typing import Any
 import docker
 from local_image import DEMO_IMAGE, DEMO_PROGRAMS, LocalImageError, make_image
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from orqal import Job, OrqalError, batch, wait
@@ -51,6 +52,16 @@ def summary(path: Path) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "lines": data.count(b"\n")}
 
 
+def keep_log(home: Path) -> None:
+    """Save Orqal's log from the folder that is going to be removed, for it says why something failed."""
+    log = home / "orqal.log"
+    if log.exists():
+        kept = Path("build/demo.log").absolute()
+        kept.parent.mkdir(exist_ok=True)
+        shutil.move(log, kept)
+        console.print(f"Its log is kept as {kept}.")
+
+
 @contextmanager
 def own_orqal() -> Iterator[None]:
     """An Orqal of its own, which this process's client finds; whatever happens it is stopped and removed.
@@ -66,6 +77,7 @@ def own_orqal() -> Iterator[None]:
         os.environ.pop(name, None)
     try:
         if subprocess.run([orqal, "up"], check=False).returncode:
+            keep_log(home)
             raise SystemExit(1)
         yield
     finally:
@@ -73,7 +85,7 @@ def own_orqal() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # Where `orqal up` was interrupted there may be something to stop, or not: no word about it then.
         was_up = (home / "cluster.json").exists()
-        subprocess.run([orqal, "down"], check=False, capture_output=not was_up)
+        subprocess.run([orqal, "down", "--kill-jobs"], check=False, capture_output=not was_up)
         shutil.rmtree(home, ignore_errors=True)
         if was_up:
             console.print(f"Orqal is stopped, its folder {home} is removed.")
@@ -90,7 +102,7 @@ def show(jobs: list[Job], expected: list[dict[str, Any]]) -> int:
         agrees = result == own
         digest = str(result.get("sha256", ""))[:16]
         mark = "[green]✓[/]" if agrees else "[red]✗[/]"
-        table.add_row(Path(job.input).name, str(result.get("bytes")), str(result.get("lines")), digest, mark)
+        table.add_row(escape(Path(job.input).name), str(result.get("bytes")), str(result.get("lines")), digest, mark)
         if not agrees:
             wrong.append(f"{job.input}: {result or job.error or job.stderr} instead of {own}")
     console.print(table)

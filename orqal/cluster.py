@@ -29,7 +29,7 @@ MARK = "ORQAL_CLUSTER_ID"
 """An environment variable that all processes of a cluster have: by it they are found again."""
 LOOPBACK = "127.0.0.1"
 _READY_WITHIN = 90.0
-_STOP_WITHIN = 10.0
+_STOP_WITHIN = 3.0
 _OBJECT_STORE = 512 << 20
 _PRESTARTED = 4
 """Ray starts a worker process for each CPU that it is told of; wrappers' methods need only a few."""

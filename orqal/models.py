@@ -215,6 +215,10 @@ class JobRecord(JobSpec):
         error = JobError(type=type, message=message)
         return self.model_copy(update={"current_status": Status.ERROR, "error": error, "etime": now()})
 
+    def exited(self) -> JobRecord:
+        """This job ended, its container by itself."""
+        return self.model_copy(update={"current_status": Status.EXITED, "etime": now()})
+
     def started(self, image: str, cmd: str | list[str], container_id: str, wd: str, at: datetime) -> JobRecord:
         """This job once its container runs."""
         return self.model_copy(

@@ -7,7 +7,6 @@ import functools
 import json
 import logging
 import threading
-from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,15 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import psutil
-import ray
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orqal import output
 from orqal.actors.logs import LogReaders
 from orqal.actors.messages import Order, Outcome, Started
+from orqal.actors.runners import Runners
 from orqal.docker_engine import ContainerKey, ContainerSpec, Deaths, Ended, Engine, EngineError
-from orqal.models import ErrorType, JobError, JobRecord, Load, Output, Status, now
+from orqal.models import ErrorType, JobError, JobRecord, Load, Output, now
 from orqal.output import Collected
 from orqal.settings import Settings
 from orqal.wrappers import calls
@@ -33,8 +30,6 @@ from orqal.wrappers.catalog import WrapperRef
 log = logging.getLogger("orqal.host")
 T = TypeVar("T")
 
-CALLS_PER_APP = 2
-"""Calls of one app's methods at a time: an app whose methods hang keeps up no other app."""
 _THREADS = 64
 _RECONNECT = 1.0
 PIECE = 1 << 20
@@ -76,18 +71,12 @@ class HostActor:
         self._attempts: dict[ContainerKey, _Attempt] = {}
         self._ends: dict[str, asyncio.Event] = {}
         self._found: dict[ContainerKey, str] = {}
-        self._app_calls: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(CALLS_PER_APP))
         self._engine: Engine | None = None
         self._version = ""
         self._connected = asyncio.Event()
         self._state = "connecting to Docker"
         self._logs = LogReaders(self._loop)
-        as_task = ray.remote(
-            num_cpus=0,
-            max_retries=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
-        )
-        self._call = {"get_cmd": as_task(calls.prepare), "set_result": as_task(calls.conclude)}
+        self._runners = Runners(node_id)
         threading.Thread(target=self._listen, name="docker events", daemon=True).start()
         self._reporting = asyncio.create_task(self._report_load())
 
@@ -304,13 +293,13 @@ class HostActor:
 
     async def _concluded(self, job: JobRecord, ref: WrapperRef, streams: tuple[Collected, Collected]) -> Outcome:
         """The outcome of a container that ended by itself: the wrapper makes its result."""
+        if not ref.makes_result:
+            return Outcome(job.exited(), _output(streams))
         seen = _wrapper_job(job, Path(job.wd or ""), streams)
-        memory, cap = int(self._settings.wrapper_memory_gb * 1e9), self._settings.result_cap
-        result = await self._user_code("set_result", job.app, ref, seen, memory, cap)
+        result = await self._call(job.app, "set_result", calls.conclude, ref, seen, self._settings.result_cap)
         if isinstance(result, calls.Failure):
             return self._failed(job, JobError(type=ErrorType.WRAPPER_ERROR, message=result.message), streams)
-        job = job.model_copy(update={"current_status": Status.EXITED, "etime": now()})
-        return Outcome(job, _output(streams, json.loads(result)))
+        return Outcome(job.exited(), _output(streams, json.loads(result)))
 
     def _failed(self, job: JobRecord, error: JobError, streams: tuple[Collected, Collected] | None = None) -> Outcome:
         return Outcome(job.failed(error.type, error.message), _output(streams))
@@ -319,29 +308,19 @@ class HostActor:
 
     async def _prepare(self, order: Order, directory: Path) -> calls.Command:
         job = _wrapper_job(order.job, directory)
-        memory = int(self._settings.wrapper_memory_gb * 1e9)
-        command = await self._user_code("get_cmd", order.job.app, order.ref, job, memory)
+        if order.ref.trusted:
+            command = calls.prepare(order.ref, job, None)
+        else:
+            command = await self._call(order.job.app, "get_cmd", calls.prepare, order.ref, job)
         if isinstance(command, calls.Failure):
             raise EngineError(ErrorType.WRAPPER_ERROR, command.message)
         assert isinstance(command, calls.Command)
         return command
 
-    async def _user_code(self, method: str, app: str, *args: Any) -> Any:
-        """Call a wrapper's method in a Ray worker of this node, which may hang or die of it."""
-        limit = self._settings.wrapper_timeout
-        async with self._app_calls[app]:
-            # Named by app, not by job: every name is a series in Ray's metrics.
-            call = self._call[method].options(name=f"{app}.{method}").remote(*args)
-            try:
-                return await asyncio.wait_for(_result(call), limit)
-            except asyncio.TimeoutError:
-                ray.cancel(call, force=True)
-                return calls.Failure(
-                    f"{app}.{method} did not return within {limit:g} s (ORQAL_WRAPPER_TIMEOUT) and was stopped"
-                )
-            except RayError as error:
-                first = str(error).strip().splitlines()[0]
-                return calls.Failure(f"{app}.{method} took its process down: {first}")
+    async def _call(self, app: str, method: str, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a wrapper's method where it can do no harm."""
+        memory = int(self._settings.wrapper_memory_gb * 1e9)
+        return await self._runners.call(app, method, self._settings.wrapper_timeout, function, *args, memory)
 
     # The daemon
 
@@ -441,10 +420,6 @@ def _output(streams: tuple[Collected, Collected] | None, result: Any = None) -> 
     if streams is None:
         return Output()
     return Output(stdout=streams[0].text, stderr=streams[1].text, result=result)
-
-
-async def _result(call: Any) -> Any:
-    return await call
 
 
 def _forget(task: asyncio.Future[Any]) -> None:

@@ -38,8 +38,8 @@ class Failure:
     message: str
 
 
-def prepare(ref: WrapperRef, job: WrapperJob, memory: int) -> Command | Failure:
-    """Ask the wrapper for the job's command. `memory`: bytes that the call may add."""
+def prepare(ref: WrapperRef, job: WrapperJob, memory: int | None) -> Command | Failure:
+    """Ask the wrapper for the job's command. `memory`: bytes that the call may add; None: no limit."""
     try:
         with memory_limit(memory):
             wrapper: AbstractWrapper = ref.load()(job)
@@ -61,7 +61,7 @@ def prepare(ref: WrapperRef, job: WrapperJob, memory: int) -> Command | Failure:
         return Failure(f"{ref.name}.get_cmd failed: {explain(error)}")
 
 
-def conclude(ref: WrapperRef, job: WrapperJob, memory: int, cap: int) -> bytes | Failure:
+def conclude(ref: WrapperRef, job: WrapperJob, cap: int, memory: int | None) -> bytes | Failure:
     """Let the wrapper read the output; the result as JSON, at most `cap` bytes of it.
 
     Numbers that JSON does not know (NaN, infinities) become null.

@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import traceback
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,10 @@ class WrapperRef:
     """The text of the users' file."""
     origin: str = "built in"
     """For messages and tracebacks: the file, or the package."""
+    trusted: bool = False
+    """It is Orqal's own, so its get_cmd needs no process of its own."""
+    makes_result: bool = True
+    """False: it leaves set_result as it is in the base class, so nobody need call it."""
 
     def load(self) -> type[AbstractWrapper]:
         """The class. Runs the author's code: anything may be raised."""
@@ -115,8 +119,8 @@ class Source:
 
 def built_in() -> list[App]:
     """The apps that come with Orqal."""
-    refs = [(wrapper, WrapperRef(wrapper.__name__, module=wrapper.__module__)) for wrapper in BUILT_IN]
-    return [App(_describe(wrapper, ref), ref) for wrapper, ref in refs]
+    refs = [(wrapper, WrapperRef(wrapper.__name__, wrapper.__module__, trusted=True)) for wrapper in BUILT_IN]
+    return [_app(wrapper, ref) for wrapper, ref in refs]
 
 
 def sources(paths: Iterable[Path]) -> list[Source]:
@@ -143,8 +147,8 @@ def load(source: Source, memory: int) -> list[App]:
 def _from_entry_point(source: Source) -> Iterator[App]:
     assert source.point is not None
     ref = WrapperRef(source.point.attr, module=source.point.module, origin=source.origin)
-    info = _describe(_checked(source.point.load(), ref.name), ref)
-    yield App(info.model_copy(update={"name": source.name}), ref)
+    app = _app(_checked(source.point.load(), ref.name), ref)
+    yield replace(app, info=app.info.model_copy(update={"name": source.name}))
 
 
 def _from_file(file: Path) -> Iterator[App]:
@@ -153,7 +157,7 @@ def _from_file(file: Path) -> Iterator[App]:
     for name, value in namespace.items():
         if _is_wrapper(value) and value.__module__ == namespace["__name__"] and not name.startswith("_"):
             ref = WrapperRef(name, source=source, origin=str(file))
-            yield App(_describe(value, ref), ref)
+            yield _app(value, ref)
 
 
 def _is_wrapper(value: Any) -> bool:
@@ -165,6 +169,11 @@ def _checked(value: Any, name: str) -> type[AbstractWrapper]:
         raise TypeError(f"{name} is not a subclass of AbstractWrapper")
     assert isinstance(value, type)
     return value
+
+
+def _app(wrapper: type[AbstractWrapper], ref: WrapperRef) -> App:
+    makes_result = wrapper.set_result is not AbstractWrapper.set_result
+    return App(_describe(wrapper, ref), replace(ref, makes_result=makes_result))
 
 
 def _describe(wrapper: type[AbstractWrapper], ref: WrapperRef) -> AppInfo:

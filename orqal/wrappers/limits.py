@@ -9,8 +9,12 @@ from pathlib import Path
 
 
 @contextmanager
-def memory_limit(added: int) -> Iterator[None]:
-    """Bound the process's address space to what it has now plus `added` bytes: beyond it, MemoryError."""
+def memory_limit(added: int | None) -> Iterator[None]:
+    """Bound the process's address space to what it has now plus `added` bytes: beyond it, MemoryError.
+    None: no bound."""
+    if added is None:
+        yield
+        return
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = pages * resource.getpagesize() + added
