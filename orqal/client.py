@@ -205,8 +205,10 @@ class Client:
         params = {} if batch is None else {"batch": batch}
         for line in self._ndjson("POST", "jobs", content=chunks, headers=headers, params=params):
             if "error" in line:
-                number = before + int(line.get("document", 0))
-                raise OrqalError(f"The server did not take job number {number:,}: {line['error']}.".replace("..", "."))
+                # The server counts within this request.
+                number = int(line["document"])
+                why = str(line["error"]).removeprefix(f"document {number}: ").rstrip(".")
+                raise OrqalError(f"The server did not take job number {before + number:,}: {why}.")
             yield str(line["_id"])
 
     def job(self, id: str) -> dict[str, Any]:

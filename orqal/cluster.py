@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -240,28 +240,30 @@ def _run(command: list[str], settings: Settings, doing: str, extra: dict[str, st
 
 def _stop(settings: Settings, cluster: str) -> None:
     """End every process of the cluster, and remove what they leave."""
+    # Looked for again and again: a process may have been started meanwhile. Those once found are kept in mind,
+    # for an orphan whose parent has ended may not be found again.
+    found = _processes(cluster)
     for ask in (psutil.Process.terminate, psutil.Process.kill):
         deadline = time.monotonic() + _STOP_WITHIN
-        # Looked for again: a process may have been started meanwhile.
-        while (processes := _processes(cluster)) and time.monotonic() < deadline:
-            for process in processes:
+        while found and time.monotonic() < deadline:
+            for process in found:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     ask(process)
-            psutil.wait_procs(processes, timeout=1)
+            _, alive = psutil.wait_procs(found, timeout=0.5)
+            found = set(alive) | _processes(cluster)
     _info_file(settings).unlink(missing_ok=True)
     shutil.rmtree(_ray_dir(settings), ignore_errors=True)
 
 
-def _processes(cluster: str) -> list[psutil.Process]:
-    """All processes that bear the cluster's mark."""
-    return list(_marked(cluster))
-
-
-def _marked(cluster: str) -> Iterator[psutil.Process]:
+def _processes(cluster: str) -> set[psutil.Process]:
+    """All processes that bear the cluster's mark, and those below them: Ray's agents write their title over their
+    environment."""
+    found: set[psutil.Process] = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.environ().get(MARK) == cluster and process.status() != psutil.STATUS_ZOMBIE:
-                yield process
+                found |= {process, *process.children(recursive=True)}
+    return found
 
 
 def _cluster_id(settings: Settings) -> str:

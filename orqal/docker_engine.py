@@ -261,7 +261,7 @@ class Engine:
             if response.status_code == 404:
                 raise EngineError(ErrorType.DOCKER_ERROR, f"there is no container {container}")
             response.raise_for_status()
-        return Logs(response)
+        return Logs(response, follow)
 
     def own_containers(self) -> Iterator[tuple[ContainerKey, str, str]]:
         """All containers of this cluster here: whose, id, state in Docker's words."""
@@ -299,12 +299,14 @@ class Engine:
 class Logs:
     """An output that is being read, frame by frame. Close it to stop early, from any thread."""
 
-    def __init__(self, response: requests.Response) -> None:
+    def __init__(self, response: requests.Response, follow: bool) -> None:
         self._response = response
+        # Docker sends each line as a chunk of its own. Who does not wait for lines takes many at once.
+        self._chunk = None if follow else 1 << 18
 
     def __iter__(self) -> Iterator[Frame]:
         try:
-            yield from frames(self._response.iter_content(chunk_size=None))
+            yield from frames(self._response.iter_content(self._chunk))
         except (requests.RequestException, OSError, AttributeError) as error:
             # AttributeError: closed by another thread while it waited for more.
             raise Unreachable(f"the output broke off: {error}") from error

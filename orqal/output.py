@@ -57,10 +57,10 @@ class _Sink:
             self._file.write(data)
         # Trimmed rarely, so that each byte is moved once or twice only.
         if len(self._tail) > 2 * self._cap:
-            del self._tail[: -self._cap]
+            del self._tail[: len(self._tail) - self._cap]
 
     def close(self) -> Collected:
-        tail = bytes(self._tail[-self._cap :] if self._cap else b"")
+        tail = bytes(self._tail[max(0, len(self._tail) - self._cap) :])
         try:
             text = tail.decode("utf-8")
         except UnicodeDecodeError:
@@ -115,13 +115,14 @@ def read_piece(directory: Path, name: str, offset: int, size: int) -> tuple[byte
     FileNotFoundError: there is no such regular file below the directory, or a link is on the way to it.
     """
     parts = PurePosixPath(name).parts
-    if not parts or any(part in ("..", "/") or "\0" in part for part in parts):
+    # "/" in part: an absolute path's first part is "/" or "//".
+    if not parts or any(part == ".." or "/" in part or "\0" in part for part in parts):
         raise FileNotFoundError(name)
     try:
         with _walk(directory, parts[:-1]) as parent:
             # Not blocking: a pipe without a writer would keep us for ever.
             file = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-    except OSError as error:
+    except (OSError, UnicodeEncodeError) as error:
         raise FileNotFoundError(name) from error
     try:
         state = os.fstat(file)

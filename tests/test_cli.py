@@ -19,7 +19,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from test_client import (
+
+import orqal
+from orqal.cli import _COMMANDS, main, show, work
+from tests.test_client import (
     A,
     B,
     Reply,
@@ -34,9 +37,6 @@ from test_client import (
     record,
     server,
 )
-
-import orqal
-from orqal.cli import _COMMANDS, main, show, work
 
 __all__ = ["pauses", "server"]
 
@@ -106,6 +106,8 @@ def ended(*changes: dict[str, Any]) -> Reply:
         "wait",
         f"wait {A} --batch b",
         "cancel",
+        "cancel 123",
+        "job nosuch",
         "jobs --status asleep",
         "results b --format xml",
         "batch",
@@ -301,11 +303,11 @@ def test_submit_takes_params_as_json_or_text_and_inputs_as_text(
 ) -> None:
     server.answers["POST jobs"] = Reply(ndjson({"_id": A}, {"_id": B}, {"_id": A}))
     params = ["-p", "a=1", "-p", "b=x=y", "-p", 'c={"d": null}', "-p", "e=", "-p", "f=NaN"]
-    done = run("submit", "Test", "007", '["r", "t"]', "[x]", *params, "--batch", "b", "--threads", "0.5")
+    done = run("submit", "Test", "7", '["r", "t"]', "[x]", *params, "--batch", "b", "--threads", "0.5")
     assert (done.code, done.out.split()) == (0, [A, B, A])
     sent = server.asked("POST jobs")[0]
     assert sent.query == {"batch": "b"}
-    assert [d["input"] for d in sent.documents] == ["007", ["r", "t"], "[x]"]
+    assert [d["input"] for d in sent.documents] == ["7", ["r", "t"], "[x]"]
     assert sent.documents[0]["params"] == {"a": 1, "b": "x=y", "c": {"d": None}, "e": "", "f": "NaN"}
     assert sent.documents[0]["threads"] == 0.5
 
@@ -504,7 +506,8 @@ def test_wait_tells_the_ends_and_exits_1_if_one_is_not_ok(run: Callable[..., Don
     done = run("wait", A, B, "--json")
     assert done.documents == [change(A), change(B, error=why)]
     server.answers["POST jobs/wait"] = ended(change(A))
-    assert run("wait", A).code == 0
+    assert run("wait", A.upper()).code == 0
+    assert json.loads(server.requests[-1].body) == {"ids": [A]}
 
 
 def test_wait_that_times_out_says_that_the_jobs_go_on(run: Callable[..., Done], server: StandInServer) -> None:

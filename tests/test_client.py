@@ -386,7 +386,7 @@ def test_a_token_that_is_none_is_refused_before_it_is_sent(server: StandInServer
 
 def test_a_job_is_created_and_loaded(server: StandInServer) -> None:
     server.answers["POST job"] = A.encode()
-    server.answers[f"GET job/{A}"] = record(A, files="not the method's")
+    server.answers[f"GET job/{A}"] = record(A, wait="not the method's")
     job = Job(app="Test", input=Path("/x"), params={"k": 1}, start=True, timeout=5)
     sent = json.loads(server.asked("POST job")[0].body)
     assert sent.pop("user")
@@ -394,6 +394,7 @@ def test_a_job_is_created_and_loaded(server: StandInServer) -> None:
     assert (job.id, job._id, job.current_status, job.host) == (A, A, "exited", "h")
     assert job.stdout == ["out", ""]
     assert job.files == {}
+    assert callable(job.wait)
 
 
 def test_jobs_share_no_default() -> None:
@@ -537,7 +538,7 @@ def test_a_batch_that_breaks_midway_says_what_is_submitted(server: StandInServer
     def second_fails(request: Request) -> Reply:
         if request.documents[0]["input"] < 1_000:
             return numbered(request)
-        return Reply(ndjson({"_id": f"{1_000:024x}"}, {"error": "no disk left", "document": 2}))
+        return Reply(ndjson({"_id": f"{1_000:024x}"}, {"error": "document 2: no disk left", "document": 2}))
 
     server.answers["POST jobs"] = second_fails
     with pytest.raises(SubmissionFailed, match=r"job number 1,002: no disk left\. .* first 1,001 jobs") as caught:
@@ -602,7 +603,7 @@ def test_waiting_goes_on_for_the_rest_when_the_connection_breaks(server: StandIn
     assert all(job.ok for job in jobs)
     asked = [json.loads(r.body)["ids"] for r in server.asked("POST jobs/wait")]
     assert asked == [[A, B, C], [A, C], [A, C], [A, C], [A, C]]
-    assert pauses[:2] == [0.1, 0.2]
+    assert pauses == [0.1, 0.2, 0.4, 0.1]  # A sign of life, be it a heartbeat, begins anew.
 
 
 def test_waiting_for_a_batch_tells_each_job_once(server: StandInServer, pauses: list[float]) -> None:
@@ -666,6 +667,7 @@ def test_ids_in_capitals_are_the_same_ids(server: StandInServer) -> None:
     job = Job(A.upper())
     wait([job])
     assert job.ok
+    assert [c.id for c in Client().changes([A.upper()])] == [A]
 
 
 # Progress

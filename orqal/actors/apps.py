@@ -1,21 +1,18 @@
-"""The apps that there are now: the catalog, loaded in worker processes and kept up with its files."""
+"""The apps that there are now: the catalog, loaded in processes of its own and kept up with its files."""
 
 from __future__ import annotations
 
 import asyncio
 import difflib
-import logging
-from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
+from orqal.actors.runners import Runners
 from orqal.models import AppInfo
 from orqal.settings import Settings
 from orqal.wrappers import catalog
+from orqal.wrappers.calls import Failure
 from orqal.wrappers.catalog import App, Source
-
-log = logging.getLogger("orqal.apps")
 
 
 class Apps:
@@ -23,41 +20,32 @@ class Apps:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._apps: dict[str, App] = {app.info.name: app for app in catalog.built_in()}
-        self._signature: Any = None
+        self._built_in = {app.info.name: app for app in catalog.built_in()}
+        self._apps = self._built_in
+        self._packaged = catalog.packaged()
+        self._loaded: dict[Source, list[App]] = {}
         self._refreshing = asyncio.Lock()
-        # Anywhere in the cluster would do, but the files are here.
-        here = ray.get_runtime_context().get_node_id()
-        selector = {"ray.io/node-id": here}
-        self._load = ray.remote(num_cpus=0, max_retries=0, label_selector=selector)(catalog.load)
+        self._runners = Runners(ray.get_runtime_context().get_node_id())
 
     async def refresh(self) -> None:
-        """Load the catalog again if a wrapper file has changed since it was loaded."""
+        """Load what is new or has changed since it was loaded."""
         async with self._refreshing:
-            signature = catalog.signature(self._settings.service_paths)
-            if signature == self._signature:
+            files = await asyncio.to_thread(catalog.filed, self._settings.service_paths)
+            sources = self._packaged + files
+            if list(self._loaded) == sources:
                 return
-            sources = catalog.sources(self._settings.service_paths)
-            loaded = await asyncio.gather(*(self._loaded(source) for source in sources))
-            found = {app.info.name: app for app in catalog.built_in()}
-            for apps in loaded:
+            fresh = [source for source in sources if source not in self._loaded]
+            loaded = dict(zip(fresh, await asyncio.gather(*map(self._load, fresh)), strict=True))
+            self._loaded = {source: loaded.get(source) or self._loaded.get(source, []) for source in sources}
+            found = dict(self._built_in)
+            for apps in self._loaded.values():
                 found |= {app.info.name: app for app in apps}
-            self._apps, self._signature = found, signature
+            self._apps = found
 
-    async def _loaded(self, source: Source) -> list[App]:
-        limit = self._settings.wrapper_timeout
-        call = self._load.options(name=f"load {source.name}").remote(
-            source, int(self._settings.wrapper_memory_gb * 1e9)
-        )
-        try:
-            apps: list[App] = await asyncio.wait_for(_result(call), limit)
-            return apps
-        except asyncio.TimeoutError:
-            ray.cancel(call, force=True)
-            return [source.broken(f"it did not finish loading within {limit:g} s (ORQAL_WRAPPER_TIMEOUT)")]
-        except RayError as error:
-            first = str(error).strip().splitlines()[0]
-            return [source.broken(f"it took its process down while it was loaded: {first}")]
+    async def _load(self, source: Source) -> list[App]:
+        limit, memory = self._settings.wrapper_timeout, int(self._settings.wrapper_memory_gb * 1e9)
+        apps = await self._runners.call("catalog", f"loading {source.name}", limit, catalog.load, source, memory)
+        return [source.broken(apps.message)] if isinstance(apps, Failure) else list(apps)
 
     def get(self, name: str) -> App | None:
         """The app, if jobs can use it."""
@@ -77,7 +65,3 @@ class Apps:
         close = difflib.get_close_matches(name, usable, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         return f"there is no app {name!r}.{hint} There are: {', '.join(usable)}."
-
-
-async def _result(call: Any) -> Any:
-    return await call

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
+from contextlib import suppress
 from typing import NamedTuple
 
 from orqal.models import Change
@@ -49,10 +50,8 @@ class Changes:
         if cursor is None or cursor.epoch != self._epoch or self._number - cursor.number > len(self._ring):
             return News(self.cursor, [], complete=False)
         if cursor.number == self._number:
-            try:
+            with suppress(asyncio.TimeoutError):  # changes may have come at that very moment
                 await asyncio.wait_for(self._more.wait(), timeout)
-            except asyncio.TimeoutError:
-                return News(self.cursor, [], complete=True)
         missed = self._number - cursor.number
         if missed > len(self._ring):
             return News(self.cursor, [], complete=False)

@@ -320,7 +320,7 @@ class HostActor:
     async def _call(self, app: str, method: str, function: Callable[..., Any], *args: Any) -> Any:
         """Run a wrapper's method where it can do no harm."""
         memory = int(self._settings.wrapper_memory_gb * 1e9)
-        return await self._runners.call(app, method, self._settings.wrapper_timeout, function, *args, memory)
+        return await self._runners.call(app, f"{app}.{method}", self._settings.wrapper_timeout, function, *args, memory)
 
     # The daemon
 

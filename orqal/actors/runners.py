@@ -1,4 +1,4 @@
-"""Processes for wrappers' methods: their authors' code can hang, exit or eat memory there."""
+"""Processes for wrappers' code: its authors' can hang, exit or eat memory there."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ class _Runner:
     """A process that runs what it is given. Actors, not tasks: Ray ends the idle workers of a driver that has gone,
     as that of `orqal up` has, so each task would wait for a new process (0.7 s)."""
 
+    def ready(self) -> None:
+        """Answers once the process has started."""
+
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
 
@@ -52,26 +55,26 @@ class Runners:
         here = NodeAffinitySchedulingStrategy(node_id, soft=False)
         self._actor = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(_Runner)
 
-    async def call(self, app: str, method: str, limit: float, function: Callable[..., Any], *args: Any) -> Any:
-        """What the function returns, or a Failure if it was not back after `limit` seconds or its process died."""
+    async def call(self, app: str, what: str, limit: float, function: Callable[..., Any], *args: Any) -> Any:
+        """What the function returns, `what` being its name for people, or a Failure if it was not back after `limit` seconds or its process died."""
         pool = self._pools.setdefault(app, _Pool())
         async with pool.room:
             if pool.ending is not None:
                 pool.ending.cancel()
             runner = pool.idle.pop() if pool.idle else self._actor.remote()
             try:
+                await runner.ready.remote()  # its start does not count as the method's time
                 # Named by app, not by job: every name is a series in Ray's metrics.
-                call = runner.call.options(name=f"{app}.{method}").remote(function, *args)
+                call = runner.call.options(name=what).remote(function, *args)
                 result = await asyncio.wait_for(_result(call), limit)
             except asyncio.TimeoutError:
                 ray.kill(runner)
-                return Failure(f"{app}.{method} did not return within {limit:g} s (ORQAL_WRAPPER_TIMEOUT)")
+                return Failure(f"{what} did not return within {limit:g} s (ORQAL_WRAPPER_TIMEOUT)")
             except RayError as error:
                 ray.kill(runner)
-                log.warning("%s.%s took its process down: %s", app, method, error)
+                log.warning("%s took its process down: %s", what, error)
                 return Failure(
-                    f"{app}.{method} took its process down: it exited, crashed, or ran out of memory "
-                    "(ORQAL_WRAPPER_MEMORY_GB)"
+                    f"{what} took its process down: it exited, crashed, or ran out of memory (ORQAL_WRAPPER_MEMORY_GB)"
                 )
             except BaseException:
                 ray.kill(runner)

@@ -32,7 +32,7 @@ from orqal.cli.show import (
     tail,
     write_csv,
 )
-from orqal.cli.work import complete_app
+from orqal.cli.work import complete_app, job_ids
 from orqal.client import STDERR, Client
 from orqal.models import Status
 
@@ -42,7 +42,9 @@ LINES = 15
 """Lines of each stream that `job` shows."""
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
-Id = Annotated[str, typer.Argument(metavar="ID", help="The job's id, 24 hex digits.", show_default=False)]
+Id = Annotated[
+    str, typer.Argument(metavar="ID", callback=job_ids, help="The job's id, 24 hex digits.", show_default=False)
+]
 
 
 class Format(str, Enum):

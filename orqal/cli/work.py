@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json as jsonlib
+import re
 import shlex
 import shutil
 import sys
@@ -42,7 +43,18 @@ Memory = Annotated[
 ]
 Timeout = Annotated[float | None, typer.Option(min=0.001, help="Seconds the container may run.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until all have ended; exit 1 if one is not ok.")]
-Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", show_default=False)]
+
+
+def job_ids(given: str | list[str] | None) -> str | list[str] | None:
+    """Ids as the server writes them. A word that is none is wrong usage: nobody need be asked."""
+    if isinstance(given, str):
+        if not re.fullmatch("[0-9a-fA-F]{24}", given):
+            raise typer.BadParameter(f"{given!r} is no job id: that has 24 hex digits")
+        return given.lower()
+    return given and [str(job_ids(id)) for id in given]
+
+
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", callback=job_ids, show_default=False)]
 
 
 # run ----------------------------------------------------------------------------------------------
@@ -282,7 +294,7 @@ def _rereadable(file: str) -> Generator[BinaryIO, None, None]:
 def _specs(lines: Iterable[bytes]) -> Iterator[tuple[int, JobSpec | str]]:
     """Each line that is not empty: its number, and the job or what is wrong."""
     for number, line in enumerate(lines, 1):
-        if line := line.strip().removeprefix(b"\xef\xbb\xbf"):
+        if line := line.strip():
             yield number, _spec(line)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from orqal.models import UNITS, Resources, Shape
@@ -53,17 +54,23 @@ def place(queue: Queue, hosts: Collection[Host], in_use: dict[str, int], now: fl
     """Start all that can start now: takes the jobs off the queue and counts them as used on their hosts and,
     in `in_use`, by their users (units of threads).
 
-    The next job is that of the user who has the least in use, among that user's jobs the oldest. Where the
-    oldest finds no room, younger ones may overtake it, for PATIENCE seconds; from then on the host that will be
-    free for it soonest takes no others, so a large job never waits for ever.
+    The next job is that of the user who has the least in use, of those with equally little the one whose last turn
+    was the longest ago; among that user's jobs it is the oldest. Where the oldest finds no room, younger ones may
+    overtake it, for PATIENCE seconds; from then on the host that will be free for it soonest takes no others, so a
+    large job never waits for ever.
     """
     placements: list[Placement] = []
     kept: set[str] = set()
-    stuck: set[LineKey] = set()
-    while line := _next(queue, in_use, stuck):
+    waiting = [_rank(line, queue, in_use) for line in queue.lines()]
+    heapify(waiting)
+    while waiting:
+        rank = heappop(waiting)
+        line = rank.line
+        if (present := _rank(line, queue, in_use)) != rank:  # its user has had a turn since
+            heappush(waiting, present)
+            continue
         host = _choose(line.key.shape, (host for host in hosts if host.id not in kept))
         if host is None:
-            stuck.add(line.key)
             if now - line.since >= PATIENCE:
                 kept |= _keep(line.key.shape, hosts, kept)
             continue
@@ -71,6 +78,8 @@ def place(queue: Queue, hosts: Collection[Host], in_use: dict[str, int], now: fl
         host.used = host.used.plus(resources)
         in_use[line.key.user] = in_use.get(line.key.user, 0) + resources.threads
         placements.append(Placement(queue.pop(line.key, now), line.key, host.id, resources))
+        if line.entries:
+            heappush(waiting, _rank(line, queue, in_use))
     return placements
 
 
@@ -80,9 +89,18 @@ def impossible(shape: Shape, hosts: Iterable[Host]) -> bool:
     return bool(known) and not any(host.could_ever(shape) for host in known)
 
 
-def _next(queue: Queue, in_use: dict[str, int], stuck: set[LineKey]) -> Line | None:
-    waiting = (line for line in queue.lines() if line.key not in stuck)
-    return min(waiting, key=lambda line: (in_use.get(line.key.user, 0), line.number), default=None)
+class _Rank(NamedTuple):
+    """A line's place in a decision: the least is next. In the course of a decision it only grows."""
+
+    in_use: int
+    turn: int
+    number: int
+    line: Line
+
+
+def _rank(line: Line, queue: Queue, in_use: dict[str, int]) -> _Rank:
+    user = line.key.user
+    return _Rank(in_use.get(user, 0), queue.turn(user), line.number, line)
 
 
 def _choose(shape: Shape, hosts: Iterable[Host]) -> Host | None:

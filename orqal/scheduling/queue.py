@@ -43,6 +43,8 @@ class Queue:
     def __init__(self) -> None:
         self._lines: dict[LineKey, Line] = {}
         self._places: dict[str, tuple[LineKey, int]] = {}
+        self._turns: dict[str, int] = {}
+        self._popped = 0
         self._pushed = 0
         self._returned = 0
 
@@ -79,9 +81,15 @@ class Queue:
         line = self._lines[key]
         job = line.entries.popleft().job
         del self._places[job]
+        self._popped += 1
+        self._turns[key.user] = self._popped
         line.since = now
         self._drop_blanks(line)
         return job
+
+    def turn(self, user: str) -> int:
+        """When a job of this user was last taken, counted in jobs; 0: never."""
+        return self._turns.get(user, 0)
 
     def lines(self) -> Iterator[Line]:
         """The lines in which somebody waits."""

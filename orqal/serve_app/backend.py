@@ -141,9 +141,14 @@ class Backend:
             attempt = record.attempt
             while True:
                 if record.current_status in (Status.INIT, Status.RUNNING):
+                    # From its beginning: it may be opened a second time, before the end is known.
+                    known = dict(sent)
                     async for frame in self._live(record, streams, follow):
-                        sent[frame.stream] += len(frame.data)
-                        yield frame
+                        fresh = frame.data[known[frame.stream] :]
+                        known[frame.stream] -= len(frame.data) - len(fresh)
+                        sent[frame.stream] += len(fresh)
+                        if fresh:
+                            yield Frame(frame.stream, fresh)
                     record = await self.job(job_id)
                 if record.attempt != attempt:
                     sent, attempt = dict.fromkeys(STREAMS, 0), record.attempt

@@ -39,23 +39,30 @@ class DocumentReader:
 
     def feed(self, chunk: bytes) -> Iterator[JobSpec]:
         """The jobs that are complete with this chunk. BadDocument: what comes next is no job."""
+        broken: UnicodeDecodeError | None = None
         try:
             self._text += self._decode(chunk)
         except UnicodeDecodeError as error:
-            raise BadDocument(self._number + 1, f"it is not UTF-8: {error}", 400) from error
+            broken = error
+            self._text += error.object[: error.start].decode()
         start = 0
         try:
             while True:
                 start = _after_space(self._text, start)
                 try:
-                    value, start = self._json.raw_decode(self._text, start)
+                    value, end = self._json.raw_decode(self._text, start)
                 except json.JSONDecodeError as error:
                     if len(self._text) - start > MAX_DOCUMENT:
                         message = f"it is not JSON, or has more than {MAX_DOCUMENT} characters: {error}"
                         raise BadDocument(self._number + 1, message, 413) from error
+                    if broken:
+                        raise BadDocument(self._number + 1, f"it is not UTF-8: {broken}", 400) from broken
                     return
                 except (RecursionError, ValueError) as error:
                     raise BadDocument(self._number + 1, str(error) or "nested too deeply", 400) from error
+                if end - start > MAX_DOCUMENT:
+                    raise BadDocument(self._number + 1, f"it has more than {MAX_DOCUMENT} characters", 413)
+                start = end
                 self._number += 1
                 yield self._spec(value)
         finally:
@@ -63,24 +70,26 @@ class DocumentReader:
 
     def close(self) -> None:
         """The stream has ended. BadDocument: in the middle of a document."""
-        if not self._text.strip():
-            return
         try:
-            self._json.raw_decode(self._text.lstrip())
+            self._decode(b"", final=True)
+            if (start := _after_space(self._text, 0)) < len(self._text):
+                self._json.raw_decode(self._text, start)
+        except UnicodeDecodeError as error:
+            raise BadDocument(self._number + 1, f"it is not UTF-8: {error}", 400) from error
         except json.JSONDecodeError as error:
             raise BadDocument(self._number + 1, f"it is not JSON: {error}", 400) from error
 
     def _spec(self, value: Any) -> JobSpec:
         try:
-            spec = JobSpec.model_validate(value)
-            spec.model_dump_json()  # a lone surrogate is JSON to some, and text to nobody
+            # As the store will read it again: a lone surrogate is JSON to some and text to nobody, and what is
+            # nested too deeply can be written but not read.
+            return JobSpec.model_validate_json(JobSpec.model_validate(value).model_dump_json())
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"]))
             raise BadDocument(self._number, f"{place + ': ' if place else ''}{first['msg']}") from error
         except (RecursionError, ValueError) as error:
             raise BadDocument(self._number, f"it cannot be kept as JSON: {error}") from error
-        return spec
 
 
 def _after_space(text: str, start: int) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pydantic_core
+from pydantic import TypeAdapter, ValidationError
 
 from orqal.wrappers.base import AbstractWrapper, WrapperJob
 from orqal.wrappers.catalog import WrapperRef, explain
@@ -31,6 +32,9 @@ class Command:
     create_dir: bool = False
 
 
+_COMMAND = TypeAdapter(Command)
+
+
 @dataclass(frozen=True)
 class Failure:
     """A wrapper's method did not do its work; the message is for the job's user."""
@@ -48,15 +52,21 @@ def prepare(ref: WrapperRef, job: WrapperJob, memory: int | None) -> Command | F
                 return Failure(f"{ref.name}.docker_url is not the name of an image: {image!r}")
             if not (isinstance(cmd, str) or (isinstance(cmd, list | tuple) and all(map(_is_str, cmd)))):
                 return Failure(f"{ref.name}.get_cmd gave neither a string nor a list of strings: {cmd!r:.200}")
-            return Command(
-                image=image,
-                cmd=cmd if isinstance(cmd, str) else list(cmd),
-                volumes=dict(wrapper.volumes or {}),
-                environment=dict(wrapper.environment or {}),
-                network=wrapper.network,
-                working_dir=wrapper.working_dir,
-                create_dir=bool(wrapper.create_dir),
-            )
+            asked = {
+                "image": image,
+                "cmd": cmd if isinstance(cmd, str) else list(cmd),
+                "volumes": wrapper.volumes or {},
+                "environment": {str(name): str(value) for name, value in (wrapper.environment or {}).items()},
+                "network": wrapper.network,
+                "working_dir": wrapper.working_dir,
+                "create_dir": bool(wrapper.create_dir),
+            }
+            pydantic_core.to_json(asked)  # a lone surrogate is no text that Docker or the store could take
+            return _COMMAND.validate_python(asked)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        return Failure(f"{ref.name}.{place} is no good: {first['msg']}, not {first['input']!r:.200}")
     except BaseException as error:  # SystemExit too
         return Failure(f"{ref.name}.get_cmd failed: {explain(error)}")
 
@@ -70,7 +80,9 @@ def conclude(ref: WrapperRef, job: WrapperJob, cap: int, memory: int | None) -> 
         with memory_limit(memory):
             ref.load()(job).set_result(job)
             encoded = pydantic_core.to_json(job.result, inf_nan_mode="null")
+            # As those will read it who are to read it: not too deep, no number that is too long.
             json.loads(encoded)
+            pydantic_core.from_json(encoded)
     except BaseException as error:
         return Failure(f"{ref.name}.set_result failed: {explain(error)}")
     if len(encoded) > cap:

@@ -1,4 +1,5 @@
-"""Finding wrappers: the built-in ones, those of the users' files, those of installed packages.
+"""Finding wrappers: the built-in ones, those of installed packages, those of the users' files. A later one's app
+takes the place of an earlier one's of the same name, so users may replace a built-in app.
 
 Loading a wrapper runs its author's code. So `load` is called in a process of its own, and what it gives
 back is plain data: the source text of users' files travels to the hosts and is executed there.
@@ -89,18 +90,6 @@ def service_files(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
-def signature(paths: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
-    """Changes when a wrapper file does: names, times and sizes. Cheap: no file is opened."""
-    marks = []
-    for file in service_files(paths):
-        try:
-            state = file.stat()
-        except FileNotFoundError:  # removed since the folder was listed
-            continue
-        marks.append((str(file), state.st_mtime_ns, state.st_size))
-    return tuple(marks)
-
-
 @dataclass(frozen=True)
 class Source:
     """A place where wrappers are: a file of the users', or an entry point of an installed package."""
@@ -109,6 +98,8 @@ class Source:
     """What a listing calls it if it cannot be loaded."""
     origin: str
     file: Path | None = None
+    version: tuple[int, int] | None = None
+    """Changes when the file does: its time in ns and its size."""
     point: EntryPoint | None = None
 
     def broken(self, message: str) -> App:
@@ -123,15 +114,25 @@ def built_in() -> list[App]:
     return [_app(wrapper, ref) for wrapper, ref in refs]
 
 
-def sources(paths: Iterable[Path]) -> list[Source]:
-    """All places where there are wrappers beside the built-in ones. A later one's app takes the place of an
-    earlier one's of the same name, and users may replace a built-in app."""
-    packages = [
+def packaged() -> list[Source]:
+    """The entry points of installed packages. Reads the metadata of them all: once is enough for a process."""
+    return [
         Source(point.name, f"package {point.dist.name}" if point.dist else point.value, point=point)
         for point in entry_points(group=ENTRY_POINT_GROUP)
     ]
-    files = [Source(file.stem, str(file), file=file) for file in service_files(paths)]
-    return packages + files
+
+
+def filed(paths: Iterable[Path]) -> list[Source]:
+    """The wrapper files that there are now."""
+    return [Source(file.stem, str(file), file, _version(file)) for file in service_files(paths)]
+
+
+def _version(file: Path) -> tuple[int, int] | None:
+    try:
+        state = file.stat()
+    except FileNotFoundError:  # removed since the folder was listed
+        return None
+    return state.st_mtime_ns, state.st_size
 
 
 def load(source: Source, memory: int) -> list[App]:
@@ -199,4 +200,6 @@ def explain(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if not frame.filename.startswith(str(Path(__file__).parent))]
     place = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
-    return f"{type(error).__name__}: {error}{place}"[:2000]
+    text = f"{type(error).__name__}: {error}{place}"[:2000]
+    # A file's name that is not UTF-8 comes as lone surrogates, which JSON cannot hold.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,39 @@
+"""What all tests share: whether there is a Docker engine, and the image that the containers are made of."""
+
+from __future__ import annotations
+
+import os
+
+import docker
+import pytest
+
+from examples.local_image import DEMO_IMAGE, DEMO_PROGRAMS, make_image
+
+PROGRAMS = (*DEMO_PROGRAMS, "dd", "env", "head", "id", "ls", "mkdir", "ln", "nproc", "seq", "yes")
+"""The tests' containers need more than the demo's."""
+
+
+def _engine_missing() -> str | None:
+    try:
+        docker.from_env(timeout=10).ping()
+    except Exception as error:
+        return str(error)
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs Docker where there is none, unless it has to be there."""
+    marked = [item for item in items if item.get_closest_marker("docker")]
+    if not marked or os.environ.get("ORQAL_REQUIRE_DOCKER"):
+        return
+    if problem := _engine_missing():
+        skip = pytest.mark.skip(reason=f"needs a Docker engine: {problem}")
+        for item in marked:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    """The image orqal/demo, made of this machine's own programs."""
+    make_image(DEMO_IMAGE, PROGRAMS)
+    return DEMO_IMAGE

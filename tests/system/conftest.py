@@ -1,0 +1,78 @@
+"""One Orqal for all tests that do not stop or break it. Its wrapper files: the folder of `services`."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests.system.orqal_process import Orqal
+
+PACKAGES = Path(__file__).parent / "packages"
+"""On the PYTHONPATH of the cluster: a package with an entry point, as an installed one would have it."""
+
+WRAPPER_TIMEOUT = "3"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here needs a Docker engine and starts Ray."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.docker)
+            item.add_marker(pytest.mark.cluster)
+
+
+@pytest.fixture(scope="session")
+def services() -> Iterator[Path]:
+    """The folder of the users' wrapper files."""
+    folder = Path(tempfile.mkdtemp(prefix="orqal-services-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def running(image: str, services: Path) -> Iterator[Orqal]:
+    """The one Orqal, from the first test that wants it to the end of all."""
+    home = Path(tempfile.mkdtemp(prefix="orqal-test-"))
+    orqal = Orqal(
+        home,
+        settings={
+            "ORQAL_SERVICES": str(services),
+            "ORQAL_WRAPPER_TIMEOUT": WRAPPER_TIMEOUT,
+            "ORQAL_WRAPPER_MEMORY_GB": "1",
+            "ORQAL_STOP_GRACE": "1",
+            "ORQAL_LOAD_PERIOD": "1",
+            "PYTHONPATH": str(PACKAGES),
+        },
+    )
+    try:
+        orqal.up()
+        yield orqal
+        orqal.down()
+    finally:
+        if orqal.processes():
+            orqal.cli("down", check=False)
+        for container in orqal.containers():
+            container.remove(force=True)
+        shutil.rmtree(home)
+
+
+@pytest.fixture
+def orqal(running: Orqal) -> Iterator[Orqal]:
+    """The one Orqal; a test must leave it without unfinished jobs and without containers."""
+    yield running
+    with running.http() as http:
+        http.post("/jobs/cancel", json={"all": True}).raise_for_status()
+        with http.stream("POST", "/jobs/wait", json={"all": True}) as response:
+            response.read()
+    for container in running.containers():
+        # It is removed a moment after the job's end is told: after the end is in the store.
+        with contextlib.suppress(docker.errors.NotFound):
+            container.wait(condition="removed", timeout=10)
+    assert running.containers() == []

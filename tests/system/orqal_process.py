@@ -1,0 +1,191 @@
+"""An Orqal of its own for a test: a home, a port, `orqal up`, and the check that `orqal down` leaves nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import docker
+import httpx
+import psutil
+
+UP_WITHIN = 100
+ORQAL = (str(Path(sys.executable).with_name("orqal")),)
+
+
+def free_port() -> int:
+    """A port that nobody has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@dataclass
+class Orqal:
+    """A real one: Ray head, scheduler, host actor, REST."""
+
+    home: Path
+    port: int = field(default_factory=free_port)
+    settings: dict[str, str] = field(default_factory=dict)
+    """More environment variables of its processes and of those that talk to it."""
+    _seen: set[psutil.Process] = field(default_factory=set)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The environment of a user of it."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("ORQAL_", "RAY_"))}
+        return clean | {"ORQAL_HOME": str(self.home), "COLUMNS": "120", "TERM": "dumb"} | self.settings
+
+    def cli(
+        self, *args: str, check: bool = True, timeout: float = 60, input: bytes | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command line. `check`: it must exit with 0."""
+        done = self.cli_bytes(*args, timeout=timeout, input=input)
+        text = subprocess.CompletedProcess(
+            done.args, done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
+        )
+        if check and text.returncode != 0:
+            raise AssertionError(f"orqal {' '.join(args)} exited with {text.returncode}:\n{text.stdout}\n{text.stderr}")
+        return text
+
+    def cli_bytes(
+        self, *args: str, timeout: float = 60, input: bytes | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run the command line; its output as it is."""
+        return subprocess.run(
+            [*ORQAL, *args],
+            env=self.environ,
+            input=input,
+            stdin=subprocess.DEVNULL if input is None else None,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def popen(self, *args: str) -> subprocess.Popen[bytes]:
+        """Start the command line, in a process group of its own as a shell would."""
+        return subprocess.Popen(
+            [*ORQAL, *args],
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def python(self, code: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run a user's Python program."""
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def up(self) -> None:
+        """Start it."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.cli("up", "--port", str(self.port), timeout=UP_WITHIN)
+        self._seen = _marked(self.cluster)
+
+    def down(self) -> None:
+        """Stop it, with all its jobs; nothing may be left."""
+        self._seen |= _marked(self.cluster)
+        self.cli("down", "--kill-jobs", timeout=UP_WITHIN)
+        assert self.processes() == []
+        assert self.containers() == []
+
+    @property
+    def cluster(self) -> str:
+        """Its mark."""
+        file = self.home / "cluster_id"
+        return file.read_text().strip() if file.exists() else "none yet"
+
+    def processes(self) -> list[psutil.Process]:
+        """Its processes, those too that hide their environment: they are below others, or nobody's."""
+        return [process for process in self._seen | _marked(self.cluster) if process.is_running()]
+
+    def containers(self) -> list[Any]:
+        """Its containers, running or not."""
+        client = docker.from_env()
+        try:
+            return list(
+                # What is removed between the list and a look at it is not there.
+                client.containers.list(
+                    all=True, filters={"label": f"orqal.cluster={self.cluster}"}, ignore_removed=True
+                )
+            )
+        finally:
+            client.close()
+
+    @property
+    def token(self) -> str:
+        """The API's token."""
+        return (self.home / "token").read_text().strip()
+
+    @property
+    def root(self) -> str:
+        """The address, without /api."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def http(self, **options: Any) -> httpx.Client:
+        """A client of the API, with the token."""
+        return httpx.Client(
+            base_url=f"{self.root}/api", headers={"Authorization": f"Bearer {self.token}"}, timeout=60, **options
+        )
+
+    def submit(self, app: str, input: Any = None, **more: Any) -> str:
+        """Submit a job: its id."""
+        with self.http() as http:
+            return http.post("/job", json={"app": app, "input": input, **more}).raise_for_status().text
+
+    def run(self, app: str, input: Any = None, **more: Any) -> dict[str, Any]:
+        """Submit a job and wait for its end: its record."""
+        return self.ended(self.submit(app, input, **more))
+
+    def command(self, *cmd: str, **more: Any) -> dict[str, Any]:
+        """Run a command in the test image: the job's record."""
+        return self.run("Run", params={"image": "orqal/demo", "cmd": list(cmd), "network": "none"}, **more)
+
+    def ended(self, job_id: str) -> dict[str, Any]:
+        """Wait for a job's end: its record."""
+        with self.http() as http:
+            with http.stream("POST", "/jobs/wait", json={"ids": [job_id]}) as response:
+                assert [json.loads(line)["_id"] for line in response.iter_lines() if line] == [job_id]
+            return self.job(job_id)
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """A job's record."""
+        with self.http() as http:
+            record: dict[str, Any] = http.get(f"/job/{job_id}").raise_for_status().json()
+        return record
+
+    def logs_until(self, job_id: str, word: bytes) -> None:
+        """Return when a job has printed a word; the job goes on."""
+        with self.http() as http, http.stream("GET", f"/job/{job_id}/logs", params={"follow": "1"}) as response:
+            seen = b""
+            for chunk in response.iter_raw():
+                seen += chunk
+                if word in seen:
+                    return
+        raise AssertionError(f"the job ended without {word!r}: {seen!r}")
+
+
+def _marked(cluster: str) -> set[psutil.Process]:
+    found: set[psutil.Process] = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("ORQAL_CLUSTER_ID") == cluster:
+                found |= {process, *process.children(recursive=True)}
+    return found

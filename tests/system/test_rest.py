@@ -1,0 +1,203 @@
+"""The REST API: who may come in, the predecessor's routes, the new ones, the documentation."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+
+from tests.system.orqal_process import Orqal
+
+
+def test_only_health_and_documentation_are_open(orqal: Orqal) -> None:
+    assert httpx.get(f"{orqal.root}/healthz").json() == {"status": "ok"}
+    paths = httpx.get(f"{orqal.root}/openapi.json").json()["paths"]
+    guarded = [path for path in paths if path.startswith("/api/")]
+    assert len(guarded) > 15
+    for path in guarded:
+        concrete = path.replace("{job_id}", "0" * 24).replace("{name}", "x").replace("{path}", "x")
+        for wrong in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer \xff".encode("latin-1")}):
+            for method in paths[path]:
+                answer = httpx.request(method, f"{orqal.root}{concrete}", headers=wrong)
+                assert answer.status_code == 401, (method, path)
+                assert "ORQAL_TOKEN" in answer.json()["detail"]
+
+
+def test_token_is_its_owners_alone(orqal: Orqal) -> None:
+    for name in ("token", "ray_token"):
+        assert (orqal.home / name).stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+def test_documentation_needs_no_other_server(orqal: Orqal, page: str) -> None:
+    html = httpx.get(f"{orqal.root}{page}").text
+    assert "https://" not in html.replace("https://redocly", "")
+    scripts = [part.split('"')[0] for part in html.split('src="')[1:]]
+    assert scripts
+    for script in scripts:
+        assert len(httpx.get(f"{orqal.root}{script}").content) > 100_000
+
+
+def test_job_has_the_predecessors_keys(orqal: Orqal) -> None:
+    body = {
+        "_id": None, "app": "Test", "input": "in", "params": {"echo": "a\nb"}, "user": "someone",
+        "current_status": None, "container": None, "lswd": [], "stdout": [], "stderr": [], "result": None,
+        "use_cache": True,
+    }
+    answer = orqal.http().post("/job", content=json.dumps(body))
+    assert answer.headers["content-type"].startswith("text/plain")
+    job_id = answer.text
+    assert len(bytes.fromhex(job_id)) == 12
+    job = orqal.ended(job_id)
+    known = {"_id": job_id, "app": "Test", "input": "in", "user": "someone", "current_status": "exited"}
+    assert {name: job[name] for name in known} == known
+    assert set(body) <= set(job)
+    assert job["stdout"] == ["a", "b", ""]
+    assert (job["container"], job["lswd"], job["result"], job["stderr"]) == (None, [], None, [])
+    assert job["inspect"]["State"]["ExitCode"] == 0
+    [host] = orqal.http().get("/hosts").json()
+    assert (job["host"], job["image"]) == (host["name"], "orqal/demo")
+    assert job["ctime"] < job["stime"] < job["etime"]
+
+
+def test_unknown_job(orqal: Orqal) -> None:
+    with orqal.http() as http:
+        for path in ("", "/logs", "/download/x"):
+            assert http.get(f"/job/{'0' * 24}{path}").status_code == 404
+        assert http.get("/job/nonsense").status_code == 422
+
+
+def test_batch_as_older_clients_send_it(orqal: Orqal) -> None:
+    documents = [json.dumps({"app": "Test", "params": {"echo": str(number)}}).encode() for number in range(5)]
+    with orqal.http() as http:
+        answer = http.post("/batch/old", content=iter(documents))
+        ids = [answer.content[start : start + 12].hex() for start in range(0, len(answer.content), 12)]
+        assert [orqal.ended(job_id)["stdout"][0] for job_id in ids] == ["0", "1", "2", "3", "4"]
+        assert http.get("/batch/old").json() == {"_id": "old", "jobs": [{"$oid": job_id} for job_id in ids]}
+        assert http.get("/batch/none-of-this-name").status_code == 404
+        # The name passes to the jobs that bear it last.
+        again = http.post("/batch/old", content=documents[0]).content.hex()
+        assert http.get("/batch/old").json()["jobs"] == [{"$oid": again}]
+        assert orqal.job(ids[0])["batch"] is None
+        orqal.ended(again)
+        nameless = http.post("/batch", content=iter(documents[:2])).content
+        assert [orqal.ended(nameless[start : start + 12].hex())["ok"] for start in (0, 12)] == [True, True]
+
+
+def test_ids_come_back_while_the_rest_goes_in(orqal: Orqal) -> None:
+    """The second half of the request is sent only once the ids of the first have been received."""
+    import socket
+
+    document = json.dumps({"app": "Test"}).encode()
+    with socket.create_connection(("127.0.0.1", orqal.port), timeout=20) as connection:
+        head = (
+            f"POST /api/batch HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {orqal.token}\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n"
+        )
+        connection.sendall(head.encode() + b"%x\r\n%s\r\n" % (len(document), document))
+        received = b""
+        while len(received.partition(b"\r\n\r\n")[2]) < 12:
+            received += connection.recv(4096)
+        connection.sendall(b"%x\r\n%s\r\n0\r\n\r\n" % (len(document), document))
+        while not received.endswith(b"0\r\n\r\n"):
+            received += connection.recv(4096)
+
+
+def test_listing_pages_through_all_that_match(orqal: Orqal) -> None:
+    with orqal.http() as http:
+        answer = http.post("/jobs?batch=listed", content='{"app": "Test", "user": "lister"}' * 7)
+        ids = [json.loads(line)["_id"] for line in answer.text.splitlines()]
+        seen: list[str] = []
+        cursor = None
+        while True:
+            query = {"batch": "listed", "user": "lister", "app": "Test", "limit": 3}
+            page = http.get("/jobs", params=query | ({"cursor": cursor} if cursor else {})).json()
+            seen += [job["_id"] for job in page["jobs"]]
+            cursor = page["cursor"]
+            if cursor is None:
+                break
+        assert seen == ids[::-1]
+        for job_id in ids:
+            orqal.ended(job_id)
+        assert len(http.get("/jobs", params={"batch": "listed", "status": "exited"}).json()["jobs"]) == 7
+        assert http.get("/jobs", params={"batch": "listed", "status": "todo"}).json()["jobs"] == []
+        assert http.get("/jobs", params={"status": "nonsense"}).status_code == 422
+
+
+def test_results_of_a_batch_in_the_order_of_submission(orqal: Orqal) -> None:
+    files = ["/usr/bin/env", "/usr/bin/missing", "/usr/bin/sort"]
+    with orqal.http() as http:
+        http.post("/jobs?batch=sums", content="".join(json.dumps({"app": "Checksum", "input": f}) for f in files))
+        with http.stream("POST", "/jobs/wait", json={"batch": "sums"}) as response:
+            assert len([line for line in response.iter_lines() if line]) == 3
+        rows = [json.loads(line) for line in http.get("/batches/sums/results").text.splitlines()]
+        assert [(row["input"], row["ok"], row["result"] is not None) for row in rows] == [
+            (files[0], True, True),
+            (files[1], False, False),
+            (files[2], True, True),
+        ]
+        assert http.get("/batches/sums").json() == {
+            "name": "sums",
+            "jobs": 3,
+            "status": {"exited": 3},
+            "ok": 2,
+            "failed": 1,
+        }
+        assert http.get("/batches/none-of-this-name").status_code == 404
+
+
+def test_waiting_tells_of_each_job_once_and_of_unknown_ids(orqal: Orqal) -> None:
+    ids = [orqal.submit("Test", params={"time": time}) for time in (0.4, 0)]
+    with orqal.http() as http, http.stream("POST", "/jobs/wait", json={"ids": [*ids, "0" * 24]}) as response:
+        lines = [json.loads(line) for line in response.iter_lines() if line]
+    assert lines[0] == {"_id": "0" * 24, "unknown": True}
+    assert {line["_id"] for line in lines[1:]} == set(ids)
+    assert all(line["ok"] for line in lines[1:])
+
+
+def test_logs_follow_a_job_from_before_its_start_to_its_end(orqal: Orqal) -> None:
+    job_id = orqal.submit(
+        "Run",
+        params={"image": "orqal/demo", "cmd": ["sh", "-c", "echo one; echo two >&2; sleep 0.5; echo three"]},
+    )
+    with orqal.http() as http:
+        with http.stream("GET", f"/job/{job_id}/logs", params={"follow": "1", "stream": "stdout"}) as response:
+            assert b"".join(response.iter_raw()) == b"one\nthree\n"
+        assert http.get(f"/job/{job_id}/logs", params={"stream": "stderr"}).content == b"two\n"
+        assert sorted(http.get(f"/job/{job_id}/logs").content.splitlines()) == [b"one", b"three", b"two"]
+
+
+def test_load_and_status(orqal: Orqal) -> None:
+    job_id = orqal.submit("Test", params={"echo": "busy", "time": 1000})
+    orqal.logs_until(job_id, b"busy")
+    with orqal.http() as http:
+        [host] = http.get("/hosts").json()
+        status = http.get("/status").json()
+        assert "Test" in status["_services"]
+        assert status["status"]["running"] == 1
+        assert "todo" in status["status"]
+        assert status["hosts"] == [host["name"]]
+        assert http.get("/jobs/status").headers["access-control-allow-origin"] == "*"
+        # The host tells of it within its period, 1 s here.
+        while not (load := http.get("/load").json()[0][host["name"]])["images"]:
+            pass
+        assert load["images"] == {"orqal/demo:latest": 1}
+        assert 0 <= load["cpu"] <= 100
+        assert 0 < load["mem"] <= 100
+
+
+def test_cancel_wherever_a_job_is(orqal: Orqal) -> None:
+    [host] = orqal.http().get("/hosts").json()
+    forever = {"app": "Test", "params": {"echo": "up", "time": 1000}, "threads": host["threads"], "batch": "cut"}
+    running, waiting = (orqal.submit(**forever) for _ in range(2))
+    orqal.logs_until(running, b"up")
+    with orqal.http() as http:
+        assert http.post(f"/job/{waiting}/cancel").json() == {"cancelled": 1}
+        assert http.post("/jobs/cancel", json={"batch": "cut"}).json() == {"cancelled": 1}
+        ends = [orqal.ended(job_id) for job_id in (running, waiting)]
+        assert [job["error"]["type"] for job in ends] == ["cancelled", "cancelled"]
+        assert ends[0]["stdout"] == ["up", ""]
+        assert ends[1]["container_id"] is None
+        assert http.post("/jobs/cancel", json={"ids": [running, waiting]}).json() == {"cancelled": 0}
+        assert orqal.job(running) == ends[0]

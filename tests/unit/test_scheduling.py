@@ -1,0 +1,444 @@
+"""Which job is next and where it runs: scenes, and a simulation of any mix of jobs, users and hosts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from orqal.models import Resources, Shape
+from orqal.scheduling import Host, Line, LineKey, Placement, Queue, impossible, place
+from orqal.scheduling.placement import PATIENCE
+
+WHOLE = Shape(None, None)
+
+
+def host(name: str = "h", threads: float = 4, ram: float = 8, **more: bool) -> Host:
+    return Host(name, Resources.of(threads, ram), **more)
+
+
+class Scene:
+    """A queue, hosts, and what runs."""
+
+    def __init__(self, *hosts: Host) -> None:
+        self.hosts = {host.id: host for host in hosts}
+        self.queue = Queue()
+        self.in_use: dict[str, int] = {}
+        self.running: dict[str, Placement] = {}
+        self.now = 0.0
+
+    def push(self, *jobs: str, user: str = "u", shape: Shape | tuple[float | None, float | None] = (1, 1)) -> None:
+        for job in jobs:
+            self.queue.push(job, LineKey(user, Shape(*shape)), self.now)
+
+    def place(self) -> list[str]:
+        placed = place(self.queue, self.hosts.values(), self.in_use, self.now)
+        self.running |= {placement.job: placement for placement in placed}
+        return [placement.job for placement in placed]
+
+    def end(self, *jobs: str) -> None:
+        for job in jobs:
+            placement = self.running.pop(job)
+            at = self.hosts[placement.host]
+            at.used = at.used.minus(placement.resources)
+            self.in_use[placement.key.user] -= placement.resources.threads
+
+
+def numbered(letter: str, count: int) -> list[str]:
+    return [f"{letter}{number}" for number in range(count)]
+
+
+# The order
+
+
+def test_jobs_of_a_line_are_served_in_order() -> None:
+    scene = Scene(host(threads=3))
+    scene.push(*numbered("a", 10))
+    order = scene.place()
+    while scene.running:
+        scene.end(next(iter(scene.running)))
+        order += scene.place()
+    assert order == numbered("a", 10)
+
+
+def test_the_oldest_of_a_users_lines_is_next() -> None:
+    scene = Scene(host(threads=2, ram=8))
+    scene.push("first", shape=(1, 2))
+    scene.push("second", shape=(1, 1))
+    scene.push("third", shape=(1, 2))
+    assert scene.place() == ["first", "second"]
+
+
+def test_users_share_a_host_whatever_they_have_waiting() -> None:
+    scene = Scene(host(threads=4))
+    scene.push(*numbered("a", 100), user="anna")
+    scene.push(*numbered("b", 2), user="ben")
+    assert sorted(scene.place()) == ["a0", "a1", "b0", "b1"]
+
+
+def test_the_user_with_the_least_in_use_is_next() -> None:
+    scene = Scene(host(threads=4, ram=100))
+    scene.push(*numbered("a", 4), user="anna", shape=(2, 1))
+    assert scene.place() == ["a0", "a1"]
+    scene.push("b0", user="ben")
+    scene.end("a0")
+    assert scene.place() == ["b0"]  # and 1 thread is left, too little for anna
+
+
+def test_users_take_turns_when_one_job_fills_the_host() -> None:
+    """With nothing in use by anyone, age alone would let a user with many jobs go first each time."""
+    scene = Scene(host())
+    scene.push(*numbered("a", 50), user="anna", shape=WHOLE)
+    scene.push(*numbered("b", 3), user="ben", shape=WHOLE)
+    order = scene.place()
+    for _ in range(5):
+        scene.end(*order[-1:])
+        order += scene.place()
+    assert order == ["a0", "b0", "a1", "b1", "a2", "b2"]
+
+
+def test_a_user_who_sends_one_job_at_a_time_does_not_push_others_out() -> None:
+    scene = Scene(host())
+    scene.push(*numbered("a", 50), user="anna", shape=WHOLE)
+    order = []
+    for number in range(6):
+        scene.push(f"b{number}", user="ben", shape=WHOLE)
+        order += scene.place()
+        scene.end(order[-1])
+    assert [job[0] for job in order] == ["a", "b", "a", "b", "a", "b"]
+
+
+def test_a_job_that_was_put_back_is_the_first_of_its_line() -> None:
+    scene = Scene(host(threads=1))
+    scene.push("a", "b", "c")
+    assert scene.place() == ["a"]
+    key = scene.running["a"].key
+    scene.end("a")
+    scene.queue.push_front("a", key, 0)
+    assert scene.place() == ["a"]
+
+
+def test_of_jobs_that_were_put_back_the_last_is_the_first_and_all_go_before_the_others_of_the_user() -> None:
+    queue = Queue()
+    small, large = LineKey("u", Shape(1, 1)), LineKey("u", Shape(2, 1))
+    queue.push("old", small, 0)
+    queue.push_front("back1", large, 0)
+    queue.push_front("back2", small, 0)
+    hosts = [host(threads=4)]
+    assert [placement.job for placement in place(queue, hosts, {}, 0)] == ["back2", "back1", "old"]
+
+
+def test_small_jobs_overtake_a_large_one_that_finds_no_room() -> None:
+    scene = Scene(host(threads=4))
+    scene.push("running", shape=(2, 1))
+    scene.place()
+    scene.push("large", shape=(4, 1))
+    scene.push("small")
+    assert scene.place() == ["small"]
+
+
+def test_a_large_job_is_not_overtaken_beyond_patience() -> None:
+    scene = Scene(host(threads=4))
+    scene.push(*numbered("s", 4))
+    scene.place()
+    scene.push("large", shape=(4, 1))
+    scene.push(*numbered("t", 100))
+    scene.now = PATIENCE / 2
+    scene.end("s0")
+    assert scene.place() == ["t0"]
+    scene.now = PATIENCE
+    for job in ("t0", "s1", "s2"):
+        scene.end(job)
+        assert scene.place() == []
+    scene.end("s3")
+    assert scene.place() == ["large"]
+
+
+def test_only_one_host_is_kept_for_a_large_job_and_the_others_go_on() -> None:
+    scene = Scene(host("a"), host("b"))
+    scene.push(*numbered("s", 8))
+    scene.place()
+    scene.push("large", shape=(4, 1))
+    scene.push(*numbered("t", 8))
+    scene.now = PATIENCE
+    on_a, on_b = ([job for job, placed in scene.running.items() if placed.host == name] for name in "ab")
+    scene.end(on_a[0])
+    assert scene.place() == []
+    scene.end(on_b[0], on_b[1], on_a[1], on_a[2])
+    placed = scene.place()
+    assert {scene.running[job].host for job in placed} == {"b"} and len(placed) == 2
+    scene.end(on_a[3])
+    assert scene.place() == ["large"]
+
+
+def test_patience_begins_when_a_job_comes_to_the_front() -> None:
+    scene = Scene(host(threads=4))
+    scene.push("s")
+    scene.place()
+    scene.push("large0", "large1", shape=(4, 1))
+    scene.now = 100 * PATIENCE
+    scene.end("s")
+    assert scene.place() == ["large0"]
+    scene.now += PATIENCE / 2
+    scene.end("large0")
+    scene.push("t0", user="v")
+    scene.push("t1", user="w")
+    scene.push("t2", user="u")
+    assert scene.place() == ["t0", "t1", "t2"]  # v and w have had no turn yet, and then large1 finds no room
+    scene.now += PATIENCE / 2
+    scene.push("t3", user="u")
+    assert scene.place() == []
+
+
+# Where
+
+
+def test_the_emptiest_host_is_taken() -> None:
+    scene = Scene(host("small", threads=2), host("large", threads=8))
+    scene.push(*numbered("a", 5), shape=(1, 0.1))
+    scene.place()
+    assert [scene.running[job].host for job in numbered("a", 5)] == ["small", "large", "large", "large", "large"]
+
+
+def test_a_whole_host_job_waits_for_an_empty_host_and_gets_all_of_it() -> None:
+    scene = Scene(host(threads=4, ram=8))
+    scene.push("small", shape=(0.5, 0.1))
+    scene.place()
+    scene.push("whole", shape=WHOLE)
+    assert scene.place() == []
+    scene.end("small")
+    assert scene.place() == ["whole"]
+    assert scene.running["whole"].resources == Resources.of(4, 8)
+    scene.push("more", shape=(0.01, 0.01), user="v")
+    assert scene.place() == []
+
+
+def test_all_of_the_memory_and_some_threads() -> None:
+    scene = Scene(host(threads=4, ram=8))
+    scene.push("a", shape=(1, None))
+    scene.push("b", shape=(1, 0.1))
+    assert scene.place() == ["a"]
+    assert scene.running["a"].resources == Resources.of(1, 8)
+
+
+def test_tenths_add_up_exactly() -> None:
+    scene = Scene(host(threads=1, ram=100))
+    scene.push(*numbered("a", 11), shape=(0.1, 1))
+    assert len(scene.place()) == 10
+
+
+@pytest.mark.parametrize("closed", [host(open=False), host(threads=0, ram=8)])
+def test_a_closed_host_and_one_without_cores_get_nothing(closed: Host) -> None:
+    scene = Scene(closed)
+    scene.push("a", shape=WHOLE)
+    scene.push("b", shape=(1, 1))
+    scene.now = 10 * PATIENCE
+    assert scene.place() == []
+    assert len(scene.queue) == 2
+
+
+def test_a_closed_host_is_not_kept_for_anyone() -> None:
+    scene = Scene(host("closed", open=False), host("open"))
+    scene.push("s")
+    scene.place()
+    scene.push("large", shape=(4, 8))
+    scene.push("t")
+    scene.now = PATIENCE
+    assert scene.place() == []  # the open one is kept
+    scene.end("s")
+    assert scene.place() == ["large"]
+
+
+def test_impossible() -> None:
+    hosts = [host("a", threads=2, ram=16), host("b", threads=8, ram=4, open=False)]
+    assert not impossible(Shape(8, 4), hosts)
+    assert not impossible(Shape(2, None), hosts)
+    assert not impossible(WHOLE, hosts)
+    assert impossible(Shape(8, 5), hosts)
+    assert impossible(Shape(8.01, 1), hosts)
+    assert not impossible(Shape(1000, 1000), [])  # nothing is known yet
+    hosts[1].used = hosts[1].capacity
+    assert not impossible(Shape(8, 4), hosts)
+    assert impossible(WHOLE, [host(threads=0)])
+
+
+# The queue
+
+
+@pytest.mark.parametrize("gone", range(5))
+def test_a_job_is_removed_wherever_it_stands(gone: int) -> None:
+    queue, key = Queue(), LineKey("u", Shape(1, 1))
+    for job in numbered("a", 5):
+        queue.push(job, key, 0)
+    assert queue.remove(f"a{gone}")
+    assert not queue.remove(f"a{gone}")
+    assert f"a{gone}" not in queue
+    left = [queue.pop(key, 0) for _ in range(len(queue))]
+    assert left == [job for job in numbered("a", 5) if job != f"a{gone}"]
+    assert list(queue.lines()) == []
+
+
+def test_a_job_that_was_removed_can_come_again_at_the_end() -> None:
+    queue, key = Queue(), LineKey("u", Shape(1, 1))
+    for job in ("a", "b", "c"):
+        queue.push(job, key, 0)
+    queue.remove("b")
+    queue.push("b", key, 0)
+    assert [queue.pop(key, 0) for _ in range(3)] == ["a", "c", "b"]
+
+
+def test_popping_where_nobody_waits() -> None:
+    with pytest.raises(KeyError):
+        Queue().pop(LineKey("u", WHOLE), 0)
+
+
+# Its cost, in operations
+
+
+class CountedQueue(Queue):
+    """Counts the lines that are handed out."""
+
+    looks = 0
+
+    def lines(self) -> Iterator[Line]:
+        for line in super().lines():
+            self.looks += 1
+            yield line
+
+
+def _cost(jobs: int, lines: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """Lines and shapes that one decision looks at, with this many jobs in each of this many lines, two of which start."""
+    queue = CountedQueue()
+    for line in range(lines):
+        for job in range(jobs):
+            queue.push(f"{line} {job}", LineKey("u", Shape(1 + line / 10_000, 1)), 0)
+    asked = 0
+    request = Host.request
+
+    def counted(self: Host, shape: Shape) -> Resources:
+        nonlocal asked
+        asked += 1
+        return request(self, shape)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Host, "request", counted)
+        assert len(place(queue, [host(threads=2, ram=8)], {}, 0)) in (1, 2)
+    return queue.looks, asked
+
+
+def test_a_decision_costs_the_same_however_many_jobs_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _cost(2_000, 5, monkeypatch) == _cost(3, 5, monkeypatch)
+
+
+def test_a_decision_looks_at_each_line_a_few_times_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines, asked = _cost(1, 300, monkeypatch)
+    assert lines <= 2 * 300
+    assert asked <= 3 * 300
+
+
+def test_removing_searches_nothing() -> None:
+    """A job's removal from a long line moves none of the others."""
+    queue, key = Queue(), LineKey("u", Shape(1, 1))
+    for job in numbered("a", 1_000):
+        queue.push(job, key, 0)
+    (line,) = queue.lines()
+    for job in numbered("a", 1_000)[1:]:
+        queue.remove(job)
+        assert len(line.entries) == 1_000  # blanks
+    queue.remove("a0")
+    assert not line.entries
+
+
+# Any mix
+
+
+class Cluster(RuleBasedStateMachine):
+    """Users, hosts and jobs of any kind, over time; checked against plain lists."""
+
+    amounts = st.sampled_from([None, 0.01, 0.1, 1 / 3, 0.5, 1, 1.5, 2, 3, 7])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scene = Scene(host("a", 1, 1), host("b", 4, 2), host("c", 7, 0.5, open=False))
+        self.lines: dict[LineKey, list[str]] = defaultdict(list)
+        self.jobs = 0
+        self.was_placed: set[str] = set()
+
+    @rule(user=st.sampled_from("uvw"), threads=amounts, ram=amounts, count=st.integers(1, 5))
+    def submit(self, user: str, threads: float | None, ram: float | None, count: int) -> None:
+        for _ in range(count):
+            self.jobs += 1
+            self.scene.push(str(self.jobs), user=user, shape=(threads, ram))
+            self.lines[LineKey(user, Shape(threads, ram))].append(str(self.jobs))
+
+    @rule(seconds=st.sampled_from([0.0, 1.0, PATIENCE]))
+    def decide(self, seconds: float) -> None:
+        self.scene.now += seconds
+        was_closed = {name for name, at in self.scene.hosts.items() if not at.open}
+        for job in self.scene.place():
+            placed = self.scene.running[job]
+            assert self.lines[placed.key].pop(0) == job, "not the first of its line"
+            assert job not in self.was_placed, "placed twice"
+            assert placed.host not in was_closed
+            assert placed.resources == self.scene.hosts[placed.host].request(placed.key.shape)
+            self.was_placed.add(job)
+
+    @precondition(lambda self: self.scene.running)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        self.scene.end(data.draw(st.sampled_from(sorted(self.scene.running))))
+
+    @precondition(lambda self: self.scene.running)
+    @rule(data=st.data())
+    def put_back(self, data: st.DataObject) -> None:
+        job = data.draw(st.sampled_from(sorted(self.scene.running)))
+        key = self.scene.running[job].key
+        self.scene.end(job)
+        self.scene.queue.push_front(job, key, self.scene.now)
+        self.lines[key].insert(0, job)
+        self.was_placed.discard(job)
+
+    @precondition(lambda self: len(self.scene.queue))
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted((key for key, jobs in self.lines.items() if jobs), key=repr)))
+        job = data.draw(st.sampled_from(self.lines[key]))
+        assert self.scene.queue.remove(job)
+        self.lines[key].remove(job)
+
+    @rule(name=st.sampled_from("abc"))
+    def open_or_close(self, name: str) -> None:
+        self.scene.hosts[name].open = not self.scene.hosts[name].open
+
+    @invariant()
+    def no_host_is_overbooked(self) -> None:
+        for name, at in self.scene.hosts.items():
+            used = [placed.resources for placed in self.scene.running.values() if placed.host == name]
+            total = Resources(sum(part.threads for part in used), sum(part.ram for part in used))
+            assert total == at.used
+            assert total.fits(at.capacity)
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        waiting = {job for jobs in self.lines.values() for job in jobs}
+        assert len(self.scene.queue) == len(waiting)
+        assert all(job in self.scene.queue for job in waiting)
+        assert {line.entries[0].job for line in self.scene.queue.lines()} == {
+            jobs[0] for jobs in self.lines.values() if jobs
+        }
+
+    def teardown(self) -> None:
+        """All that could ever run does, once there is room."""
+        for at in self.scene.hosts.values():
+            at.open = True
+        while self.scene.running or self.scene.place():
+            self.scene.end(*self.scene.running)
+        assert all(impossible(line.key.shape, self.scene.hosts.values()) for line in self.scene.queue.lines())
+
+
+TestCluster = Cluster.TestCase
+TestCluster.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
