@@ -1,0 +1,123 @@
+"""Starting, stopping, and what survives when parts of Orqal die."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.system.orqal_process import Orqal
+
+WAIT_FOR_GO = "echo up; echo err >&2; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo gone on; exit 5"
+
+
+def _start_waiting(orqal: Orqal) -> tuple[str, Any]:
+    """A job whose container runs until it is told to go on: its id and its container."""
+    job_id = orqal.submit(
+        "Run",
+        params={"image": "orqal/demo", "cmd": ["sh", "-c", WAIT_FOR_GO], "network": "none"},
+        threads=0.5,
+        memory_in_gb=0.05,
+    )
+    orqal.logs_until(job_id, b"up")
+    [container] = orqal.containers()
+    return job_id, container
+
+
+def _goes_on_and_ends_once(orqal: Orqal, job_id: str, container: Any) -> None:
+    code, _ = container.exec_run(["sh", "-c", ": > /tmp/go"])
+    assert code == 0
+    job = orqal.ended(job_id)
+    assert (job["current_status"], job["exit_code"]) == ("exited", 5)
+    assert (job["stdout"], job["stderr"]) == (["up", "gone on", ""], ["err", ""])
+    assert (job["attempt"], job["container_id"]) == (1, container.id)
+
+
+def _kill(orqal: Orqal, actor: str) -> None:
+    [process] = [process for process in orqal.processes() if process.cmdline()[:1] == [f"ray::{actor}"]]
+    process.send_signal(signal.SIGKILL)
+    psutil.wait_procs([process], timeout=10)
+
+
+@pytest.fixture
+def second_home() -> Iterator[Path]:
+    home = Path(tempfile.mkdtemp(prefix="orqal-second-"))
+    yield home
+    shutil.rmtree(home)
+
+
+def test_a_second_up_says_that_it_is_up(orqal: Orqal) -> None:
+    done = orqal.cli("up", "--port", str(orqal.port), check=False)
+    assert done.returncode == 1
+    assert f"already up at {orqal.root}/api" in " ".join(done.stderr.split())
+    assert "orqal down" in done.stderr
+    assert orqal.run("Test")["ok"]
+
+
+def test_up_on_a_port_in_use(image: str, second_home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        second = Orqal(second_home, port=port)
+        done = second.cli("up", "--port", str(port), check=False)
+        assert done.returncode == 1
+        assert f"port {port}" in done.stderr
+        assert "--port" in done.stderr
+        assert second.processes() == []
+
+
+def test_up_without_a_docker_daemon(second_home: Path) -> None:
+    second = Orqal(second_home, settings={"DOCKER_HOST": f"unix://{second_home}/nothing.sock"})
+    done = second.cli("up", "--port", str(second.port), check=False)
+    assert done.returncode == 1
+    assert "Docker daemon" in done.stderr
+    assert "docker.io" in done.stderr
+    assert second.processes() == []
+
+
+def test_down_of_what_is_not_up(second_home: Path) -> None:
+    done = Orqal(second_home).cli("down", check=False)
+    assert done.returncode == 1
+    assert "not up" in done.stderr
+
+
+def test_killed_scheduler_finds_its_jobs_again(orqal: Orqal) -> None:
+    job_id, container = _start_waiting(orqal)
+    [host] = orqal.http().get("/hosts").json()
+    waiting = orqal.submit("Test", threads=host["threads"], params={"echo": "after"})
+    _kill(orqal, "Scheduler")
+    _goes_on_and_ends_once(orqal, job_id, container)
+    assert orqal.ended(waiting)["stdout"] == ["after", ""]
+
+
+def test_killed_host_actor_finds_its_containers_again(orqal: Orqal) -> None:
+    job_id, container = _start_waiting(orqal)
+    _kill(orqal, "HostActor")
+    _goes_on_and_ends_once(orqal, job_id, container)
+
+
+@pytest.mark.timeout(180)
+def test_containers_go_on_while_orqal_is_down(image: str, second_home: Path) -> None:
+    second = Orqal(second_home)
+    try:
+        second.up()
+        job_id, container = _start_waiting(second)
+        done = second.cli("down")
+        assert "1 container" in done.stderr + done.stdout
+        assert second.processes() == []
+        container.reload()
+        assert container.status == "running"
+        second.up()
+        _goes_on_and_ends_once(second, job_id, container)
+        second.down()
+    finally:
+        if second.processes():
+            second.cli("down", check=False)
+        for container in second.containers():
+            container.remove(force=True)
