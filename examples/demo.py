@@ -7,6 +7,7 @@ here, compares, and stops what it started.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import shutil
@@ -63,7 +64,7 @@ def keep_log(home: Path) -> None:
 
 
 @contextmanager
-def own_orqal() -> Iterator[None]:
+def own_orqal(port: int) -> Iterator[None]:
     """An Orqal of its own, which this process's client finds; whatever happens it is stopped and removed.
 
     Raises:
@@ -76,7 +77,7 @@ def own_orqal() -> Iterator[None]:
     for name in ("ORQAL_API_URL", "ORQAL_TOKEN"):
         os.environ.pop(name, None)
     try:
-        if subprocess.run([orqal, "up"], check=False).returncode:
+        if subprocess.run([orqal, "up", "--port", str(port)], check=False).returncode:
             keep_log(home)
             raise SystemExit(1)
         yield
@@ -115,6 +116,9 @@ def show(jobs: list[Job], expected: list[dict[str, Any]]) -> int:
 
 def main() -> int:
     """0 when every result is right."""
+    parser = argparse.ArgumentParser(description="A batch over real files, in real containers, every result checked.")
+    parser.add_argument("--port", type=int, default=5001, help="of the API")
+    arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         console.print(f"Making the image {DEMO_IMAGE} of this machine's {', '.join(DEMO_PROGRAMS)}.")
@@ -124,7 +128,7 @@ def main() -> int:
         return 1
     files = pick_files(FOLDER, COUNT)
     try:
-        with own_orqal():
+        with own_orqal(arguments.port):
             console.print(f"Submitting {len(files)} files of {FOLDER} to the app Checksum, a container each.")
             jobs = batch([Job(app="Checksum", input=str(path)) for path in files], name="demo")
             wait(jobs)

@@ -209,6 +209,8 @@ def _daemon_environment(settings: Settings, cluster: str) -> dict[str, str]:
         # A proxy that died is back in 4 s, not 30.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+        # What `ray status` shows is at most 1 s old, not 5.
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         # A node that died is noticed within seconds, not 15; a busy one is given some.
         "RAY_health_check_initial_delay_ms": "1000",
         "RAY_health_check_period_ms": "1000",

@@ -170,20 +170,20 @@ class Engine:
         """Make a container, not yet started: its id. If it is there already, its id too."""
         repository = re.sub(r"@.*|:[^/]*$", "", spec.image).rsplit("/", 1)[-1]
         attempt = f"_{spec.key.attempt}" if spec.key.attempt > 1 else ""
-        host_config = self._api.create_host_config(
-            binds=dict(spec.volumes),
-            nano_cpus=spec.resources.nano_cpus,
-            mem_limit=spec.resources.mem_bytes,
-            # Equal to mem_limit: no swap on top of it.
-            memswap_limit=spec.resources.mem_bytes,
-            pids_limit=spec.pids_limit,
-            security_opt=["no-new-privileges"],
-            network_mode=spec.network,
-            # The driver "local" keeps bytes that are not UTF-8, which "json-file" replaces. By default it drops
-            # the oldest output beyond 100 MB: no part of an output may be lost.
-            log_config=LogConfig(type="local", config={"max-size": "1t", "max-file": "1", "compress": "false"}),
-        )
         with _translated("create the container"):
+            host_config = self._api.create_host_config(
+                binds=dict(spec.volumes),
+                nano_cpus=spec.resources.nano_cpus,
+                mem_limit=spec.resources.mem_bytes,
+                # Equal to mem_limit: no swap on top of it.
+                memswap_limit=spec.resources.mem_bytes,
+                pids_limit=spec.pids_limit,
+                security_opt=["no-new-privileges"],
+                network_mode=spec.network,
+                # The driver "local" keeps bytes that are not UTF-8, which "json-file" replaces. By default it drops
+                # the oldest output beyond 100 MB: no part of an output may be lost.
+                log_config=LogConfig(type="local", config={"max-size": "1t", "max-file": "1", "compress": "false"}),
+            )
             try:
                 container = self._api.create_container(
                     image=with_tag(spec.image),

@@ -1,16 +1,19 @@
 """What the parts of Orqal say to each other: jobs, their states, apps, hosts, errors.
 
-The bottom of the house: everything imports this module, and it imports nothing of Orqal.
+The bottom of the house: everything imports this module, and it imports nothing of Orqal but states.py.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from datetime import datetime, timezone
 from enum import Enum
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, computed_field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, computed_field
+
+from orqal.states import Status as Status
 
 MAX_NAME = 200
 """Characters in the name of an app, a user or a batch."""
@@ -22,26 +25,6 @@ UNITS = 10_000
 def now() -> datetime:
     """The present moment, in UTC."""
     return datetime.now(timezone.utc)
-
-
-class Status(str, Enum):
-    """Where a job is on its way: todo -> init -> running -> exited | error."""
-
-    TODO = "todo"
-    """Waits in the queue."""
-    INIT = "init"
-    """Has its host: the image is made ready and the container is created."""
-    RUNNING = "running"
-    """The container runs."""
-    EXITED = "exited"
-    """The container ended by itself: exit code, output and result are there."""
-    ERROR = "error"
-    """It did not end by itself, or nothing came of it: `error` says why."""
-
-    @property
-    def final(self) -> bool:
-        """True when the job has ended; such a state is never left."""
-        return self in (Status.EXITED, Status.ERROR)
 
 
 class ErrorType(str, Enum):
@@ -127,7 +110,22 @@ Threads = Annotated[float, BeforeValidator(_finite), Field(ge=0.01, le=100_000)]
 """Cores; Docker takes no less than 0.01."""
 MemoryGb = Annotated[float, BeforeValidator(_finite), Field(ge=0.0063, le=1_000_000)]
 """10^9 bytes; Docker takes no less than 6 MiB."""
+Seconds = Annotated[float, BeforeValidator(_finite), Field(gt=0)]
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+_NOT_IN_BATCH_NAMES = re.compile("[/\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def check_batch_name(name: str) -> str:
+    """The name itself, if it can be a part of a URL. ValueError: it cannot."""
+    if not 1 <= len(name) <= MAX_NAME or name in (".", "..") or _NOT_IN_BATCH_NAMES.search(name):
+        raise ValueError(
+            f"it must be 1 to {MAX_NAME} characters, none of them a slash or a control character, and not . or .."
+        )
+    return name
+
+
+BatchName = Annotated[str, AfterValidator(check_batch_name), Field(min_length=1, max_length=MAX_NAME)]
+"""See `check_batch_name`."""
 
 
 class JobSpec(BaseModel):
@@ -139,13 +137,13 @@ class JobSpec(BaseModel):
     input: JsonValue = None
     params: dict[str, JsonValue] = Field(default_factory=dict)
     user: Annotated[str, Field(max_length=MAX_NAME)] = ""
-    batch: Name | None = None
+    batch: BatchName | None = None
     use_cache: bool = True
     threads: Threads | None = None
     """Cores for this job; None: as its app says."""
     memory_in_gb: MemoryGb | None = None
     """Memory for this job, in 10^9 bytes; None: as its app says."""
-    timeout: Annotated[float, Field(gt=0)] | None = None
+    timeout: Seconds | None = None
     """Seconds the container may run; None: as its app says."""
 
 

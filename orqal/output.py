@@ -7,6 +7,7 @@ made anew and opened one path component after the other, never through a link.
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -86,7 +87,11 @@ def create(path: Path) -> BinaryIO:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _opened(path.parent, os.O_RDONLY | os.O_DIRECTORY) as directory:
         with suppress(FileNotFoundError):
-            os.unlink(path.name, dir_fd=directory)
+            try:
+                os.unlink(path.name, dir_fd=directory)
+            except IsADirectoryError:
+                aside = f"{path.name}.{secrets.token_hex(4)}"
+                os.rename(path.name, aside, src_dir_fd=directory, dst_dir_fd=directory)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.fdopen(os.open(path.name, flags, 0o644, dir_fd=directory), "wb")
 
@@ -104,7 +109,7 @@ def listing(directory: Path) -> list[str]:
     try:
         with os.scandir(directory) as entries:
             names = [entry.name for _, entry in zip(range(LISTED), entries, strict=False)]
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:  # there is none, or the container has made it unreadable
         return []
     return sorted(name.encode("utf-8", "replace").decode("utf-8") for name in names)
 

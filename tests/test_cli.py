@@ -397,7 +397,7 @@ def test_a_wrong_line_is_told_with_its_number_and_nothing_is_sent(
 
 def test_only_the_first_of_many_wrong_lines_are_told(run: Callable[..., Done], lines: Callable[..., str]) -> None:
     done = run("batch", lines(*["x"] * 500))
-    assert len(done.err.splitlines()) == work.PROBLEMS + 1
+    assert len(done.err.splitlines()) == show.PROBLEMS + 1
     assert "500 of 500 lines are wrong" in done.err
 
 
@@ -697,7 +697,7 @@ def test_a_long_table_of_results_says_how_many_more_there_are(capsys: pytest.Cap
 @given(st.text())
 def test_no_text_can_command_the_terminal(text: str) -> None:
     file = io.StringIO()
-    shown = show.table("id", "input", ids="id")
+    shown = show.table("id", "input", whole=["id"])
     shown.add_row(show.cell(A), show.cell(text))
     Console(file=file, force_terminal=True, no_color=True, color_system=None, width=40).print(shown)
     line = file.getvalue()
@@ -716,7 +716,7 @@ def test_markup_in_a_value_is_text(text: str) -> None:
 @pytest.mark.parametrize("width", [10, 30, 40, 80])
 def test_a_narrow_terminal_cuts_other_columns_and_never_the_id(width: int) -> None:
     file = io.StringIO()
-    shown = show.table("id", "input", "result", ids="id")
+    shown = show.table("id", "input", "result", whole=["id"])
     shown.add_row(show.cell(A), show.cell("x" * 500), show.cell("y" * 500))
     Console(file=file, width=width).print(shown)
     if width >= 30:

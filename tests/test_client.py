@@ -20,7 +20,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orqal import client as client_module
 from orqal.client import (
     STDERR,
     STDOUT,
@@ -39,6 +38,7 @@ from orqal.client import (
     split_lines,
     wait,
 )
+from orqal.client import patience as patience_module
 from orqal.settings import Settings
 
 A, B, C = (letter * 24 for letter in "abc")
@@ -223,7 +223,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StandInS
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Pauses before the next try are not made but noted."""
     noted: list[float] = []
-    monkeypatch.setattr(client_module, "sleep", noted.append)
+    monkeypatch.setattr(patience_module, "sleep", noted.append)
     return noted
 
 
@@ -619,7 +619,7 @@ def test_waiting_gives_up_when_the_server_stays_away(
     server: StandInServer, pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = iter(range(0, 10_000, 7))
-    monkeypatch.setattr(client_module, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(patience_module, "monotonic", lambda: next(seconds))
     server.answers["POST jobs/wait"] = [iter_reply(b"\n", breaks=True), Reply(b"gone", 503)]
     with pytest.raises(ServerUnreachable, match="Gave up after 60 seconds"):
         wait([Job(A)])

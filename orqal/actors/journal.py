@@ -42,7 +42,7 @@ class Journal:
         await written
 
     async def update(self, job: JobRecord, output: Output | None = None) -> None:
-        """Write a job's new state, however often it takes."""
+        """Write a job's new state, however often it takes. ValueError, TypeError: it can never be written."""
         written = asyncio.get_running_loop().create_future()
         self._pending.updates.append((job, output, written))
         self._write_soon()
@@ -62,29 +62,54 @@ class Journal:
                     await self._update(pending)
 
     async def _insert(self, pending: _Pending) -> None:
+        if not await self._inserted(pending.inserts) and len(pending.inserts) > 1:
+            # One of them cannot be written: the others need not suffer for it.
+            for entry in pending.inserts:
+                await self._inserted([entry])
+
+    async def _inserted(self, entries: list[tuple[list[JobRecord], asyncio.Future[None]]]) -> bool:
         try:
-            jobs = [job for group, _ in pending.inserts for job in group]
+            jobs = [job for group, _ in entries for job in group]
             await asyncio.to_thread(self._store.insert, jobs)
         except Exception as error:
-            for _, written in pending.inserts:
-                if not written.done():
-                    written.set_exception(error)
-            return
-        for _, written in pending.inserts:
-            if not written.done():
-                written.set_result(None)
+            if len(entries) == 1:
+                _fail(entries[0][1], error)
+            return False
+        for _, written in entries:
+            _succeed(written)
+        return True
 
     async def _update(self, pending: _Pending) -> None:
-        jobs = [job for job, _, _ in pending.updates]
-        outputs = {job.id: output for job, output, _ in pending.updates if output is not None}
-        while True:
-            try:
-                await asyncio.to_thread(self._store.update, jobs, outputs)
-                break
-            except Exception:
-                # The jobs' states must not be lost, and nothing else can be done with them.
-                log.exception("the store does not take %d states; trying again", len(jobs))
-                await asyncio.sleep(RETRY_AFTER)
-        for _, _, written in pending.updates:
-            if not written.done():
-                written.set_result(None)
+        if not await self._updated(pending.updates):
+            for entry in pending.updates:
+                while not await self._updated([entry]):  # noqa: ASYNC110 - no event tells that a disk has room
+                    await asyncio.sleep(RETRY_AFTER)
+
+    async def _updated(self, entries: list[tuple[JobRecord, Output | None, asyncio.Future[None]]]) -> bool:
+        """Write these states; False: try again, one by one."""
+        outputs = {job.id: output for job, output, _ in entries if output is not None}
+        try:
+            await asyncio.to_thread(self._store.update, [job for job, _, _ in entries], outputs)
+        except (ValueError, TypeError) as error:
+            # What is to be written cannot be, now or ever (text that is no text, say).
+            if len(entries) > 1:
+                return False
+            _fail(entries[0][2], error)
+            return True
+        except Exception:
+            # The store is at fault (a full disk, say): the states must not be lost, so go on trying.
+            log.exception("the store does not take %d states; trying again", len(entries))
+            return False
+        for _, _, written in entries:
+            _succeed(written)
+        return True
+
+
+def _succeed(written: asyncio.Future[None]) -> None:
+    if not written.done():
+        written.set_result(None)
+
+
+def _fail(written: asyncio.Future[None], error: Exception) -> None:
+    if not written.done():
+        written.set_exception(error)

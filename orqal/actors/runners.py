@@ -56,7 +56,8 @@ class Runners:
         self._actor = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(_Runner)
 
     async def call(self, app: str, what: str, limit: float, function: Callable[..., Any], *args: Any) -> Any:
-        """What the function returns, `what` being its name for people, or a Failure if it was not back after `limit` seconds or its process died."""
+        """What the function returns, or a Failure if it was not back after `limit` seconds or its process died.
+        `what` is what people call it."""
         pool = self._pools.setdefault(app, _Pool())
         async with pool.room:
             if pool.ending is not None:

@@ -346,7 +346,12 @@ class Scheduler:
 
     async def _finish(self, record: JobRecord, output: Output) -> None:
         """Write down a job's end, then tell of it."""
-        await self._journal.update(record, output)
+        try:
+            await self._journal.update(record, output)
+        except (ValueError, TypeError) as error:
+            log.exception("the outcome of %s cannot be stored", record.id)
+            record = record.failed(ErrorType.DOCKER_ERROR, f"its outcome cannot be stored: {error!r:.500}")
+            await self._journal.update(record.model_copy(update={"inspect": None, "lswd": []}), Output())
         self._changes.add(Change.of(record))
 
     def _let_go(self, job: str, active: _Active) -> None:

@@ -4,10 +4,11 @@ with `--json` one JSON document, or one a line where there may be many, and noth
 for people on stdout, progress and messages on stderr. Exit codes: 0 all is well, 1 something failed, 2 wrong
 usage; 130 after Ctrl-C; `orqal run` has the container's.
 
-    show.py     how things look: tables, panels, JSON, CSV
-    work.py     commands that make jobs, wait for them and end them
-    look.py     commands that look at jobs, batches, apps and hosts
-    machine.py  commands that start and stop Orqal on this machine
+    show.py       how things look: tables, JSON, CSV
+    work.py       commands that make jobs, wait for them and end them
+    documents.py  the jobs that they send, checked
+    look.py       commands that look at jobs, batches, apps and hosts
+    machine.py    commands that start and stop Orqal on this machine
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Annotated
 import typer
 
 from orqal.cli import look, machine, work
-from orqal.cli.show import say
+from orqal.cli.show import say, sentence
 from orqal.client import OrqalError
 
 app = typer.Typer(
@@ -89,7 +90,7 @@ def main(args: list[str] | None = None) -> None:
         finally:
             sys.stdout.flush()
     except OrqalError as error:
-        say(str(error), style="red")
+        say(sentence(str(error)), style="red")
         sys.exit(1)
     except BrokenPipeError:
         # The reader has what it wanted (`| head`). Python flushes once more at its end: to nowhere.

@@ -9,11 +9,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from orqal.cli.show import (
     COLOURS,
@@ -30,11 +28,15 @@ from orqal.cli.show import (
     state,
     table,
     tail,
+    when,
     write_csv,
 )
-from orqal.cli.work import complete_app, job_ids
+from orqal.cli.work import batch_name, complete_app, job_ids
 from orqal.client import STDERR, Client
-from orqal.models import Status
+from orqal.states import Status
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 ROWS = 1_000
 """Jobs of a batch that `results` shows as a table."""
@@ -57,11 +59,15 @@ class Format(str, Enum):
 
 def jobs(
     status: Annotated[Status | None, typer.Option(help="Only jobs in this state.")] = None,
-    app: Annotated[str | None, typer.Option(help="Only jobs of this app.", autocompletion=complete_app)] = None,
-    user: Annotated[str | None, typer.Option(help="Only jobs of this user.")] = None,
-    batch: Annotated[str | None, typer.Option(help="Only jobs of this batch.")] = None,
-    host: Annotated[str | None, typer.Option(help="Only jobs on this host.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
+    app: Annotated[
+        str | None, typer.Option(metavar="APP", help="Only jobs of this app.", autocompletion=complete_app)
+    ] = None,
+    user: Annotated[str | None, typer.Option(metavar="USER", help="Only jobs of this user.")] = None,
+    batch: Annotated[
+        str | None, typer.Option(metavar="NAME", callback=batch_name, help="Only jobs of this batch.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(metavar="HOST", help="Only jobs on this host.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, help="At most so many.")] = 20,
     json: Annotated[bool, typer.Option("--json", help="One JSON object per job, a line each.")] = False,
 ) -> None:
     """List jobs, the newest first."""
@@ -70,16 +76,15 @@ def jobs(
         for job in found:
             print_json(job)
         return
-    shown = table("id", "state", "app", "input", "host", "submitted", "why", ids="id")
+    shown = table("id", "state", "app", "input", "host", "when", "why", whole=("id", "state"))
     for job in found:
-        submitted = moment(job.get("ctime"))
         shown.add_row(
             cell(job["_id"]),
             state(job),
             cell(job["app"]),
             cell(job["input"]),
             cell(job.get("host")),
-            cell(f"{submitted:%m-%d %H:%M:%S}" if submitted else ""),
+            when(job.get("ctime")),
             outcome(job),
         )
     if shown.row_count:
@@ -94,6 +99,9 @@ def job(id: Id, json: Json = False) -> None:
     if json:
         print_json(record)
         return
+    from rich.table import Table
+    from rich.text import Text
+
     shown = Table.grid(padding=(0, 2))
     shown.add_column(style="bold", no_wrap=True)
     shown.add_column(overflow="fold")
@@ -155,7 +163,7 @@ def logs(
 
 
 def results(
-    batch: Annotated[str, typer.Argument(metavar="BATCH", help="The name of the batch.")],
+    batch: Annotated[str, typer.Argument(metavar="BATCH", callback=batch_name, help="The name of the batch.")],
     format: Annotated[
         Format, typer.Option("--format", help="table; json: one object a line; csv: params and results in columns.")
     ] = Format.TABLE,
@@ -254,6 +262,8 @@ def status(json: Json = False) -> None:
     if json:
         print_json({"api_url": client.base_url, "status": counts, "hosts": found})
         return
+    from rich.text import Text
+
     console = out()
     line = Text("Jobs  ", "bold")
     for name in Status:

@@ -9,7 +9,6 @@ from types import ModuleType
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from orqal.cli.show import fail, out, print_json, say
 from orqal.settings import Settings
@@ -43,6 +42,8 @@ def up(
     if json:
         print_json(about)
         return
+    from rich.text import Text
+
     console = out()
     console.print(Text.assemble(("Orqal is up: ", "bold green"), str(about["api_url"])))
     if dashboard := about.get("dashboard_url"):

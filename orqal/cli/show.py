@@ -9,13 +9,15 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import IO, Any, NoReturn, TextIO
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TextIO
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+
+if TYPE_CHECKING:
+    # Imported where something is shown: `orqal run` and `--json` start without it.
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 COLOURS = {"todo": "dim", "init": "cyan", "running": "blue", "exited": "green", "error": "red"}
 
@@ -26,6 +28,10 @@ _WIDE = 10_000
 """Columns where no terminal is: a program reads it, so nothing is cut."""
 _CELL = 300
 """Characters of a value in a table."""
+_WHY = 80
+"""Characters of an error in a table; `orqal job ID` has the whole."""
+PROBLEMS = 10
+"""Faulty lines of a file, or failed jobs, that are told one by one."""
 
 
 def clean(value: Any) -> str:
@@ -36,6 +42,8 @@ def clean(value: Any) -> str:
 
 def cell(value: Any, style: str = "") -> Text:
     """A value on one line; rich's markup in it is not obeyed either."""
+    from rich.text import Text
+
     text = " ".join(clean(value).split())
     text = text if len(text) <= _CELL else text[:_CELL] + "…"
     return Text(text, style, no_wrap=True, overflow="ellipsis")
@@ -43,12 +51,17 @@ def cell(value: Any, style: str = "") -> Text:
 
 def out(file: TextIO | None = None) -> Console:
     """For people, to stdout or a file."""
+    from rich.console import Console
+
     target = file or sys.stdout
     return Console(file=file, highlight=False, width=None if target.isatty() else _WIDE)
 
 
 def say(message: str, style: str = "") -> None:
     """A message on stderr, whole sentences on one line each."""
+    from rich.console import Console
+    from rich.text import Text
+
     Console(stderr=True, highlight=False, soft_wrap=True).print(Text(clean(message), style))
 
 
@@ -58,19 +71,32 @@ def fail(message: str, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
+def sentence(text: str) -> str:
+    """A message as a sentence: the server's begin in lower case, without a full stop."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", "`")) else ".")
+
+
+def no_constant(name: str) -> NoReturn:
+    """For json.loads: NaN and the infinities are not JSON."""
+    raise ValueError(f"{name} is not JSON")
+
+
 def print_json(document: Any) -> None:
     """One document on one line of stdout, at once."""
     sys.stdout.write(json.dumps(document) + "\n")
     sys.stdout.flush()
 
 
-def table(*columns: str, ids: str | None = None) -> Table:
-    """An empty table for `cell`s. The column `ids` is never cut; the others share what is left, the widest
+def table(*columns: str, whole: Sequence[str] = ()) -> Table:
+    """An empty table for `cell`s. The columns `whole` are never cut; the others share what is left, the widest
     giving way first.
     """
+    from rich import box
+    from rich.table import Table
+
     made = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
     for column in columns:
-        made.add_column(column, no_wrap=column == ids)
+        made.add_column(column, no_wrap=column in whole)
     return made
 
 
@@ -85,13 +111,22 @@ def state(job: Mapping[str, Any]) -> Text:
 def outcome(job: Mapping[str, Any]) -> Text:
     """What came of a job: its error, or its result."""
     if error := job.get("error"):
-        return cell(f"{error['type']}: {error['message']}", "red")
+        text = f"{error['type']}: {error['message']}"
+        return cell(text if len(text) <= _WHY else text[:_WHY].rstrip() + "…", "red")
     return cell(job.get("result"))
 
 
 def moment(text: str | None) -> datetime | None:
     """A time of the server's JSON, in local time."""
     return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone() if text else None
+
+
+def when(text: str | None) -> str:
+    """A time of the server's JSON, short: the hour if it is of today, else the day."""
+    then = moment(text)
+    if then is None:
+        return ""
+    return f"{then:%H:%M}" if then.date() == datetime.now().date() else f"{then:%m-%d}"
 
 
 def seconds(span: float) -> str:
@@ -148,7 +183,7 @@ def _field(value: Any) -> str:
 
 def results_table(results: Iterable[Mapping[str, Any]], console: Console, limit: int) -> None:
     """Results for people: the first `limit`, and how many more there are."""
-    shown = table("id", "input", "state", "result", ids="id")
+    shown = table("id", "input", "state", "result", whole=("id", "state"))
     more = 0
     for job in results:
         if shown.row_count < limit:

@@ -13,17 +13,16 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
-from pydantic import ValidationError
 
-from orqal.cli.show import clean, fail, out, print_json, results_table, say, seconds
-from orqal.client import STDERR, Client, NotFound, OrqalError, SubmissionFailed, progress_bar, user_name
-from orqal.models import Change, JobSpec
+from orqal.cli.show import PROBLEMS, clean, fail, no_constant, out, print_json, results_table, say, seconds
+from orqal.client import STDERR, Client, NotFound, SubmissionFailed, progress_bar
 
-PROBLEMS = 10
-"""Faulty lines of a file, or failed jobs, that are told one by one."""
+if TYPE_CHECKING:
+    from orqal.models import Change
+
 NOT_RUN = 125
 """Exit code of `orqal run` where there was no container that could have one; docker's own choice."""
 
@@ -37,11 +36,11 @@ def complete_app(incomplete: str) -> list[str]:
 
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs: one object per job.")]
-Threads = Annotated[float | None, typer.Option(min=0.01, help="Cores. Default: what the app says.")]
+Threads = Annotated[float | None, typer.Option(metavar="CORES", min=0.01, help="Cores. Default: what the app says.")]
 Memory = Annotated[
-    float | None, typer.Option(min=0.0063, help="Memory in GB (10^9 bytes). Default: what the app says.")
+    float | None, typer.Option(metavar="GB", min=0.0063, help="Memory in GB (10^9 bytes). Default: what the app says.")
 ]
-Timeout = Annotated[float | None, typer.Option(min=0.001, help="Seconds the container may run.")]
+Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", min=0.001, help="Seconds the container may run.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until all have ended; exit 1 if one is not ok.")]
 
 
@@ -52,6 +51,18 @@ def job_ids(given: str | list[str] | None) -> str | list[str] | None:
             raise typer.BadParameter(f"{given!r} is no job id: that has 24 hex digits")
         return given.lower()
     return given and [str(job_ids(id)) for id in given]
+
+
+def batch_name(given: str | None) -> str | None:
+    """The name of a batch. One that cannot be is wrong usage: nobody need be asked."""
+    if given is not None:
+        from orqal.models import check_batch_name
+
+        try:
+            check_batch_name(given)
+        except ValueError as error:
+            raise typer.BadParameter(f"{given!r} is no name of a batch: {error}") from None
+    return given
 
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", callback=job_ids, show_default=False)]
@@ -66,8 +77,8 @@ def run(
         list[str] | None,
         typer.Argument(metavar="-- CMD", help="The command and its arguments. Default: the image's own."),
     ] = None,
-    threads: Annotated[float, typer.Option(min=0.01, help="Cores.")] = 1,
-    memory: Annotated[float, typer.Option(min=0.0063, help="Memory in GB (10^9 bytes).")] = 1,
+    threads: Annotated[float, typer.Option(metavar="CORES", min=0.01, help="Cores.")] = 1,
+    memory: Annotated[float, typer.Option(metavar="GB", min=0.0063, help="Memory in GB (10^9 bytes).")] = 1,
     timeout: Timeout = None,
     env: Annotated[
         list[str] | None,
@@ -84,20 +95,26 @@ def run(
 
     Ctrl-C ends the container.
     """
+    from orqal.cli import documents
+
     if network not in (None, "none"):
         raise typer.BadParameter("the only choice is none", param_hint="--network")
     params = {"image": image, "cmd": cmd or [], "env": dict(_pairs(env, "-e")), "network": network}
     client = Client()
     id = client.submit(
-        _document("Run", None, params, threads=threads, memory_in_gb=memory, timeout=timeout, use_cache=False)
+        documents.job_document(
+            "Run", None, params, threads=threads, memory_in_gb=memory, timeout=timeout, use_cache=False
+        )
     )
     try:
         if not json:
             _copy_output(client, id)
         change = next(client.changes([id]))
-    except (KeyboardInterrupt, BrokenPipeError):
+    except (KeyboardInterrupt, BrokenPipeError) as reason:
         # Nobody is there any more for whom it could run.
         client.cancel([id])
+        if isinstance(reason, KeyboardInterrupt):
+            say("\nCancelled: the container ends.")
         raise
     if json:
         print_json(client.job(id))
@@ -131,7 +148,9 @@ def submit(
         list[str] | None,
         typer.Option("--param", "-p", metavar="K=V", help="A parameter, JSON or else text; may be repeated."),
     ] = None,
-    batch: Annotated[str | None, typer.Option(help="The name of the batch that they join.")] = None,
+    batch: Annotated[
+        str | None, typer.Option(metavar="NAME", callback=batch_name, help="The name of the batch that they join.")
+    ] = None,
     wait: Wait = False,
     threads: Threads = None,
     memory: Memory = None,
@@ -142,50 +161,46 @@ def submit(
     json: Json = False,
 ) -> None:
     """Submit an app on one or many inputs; prints the ids of the jobs."""
+    from orqal.cli import documents
+
     params = {key: _value(text) for key, text in _pairs(param, "--param")}
     no_input: list[str | None] = [None]
-    documents = [
-        _document(app, _input(text), params, threads=threads, memory_in_gb=memory, timeout=timeout, use_cache=cache)
+    jobs = [
+        documents.job_document(
+            app, _input(text), params, threads=threads, memory_in_gb=memory, timeout=timeout, use_cache=cache
+        )
         for text in inputs or no_input
     ]
     client = Client()
     if problem := _app_problem(_apps(client), app):
         fail(problem)
-    ids = _submit(client, documents, len(documents), batch)
+    ids = _submit(client, jobs, len(jobs), batch)
     if not wait:
         for id in ids:
             print_json({"_id": id}) if json else typer.echo(id)
         return
     failed = _wait(client, ids, batch)
-    jobs = (client.job(id) for id in ids)
+    ended = (client.job(id) for id in ids)
     if json:
         keys = ("_id", "app", "input", "params", "current_status", "ok", "exit_code", "error", "result")
-        for job in jobs:
+        for job in ended:
             print_json({key: job.get(key) for key in keys})
     else:
-        results_table(jobs, out(), limit=len(ids))
+        results_table(ended, out(), limit=len(ids))
+        _tell_where_to_look(failed)
     raise typer.Exit(1 if failed else 0)
 
 
 def _submit(client: Client, documents: Iterable[bytes], total: int, batch: str | None) -> list[str]:
     ids = []
     try:
-        with progress_bar("Submitting", total) as bar:
+        with progress_bar("Submitting", total, None if total > 1 else False) as bar:
             for id in client.submit_many(documents, batch):
                 ids.append(id)
                 bar.advance()
     except SubmissionFailed as error:
         fail(f"{error}" + (f" Or end them: orqal cancel --batch {shlex.quote(batch)}" if batch else ""))
     return ids
-
-
-def _document(app: str, input: Any, params: Mapping[str, Any], **asked: Any) -> bytes:
-    document = {"app": app, "input": input, "params": params, "user": user_name(), **asked}
-    try:
-        JobSpec.model_validate(document)
-    except ValidationError as error:
-        raise typer.BadParameter(_sentence(error)) from None
-    return jsonlib.dumps({key: value for key, value in document.items() if value is not None}).encode()
 
 
 def _pairs(options: Sequence[str] | None, name: str) -> Iterator[tuple[str, str]]:
@@ -199,13 +214,9 @@ def _pairs(options: Sequence[str] | None, name: str) -> Iterator[tuple[str, str]
 def _value(text: str) -> Any:
     """JSON if it is that, else the text itself."""
     try:
-        return jsonlib.loads(text, parse_constant=_no_constant)
+        return jsonlib.loads(text, parse_constant=no_constant)
     except (ValueError, RecursionError):
         return text
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _input(text: str | None) -> Any:
@@ -233,7 +244,12 @@ def _app_problem(apps: Mapping[str, Mapping[str, Any]], name: str) -> str | None
 
 def batch(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A file with a JSON object a line, or - for stdin.")],
-    name: Annotated[str | None, typer.Option(help="The batch's name. Default: the file's name and the time.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", callback=batch_name, help="The batch's name. Default: the file's name and the time."
+        ),
+    ] = None,
     wait: Wait = False,
     json: Json = False,
 ) -> None:
@@ -241,8 +257,10 @@ def batch(
 
     All lines are checked before the first is sent. A name that exists already is not submitted again.
     """
+    from orqal.cli import documents
+
     with _rereadable(file) as lines:
-        total, named = _check(lines, file)
+        total, named = documents.check(lines, file)
         client = Client()
         apps = _apps(client)
         for app, number in named.items():
@@ -250,12 +268,13 @@ def batch(
                 fail(f"{file}:{number}: {problem}", 2)
         stem = "stdin" if file == "-" else Path(file).stem
         title = name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        batch_name(title)
         ids = _existing(client, name, total) if name else None
         if ids is None:
             lines.seek(0)
-            documents = (_line_document(spec) for _, spec in _specs(lines))
-            ids = _submit(client, documents, total, title)
-            say(f"{total:,} jobs are submitted as batch {title}.")
+            jobs = (documents.line_document(spec) for _, spec in documents.specs(lines))
+            ids = _submit(client, jobs, total, title)
+            say(f"{total:,} {'job is' if total == 1 else 'jobs are'} submitted as batch {title}.")
     quoted = shlex.quote(title)
     if wait:
         failed = _wait(client, ids, title)
@@ -291,58 +310,6 @@ def _rereadable(file: str) -> Generator[BinaryIO, None, None]:
         yield source
 
 
-def _specs(lines: Iterable[bytes]) -> Iterator[tuple[int, JobSpec | str]]:
-    """Each line that is not empty: its number, and the job or what is wrong."""
-    for number, line in enumerate(lines, 1):
-        if line := line.strip():
-            yield number, _spec(line)
-
-
-def _spec(line: bytes) -> JobSpec | str:
-    try:
-        document = jsonlib.loads(line, parse_constant=_no_constant)
-        if not isinstance(document, dict):
-            return 'not a JSON object like {"app": …, "input": …}'
-        return JobSpec.model_validate(document)
-    except ValidationError as error:
-        return _sentence(error)
-    except jsonlib.JSONDecodeError as error:
-        return f"not JSON: {error.msg} at column {error.colno}"
-    except (ValueError, RecursionError) as error:
-        return f"not JSON: {error}"
-
-
-def _sentence(error: ValidationError) -> str:
-    wrongs = error.errors(include_url=False, include_input=False)
-    return "; ".join(f"{'.'.join(str(part) for part in wrong['loc'])}: {wrong['msg']}" for wrong in wrongs)
-
-
-def _check(lines: Iterable[bytes], file: str) -> tuple[int, dict[str, int]]:
-    """How many jobs there are, and each app with the line that first names it. Exits where a line is wrong."""
-    total = wrong = 0
-    apps: dict[str, int] = {}
-    for number, spec in _specs(lines):
-        total += 1
-        if isinstance(spec, JobSpec):
-            apps.setdefault(spec.app, number)
-            continue
-        wrong += 1
-        if wrong <= PROBLEMS:
-            say(f"{file}:{number}: {spec}", "red")
-    if wrong:
-        fail(f"{wrong:,} of {total:,} lines are wrong; nothing is submitted.", 2)
-    if not total:
-        fail(f"{file}: there is no job in it.", 2)
-    return total, apps
-
-
-def _line_document(spec: JobSpec | str) -> bytes:
-    if isinstance(spec, str):
-        raise OrqalError(f"The file has changed while it was read: {spec}.")
-    document = spec.model_dump(mode="json", exclude={"batch"}, exclude_none=True)
-    return jsonlib.dumps({**document, "user": spec.user or user_name()}).encode()
-
-
 def _existing(client: Client, name: str, total: int) -> list[str] | None:
     """The jobs of a batch that exists; None: there is none of this name."""
     try:
@@ -360,8 +327,12 @@ def _existing(client: Client, name: str, total: int) -> list[str] | None:
 
 def wait(
     ids: Ids = None,
-    batch: Annotated[str | None, typer.Option(help="Wait for all the jobs of this batch.")] = None,
-    timeout: Annotated[float | None, typer.Option(min=0.001, help="Give up after so many seconds; exit 1.")] = None,
+    batch: Annotated[
+        str | None, typer.Option(metavar="NAME", callback=batch_name, help="Wait for all the jobs of this batch.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=0.001, help="Give up after so many seconds; exit 1.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="How each job ended, as JSON, as soon as it does.")] = False,
 ) -> None:
     """Wait until jobs have ended; exit 1 if one of them is not ok. Ctrl-C stops only the waiting."""
@@ -411,11 +382,19 @@ def _tell_failures(client: Client, failed: Sequence[Change]) -> None:
         out().print(clean(f"{change.id}  {why}"), markup=False, soft_wrap=True)
     if len(failed) > PROBLEMS:
         out().print(f"… and {len(failed) - PROBLEMS:,} more that failed")
+    _tell_where_to_look(failed)
+
+
+def _tell_where_to_look(failed: Sequence[Change]) -> None:
+    if failed:
+        say(f"For its output and all else: orqal job {failed[0].id}")
 
 
 def cancel(
     ids: Ids = None,
-    batch: Annotated[str | None, typer.Option(help="Cancel all the jobs of this batch.")] = None,
+    batch: Annotated[
+        str | None, typer.Option(metavar="NAME", callback=batch_name, help="Cancel all the jobs of this batch.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="The number as JSON.")] = False,
 ) -> None:
     """End jobs, waiting or running: their containers go away. Those that have ended stay as they are."""

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from starlette.types import Receive, Scope, Send
 
 from orqal.docker_engine import STDERR, STDOUT, multiplexed
-from orqal.models import AppInfo, Change, HostInfo, JobSpec, Status
+from orqal.models import AppInfo, BatchName, Change, HostInfo, JobSpec, Status
 from orqal.serve_app.backend import Backend, NotThere
 from orqal.serve_app.documents import BadDocument, DocumentReader
 from orqal.serve_app.views import (
@@ -50,7 +50,6 @@ def _backend(request: Request) -> Backend:
 
 Inside = Annotated[Backend, Depends(_backend)]
 JobId = Annotated[str, Path(pattern="^[0-9a-f]{24}$", description="the job's id")]
-BatchName = Annotated[str, Path(min_length=1, max_length=200, description="the batch's name")]
 
 
 class _Streamed(StreamingResponse):
@@ -136,7 +135,7 @@ async def list_jobs(
     status: Status | None = None,
     app: str | None = None,
     user: str | None = None,
-    batch: str | None = None,
+    batch: BatchName | None = None,
     host: str | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str | None, Query(pattern="^[0-9]{1,18}$")] = None,
@@ -151,7 +150,7 @@ async def list_jobs(
 async def create_jobs(
     request: Request,
     backend: Inside,
-    batch: Annotated[str | None, Query(min_length=1, max_length=200)] = None,
+    batch: BatchName | None = None,
 ) -> Response:
     """Submit many jobs: the body is JSON objects, one a line or back to back. The answer has a line for each,
     `{"_id": id}`, which comes once the job is on disk; if one is no job, a last line `{"error": …, "document": n}`,

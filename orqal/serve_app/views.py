@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from orqal.models import HostInfo, JobError, JobRecord, Name, Output, Status
+from orqal.models import BatchName, HostInfo, JobError, JobRecord, Output, Status
 
 Id = Annotated[str, Field(pattern="^[0-9a-f]{24}$")]
 """A job's id: the 24 hex digits of a BSON ObjectId."""
@@ -65,7 +65,7 @@ class Selection(BaseModel):
     """Some jobs: those of these ids, of a batch, or all."""
 
     ids: list[Id] | None = None
-    batch: Name | None = None
+    batch: BatchName | None = None
     all: bool = False
 
 

@@ -62,7 +62,7 @@ class WrapperJob:
 
 
 def _lines(output: str | Path) -> list[str]:
-    text = output.read_text("utf-8", "replace") if isinstance(output, Path) else output
+    text = output.read_bytes().decode("utf-8", "replace") if isinstance(output, Path) else output
     return text.split("\n")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from orqal.models import AppInfo, MemoryGb, Threads
+from orqal.models import AppInfo, MemoryGb, Seconds, Threads
 from orqal.wrappers.base import AbstractWorker, AbstractWrapper
 from orqal.wrappers.builtin import BUILT_IN
 from orqal.wrappers.limits import memory_limit
@@ -29,7 +29,7 @@ ENTRY_POINT_GROUP = "orqal.wrappers"
 _LIMITS: dict[str, TypeAdapter[Any]] = {
     "threads": TypeAdapter(Threads | None),
     "memory_in_gb": TypeAdapter(MemoryGb | None),
-    "timeout": TypeAdapter(float | None),
+    "timeout": TypeAdapter(Seconds | None),
 }
 
 

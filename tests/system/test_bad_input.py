@@ -237,12 +237,12 @@ def test_wrapper_sees_the_whole_of_a_long_output(orqal: Orqal, services: Path) -
     app = _wrapper(
         services,
         "LongOutput",
-        "def get_cmd(self, params):\n    return ['seq', '1000000']\n"
+        "def get_cmd(self, params):\n    return ['seq', '300000']\n"
         "def set_result(self, job):\n    job.set_result([len(job.stdout), job.stdout[0], job.stdout[-2]])",
     )
     job = orqal.run(app)
     assert job["truncated"] == ["stdout"]
-    assert job["result"] == [1_000_001, "1", "1000000"]
+    assert job["result"] == [300_001, "1", "300000"]
 
 
 def test_output_that_is_not_utf_8(orqal: Orqal) -> None:
@@ -279,9 +279,7 @@ def test_wrapper_file_that_cannot_be_imported(orqal: Orqal, services: Path) -> N
             (services / f"{name}.py").unlink()
 
 
-@pytest.mark.parametrize(
-    "path", ["../../token", "%2e%2e/%2e%2e/token", "/etc/passwd", "link", "pipe", "missing", "d/%2e%2e/file"]
-)
+@pytest.mark.parametrize("path", ["%2e%2e/%2e%2e/token", "%2Fetc%2Fpasswd", "link", "missing", "d/%2e%2e/file"])
 def test_download_stays_in_the_jobs_directory(orqal: Orqal, services: Path, path: str) -> None:
     (services / "files.py").write_text(
         BASE.format(name="Files").replace("threads = 0.5", "threads = 0.5\n    create_dir = True")

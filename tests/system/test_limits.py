@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from tests.system.orqal_process import Orqal
@@ -24,6 +25,17 @@ SWAP = (
 def _cores(line: str) -> float:
     quota, period = line.split()
     return int(quota) / int(period)
+
+
+def _ray_status(orqal: Orqal, exports: str) -> str:
+    return subprocess.run(
+        ["bash", "-c", f"{exports}\nexec {sys.executable} -m ray.scripts.scripts status"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env=orqal.environ,
+    ).stdout
 
 
 def test_cpu_quota_is_enforced(orqal: Orqal) -> None:
@@ -86,16 +98,14 @@ def test_what_a_job_holds_is_in_use_in_ray_and_then_free(orqal: Orqal) -> None:
     [host] = orqal.http().get("/hosts").json()
     assert (host["threads_in_use"], host["ram_gb_in_use"], host["jobs"]) == (0.5, 2, 1)
     exports = orqal.cli("env").stdout
-    status = subprocess.run(
-        ["bash", "-c", f"{exports}\nexec {sys.executable} -m ray.scripts.scripts status"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-        env=orqal.environ,
-    ).stdout
-    assert re.search(rf"/{host['threads']} threads .*of 0\.5 reserved in placement groups", status), status
-    assert re.search(rf"/{host['ram_gb']} ram_gb .*of 2\.0 reserved in placement groups", status), status
+    wanted = [
+        rf"/{host['threads']} threads .*of 0\.5 reserved in placement groups",
+        rf"/{host['ram_gb']} ram_gb .*of 2\.0 reserved in placement groups",
+    ]
+    deadline = time.monotonic() + 30
+    # Ray gathers what `ray status` shows once a second.
+    while not all(re.search(pattern, status := _ray_status(orqal, exports)) for pattern in wanted):
+        assert time.monotonic() < deadline, status
     orqal.cli("cancel", job_id)
     assert orqal.ended(job_id)["error"]["type"] == "cancelled"
     [host] = orqal.http().get("/hosts").json()

@@ -41,8 +41,17 @@ def test_documentation_needs_no_other_server(orqal: Orqal, page: str) -> None:
 
 def test_job_has_the_predecessors_keys(orqal: Orqal) -> None:
     body = {
-        "_id": None, "app": "Test", "input": "in", "params": {"echo": "a\nb"}, "user": "someone",
-        "current_status": None, "container": None, "lswd": [], "stdout": [], "stderr": [], "result": None,
+        "_id": None,
+        "app": "Test",
+        "input": "in",
+        "params": {"echo": "a\nb"},
+        "user": "someone",
+        "current_status": None,
+        "container": None,
+        "lswd": [],
+        "stdout": [],
+        "stderr": [],
+        "result": None,
         "use_cache": True,
     }
     answer = orqal.http().post("/job", content=json.dumps(body))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ FRAMES = st.lists(st.builds(Frame, st.sampled_from([STDOUT, STDERR]), st.binary(
 def test_frames_come_back_however_they_are_cut(sent: list[Frame], places: list[int]) -> None:
     stream = b"".join(map(multiplexed, sent))
     at = [0, *sorted(place % (len(stream) + 1) for place in places), len(stream)]
-    assert list(frames(stream[start:end] for start, end in zip(at, at[1:], strict=False))) == sent
+    assert list(frames(stream[start:end] for start, end in pairwise(at))) == sent
 
 
 @given(FRAMES, st.integers(1, 8 + 5))

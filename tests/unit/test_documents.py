@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ def read(*chunks: bytes) -> tuple[list[JobSpec], BadDocument | None]:
 
 def cut(text: bytes, places: list[int]) -> list[bytes]:
     at = [0, *sorted(place % (len(text) + 1) for place in places), len(text)]
-    return [text[start:end] for start, end in zip(at, at[1:], strict=False)]
+    return [text[start:end] for start, end in pairwise(at)]
 
 
 VALUES = st.recursive(
@@ -42,7 +43,7 @@ DOCUMENTS = st.fixed_dictionaries(
         "input": VALUES,
         "params": st.dictionaries(st.text(), VALUES, max_size=3),
         "user": st.text(max_size=5),
-        "batch": st.none() | st.text(min_size=1, max_size=5),
+        "batch": st.none() | st.text("abc ä.-_", min_size=3, max_size=5),
         "threads": st.none() | st.floats(0.01, 100_000),
         "use_cache": st.booleans(),
         "_id": st.none(),

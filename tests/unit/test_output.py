@@ -200,12 +200,12 @@ def test_a_directory_that_is_a_link_or_missing(job: Path, outside: Path) -> None
 
 
 def test_refusing_leaves_nothing_open(traps: Path) -> None:
-    before = os.listdir("/proc/self/fd")
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for name in ("real/missing", "fifo", "real", "folder/secret"):
         with pytest.raises(FileNotFoundError):
             read_piece(traps, name, 0, 1)
     read_piece(traps, "inside", 0, 1)
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 # Listing
@@ -229,3 +229,11 @@ def test_listing_is_bounded(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_directory_lists_nothing(job: Path) -> None:
     (job / "file").touch()
     assert listing(job / "missing") == listing(job / "file") == []
+
+
+def test_create_puts_a_planted_directory_aside(tmp_path: Path) -> None:
+    (tmp_path / "orqal.stdout" / "kept").mkdir(parents=True)
+    with output.create(tmp_path / "orqal.stdout") as file:
+        file.write(b"ours")
+    assert (tmp_path / "orqal.stdout").read_bytes() == b"ours"
+    assert len(list(tmp_path.glob("orqal.stdout.*/kept"))) == 1

@@ -89,6 +89,13 @@ def test_the_user_with_the_least_in_use_is_next() -> None:
     assert scene.place() == ["b0"]  # and 1 thread is left, too little for anna
 
 
+def test_what_counts_is_threads_not_jobs() -> None:
+    scene = Scene(host(threads=5))
+    scene.push(*numbered("a", 9), user="anna", shape=(2, 1))
+    scene.push(*numbered("b", 9), user="ben", shape=(1, 1))
+    assert scene.place() == ["a0", "b0", "b1", "b2"]
+
+
 def test_users_take_turns_when_one_job_fills_the_host() -> None:
     """With nothing in use by anyone, age alone would let a user with many jobs go first each time."""
     scene = Scene(host())
@@ -311,7 +318,7 @@ class CountedQueue(Queue):
 
 
 def _cost(jobs: int, lines: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
-    """Lines and shapes that one decision looks at, with this many jobs in each of this many lines, two of which start."""
+    """Lines and shapes that one decision looks at, with this many jobs in each of this many lines."""
     queue = CountedQueue()
     for line in range(lines):
         for job in range(jobs):

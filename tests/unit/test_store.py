@@ -105,7 +105,7 @@ JSON = st.recursive(
 TEXT = st.text(min_size=1, max_size=20)
 
 
-@given(value=JSON, user=TEXT, batch=TEXT, output=st.text())
+@given(value=JSON, user=TEXT, batch=st.text("abc ä%.-_", min_size=3, max_size=9), output=st.text())
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -470,7 +470,7 @@ def plans(store: SqliteStore, call: Callable[[], object]) -> list[str]:
 @pytest.mark.parametrize(
     "call",
     [
-        pytest.param(lambda store, values=values: store.find(JobFilter(**values), 5, cursor), id=f"{values} {cursor}")
+        pytest.param(lambda store, v=values, c=cursor: store.find(JobFilter(**v), 5, c), id=f"{values} {cursor}")
         for values in [
             dict(asked)
             for count in (1, 2)

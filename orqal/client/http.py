@@ -1,0 +1,371 @@
+"""The HTTP API of a server as a Python object."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from orqal.client.errors import NotFound, OrqalError, RequestFailed, ServerUnreachable, SubmissionFailed, Unauthorized
+from orqal.client.patience import Patience, cut_off
+from orqal.client.streams import MULTIPLEXED, LogParser, split_lines
+from orqal.settings import DEFAULT_API_URL, Settings
+
+if TYPE_CHECKING:
+    import httpx
+
+    from orqal.models import Change
+
+SLICE = 1_000
+"""Jobs in one request to submit."""
+SILENCE = 30.0
+"""Seconds of silence after which a stream of changes counts as broken; the server sends a line every 10."""
+ANSWER = 60.0
+"""Seconds in which the server must begin its answer, and go on with it."""
+
+
+def find_api(settings: Settings) -> str:
+    """Where the API is: ORQAL_API_URL, else the Orqal that runs in `home`, else localhost:5001."""
+    if settings.api_url:
+        return settings.api_url
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads((settings.home / "cluster.json").read_text())["api_url"]).rstrip("/")
+    return DEFAULT_API_URL
+
+
+class Client:
+    """The HTTP API of one server, over one persistent connection. Thread-safe."""
+
+    def __init__(self, base_url: str | None = None, token: str | None = None, *, timeout: float = ANSWER) -> None:
+        """`base_url` and `token`: None is what the environment and the Orqal of this machine say.
+
+        `timeout`: seconds in which the server must begin its answer, and go on with it.
+        """
+        settings = Settings()
+        self.base_url = (base_url or find_api(settings)).rstrip("/")
+        self.token = token or settings.token
+        self.timeout = timeout
+        self.met = False
+        """True once the server has answered."""
+
+    # Jobs
+
+    def submit(self, document: bytes) -> str:
+        """Submit one job, a JSON document; the answer is its id."""
+        content = {"content-type": "application/json"}
+        return self._request("POST", "job", content=document, headers=content).text.strip()
+
+    def submit_many(self, documents: Iterable[bytes], batch: str | None = None) -> Iterator[str]:
+        """Submit jobs, a JSON document each, in slices as the ids are taken; yields the ids in that order.
+
+        `batch`: the name that they join. SubmissionFailed: it went wrong after the first ids.
+        """
+        if batch is not None:
+            _check_batch_name(batch)
+        documents = iter(documents)
+        submitted: list[str] = []
+        try:
+            while part := list(islice(documents, SLICE)):
+                before = len(submitted)
+                for id in self._submit_slice(part, batch, before):
+                    submitted.append(id)
+                    yield id
+                if len(submitted) - before != len(part):
+                    raise OrqalError("The server's answer ended early.")
+        except OrqalError as error:
+            if not submitted:
+                raise
+            raise SubmissionFailed(
+                f"{error} The first {len(submitted):,} jobs are submitted and go on, the others are not. Submitting "
+                "all again is safe where use_cache is on: what has succeeded or runs is not run twice.",
+                submitted,
+            ) from error
+
+    def _submit_slice(self, documents: Sequence[bytes], batch: str | None, before: int) -> Iterator[str]:
+        # Chunks of some 100 documents: few enough system calls, and no copy of the whole.
+        chunks = (b"".join(d + b"\n" for d in documents[i : i + 100]) for i in range(0, len(documents), 100))
+        headers = {"content-type": "application/x-ndjson"}
+        params = {} if batch is None else {"batch": batch}
+        for line in self._ndjson("POST", "jobs", content=chunks, headers=headers, params=params):
+            if "error" in line:
+                # The server counts within this request.
+                number = int(line["document"])
+                why = str(line["error"]).removeprefix(f"document {number}: ").rstrip(".")
+                raise OrqalError(f"The server did not take job number {before + number:,}: {why}.")
+            yield str(line["_id"])
+
+    def job(self, id: str) -> dict[str, Any]:
+        """All of a job: its record, output and result."""
+        job: dict[str, Any] = self._json("GET", f"job/{quote(id, safe='')}")
+        return job
+
+    def jobs(self, limit: int = 100, **filters: str | None) -> Iterator[dict[str, Any]]:
+        """The newest jobs, without output and result. Filters: status, app, user, batch, host."""
+        params = {name: value for name, value in filters.items() if value is not None}
+        if "batch" in params:
+            _check_batch_name(params["batch"])
+        while limit > 0:
+            page = self._json("GET", "jobs", params={**params, "limit": str(min(limit, SLICE))})
+            yield from page["jobs"][:limit]
+            limit -= len(page["jobs"])
+            if not page.get("cursor"):
+                return
+            params["cursor"] = page["cursor"]
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs are in which state."""
+        counts: dict[str, int] = self._json("GET", "jobs/status")
+        return counts
+
+    def cancel(self, ids: Sequence[str] = (), *, batch: str | None = None) -> int:
+        """Cancel these jobs, or all of a batch; the answer is how many had not ended yet."""
+        answer = self._json("POST", "jobs/cancel", json=_which(ids, batch))
+        return int(answer["cancelled"])
+
+    def changes(
+        self, ids: Iterable[str] = (), *, batch: str | None = None, timeout: float | None = None
+    ) -> Iterator[Change]:
+        """The ends of these jobs, or of all of a batch, as they come; those that have ended already at once.
+
+        One stream, no polling. When it breaks it is opened again for the rest. TimeoutError: not all ended in
+        `timeout` seconds. NotFound: a job does not exist. ServerUnreachable: a minute without the server.
+        """
+        from orqal.models import Change
+
+        left = dict.fromkeys(id.lower() for id in ids)
+        told: set[str] = set()
+        patience = Patience(self, timeout)
+        while left or batch is not None:
+            try:
+                with (
+                    self._stream(
+                        "POST", "jobs/wait", json=_which(list(left), batch), timeout=patience.cut(SILENCE)
+                    ) as response,
+                    cut_off(response, patience.left()),
+                ):
+                    for line in split_lines(response.iter_bytes()):
+                        patience.renew()
+                        if not line.strip():
+                            continue
+                        document = _parse(line)
+                        if document.get("unknown"):
+                            raise NotFound(f"There is no job {document['_id']}.", 404)
+                        change = Change.model_validate(document)
+                        if change.id not in told:
+                            told.add(change.id)
+                            left.pop(change.id, None)
+                            yield change
+                if not left:
+                    return
+                raise ServerUnreachable(f"The server at {self.base_url} ended its answer early.")
+            except (ServerUnreachable, RequestFailed) as error:
+                patience.fail(error)
+
+    # Batches
+
+    def batch_ids(self, name: str) -> list[str]:
+        """The ids of a batch's jobs, in the order of submission. NotFound: no such batch."""
+        return [job["$oid"] for job in self._json("GET", f"batch/{_batch_part(name)}")["jobs"]]
+
+    def batch(self, name: str) -> dict[str, Any]:
+        """How far a batch is: `jobs`, `status`, `ok`, `failed`. NotFound: no such batch."""
+        batch: dict[str, Any] = self._json("GET", f"batches/{_batch_part(name)}")
+        return batch
+
+    def results(self, name: str) -> Iterator[dict[str, Any]]:
+        """The results of a batch, one by one, in the order of submission. NotFound: no such batch."""
+        return self._ndjson("GET", f"batches/{_batch_part(name)}/results")
+
+    # Output and files
+
+    def logs(self, id: str, *, follow: bool = False, stream: str = "both") -> Iterator[tuple[int, bytes]]:
+        """A job's output: (STDOUT or STDERR, bytes). `stream`: stdout, stderr or both.
+
+        `follow`: from its start to its end, live. When the connection breaks, it goes on where it was.
+        """
+        seen: Counter[int] = Counter()
+        patience = Patience(self)
+        while True:
+            skip = Counter(seen)
+            parser = LogParser()
+            try:
+                with self._stream(
+                    "GET",
+                    f"job/{quote(id, safe='')}/logs",
+                    params={"follow": str(int(follow)), "stream": stream},
+                    headers={"accept": MULTIPLEXED},
+                    timeout=None if follow else self.timeout,
+                ) as response:
+                    for chunk in response.iter_bytes():
+                        patience.renew()
+                        for source, data in parser.feed(chunk):
+                            known = min(skip[source], len(data))
+                            skip[source] -= known
+                            if fresh := data[known:]:
+                                seen[source] += len(fresh)
+                                yield source, fresh
+                if parser.complete:
+                    return
+                raise ServerUnreachable(f"The server at {self.base_url} ended its answer early.")
+            except (ServerUnreachable, RequestFailed) as error:
+                if not follow:
+                    raise
+                patience.fail(error)
+
+    def download(self, id: str, name: str, to: Path) -> Path:
+        """Save a file of the job's directory as `to`, which appears when it is complete."""
+        partial = to.with_name(f".{to.name}.part")
+        try:
+            with self._stream("GET", download_path(id, name)) as response, partial.open("wb") as file:
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+            partial.replace(to)
+        finally:
+            partial.unlink(missing_ok=True)
+        return to
+
+    # The cluster
+
+    def apps(self) -> list[dict[str, Any]]:
+        """The apps, as models.AppInfo in JSON."""
+        apps: list[dict[str, Any]] = self._json("GET", "apps")
+        return apps
+
+    def hosts(self) -> list[dict[str, Any]]:
+        """The Docker hosts, as models.HostInfo in JSON."""
+        hosts: list[dict[str, Any]] = self._json("GET", "hosts")
+        return hosts
+
+    def services(self) -> list[str]:
+        """The names of the apps."""
+        return list(self._json("GET", "status")["_services"])
+
+    # HTTP
+
+    @functools.cached_property
+    def _http(self) -> httpx.Client:
+        import httpx
+
+        headers = {}
+        if self.token:
+            if not (self.token.isascii() and self.token.isprintable()):
+                raise OrqalError("The token (ORQAL_TOKEN) holds characters that no token has.")
+            headers["authorization"] = f"Bearer {self.token}"
+        url = httpx.URL(self.base_url)
+        return httpx.Client(
+            headers=headers,
+            timeout=httpx.Timeout(self.timeout, connect=min(5, self.timeout)),
+            # A proxy from the environment is never the way to this very machine.
+            trust_env=url.host not in ("localhost", "127.0.0.1", "::1"),
+            # Loading the certificates takes a while that plain HTTP need not wait for.
+            verify=url.scheme != "http",
+        )
+
+    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        with self._stream(method, path, **options) as response:
+            response.read()
+            return response
+
+    def _json(self, method: str, path: str, **options: Any) -> Any:
+        return _parse(self._request(method, path, **options).content)
+
+    def _ndjson(self, method: str, path: str, **options: Any) -> Iterator[dict[str, Any]]:
+        with self._stream(method, path, **options) as response:
+            for line in split_lines(response.iter_bytes()):
+                if line.strip():
+                    yield _parse(line)
+
+    @contextmanager
+    def _stream(self, method: str, path: str, **options: Any) -> Generator[httpx.Response, None, None]:
+        """An answer of which the body is still to be read; errors, here or while it is read, as ours."""
+        import httpx
+
+        if "timeout" in options:
+            options["timeout"] = httpx.Timeout(options["timeout"], connect=min(5, self.timeout))
+        try:
+            with self._http.stream(method, f"{self.base_url}/{path}", **options) as response:
+                if not response.is_success:
+                    response.read()
+                    raise self._failure(response)
+                self.met = True
+                yield response
+        except (
+            httpx.ConnectError,
+            httpx.ConnectTimeout,
+            httpx.InvalidURL,
+            httpx.UnsupportedProtocol,
+        ) as error:
+            raise ServerUnreachable(
+                f"No Orqal server at {self.base_url} ({error}). "
+                "Is it up? Start it with `orqal up`, or set ORQAL_API_URL."
+            ) from error
+        except httpx.TransportError as error:
+            what = str(error) or type(error).__name__
+            raise ServerUnreachable(f"The connection to the server at {self.base_url} broke: {what}.") from error
+
+    def _failure(self, response: httpx.Response) -> RequestFailed:
+        status = response.status_code
+        detail = _detail(response)
+        if status == 401:
+            if self.token:
+                sentence = f"The server at {self.base_url} does not accept this token: set ORQAL_TOKEN to its own."
+            else:
+                sentence = f"The server at {self.base_url} wants a token: set ORQAL_TOKEN."
+            return Unauthorized(f"{sentence} `orqal up` left it in the file ~/.orqal/token of its machine.", status)
+        if status == 404:
+            return NotFound(detail or f"{response.url} does not exist: is this an Orqal server?", status)
+        if status >= 500:
+            return RequestFailed(f"The server failed ({status}): {detail or response.reason_phrase}", status)
+        return RequestFailed(detail or f"The server refused ({status} {response.reason_phrase}).", status)
+
+
+def _which(ids: Sequence[str], batch: str | None) -> dict[str, Any]:
+    if batch is None:
+        return {"ids": list(ids)}
+    _check_batch_name(batch)
+    return {"batch": batch}
+
+
+def _batch_part(name: str) -> str:
+    """A batch's name as a part of a URL."""
+    _check_batch_name(name)
+    return quote(name, safe="")
+
+
+def _check_batch_name(name: str) -> None:
+    from orqal.models import check_batch_name
+
+    try:
+        check_batch_name(name)
+    except ValueError as error:
+        raise OrqalError(f"{name!r} is no name of a batch: {error}.") from None
+
+
+def download_path(id: str | None, name: str) -> str:
+    """Where, below the API, a file of a job's directory is."""
+    return f"job/{quote(id or '', safe='')}/download/{quote(name, safe='/')}"
+
+
+def _parse(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise OrqalError("The answer is not JSON: is this an Orqal server?") from None
+
+
+def _detail(response: httpx.Response) -> str:
+    """What a FastAPI error says: a sentence, or a list of what is wrong where."""
+    try:
+        detail = response.json()["detail"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    if isinstance(detail, list):
+        wrongs = [d for d in detail if isinstance(d, dict)]
+        return "; ".join(f"{'.'.join(str(part) for part in d.get('loc', ()))}: {d.get('msg', '')}" for d in wrongs)
+    return str(detail)

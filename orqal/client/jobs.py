@@ -1,0 +1,318 @@
+"""For notebooks and scripts: jobs, batches, waiting for them. All share one `Client`."""
+
+from __future__ import annotations
+
+import codecs
+import functools
+import getpass
+import html
+import json
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orqal.client.errors import NotFound, OrqalError
+from orqal.client.http import Client, download_path, find_api
+from orqal.client.progress import progress_bar
+from orqal.client.streams import STDERR, STDOUT
+from orqal.settings import Settings
+from orqal.states import Status
+
+if TYPE_CHECKING:
+    from orqal.models import Change
+
+_LISTS = frozenset({"lswd", "stdout", "stderr"})
+_ASKED = ("app", "input", "params", "user", "use_cache", "threads", "memory_in_gb", "timeout")
+"""What the user says of a job."""
+
+
+class Job:
+    """One app on one input.
+
+    Attributes are the keys of the server's JSON: `app`, `input`, `params`, `user`, `current_status`, `host`,
+    `image`, `cmd`, `exit_code`, `error`, `ok`, and once it has ended `stdout` and `stderr` (lists of lines),
+    `result` and `lswd` (the names of the files in its directory). `load()` brings them up to date; what the
+    job does not hold yet (after `wait()`, or with an id alone) is loaded when it is first looked at.
+    """
+
+    _id: str | None
+    app: str | None
+    input: Any
+    params: dict[str, Any]
+    user: str
+    use_cache: bool
+    threads: float | None
+    memory_in_gb: float | None
+    timeout: float | None
+    batch: str | None
+    current_status: str | None
+    ok: bool | None
+    exit_code: int | None
+    error: dict[str, str] | None
+    container: None
+    host: str | None
+    image: str | None
+    cmd: Any
+    container_id: str | None
+    wd: str | None
+    inspect: Any
+    ctime: str | None
+    stime: str | None
+    etime: str | None
+    lswd: list[str]
+    stdout: list[str]
+    stderr: list[str]
+    result: Any
+
+    def __init__(
+        self,
+        id: str | None = None,
+        app: str | None = None,
+        input: Any = None,
+        params: Mapping[str, Any] | None = None,
+        use_cache: bool = True,
+        start: bool = False,
+        *,
+        threads: float | None = None,
+        memory_in_gb: float | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """`id`: of a job that exists; otherwise the `app` to run on `input`, with `params`.
+
+        `use_cache`: take the job of the same app, input and params if one waits, runs or has succeeded.
+        `start`: submit it at once. `threads` (cores), `memory_in_gb` (10^9 bytes) and `timeout` (seconds):
+        None is what the app says.
+        """
+        self._id = id
+        self._loaded = False
+        self.current_status = None
+        if id is None or app is not None:
+            self.app = app
+            self.input = input
+            self.params = dict(params or {})
+            self.user = user_name()
+            self.use_cache = use_cache
+            self.threads = threads
+            self.memory_in_gb = memory_in_gb
+            self.timeout = timeout
+        if start:
+            self.create()
+
+    def __getattr__(self, name: str) -> Any:
+        # Called for what is not there yet.
+        if name not in _fields():
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if self._id is not None and not self._loaded:
+            self.load()
+        return self.__dict__.setdefault(name, [] if name in _LISTS else None)
+
+    @property
+    def id(self) -> str | None:
+        """24 hex digits; None before it is submitted."""
+        return self._id
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files of its directory, and where to download them (with the token; `download` sends it)."""
+        return {name: f"{_client().base_url}/{download_path(self._id, name)}" for name in self.lswd}
+
+    def create(self) -> None:
+        """Submit it. OrqalError says what is wrong with it."""
+        self._id = _client().submit(self._document())
+        self.load()
+
+    def load(self) -> str | None:
+        """Bring all attributes up to date; returns `current_status`."""
+        record = _client().job(self._submitted())
+        # A key of a later server must not hide a method of this class.
+        self.__dict__.update({key: value for key, value in record.items() if not hasattr(type(self), key)})
+        self._loaded = True
+        return self.current_status
+
+    def wait(self, timeout: float | None = None, progress: bool | None = False) -> None:
+        """Return when it has ended. TimeoutError: it has not after `timeout` seconds."""
+        wait([self], timeout, progress)
+
+    def cancel(self) -> bool:
+        """End it; False when it had ended already."""
+        return _client().cancel([self._submitted()]) > 0
+
+    def logs(self, follow: bool = False) -> Iterator[str]:
+        """Its output so far, stdout and stderr as they came; `follow`: live, until it ends."""
+        decode = {source: codecs.getincrementaldecoder("utf-8")("replace").decode for source in (STDOUT, STDERR)}
+        for source, data in _client().logs(self._submitted(), follow=follow):
+            if text := decode[source](data):
+                yield text
+        for flush in decode.values():
+            if text := flush(b"", True):
+                yield text
+
+    def download(self, name: str, to: str | os.PathLike[str] = ".") -> Path:
+        """Save the file `name` of its directory as `to`, or into the folder `to`; returns the path."""
+        target = Path(to)
+        if target.is_dir():
+            target /= Path(name).name
+        return _client().download(self._submitted(), name, target)
+
+    def _submitted(self) -> str:
+        if self._id is None:
+            raise OrqalError(f"{self} has not been submitted: start=True, create() or batch() does that.")
+        return self._id
+
+    def _document(self) -> bytes:
+        spec = {key: value for key in _ASKED if (value := getattr(self, key)) is not None}
+        try:
+            return json.dumps(spec, default=_plain, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise OrqalError(f"{self} cannot be submitted, for it is not JSON: {error}.") from None
+
+    def _end(self, change: Change) -> None:
+        """Take in how it ended; the rest is loaded when it is looked at."""
+        for name in _fields().difference(_ASKED):
+            self.__dict__.pop(name, None)
+        self._loaded = False
+        self.__dict__.update(change.model_dump(mode="json", exclude={"id"}))
+
+    def _known(self, name: str) -> Any:
+        return self.__dict__.get(name)
+
+    def __str__(self) -> str:
+        about = (self._id, self._known("app"), self._known("input"), self.current_status)
+        return f"Job <{' | '.join(str(part) for part in about)}>"
+
+    def __repr__(self) -> str:
+        parts = [repr(self._id)]
+        parts += [f"{key}={self._known(key)!r}" for key in ("app", "input", "params") if self._known(key)]
+        parts += [self.current_status] if self.current_status else []
+        parts += [f"exit_code={self._known('exit_code')}"] if self._known("exit_code") is not None else []
+        if error := self._known("error"):
+            parts.append(f"{error['type']}: {error['message']}")
+        return f"Job({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        if self.current_status in (Status.EXITED, Status.ERROR):
+            with suppress(OrqalError):
+                _ = self.stdout
+        rows = []
+        for key in (
+            "_id",
+            "app",
+            "input",
+            "params",
+            "current_status",
+            "host",
+            "exit_code",
+            "error",
+            "result",
+        ):
+            value = self._known(key)
+            if value is not None and value != {}:
+                text = value if isinstance(value, str) else json.dumps(value, default=str)
+                rows.append(f"<tr><th>{key.strip('_')}</th><td>{html.escape(_short(text))}</td></tr>")
+        for key in ("stdout", "stderr"):
+            if any(lines := self._known(key) or ()):
+                text = html.escape(_short("\n".join(lines[-20:])))
+                rows.append(f"<tr><th>{key}</th><td><pre>{text}</pre></td></tr>")
+        return f'<table style="text-align:left">{"".join(rows)}</table>'
+
+
+@functools.cache
+def _fields() -> frozenset[str]:
+    """What the server tells of a job, beside its id."""
+    from orqal.models import JobRecord
+
+    return frozenset(JobRecord.model_fields) - {"id"} | {"ok", "container", "stdout", "stderr", "result"}
+
+
+def user_name() -> str:
+    """Who submits: the name that this machine has for the user, if any."""
+    # In a container there may be no name for the user's number.
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
+
+
+def _plain(value: Any) -> Any:
+    """JSON for what users put into inputs and params: paths, and the numbers of numpy."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def _short(text: str, limit: int = 2_000) -> str:
+    return text if len(text) <= limit else text[:limit] + " …"
+
+
+def batch(jobs: Iterable[Job], name: str | None = None, progress: bool | None = None) -> list[Job]:
+    """Submit jobs, thousands if need be; returns them in the same order, with their ids.
+
+    `name`: the batch can be asked for under it; if it exists already, nothing is submitted and the jobs that
+    it names are returned. `progress`: None is a bar in a terminal or a notebook. A job that has an id already
+    is submitted anew, as another job. SubmissionFailed: it went wrong midway.
+    """
+    jobs = list(jobs)
+    client = _client()
+    if name is not None:
+        with suppress(NotFound):
+            ids = client.batch_ids(name)
+            if len(ids) != len(jobs):
+                warnings.warn(
+                    f"The batch {name!r} exists and has {len(ids):,} jobs, not the {len(jobs):,} given: those "
+                    "are returned and nothing is submitted. Use another name to submit.",
+                    stacklevel=2,
+                )
+            return [Job(id) for id in ids]
+    # All are made into JSON before the first is sent: an input that cannot be costs nothing then.
+    documents = [job._document() for job in jobs]
+    submitted = []
+    with progress_bar("Submitting", len(jobs), progress) as bar:
+        for job, id in zip(jobs, client.submit_many(documents, name), strict=True):
+            new = job if job._id is None else _again(job)
+            new._id = id
+            submitted.append(new)
+            bar.advance()
+    return submitted
+
+
+def _again(job: Job) -> Job:
+    twin = Job()
+    twin.__dict__.update({key: getattr(job, key) for key in _ASKED})
+    return twin
+
+
+def wait(jobs: Iterable[Job], timeout: float | None = None, progress: bool | None = None) -> None:
+    """Return when all these jobs have ended, well or not: see `ok`, `exit_code`, `error`, `result`.
+
+    TimeoutError: they have not after `timeout` seconds. `progress`: None is a bar in a terminal or a
+    notebook. A connection that breaks is made again; after a minute without the server it raises ServerUnreachable.
+    """
+    waiting: dict[str, list[Job]] = {}
+    for job in jobs:
+        waiting.setdefault(job._submitted().lower(), []).append(job)
+    with progress_bar("Waiting", len(waiting), progress) as bar:
+        for change in _client().changes(list(waiting), timeout=timeout):
+            for job in waiting.get(change.id, ()):
+                job._end(change)
+            bar.advance(failed=not change.ok)
+
+
+def services() -> list[str]:
+    """The names of the apps."""
+    return _client().services()
+
+
+@functools.lru_cache(maxsize=1)
+def _connection(base_url: str, token: str | None, pid: int) -> Client:
+    return Client(base_url, token)
+
+
+def _client() -> Client:
+    """The client that jobs share: as the environment is now, and never one that a fork has inherited."""
+    settings = Settings()
+    return _connection(find_api(settings), settings.token, os.getpid())

@@ -1,0 +1,24 @@
+"""What is installed with Orqal, and with its extra `cluster`."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import requires
+
+
+def _names(extra: str | None) -> set[str]:
+    found = set()
+    for line in requires("orqal") or []:
+        requirement, _, marker = line.partition(";")
+        wanted = re.search(r"extra == ['\"](\w+)['\"]", marker)
+        if (wanted.group(1) if wanted else None) == extra:
+            found.add(re.split(r"[\[<>=~ ]", requirement)[0])
+    return found
+
+
+def test_the_client_installs_light() -> None:
+    assert _names(None) == {"httpx", "pydantic", "rich", "typer"}
+
+
+def test_a_machine_of_the_cluster_installs_the_rest() -> None:
+    assert {"ray", "docker", "fastapi", "pymongo"} <= _names("cluster")
