@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -103,6 +104,12 @@ def ended(*changes: dict[str, Any]) -> Reply:
         "submit Test x --param novalue",
         "submit Test x --param =v",
         "submit Test x --timeout -1",
+        "submit Test x --batch a/b",
+        "batch jobs.jsonl --name a/b",
+        "wait --batch ..",
+        "cancel --batch a/b",
+        "jobs --batch a/b",
+        "results a/b",
         "wait",
         f"wait {A} --batch b",
         "cancel",
@@ -132,6 +139,17 @@ def test_the_help_of_each_command_has_an_example(run: Callable[..., Done], comma
 
 def test_the_version(run: Callable[..., Done]) -> None:
     assert run("--version").out == f"orqal {orqal.__version__}\n"
+
+
+@pytest.mark.parametrize("line", ["--version", "status --json", "logs " + A])
+def test_a_command_imports_only_what_it_needs(server: StandInServer, line: str) -> None:
+    server.answers.update({"GET jobs/status": {}, "GET hosts": Reply([]), f"GET job/{A}/logs": b""})
+    code = "import atexit, sys; from orqal.cli import main\n"
+    code += "atexit.register(lambda: print([m for m in ('pydantic', 'ray', 'docker') if m in sys.modules]))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "main()", *line.split()], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("[]\n")
 
 
 def test_no_server_is_one_sentence_on_stderr(run: Callable[..., Done], server: StandInServer) -> None:
@@ -229,6 +247,7 @@ def test_ctrl_c_in_run_cancels_the_job(server: StandInServer) -> None:
     release.set()
     assert process.returncode == 130
     assert b"Traceback" not in err
+    assert b"Cancelled" in err
     assert json.loads(server.asked("POST jobs/cancel")[0].body) == {"ids": [A]}
 
 
@@ -352,6 +371,15 @@ def test_submit_and_wait_prints_results(
     assert done.code == expected
     assert '{"n": 1}' in done.out
     assert A in done.out
+    assert (f"orqal job {A}" in done.err) is bool(exit_code)
+
+
+def test_a_single_job_is_submitted_without_a_bar(
+    run: Callable[..., Done], server: StandInServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    server.answers["POST jobs"] = Reply(ndjson({"_id": A}))
+    assert run("submit", "Test", "x") == (0, f"{A}\n", "")
 
 
 # batch
@@ -538,6 +566,29 @@ def test_listing_jobs(run: Callable[..., Done], server: StandInServer) -> None:
     wanted = {"status": "exited", "app": "Test", "user": "u", "batch": "b", "host": "h", "limit": "20"}
     assert server.requests[0].query == wanted
     assert [d["_id"] for d in run("jobs", "--json", "-n", "1").documents] == [A]
+
+
+def test_a_long_error_makes_no_long_line(run: Callable[..., Done], server: StandInServer) -> None:
+    error = {"type": "pull_failed", "message": "the image could not be had: " + "and so on " * 100}
+    jobs = [record(A, current_status="error", ok=False, error=error), record(B)]
+    server.answers["GET jobs"] = {"jobs": jobs, "cursor": None}
+    server.answers["GET batches/b/results"] = Reply(ndjson(*jobs))
+    for command in (("jobs",), ("results", "b")):
+        done = run(*command)
+        assert "pull_failed: the image could not be had: and so on" in done.out
+        assert max(len(line) for line in done.out.splitlines()) < 160
+
+
+def test_a_time_is_short_in_a_list() -> None:
+    today = datetime.now().astimezone().replace(hour=12, minute=34)
+    assert show.when(today.isoformat()) == "12:34"
+    assert show.when((today - timedelta(days=40)).isoformat()) == f"{today - timedelta(days=40):%m-%d}"
+    assert show.when(None) == ""
+
+
+def test_what_the_server_says_becomes_a_sentence(run: Callable[..., Done], server: StandInServer) -> None:
+    server.answers["GET batches/b/results"] = Reply({"detail": "there is no batch 'b'"}, 404)
+    assert run("results", "b") == (1, "", "There is no batch 'b'.\n")
 
 
 def test_a_job_on_one_screen(run: Callable[..., Done], server: StandInServer) -> None:

@@ -233,7 +233,9 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.mark.parametrize("names", ["", "Job, batch, wait, services, OrqalError, AbstractWrapper, AbstractWorker"])
 def test_importing_is_light(names: str) -> None:
     code = f"from orqal import {names}\n" if names else "import orqal\n"
-    code += "import sys; print([m for m in ('ray', 'docker', 'fastapi', 'httpx', 'rich') if m in sys.modules])"
+    code += (
+        "import sys; print([m for m in ('ray', 'docker', 'fastapi', 'httpx', 'rich', 'pydantic') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

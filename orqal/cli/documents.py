@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from pydantic import ValidationError
 
-from orqal.cli.show import PROBLEMS, fail, no_constant, say
+from orqal.cli.show import PROBLEMS, fail, say
 from orqal.client import OrqalError, user_name
 from orqal.models import JobSpec
 
@@ -27,6 +27,24 @@ def job_document(app: str, input: Any, params: Mapping[str, Any], **asked: Any) 
     return json.dumps({key: value for key, value in document.items() if value is not None}).encode()
 
 
+def value(text: str) -> Any:
+    """JSON if it is that, else the text itself."""
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return text
+
+
+def job_input(text: str | None) -> Any:
+    """The input that a word of the command line means."""
+    # A path or a number is meant as text; only what looks like a JSON list or object may be one.
+    return value(text) if text and text[0] in "[{" else text
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
 def specs(lines: Iterable[bytes]) -> Iterator[tuple[int, JobSpec | str]]:
     """Each line that is not empty: its number, and the job or what is wrong."""
     for number, line in enumerate(lines, 1):
@@ -36,7 +54,7 @@ def specs(lines: Iterable[bytes]) -> Iterator[tuple[int, JobSpec | str]]:
 
 def _spec(line: bytes) -> JobSpec | str:
     try:
-        document = json.loads(line, parse_constant=no_constant)
+        document = json.loads(line, parse_constant=_no_constant)
         if not isinstance(document, dict):
             return 'not a JSON object like {"app": …, "input": …}'
         return JobSpec.model_validate(document)

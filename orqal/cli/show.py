@@ -76,11 +76,6 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", "`")) else ".")
 
 
-def no_constant(name: str) -> NoReturn:
-    """For json.loads: NaN and the infinities are not JSON."""
-    raise ValueError(f"{name} is not JSON")
-
-
 def print_json(document: Any) -> None:
     """One document on one line of stdout, at once."""
     sys.stdout.write(json.dumps(document) + "\n")

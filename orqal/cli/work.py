@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json as jsonlib
 import re
 import shlex
 import shutil
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from orqal.cli.show import PROBLEMS, clean, fail, no_constant, out, print_json, results_table, say, seconds
+from orqal.cli.show import PROBLEMS, clean, fail, out, print_json, results_table, say, seconds
 from orqal.client import STDERR, Client, NotFound, SubmissionFailed, progress_bar
 
 if TYPE_CHECKING:
@@ -163,11 +162,17 @@ def submit(
     """Submit an app on one or many inputs; prints the ids of the jobs."""
     from orqal.cli import documents
 
-    params = {key: _value(text) for key, text in _pairs(param, "--param")}
+    params = {key: documents.value(text) for key, text in _pairs(param, "--param")}
     no_input: list[str | None] = [None]
     jobs = [
         documents.job_document(
-            app, _input(text), params, threads=threads, memory_in_gb=memory, timeout=timeout, use_cache=cache
+            app,
+            documents.job_input(text),
+            params,
+            threads=threads,
+            memory_in_gb=memory,
+            timeout=timeout,
+            use_cache=cache,
         )
         for text in inputs or no_input
     ]
@@ -209,19 +214,6 @@ def _pairs(options: Sequence[str] | None, name: str) -> Iterator[tuple[str, str]
         if not (key and equals):
             raise typer.BadParameter(f"{option!r} is not of the form K=V", param_hint=name)
         yield key, value
-
-
-def _value(text: str) -> Any:
-    """JSON if it is that, else the text itself."""
-    try:
-        return jsonlib.loads(text, parse_constant=no_constant)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _input(text: str | None) -> Any:
-    # A path or a number is meant as text; only what looks like a JSON list or object may be one.
-    return _value(text) if text and text[0] in "[{" else text
 
 
 def _apps(client: Client) -> dict[str, dict[str, Any]]:

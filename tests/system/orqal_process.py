@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -79,6 +80,8 @@ class Orqal:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            # Where the tests run in the background of a script, SIGINT is ignored, and that is inherited.
+            preexec_fn=_heed_interrupts,
         )
 
     def python(self, code: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
@@ -189,3 +192,7 @@ def _marked(cluster: str) -> set[psutil.Process]:
             if process.environ().get("ORQAL_CLUSTER_ID") == cluster:
                 found |= {process, *process.children(recursive=True)}
     return found
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
