@@ -145,7 +145,7 @@ def test_the_version(run: Callable[..., Done]) -> None:
 def test_a_command_imports_only_what_it_needs(server: StandInServer, line: str) -> None:
     server.answers.update({"GET jobs/status": {}, "GET hosts": Reply([]), f"GET job/{A}/logs": b""})
     code = "import atexit, sys; from orqal.cli import main\n"
-    code += "atexit.register(lambda: print([m for m in ('pydantic', 'ray', 'docker') if m in sys.modules]))\n"
+    code += "atexit.register(lambda: print([m for m in ('orqal.models', 'ray', 'docker') if m in sys.modules]))\n"
     done = subprocess.run(
         [sys.executable, "-c", code + "main()", *line.split()], capture_output=True, text=True, check=True
     )

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Security
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from ray.exceptions import RayActorError, RayTaskError
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -35,9 +36,10 @@ def build() -> FastAPI:
         title="Orqal", version=__version__, description=_DESCRIPTION, lifespan=_lifespan, openapi_url="/openapi.json"
     )
     api.include_router(routes.health)
-    api.include_router(routes.jobs, prefix="/api")
-    api.include_router(routes.batches, prefix="/api")
-    api.include_router(routes.cluster, prefix="/api")
+    # TokenGuard does the guarding; this gives the documentation its button to enter the token.
+    token = Security(HTTPBearer(auto_error=False, description="The token that `orqal up` made."))
+    for router in (routes.jobs, routes.batches, routes.cluster):
+        api.include_router(router, prefix="/api", dependencies=[token])
     api.add_middleware(TokenGuard, token=Settings().token)
     api.add_exception_handler(NotThere, _not_there)
     api.add_exception_handler(BadDocument, _bad_document)
