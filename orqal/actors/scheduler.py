@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +103,7 @@ class Scheduler:
         self._in_use: dict[str, int] = {}
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._attempts: set[asyncio.Task[None]] = set()
         await self._apps.refresh()
         await self._recover()
         self._spawn(self._watch_nodes())
@@ -156,10 +158,11 @@ class Scheduler:
         return len(waiting) + len(running) + len(orphans)
 
     async def cancel_all(self) -> None:
-        """Cancel every job, and return when all of them have ended."""
+        """Cancel every job, and return when all of them have ended and their containers have gone."""
         while jobs := await asyncio.to_thread(lambda: [job.id for job in self._store.unfinished()]):
             await self.cancel(jobs)
             await self._changes.since(self._changes.cursor, timeout=1)
+        await asyncio.gather(*self._attempts, return_exceptions=True)
 
     async def apps(self) -> list[AppInfo]:
         """All apps, those that failed to load too."""
@@ -236,7 +239,7 @@ class Scheduler:
             records = await asyncio.to_thread(self._store.get_many, [placement.job for placement in placements])
             for placement in placements:
                 self._active[placement.job].record = records[placement.job]
-                self._spawn(self._run(placement))
+                self._spawn_attempt(self._run(placement))
 
     def _wake_when_patience_ends(self, moment: float) -> None:
         ends = [line.since + PATIENCE for line in self._queue.lines() if line.since + PATIENCE > moment]
@@ -302,7 +305,8 @@ class Scheduler:
         # Its container has ended: the next job may have its resources while its record is written.
         self._let_go(job, active)
         await self._finish(outcome.job, outcome.output)
-        host.actor.release.remote(job, outcome.job.attempt)
+        with contextlib.suppress(RayError):  # a host that is back tells of what it has: see `found`
+            await host.actor.release.remote(job, outcome.job.attempt)
 
     async def _on_host(self, order: Order, active: _Active, host: _Host) -> Outcome | JobError:
         """The outcome, or why there is none by no fault of the job's."""
@@ -487,7 +491,7 @@ class Scheduler:
         self._active[record.id] = active
         host.counted.used = host.counted.used.plus(active.resources)
         self._in_use[key.user] = self._in_use.get(key.user, 0) + active.resources.threads
-        self._spawn(self._resumed(active, host))
+        self._spawn_attempt(self._resumed(active, host))
 
     async def _resumed(self, active: _Active, host: _Host) -> None:
         record = active.record
@@ -513,10 +517,16 @@ class Scheduler:
             await self._wait_again(again)
         self._wake.set()
 
-    def _spawn(self, work: Any) -> None:
-        task: asyncio.Task[None] = asyncio.create_task(work)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
+
+    def _spawn_attempt(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._spawn(work)
+        self._attempts.add(task)
+        task.add_done_callback(self._attempts.discard)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

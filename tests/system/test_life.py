@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import socket
@@ -115,6 +116,10 @@ def test_containers_go_on_while_orqal_is_down(image: str, second_home: Path) -> 
         assert container.status == "running"
         second.up()
         _goes_on_and_ends_once(second, job_id, container)
+        # Jobs that run and wait when it goes down for good leave nothing: `down` looks.
+        document = '{"app": "Test", "params": {"time": 1000, "echo": "on"}}' * 9
+        answer = second.http().post("/jobs", content=document)
+        second.logs_until(json.loads(answer.text.splitlines()[0])["_id"], b"on")
         second.down()
     finally:
         if second.processes():
