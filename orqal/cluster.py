@@ -94,7 +94,8 @@ def down(settings: Settings, *, kill_jobs: bool, report: Report) -> None:
     with contextlib.suppress(EngineError):
         left = list(Engine(cluster).own_containers())
         if left:
-            report(f"{len(left)} containers of jobs are still there; the next `orqal up` takes them up again")
+            how_many = "1 container of a job is" if len(left) == 1 else f"{len(left)} containers of jobs are"
+            report(f"{how_many} still there; the next `orqal up` takes them up again")
 
 
 def environment(settings: Settings) -> dict[str, str]:

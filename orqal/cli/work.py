@@ -163,19 +163,9 @@ def submit(
     from orqal.cli import documents
 
     params = {key: documents.value(text) for key, text in _pairs(param, "--param")}
+    asked = {"threads": threads, "memory_in_gb": memory, "timeout": timeout, "use_cache": cache}
     no_input: list[str | None] = [None]
-    jobs = [
-        documents.job_document(
-            app,
-            documents.job_input(text),
-            params,
-            threads=threads,
-            memory_in_gb=memory,
-            timeout=timeout,
-            use_cache=cache,
-        )
-        for text in inputs or no_input
-    ]
+    jobs = [documents.job_document(app, documents.job_input(text), params, **asked) for text in inputs or no_input]
     client = Client()
     if problem := _app_problem(_apps(client), app):
         fail(problem)

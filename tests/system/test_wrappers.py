@@ -11,23 +11,8 @@ import docker
 import pytest
 
 from examples.local_image import make_image
+from tests import seed
 from tests.system.orqal_process import Orqal
-
-SEED = """
-class Rabin2(AbstractWorker):
-    docker_url = "radare/radare2"
-    volumes = {'/database': {'bind': '/database', 'mode': 'ro'}}
-    threads = 1
-    memory_in_gb = 1
-\t
-    def get_cmd(self, params):
-        return "rabin2 -I %s" % self.job.input
-\t
-    def set_result(self, job):
-        r = {l.split()[0].replace('.', '_'): l.split()[1] for l in job.stdout if len(l.split()) == 2}
-        job.set_result(r)
-"""
-"""The example of Orqal's first document, to the letter."""
 
 RABIN2 = b"""#!/bin/sh
 [ "$1" = -I ] || exit 64
@@ -63,7 +48,7 @@ def test_the_first_documents_rabin2(orqal: Orqal, services: Path, radare2: str, 
     file = services / "seed.py"
     try:
         if own:
-            file.write_text(SEED)
+            file.write_text(seed.RABIN2)
         apps = {app["name"]: app for app in orqal.http().get("/apps").json()}
         assert apps["Rabin2"]["origin"] == (str(file) if own else "built in")
         job = orqal.run("Rabin2", radare2)

@@ -19,24 +19,10 @@ import orqal.abstract
 from orqal.wrappers import AbstractWorker, AbstractWrapper, WrapperJob, builtin, calls, catalog
 from orqal.wrappers.calls import Command, Failure
 from orqal.wrappers.catalog import App, Source, WrapperRef
+from tests import seed
 
 MEMORY = 1 << 30
 
-# The project's first document has this class, exactly so, blanks included.
-SEED = """\
-class Rabin2(AbstractWorker):
-    docker_url = "radare/radare2"
-    volumes = {'/database': {'bind': '/database', 'mode': 'ro'}}
-    threads = 1
-    memory_in_gb = 1
-\t
-    def get_cmd(self, params):
-        return "rabin2 -I %s" % self.job.input
-\t
-    def set_result(self, job):
-        r = {l.split()[0].replace('.', '_'): l.split()[1] for l in job.stdout if len(l.split()) == 2}
-        job.set_result(r)
-"""
 RABIN2_OUTPUT = "arch     x86\nbin.type elf\nclass    ELF64\nlang     c with words\n\nva       true\n"
 RABIN2_RESULT = {"arch": "x86", "bin_type": "elf", "class": "ELF64", "va": "true"}
 
@@ -70,7 +56,7 @@ def test_both_names_are_one_class_wherever_it_is_imported_from() -> None:
 
 
 def test_the_seed_s_example_runs_as_printed(tmp_path: Path) -> None:
-    app = loaded(tmp_path, SEED)["Rabin2"]
+    app = loaded(tmp_path, seed.RABIN2)["Rabin2"]
     assert app.info.error is None
     assert (app.info.docker_url, app.info.threads, app.info.memory_in_gb) == ("radare/radare2", 1, 1)
     assert app.ref.makes_result and not app.ref.trusted
