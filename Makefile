@@ -17,6 +17,7 @@ demo: ## run a batch in real containers on this machine and check every result
 	@$(ENGINE) with $(PYTHON) examples/demo.py
 
 test: setup ## run all tests, with a real Docker engine and a real Ray
+	@bash scripts/tools.sh
 	@$(ENGINE) with $(PYTHON) -m pytest $(ARGS)
 
 check: setup ## lint, formatting, types

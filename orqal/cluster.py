@@ -39,9 +39,10 @@ class ClusterError(Exception):
     """Orqal could not be started or stopped; the message says what happened and what to do."""
 
 
-def up(settings: Settings, *, port: int = 5001, report: Report) -> dict[str, Any]:
+def up(settings: Settings, *, port: int = 5001, no_token: bool = False, report: Report) -> dict[str, Any]:
     """Start the head, the Scheduler, this machine's HostActor and the REST API; what `cluster.json` says of them.
 
+    `no_token`: every program and user of this machine may use the API without the token.
     ClusterError: something of it is not possible; then nothing is left running.
     """
     cluster = _cluster_id(settings)
@@ -65,10 +66,11 @@ def up(settings: Settings, *, port: int = 5001, report: Report) -> dict[str, Any
         "api_url": f"http://{LOOPBACK}:{port}/api",
         "ray_address": f"{LOOPBACK}:{gcs_port}",
         "dashboard_url": f"http://{LOOPBACK}:{dashboard_port}",
+        "no_token": no_token,
     }
     try:
         report(f"Starting Ray: {own['threads']:g} threads and {own['ram_gb']:g} GB for jobs")
-        _start_ray(settings, cluster, gcs_port, dashboard_port, own)
+        _start_ray(settings, cluster, no_token, gcs_port, dashboard_port, own)
         _info_file(settings).write_text(json.dumps(info, indent=2) + "\n")
         report(f"Starting the scheduler, this machine's host actor, and REST on {LOOPBACK}:{port}")
         _run([sys.executable, "-m", "orqal.cluster", "deploy", cluster, str(port)], settings, "deploying")
@@ -183,7 +185,9 @@ def cancel_all() -> None:
     ray.shutdown()
 
 
-def _start_ray(settings: Settings, cluster: str, gcs_port: int, dashboard_port: int, own: dict[str, float]) -> None:
+def _start_ray(
+    settings: Settings, cluster: str, no_token: bool, gcs_port: int, dashboard_port: int, own: dict[str, float]
+) -> None:
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--disable-usage-stats"),
         *("--node-ip-address", LOOPBACK, "--node-name", socket.gethostname(), "--port", str(gcs_port)),
@@ -194,14 +198,18 @@ def _start_ray(settings: Settings, cluster: str, gcs_port: int, dashboard_port: 
         *("--ray-client-server-port", str(_free_port(10001)), "--metrics-export-port", str(_free_port(0))),
         *("--dashboard-agent-listen-port", str(_free_port(0)), "--dashboard-agent-grpc-port", str(_free_port(0))),
     ]
-    _run(command, settings, "starting Ray", _daemon_environment(settings, cluster))
+    _run(command, settings, "starting Ray", _daemon_environment(settings, cluster, no_token))
 
 
-def _daemon_environment(settings: Settings, cluster: str) -> dict[str, str]:
+def _daemon_environment(settings: Settings, cluster: str, no_token: bool) -> dict[str, str]:
     """The environment of the cluster's processes. Ray's own settings must be there before `ray start`."""
     return {
         MARK: cluster,
         "ORQAL_HOME": str(settings.home),
+        # Said in any case: what the user's environment says of it does not count.
+        "ORQAL_NO_TOKEN": "1" if no_token else "0",
+        # What Serve's proxy answers by itself is guarded too.
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "orqal.serve_app.guard.of_proxy",
         # Said on both sides: by default a head and its drivers do not agree whether tokens are wanted.
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(_ray_token(settings)),

@@ -10,7 +10,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -127,6 +127,11 @@ class Engine:
         with lock:
             return self._image_id(reference) or self._pull(reference)
 
+    def image_digests(self, images: Iterable[str]) -> dict[str, str]:
+        """The ids of those of these images that are here."""
+        found = {image: self._image_id(with_tag(image)) for image in images}
+        return {image: digest for image, digest in found.items() if digest is not None}
+
     def _image_id(self, reference: str) -> str | None:
         with _translated("inspect the image"):
             try:
@@ -168,8 +173,6 @@ class Engine:
 
     def create(self, spec: ContainerSpec) -> str:
         """Make a container, not yet started: its id. If it is there already, its id too."""
-        repository = re.sub(r"@.*|:[^/]*$", "", spec.image).rsplit("/", 1)[-1]
-        attempt = f"_{spec.key.attempt}" if spec.key.attempt > 1 else ""
         with _translated("create the container"):
             host_config = self._api.create_host_config(
                 binds=dict(spec.volumes),
@@ -192,7 +195,7 @@ class Engine:
                     host_config=host_config,
                     environment=spec.environment,
                     working_dir=spec.working_dir,
-                    name=f"{repository}_{spec.key.job}{attempt}",
+                    name=container_name(spec.image, spec.key),
                     labels={
                         LABEL_CLUSTER: self.cluster,
                         LABEL_JOB: spec.key.job,
@@ -272,6 +275,16 @@ class Engine:
             if labels.get(LABEL_ATTEMPT, "").isdigit() and LABEL_JOB in labels:
                 key = ContainerKey(labels[LABEL_JOB], int(labels[LABEL_ATTEMPT]))
                 yield key, str(container["Id"]), str(container["State"])
+
+    def overview(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """What `docker info` says, and `docker inspect` of each running container of this cluster."""
+        with _translated("tell of itself"):
+            running = self._api.containers(filters={"label": self._label})
+            inspected = []
+            for container in running:
+                with suppress(docker.errors.NotFound):  # it has gone meanwhile
+                    inspected.append(self._api.inspect_container(container["Id"]))
+            return self._api.info(), inspected
 
     def images_in_use(self) -> dict[str, int]:
         """Running containers per image, strangers' too: the load of the host."""
@@ -364,6 +377,12 @@ def multiplexed(frame: Frame) -> bytes:
 def with_tag(image: str) -> str:
     """The image with its tag: `latest` unless given. A digest stands for itself."""
     return image if "@" in image or ":" in image.rsplit("/", 1)[-1] else f"{image}:latest"
+
+
+def container_name(image: str, key: ContainerKey) -> str:
+    """The name of an attempt's container: `<image>_<job id>`, and from the second attempt on its number."""
+    repository = re.sub(r"@.*|:[^/]*$", "", image).rsplit("/", 1)[-1]
+    return f"{repository}_{key.job}" + (f"_{key.attempt}" if key.attempt > 1 else "")
 
 
 @contextmanager

@@ -16,7 +16,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from orqal.states import Status as Status
 
 MAX_NAME = 200
-"""Characters in the name of an app, a user or a batch."""
+"""Characters in the name of an app, a user, a batch or a param, and in an idempotency key."""
+MAX_PARAMS = 1_000
+"""Params of one job."""
 
 UNITS = 10_000
 """Ray counts a resource in steps of 1/10000 (its FixedPoint type); so does Orqal, in whole numbers."""
@@ -135,10 +137,13 @@ class JobSpec(BaseModel):
 
     app: Name
     input: JsonValue = None
-    params: dict[str, JsonValue] = Field(default_factory=dict)
+    params: Annotated[dict[Annotated[str, Field(max_length=MAX_NAME)], JsonValue], Field(max_length=MAX_PARAMS)] = (
+        Field(default_factory=dict)
+    )
     user: Annotated[str, Field(max_length=MAX_NAME)] = ""
     batch: BatchName | None = None
     use_cache: bool = True
+    """Take the job of the same app, input and params if one waits, runs or has succeeded, and nothing has changed."""
     threads: Threads | None = None
     """Cores for this job; None: as its app says."""
     memory_in_gb: MemoryGb | None = None
@@ -164,6 +169,16 @@ class JobRecord(JobSpec):
 
     id: str = Field(alias="_id")
     current_status: Status = Status.TODO
+    cache_miss: str | None = None
+    """Why it was run, and not answered with an earlier job of the same app, input and params."""
+    cache_hits: int = 0
+    """How many later submissions were answered with this job. Kept by the store."""
+    cache_last_hit: datetime | None = None
+    """Kept by the store."""
+    retry_of: str | None = None
+    """The job that failed and that this one is the retry of."""
+    retried_as: str | None = None
+    """The job that is the retry of this one. Kept by the store."""
     ctime: datetime
     """When it was submitted."""
     stime: datetime | None = None
@@ -181,7 +196,12 @@ class JobRecord(JobSpec):
     granted: dict[str, float] = Field(default_factory=dict)
     """What it got of its host: `threads` and `ram_gb`."""
     image: str | None = None
+    image_digest: str | None = None
+    """The id of the image it ran in, `sha256:` and 64 hex digits."""
+    wrapper_digest: str | None = None
+    """The SHA-256 of its wrapper's source, 64 hex digits."""
     cmd: str | list[str] | None = None
+    """The exact command."""
     container_id: str | None = None
     wd: str | None = None
     """The job's directory on its host."""
@@ -189,6 +209,10 @@ class JobRecord(JobSpec):
     """The files in it."""
     exit_code: int | None = None
     error: JobError | None = None
+    peak_memory: int | None = None
+    """Bytes; None: the engine did not tell."""
+    cpu_seconds: float | None = None
+    """Seconds of CPU time, of all its processes; None: the engine did not tell."""
     inspect: JsonValue = None
     """The `State` that `docker inspect` told of the ended container."""
     stdout_bytes: int = 0
@@ -203,6 +227,8 @@ class JobRecord(JobSpec):
         return JobRecord(
             **self.model_dump(include=set(JobSpec.model_fields)),
             id=self.id,
+            cache_miss=self.cache_miss,
+            retry_of=self.retry_of,
             ctime=self.ctime,
             attempt=self.attempt + 1,
             attempts=[*self.attempts, over],
@@ -217,12 +243,15 @@ class JobRecord(JobSpec):
         """This job ended, its container by itself."""
         return self.model_copy(update={"current_status": Status.EXITED, "etime": now()})
 
-    def started(self, image: str, cmd: str | list[str], container_id: str, wd: str, at: datetime) -> JobRecord:
+    def started(
+        self, image: str, image_digest: str, cmd: str | list[str], container_id: str, wd: str, at: datetime
+    ) -> JobRecord:
         """This job once its container runs."""
         return self.model_copy(
             update={
                 "current_status": Status.RUNNING,
                 "image": image,
+                "image_digest": image_digest,
                 "cmd": cmd,
                 "container_id": container_id,
                 "wd": wd,
@@ -305,3 +334,17 @@ class HostInfo(BaseModel):
     jobs: int = 0
     """Jobs that hold a lease on it."""
     load: Load = Field(default_factory=Load)
+
+
+class BatchInfo(BaseModel):
+    """How far a batch is. Each document that was submitted counts, also where one job answers several."""
+
+    name: str
+    created: datetime
+    jobs: int
+    status: dict[Status, int]
+    """Jobs per state; states without jobs are left out."""
+    ok: int
+    """Jobs that exited with 0."""
+    failed: int
+    """Jobs that ended otherwise."""

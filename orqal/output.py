@@ -7,7 +7,9 @@ made anew and opened one path component after the other, never through a link.
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +20,8 @@ from orqal.docker_engine import STDERR, STDOUT, Frame
 
 LISTED = 10_000
 """Names of files in a job's directory that its record lists at most."""
+
+_JOB_ID = re.compile("[0-9a-f]{24}")
 
 NAMES = {STDOUT: "orqal.stdout", STDERR: "orqal.stderr"}
 """The files of long outputs."""
@@ -102,6 +106,30 @@ def make_directory(path: Path, params: bytes) -> None:
     path.chmod(0o777)
     with create(path / "params.json") as file:
         file.write(params)
+
+
+def directories(jobs_dir: Path) -> list[str]:
+    """The names in the folder of the jobs' directories that are ids of jobs, sorted."""
+    with suppress(OSError), os.scandir(jobs_dir) as entries:
+        return sorted(entry.name for entry in entries if _JOB_ID.fullmatch(entry.name))
+    return []
+
+
+def remove_directories(jobs_dir: Path, jobs: Iterable[str]) -> list[str]:
+    """Remove jobs' directories with all that is in them, following no link: those of which nothing is left."""
+    gone = []
+    for job in jobs:
+        if not _JOB_ID.fullmatch(job):
+            continue
+        path = jobs_dir / job
+        with suppress(OSError):
+            if path.is_symlink():
+                path.unlink()
+            else:
+                shutil.rmtree(path)
+        if not os.path.lexists(path):
+            gone.append(job)
+    return gone
 
 
 def listing(directory: Path) -> list[str]:

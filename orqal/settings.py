@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,44 @@ def _number(name: str, default: float) -> float:
 
 def _path(name: str, default: str) -> Path:
     return Path(_text(name, default)).expanduser().absolute()
+
+
+def _switch(name: str, default: str) -> bool:
+    text = _text(name, default)
+    if text not in ("on", "off"):
+        raise ValueError(f"ORQAL_{name}={text!r} is neither on nor off")
+    return text == "on"
+
+
+def normal_path(path: str) -> str:
+    """An absolute path without `.`, `..` and doubled slashes, and without asking the disk. ValueError: it is not
+    absolute."""
+    if not path.startswith("/"):
+        raise ValueError(f"{path!r} is not an absolute path")
+    return "/" + os.path.normpath(path).lstrip("/")
+
+
+def _mounts(name: str) -> dict[str, bool]:
+    mounts: dict[str, bool] = {}
+    for entry in filter(None, map(str.strip, _text(name, "").split(","))):
+        text, colon, mode = entry.partition(":")
+        if colon and mode != "ro":
+            raise ValueError(f"ORQAL_{name}: {mode!r} after a path is not ro")
+        try:
+            path = normal_path(text)
+        except ValueError as error:
+            raise ValueError(f"ORQAL_{name}: {error}") from None
+        if path in mounts:
+            raise ValueError(f"ORQAL_{name}: {path} is there twice")
+        mounts[path] = mode == "ro"
+    for path in mounts:
+        above = [str(parent) for parent in Path(path).parents if mounts.get(str(parent)) is False]
+        if above:
+            raise ValueError(
+                f"ORQAL_{name}: {path} lies below {above[0]}, which jobs may write: one could put a link there that "
+                f"leads anywhere. Let {above[0]} be read-only ({above[0]}:ro), or leave one of them out"
+            )
+    return mounts
 
 
 @dataclass(frozen=True)
@@ -61,6 +100,18 @@ class Settings:
     """ORQAL_PIDS_LIMIT: processes in one container."""
     stop_grace: int = field(default_factory=lambda: int(_number("STOP_GRACE", 5)))
     """ORQAL_STOP_GRACE: from SIGTERM to SIGKILL, when a container is cancelled or over its time."""
+    job_ttl: float = field(default_factory=lambda: _number("JOB_TTL", 7 * 86_400))
+    """ORQAL_JOB_TTL: how long jobs and their directories are kept after their end; 0: for ever."""
+    protected_containers: str = field(default_factory=lambda: _text("PROTECTED_CONTAINERS", ""))
+    """ORQAL_PROTECTED_CONTAINERS: names of containers, separated by commas, that `clean containers` leaves alone."""
+    no_token: bool = field(default_factory=lambda: os.environ.get("ORQAL_NO_TOKEN") == "1")
+    """ORQAL_NO_TOKEN=1: programs of this machine need no token. `orqal up --no-token` sets it for the cluster's
+    processes; elsewhere it means nothing."""
+    run: bool = field(default_factory=lambda: _switch("RUN", "on"))
+    """ORQAL_RUN: on, or off: nobody may run any command in any image (`orqal run`)."""
+    run_mounts: Mapping[str, bool] = field(default_factory=lambda: _mounts("RUN_MOUNTS"))
+    """ORQAL_RUN_MOUNTS: host paths that `orqal run` may mount, separated by commas, `:ro` after a path for read-only:
+    {path: read-only}. Nothing below them, for a job could put a link there."""
     load_period: float = field(default_factory=lambda: _number("LOAD_PERIOD", 3))
     """ORQAL_LOAD_PERIOD: how often a host reports its load."""
 
@@ -73,6 +124,12 @@ class Settings:
     def jobs_dir(self) -> Path:
         """The folder of the jobs' directories on each host."""
         return Path(self.jobs_dir_text).expanduser().absolute() if self.jobs_dir_text else self.home / "jobs"
+
+    @property
+    def dataset_path(self) -> Path:
+        """What `/api/dataset.json` answers: the documents of a predecessor's collection `dataset`, if a lab put them
+        there."""
+        return self.home / "dataset.json"
 
     @property
     def token_path(self) -> Path:

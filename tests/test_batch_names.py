@@ -42,7 +42,7 @@ def test_a_name_that_urls_cannot_have_is_refused_everywhere(name: str) -> None:
 def api() -> Iterator[TestClient]:
     """The routes, with nothing behind them."""
     app = FastAPI()
-    for router in (routes.jobs, routes.batches):
+    for router in routes.ROUTERS:
         app.include_router(router)
     app.state.backend = None
     with TestClient(app) as client:

@@ -806,10 +806,10 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     class ClusterError(Exception):
         pass
 
-    def up(settings: Any, *, port: int, report: Callable[[str], None]) -> dict[str, Any]:
+    def up(settings: Any, *, port: int, no_token: bool, report: Callable[[str], None]) -> dict[str, Any]:
         if port == 1:
             raise ClusterError("Port 1 is in use: choose another with --port.")
-        report("Starting [Ray]")
+        report("Starting [Ray]" + " without a token" * no_token)
         return {"api_url": f"http://127.0.0.1:{port}/api", "dashboard_url": "http://127.0.0.1:8265"}
 
     module = ModuleType("orqal.cluster")
@@ -831,7 +831,14 @@ def test_up_says_what_it_does_and_what_to_do_next(run: Callable[..., Done], clus
     assert done.err == "Starting [Ray]\n"
     for text in ("http://127.0.0.1:5005/api", "http://127.0.0.1:8265", "orqal status", "orqal apps"):
         assert text in done.out
+    assert "No token" not in done.out
     assert run("up", "--json").documents[0]["api_url"] == "http://127.0.0.1:5001/api"
+
+
+def test_up_without_a_token_says_who_may_come_in(run: Callable[..., Done], cluster: ModuleType) -> None:
+    done = run("up", "--no-token")
+    assert "without a token" in done.err
+    assert "open to every program and every user of this machine" in done.out
 
 
 def test_up_that_fails_says_why(run: Callable[..., Done], cluster: ModuleType) -> None:

@@ -549,9 +549,10 @@ def test_a_batch_that_breaks_midway_says_what_is_submitted(server: StandInServer
     assert len(server.requests) == 2
 
 
-def test_an_answer_with_too_few_ids_is_an_error(server: StandInServer) -> None:
+def test_an_answer_with_too_few_ids_is_an_error(server: StandInServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orqal.client.patience.PATIENCE", 0.05)
     server.answers["POST jobs"] = Reply(ndjson({"_id": A}))
-    with pytest.raises(SubmissionFailed, match="ended early"):
+    with pytest.raises(SubmissionFailed, match="ended its answer early"):
         batch([Job(app="Test"), Job(app="Test")])
 
 

@@ -11,6 +11,7 @@ from orqal.actors.runners import Runners
 from orqal.models import AppInfo
 from orqal.settings import Settings
 from orqal.wrappers import catalog
+from orqal.wrappers.builtin import Run
 from orqal.wrappers.calls import Failure
 from orqal.wrappers.catalog import App, Source
 
@@ -20,7 +21,7 @@ class Apps:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._built_in = {app.info.name: app for app in catalog.built_in()}
+        self._built_in = {app.info.name: app for app in catalog.built_in(settings.run)}
         self._apps = self._built_in
         self._packaged = catalog.packaged()
         self._loaded: dict[Source, list[App]] = {}
@@ -61,6 +62,8 @@ class Apps:
         broken = self._apps.get(name)
         if broken is not None and broken.info.error:
             return f"the app {name!r} could not be loaded: {broken.info.error}"
+        if name == Run.__name__ and not self._settings.run:
+            return f"the app {name!r}: the administrator of this Orqal has switched it off (ORQAL_RUN=off)."
         usable = sorted(app.info.name for app in self._apps.values() if app.info.error is None)
         close = difflib.get_close_matches(name, usable, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -7,7 +7,7 @@ import functools
 import json
 import logging
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +113,21 @@ class HostActor:
         except EngineError as error:
             log.warning("the container of %s stays for now: %s", job, error)
 
+    async def image_digests(self, images: Sequence[str]) -> dict[str, str]:
+        """The ids of those of these images that are here. EngineError: the daemon does not answer."""
+        return await self._docker(lambda engine: engine.image_digests(images))
+
+    async def strays(self) -> list[ContainerKey]:
+        """Whose containers are here that no attempt holds."""
+        held = {attempt.container for attempt in self._attempts.values()}
+        containers = await self._docker(lambda engine: list(engine.own_containers()))
+        self._found |= {key: container for key, container, _ in containers if container not in held}
+        return [key for key, container, _ in containers if container not in held]
+
+    async def remove_directories(self, jobs: Sequence[str]) -> list[str]:
+        """Remove the directories of deleted jobs: those of which nothing is left."""
+        return await self._loop.run_in_executor(self._pool, output.remove_directories, self._settings.jobs_dir, jobs)
+
     async def report(self) -> HostReport:
         """How this host is."""
         return HostReport(self._state, self._version, await self._load())
@@ -141,6 +156,14 @@ class HostActor:
     async def close_logs(self, handle: str) -> None:
         """Stop reading."""
         self._logs.close(handle)
+
+    async def overview(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """See Engine.overview."""
+        return await self._docker(lambda engine: engine.overview())
+
+    async def directories(self) -> list[str]:
+        """The ids of the jobs that have directories here."""
+        return await self._loop.run_in_executor(self._pool, output.directories, self._settings.jobs_dir)
 
     async def read_file(self, job: str, name: str, offset: int) -> tuple[bytes, int] | None:
         """Up to PIECE bytes of a file of a job's directory, and the whole file's size. None: no such file."""
@@ -187,7 +210,7 @@ class HostActor:
         """Ask the wrapper, have the image, make and start the container. The job, with what is known of it now."""
         command = await self._unless_cancelled(attempt, self._prepare(order, directory))
         image = command.image
-        await self._unless_cancelled(attempt, self._docker(lambda engine: engine.ensure_image(image)))
+        digest = await self._unless_cancelled(attempt, self._docker(lambda engine: engine.ensure_image(image)))
         volumes = dict(command.volumes)
         if command.create_dir:
             params = json.dumps(order.job.params).encode()
@@ -214,13 +237,14 @@ class HostActor:
             job=key.job,
             attempt=key.attempt,
             image=image,
+            image_digest=digest,
             cmd=command.cmd,
             container_id=container,
             wd=str(directory),
             at=now(),
         )
         self._scheduler.started.remote(started)
-        return order.job.started(started.image, started.cmd, started.container_id, started.wd, started.at)
+        return order.job.started(image, digest, started.cmd, container, started.wd, started.at)
 
     async def _unless_cancelled(self, attempt: _Attempt, work: Awaitable[T]) -> T:
         """Wait for work that may be left behind half done: `cancel` does not wait for it."""

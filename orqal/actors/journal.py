@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from orqal.models import JobRecord, Output
-from orqal.store import Store
+from orqal.store import Store, Submission
 
 log = logging.getLogger("orqal.journal")
+T = TypeVar("T")
 
 RETRY_AFTER = 1.0
 """Seconds after which a write of job states that failed (a full disk, say) is tried again."""
@@ -17,7 +20,7 @@ RETRY_AFTER = 1.0
 
 @dataclass
 class _Pending:
-    inserts: list[tuple[list[JobRecord], asyncio.Future[None]]] = field(default_factory=list)
+    inserts: list[tuple[Submission, asyncio.Future[None]]] = field(default_factory=list)
     updates: list[tuple[JobRecord, Output | None, asyncio.Future[None]]] = field(default_factory=list)
 
 
@@ -30,16 +33,17 @@ class Journal:
         self._writing: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
 
-    async def insert(self, jobs: list[JobRecord], replace_batch: str | None = None) -> None:
-        """Add new jobs. Whatever the store raises is raised here; then none of them was added."""
-        if replace_batch is not None:
-            async with self._lock:
-                await asyncio.to_thread(self._store.insert, jobs, replace_batch)
-            return
+    async def insert(self, submission: Submission) -> None:
+        """Add what was submitted. Whatever the store raises is raised here; then nothing of it was added."""
         written = asyncio.get_running_loop().create_future()
-        self._pending.inserts.append((jobs, written))
+        self._pending.inserts.append((submission, written))
         self._write_soon()
         await written
+
+    async def apart(self, call: Callable[..., T], *args: Any) -> T:
+        """A write of its own, between the others."""
+        async with self._lock:
+            return await asyncio.to_thread(call, *args)
 
     async def update(self, job: JobRecord, output: Output | None = None) -> None:
         """Write a job's new state, however often it takes. ValueError, TypeError: it can never be written."""
@@ -67,10 +71,9 @@ class Journal:
             for entry in pending.inserts:
                 await self._inserted([entry])
 
-    async def _inserted(self, entries: list[tuple[list[JobRecord], asyncio.Future[None]]]) -> bool:
+    async def _inserted(self, entries: list[tuple[Submission, asyncio.Future[None]]]) -> bool:
         try:
-            jobs = [job for group, _ in entries for job in group]
-            await asyncio.to_thread(self._store.insert, jobs)
+            await asyncio.to_thread(self._store.insert, *(submission for submission, _ in entries))
         except Exception as error:
             if len(entries) == 1:
                 _fail(entries[0][1], error)

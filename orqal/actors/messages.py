@@ -26,6 +26,7 @@ class Started:
     job: str
     attempt: int
     image: str
+    image_digest: str
     cmd: str | list[str]
     container_id: str
     wd: str

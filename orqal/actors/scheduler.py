@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from bson import ObjectId
 from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orqal.actors.apps import Apps
 from orqal.actors.changes import Changes, Cursor, News
+from orqal.actors.cleaning import Cleaning
 from orqal.actors.host import HostActor, HostReport
+from orqal.actors.intake import Intake, Taken
 from orqal.actors.journal import Journal
 from orqal.actors.leases import Contended, Lease, Leases
 from orqal.actors.messages import Order, Outcome, Started
 from orqal.actors.names import NAMESPACE, host_actor_name
-from orqal.docker_engine import ContainerKey
+from orqal.docker_engine import ContainerKey, container_name
 from orqal.models import (
     AppInfo,
     Change,
@@ -35,9 +36,8 @@ from orqal.models import (
     Resources,
     Shape,
     Status,
-    now,
 )
-from orqal.scheduling import Host, LineKey, Placement, Queue, impossible, place
+from orqal.scheduling import Host, LineKey, Placement, Queue, impossible, place, why_not
 from orqal.scheduling.placement import PATIENCE
 from orqal.settings import Settings
 from orqal.store import SqliteStore
@@ -55,6 +55,8 @@ ATTEMPTS = 5
 """Attempts at a job, if each but the last ends by the fault of the infrastructure."""
 ACTOR_DEATHS = 5
 """Deaths of its HostActor that an attempt survives."""
+ANSWER_WITHIN = 5.0
+"""Seconds in which a host tells what images it has; what it does not tell is taken as unchanged."""
 
 
 @dataclass
@@ -101,6 +103,21 @@ class Scheduler:
         self._active: dict[str, _Active] = {}
         self._orphans: dict[str, JobRecord] = {}
         self._in_use: dict[str, int] = {}
+        self._intake = Intake(
+            self._store,
+            self._journal,
+            self._apps,
+            checked=self._checked,
+            admitted=self._admitted,
+            image_digests=self._image_digests,
+            is_ending=lambda job: job in self._active and self._active[job].cancelled,
+        )
+        self._cleaning = Cleaning(
+            self._store,
+            self._journal,
+            self._settings,
+            lambda: [(name, host.actor) for name, host in self._hosts.items()],
+        )
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._attempts: set[asyncio.Task[None]] = set()
@@ -108,37 +125,54 @@ class Scheduler:
         await self._recover()
         self._spawn(self._watch_nodes())
         self._spawn(self._dispatch_forever())
+        self._spawn(self._cleaning.forever())
 
     # What Serve's replicas call
 
-    async def submit(self, specs: Sequence[JobSpec], replace_batch: str | None = None) -> list[str]:
-        """Add jobs: their ids, in order, once all of them are on disk.
+    async def submit(
+        self, specs: Sequence[JobSpec], *, key: str | None = None, first: int = 1, replace_batch: str | None = None
+    ) -> list[Taken]:
+        """Add jobs, or find those that answer for them: see Intake.take.
 
         A job of an app that there is not, or that is larger than any host, has then ended as `error`.
         """
-        await self._apps.refresh()
-        moment, waiting = now(), list[tuple[str, LineKey]]()
-        records: list[JobRecord] = []
-        for spec in specs:
-            record = JobRecord(**spec.model_dump(), id=str(ObjectId()), ctime=moment)
-            app = self._apps.get(record.app)
-            if app is None:
-                record = record.failed(ErrorType.NO_SUCH_APP, self._apps.missing(record.app))
-            else:
-                key = _line(record, app)
-                if impossible(key.shape, self._counted()):
-                    record = record.failed(ErrorType.IMPOSSIBLE_REQUEST, self._too_large(key.shape))
-                else:
-                    waiting.append((record.id, key))
-            records.append(record)
-        await self._journal.insert(records, replace_batch)
+        return await self._intake.take(specs, key=key, first=first, replace_batch=replace_batch)
+
+    async def retry(self, jobs: Sequence[str]) -> dict[str, str]:
+        """Run jobs again that have ended and are not ok: their ids -> those of the new jobs. Others are left out."""
+        records = await asyncio.to_thread(self._store.get_many, jobs)
+        return await self._intake.retry([record for record in records.values() if record.ok is False])
+
+    def _checked(self, record: JobRecord) -> JobRecord:
+        app = self._apps.get(record.app)
+        assert app is not None
+        shape = _line(record, app).shape
+        if impossible(shape, self._counted()):
+            return record.failed(ErrorType.IMPOSSIBLE_REQUEST, self._too_large(shape))
+        return record
+
+    def _admitted(self, records: Sequence[JobRecord]) -> None:
+        """They are on disk: into the queue with them."""
         for record in records:
+            app = self._apps.get(record.app)
             if record.current_status.final:
                 self._changes.add(Change.of(record))
-        for job, key in waiting:
-            self._queue.push(job, key, time.monotonic())
+            elif app is not None:
+                self._queue.push(record.id, _line(record, app), time.monotonic())
+            else:  # its file has gone this very moment
+                self._spawn(self._wait_again(record))
         self._wake.set()
-        return [record.id for record in records]
+
+    async def _image_digests(self, images: Sequence[str]) -> dict[str, set[str]]:
+        """What the hosts have under these names."""
+        hosts = [host.actor for host in self._hosts.values() if host.counted.open]
+        calls = (asyncio.wait_for(_answer(host.image_digests.remote(images)), ANSWER_WITHIN) for host in hosts)
+        digests: dict[str, set[str]] = {}
+        for answer in await asyncio.gather(*calls, return_exceptions=True):
+            if not isinstance(answer, BaseException):
+                for image, digest in answer.items():
+                    digests.setdefault(image, set()).add(digest)
+        return digests
 
     async def cancel(self, jobs: Sequence[str]) -> int:
         """End jobs, wherever they are on their way: how many of them had not ended. They end as `cancelled`, unless
@@ -164,6 +198,51 @@ class Scheduler:
             await self._changes.since(self._changes.cursor, timeout=1)
         await asyncio.gather(*self._attempts, return_exceptions=True)
 
+    async def clean(self, action: str) -> int:
+        """Delete what is over: how many jobs, or containers. Jobs that run stay, but for the action `containers`."""
+        if action == "containers":
+            return await self._clean_containers()
+        await self.cancel(self._queue.jobs())
+        return await self._cleaning.delete(status=Status.ERROR if action == "scheduled" else None)
+
+    async def _clean_containers(self) -> int:
+        """End the jobs whose containers run, but those of protected names, and remove what was left over."""
+        protected = set(self._settings.protected_containers.split(","))
+        jobs = [
+            job
+            for job, active in self._active.items()
+            if (record := active.record) is not None
+            and record.container_id is not None
+            and container_name(record.image or "", ContainerKey(job, record.attempt)) not in protected
+        ]
+        cursor = self._changes.cursor
+        await self.cancel(jobs)
+        while any(job in self._active for job in jobs):
+            cursor = (await self._changes.since(cursor, timeout=1)).cursor
+        for host in list(self._hosts.values()):
+            with contextlib.suppress(RayError):
+                await self.found(host.info.node_id, await host.actor.strays.remote())
+        return len(jobs)
+
+    async def reasons(self, job: str) -> dict[str, str]:
+        """Why each host does not take a job that waits; {}: it does not wait."""
+        key = self._queue.key(job)
+        if key is None:
+            return {}
+        return {
+            host.info.name: (why_not(key.shape, host.counted) or "it is about to take one")
+            if host.info.state == "ready"
+            else host.info.state
+            for host in self._hosts.values()
+        }
+
+    async def job_of(self, container: str) -> str | None:
+        """The job whose container this is, if it runs."""
+        found = (
+            job for job, active in self._active.items() if active.record and active.record.container_id == container
+        )
+        return next(found, None)
+
     async def apps(self) -> list[AppInfo]:
         """All apps, those that failed to load too."""
         await self._apps.refresh()
@@ -188,7 +267,9 @@ class Scheduler:
         active = self._active.get(started.job)
         if active is None or active.record is None or active.record.attempt != started.attempt:
             return
-        active.record = active.record.started(started.image, started.cmd, started.container_id, started.wd, started.at)
+        active.record = active.record.started(
+            started.image, started.image_digest, started.cmd, started.container_id, started.wd, started.at
+        )
         await self._journal.update(active.record)
         if started.job in self._active:  # else it has ended meanwhile, and that is what was told last
             self._changes.add(Change.of(active.record))
@@ -263,9 +344,11 @@ class Scheduler:
             asyncio.get_running_loop().call_later(CONTENDED_FOR, self._reopen, host)
             self._put_back(placement, active)
             return
+        app = self._apps.get(active.record.app)
         active.record = active.record.model_copy(
             update={
                 "current_status": Status.INIT,
+                "wrapper_digest": app and app.ref.digest,
                 "node_id": host.info.node_id,
                 "host": host.info.name,
                 "lease": active.lease.name,
@@ -295,6 +378,9 @@ class Scheduler:
             ended = active.record.failed(ErrorType.NO_SUCH_APP, self._apps.missing(active.record.app))
             outcome = Outcome(ended, Output())
         else:
+            # Of a container that runs already it is known what it was made by.
+            digest = active.record.wrapper_digest or app.ref.digest
+            active.record = active.record.model_copy(update={"wrapper_digest": digest})
             timeout = active.record.timeout or app.info.timeout
             order = Order(active.record, app.ref, active.resources, timeout)
             lost = await self._on_host(order, active, host)
@@ -431,6 +517,7 @@ class Scheduler:
             del self._orphans[record.id]
             self._resume(record, host)
         self._spawn(self._ask(host))
+        self._spawn(self._cleaning.sweep(name, actor))
 
     async def _ask(self, host: _Host) -> None:
         """An actor that was there before us has told its state to our predecessor: ask."""
@@ -532,6 +619,10 @@ class Scheduler:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.error("a task of the Scheduler failed", exc_info=error)
+
+
+async def _answer(call: Any) -> Any:
+    return await call
 
 
 def _line(record: JobRecord, app: App) -> LineKey:

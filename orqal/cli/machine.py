@@ -34,11 +34,19 @@ def _cluster() -> Generator[ModuleType, None, None]:
 
 def up(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where the HTTP API listens.")] = 5001,
+    no_token: Annotated[
+        bool,
+        typer.Option(
+            "--no-token",
+            help="Ask for no token: every program and every user of this machine may submit, read and delete jobs. "
+            "Other machines and web pages are still kept out.",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Start Orqal on this machine: Ray, the scheduler, the HTTP API on 127.0.0.1."""
     with _cluster() as cluster:
-        about = cluster.up(Settings(), port=port, report=lambda step: say(step, "dim"))
+        about = cluster.up(Settings(), port=port, no_token=no_token, report=lambda step: say(step, "dim"))
     if json:
         print_json(about)
         return
@@ -46,6 +54,8 @@ def up(
 
     console = out()
     console.print(Text.assemble(("Orqal is up: ", "bold green"), str(about["api_url"])))
+    if no_token:
+        console.print(Text("No token:    open to every program and every user of this machine", "yellow"))
     if dashboard := about.get("dashboard_url"):
         console.print(Text(f"Dashboard:   {dashboard}"))
     console.print(Text("\nTry:\n  orqal status\n  orqal apps\nIn Python:   from orqal import Job, batch, wait"))

@@ -3,12 +3,13 @@
 `Job`, `batch`, `wait` and `services` are for notebooks and scripts. They share one `Client`, which the
 command line uses too: a thin, typed face of the HTTP API over a persistent connection.
 
-    jobs.py      Job, batch, wait, services
-    http.py      the Client: a method for each route
-    patience.py  how long a stream that broke is tried again
-    streams.py   Docker's multiplexed stream, and lines
-    progress.py  bars in a terminal or a notebook
-    errors.py    what can go wrong
+    jobs.py        Job, batch, wait, services
+    http.py        the Client: a method for each route
+    submission.py  jobs in slices, each of which may be sent again
+    patience.py    how long a request that broke is tried again
+    streams.py     Docker's multiplexed stream, and lines
+    progress.py    bars in a terminal or a notebook
+    errors.py      what can go wrong
 """
 
 from orqal.client.errors import (
@@ -23,6 +24,7 @@ from orqal.client.http import Client, find_api
 from orqal.client.jobs import Job, batch, services, user_name, wait
 from orqal.client.progress import Progress, progress_bar
 from orqal.client.streams import MULTIPLEXED, STDERR, STDOUT, LogParser, split_lines
+from orqal.client.submission import Submission
 
 __all__ = [
     "MULTIPLEXED",
@@ -36,6 +38,7 @@ __all__ = [
     "Progress",
     "RequestFailed",
     "ServerUnreachable",
+    "Submission",
     "SubmissionFailed",
     "Unauthorized",
     "batch",

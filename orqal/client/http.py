@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import islice
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Literal, overload
+from urllib.parse import quote, unquote
+from uuid import uuid4
 
-from orqal.client.errors import NotFound, OrqalError, RequestFailed, ServerUnreachable, SubmissionFailed, Unauthorized
+from orqal.client.errors import NotFound, OrqalError, RequestFailed, ServerUnreachable, Unauthorized
 from orqal.client.patience import Patience, cut_off
 from orqal.client.streams import MULTIPLEXED, LogParser, split_lines
+from orqal.client.submission import Submission
 from orqal.settings import DEFAULT_API_URL, Settings
 
 if TYPE_CHECKING:
@@ -22,12 +24,17 @@ if TYPE_CHECKING:
 
     from orqal.models import Change
 
-SLICE = 1_000
-"""Jobs in one request to submit."""
+PAGE = 1_000
+"""Jobs or batches in one answer to a question for a list."""
 SILENCE = 30.0
 """Seconds of silence after which a stream of changes counts as broken; the server sends a line every 10."""
 ANSWER = 60.0
 """Seconds in which the server must begin its answer, and go on with it."""
+CLEANING = 600.0
+"""The same where it has jobs or containers to remove first."""
+
+JOBS_GO_ON = "The jobs themselves go on."
+"""For those who have stopped looking at them."""
 
 
 def find_api(settings: Settings) -> str:
@@ -45,78 +52,74 @@ class Client:
     def __init__(self, base_url: str | None = None, token: str | None = None, *, timeout: float = ANSWER) -> None:
         """`base_url` and `token`: None is what the environment and the Orqal of this machine say.
 
+        `base_url` may hold a user and a password (`http://x:TOKEN@host:5001/api`): they are sent instead of the token.
         `timeout`: seconds in which the server must begin its answer, and go on with it.
         """
         settings = Settings()
-        self.base_url = (base_url or find_api(settings)).rstrip("/")
+        # Without the password: it stands in messages.
+        self.base_url, self._credentials = _without_credentials((base_url or find_api(settings)).rstrip("/"))
         self.token = token or settings.token
         self.timeout = timeout
         self.met = False
-        """True once the server has answered."""
+        """True once a connection to the server has stood."""
 
     # Jobs
 
     def submit(self, document: bytes) -> str:
-        """Submit one job, a JSON document; the answer is its id."""
-        content = {"content-type": "application/json"}
-        return self._request("POST", "job", content=document, headers=content).text.strip()
+        """Submit one job, a JSON document; the answer is its id. It is sent again if the connection breaks, and yet
+        there is one job."""
+        headers = {"content-type": "application/json", "idempotency-key": uuid4().hex}
+        patience = Patience(self)
+        while True:
+            try:
+                return self._request("POST", "job", content=document, headers=headers).text.strip()
+            except (ServerUnreachable, RequestFailed) as error:
+                patience.fail(error)
 
-    def submit_many(self, documents: Iterable[bytes], batch: str | None = None) -> Iterator[str]:
-        """Submit jobs, a JSON document each, in slices as the ids are taken; yields the ids in that order.
+    def submit_many(self, documents: Iterable[bytes], batch: str | None = None, *, resume: bool = False) -> Submission:
+        """Submit jobs, a JSON document each, in slices as the ids are taken; iterates over the ids in that order.
 
-        `batch`: the name that they join. SubmissionFailed: it went wrong after the first ids.
+        `batch`: the name of the batch that they join. `resume`: they are that batch from its first job on, so what
+        an earlier call has submitted of it is not submitted again. SubmissionFailed: it went wrong after the first
+        ids. OrqalError: with `resume`, the batch has other jobs.
         """
         if batch is not None:
             _check_batch_name(batch)
-        documents = iter(documents)
-        submitted: list[str] = []
-        try:
-            while part := list(islice(documents, SLICE)):
-                before = len(submitted)
-                for id in self._submit_slice(part, batch, before):
-                    submitted.append(id)
-                    yield id
-                if len(submitted) - before != len(part):
-                    raise OrqalError("The server's answer ended early.")
-        except OrqalError as error:
-            if not submitted:
-                raise
-            raise SubmissionFailed(
-                f"{error} The first {len(submitted):,} jobs are submitted and go on, the others are not. Submitting "
-                "all again is safe where use_cache is on: what has succeeded or runs is not run twice.",
-                submitted,
-            ) from error
+        return Submission(self, documents, batch, resume=resume)
 
-    def _submit_slice(self, documents: Sequence[bytes], batch: str | None, before: int) -> Iterator[str]:
+    def submit_slice(self, documents: Sequence[bytes], key: str, batch: str | None = None) -> Iterator[dict[str, Any]]:
+        """One request to submit: the lines of its answer, as they come. The n-th document of a request with the same
+        `key` is the same job as the first time."""
         # Chunks of some 100 documents: few enough system calls, and no copy of the whole.
         chunks = (b"".join(d + b"\n" for d in documents[i : i + 100]) for i in range(0, len(documents), 100))
-        headers = {"content-type": "application/x-ndjson"}
+        headers = {"content-type": "application/x-ndjson", "idempotency-key": key}
         params = {} if batch is None else {"batch": batch}
-        for line in self._ndjson("POST", "jobs", content=chunks, headers=headers, params=params):
-            if "error" in line:
-                # The server counts within this request.
-                number = int(line["document"])
-                why = str(line["error"]).removeprefix(f"document {number}: ").rstrip(".")
-                raise OrqalError(f"The server did not take job number {before + number:,}: {why}.")
-            yield str(line["_id"])
+        return self._ndjson("POST", "jobs", content=chunks, headers=headers, params=params)
 
     def job(self, id: str) -> dict[str, Any]:
         """All of a job: its record, output and result."""
         job: dict[str, Any] = self._json("GET", f"job/{quote(id, safe='')}")
         return job
 
-    def jobs(self, limit: int = 100, **filters: str | None) -> Iterator[dict[str, Any]]:
-        """The newest jobs, without output and result. Filters: status, app, user, batch, host."""
+    def jobs(
+        self,
+        limit: int = 100,
+        *,
+        submitted_after: datetime | None = None,
+        submitted_before: datetime | None = None,
+        **filters: str | None,
+    ) -> Iterator[dict[str, Any]]:
+        """The newest jobs, without output and result. Filters: status, app, user, batch, host.
+
+        Submitted from the one time on, before the other; a time without a zone is local.
+        """
         params = {name: value for name, value in filters.items() if value is not None}
         if "batch" in params:
             _check_batch_name(params["batch"])
-        while limit > 0:
-            page = self._json("GET", "jobs", params={**params, "limit": str(min(limit, SLICE))})
-            yield from page["jobs"][:limit]
-            limit -= len(page["jobs"])
-            if not page.get("cursor"):
-                return
-            params["cursor"] = page["cursor"]
+        for name, moment in (("submitted_after", submitted_after), ("submitted_before", submitted_before)):
+            if moment is not None:
+                params[name] = moment.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
+        return self._pages("jobs", limit, params)
 
     def counts(self) -> dict[str, int]:
         """How many jobs are in which state."""
@@ -127,6 +130,17 @@ class Client:
         """Cancel these jobs, or all of a batch; the answer is how many had not ended yet."""
         answer = self._json("POST", "jobs/cancel", json=_which(ids, batch))
         return int(answer["cancelled"])
+
+    def retry(self, id: str) -> str:
+        """Run a job that failed again: the id of the new job, which takes its place in its batches. Asked again, it
+        is the same id. RequestFailed: it has not ended, or is ok."""
+        return str(self._json("POST", f"job/{quote(id, safe='')}/retry")["_id"])
+
+    def explain(self, id: str) -> dict[str, Any]:
+        """Why a job is where it is: `summary` and `cache`, sentences; `hosts`: for one that waits, why each host
+        (`name`) does not take it now (`reason`)."""
+        explanation: dict[str, Any] = self._json("GET", f"job/{quote(id, safe='')}/explain")
+        return explanation
 
     def changes(
         self, ids: Iterable[str] = (), *, batch: str | None = None, timeout: float | None = None
@@ -140,7 +154,7 @@ class Client:
 
         left = dict.fromkeys(id.lower() for id in ids)
         told: set[str] = set()
-        patience = Patience(self, timeout)
+        patience = Patience(self, timeout, comfort=JOBS_GO_ON)
         while left or batch is not None:
             try:
                 with (
@@ -173,14 +187,30 @@ class Client:
         """The ids of a batch's jobs, in the order of submission. NotFound: no such batch."""
         return [job["$oid"] for job in self._json("GET", f"batch/{_batch_part(name)}")["jobs"]]
 
+    def batches(self, limit: int = 100) -> Iterator[dict[str, Any]]:
+        """The newest batches, as models.BatchInfo in JSON."""
+        return self._pages("batches", limit, {})
+
     def batch(self, name: str) -> dict[str, Any]:
-        """How far a batch is: `jobs`, `status`, `ok`, `failed`. NotFound: no such batch."""
+        """How far a batch is, as models.BatchInfo in JSON. NotFound: no such batch."""
         batch: dict[str, Any] = self._json("GET", f"batches/{_batch_part(name)}")
         return batch
 
-    def results(self, name: str) -> Iterator[dict[str, Any]]:
-        """The results of a batch, one by one, in the order of submission. NotFound: no such batch."""
-        return self._ndjson("GET", f"batches/{_batch_part(name)}/results")
+    def retry_batch(self, name: str) -> int:
+        """Run again what failed of a batch; the answer is how many jobs. NotFound: no such batch."""
+        return int(self._json("POST", f"batches/{_batch_part(name)}/retry")["retried"])
+
+    @overload
+    def results(self, name: str, format: Literal["jsonl"] = "jsonl") -> Iterator[dict[str, Any]]: ...
+
+    @overload
+    def results(self, name: str, format: Literal["csv"]) -> Iterator[str]: ...
+
+    def results(self, name: str, format: Literal["jsonl", "csv"] = "jsonl") -> Iterator[dict[str, Any]] | Iterator[str]:
+        """The results of a batch, in the order of submission: `jsonl` one by one; `csv` as the text of a table, in
+        pieces. NotFound: no such batch."""
+        path = f"batches/{_batch_part(name)}/results"
+        return self._ndjson("GET", path) if format == "jsonl" else self._text("GET", path, params={"format": format})
 
     # Output and files
 
@@ -190,7 +220,7 @@ class Client:
         `follow`: from its start to its end, live. When the connection breaks, it goes on where it was.
         """
         seen: Counter[int] = Counter()
-        patience = Patience(self)
+        patience = Patience(self, comfort=JOBS_GO_ON)
         while True:
             skip = Counter(seen)
             parser = LogParser()
@@ -246,6 +276,11 @@ class Client:
         """The names of the apps."""
         return list(self._json("GET", "status")["_services"])
 
+    def clean(self, action: Literal["all", "scheduled", "containers", "old"]) -> str:
+        """Remove ended jobs, waiting ones, containers or directories that are left over; never what runs. The answer
+        is the server's own words."""
+        return self._request("GET", f"clean/{quote(action, safe='')}", timeout=CLEANING).text
+
     # HTTP
 
     @functools.cached_property
@@ -253,12 +288,13 @@ class Client:
         import httpx
 
         headers = {}
-        if self.token:
+        if self.token and not self._credentials:
             if not (self.token.isascii() and self.token.isprintable()):
                 raise OrqalError("The token (ORQAL_TOKEN) holds characters that no token has.")
             headers["authorization"] = f"Bearer {self.token}"
         url = httpx.URL(self.base_url)
         return httpx.Client(
+            auth=self._credentials,
             headers=headers,
             timeout=httpx.Timeout(self.timeout, connect=min(5, self.timeout)),
             # A proxy from the environment is never the way to this very machine.
@@ -281,6 +317,21 @@ class Client:
                 if line.strip():
                     yield _parse(line)
 
+    def _text(self, method: str, path: str, **options: Any) -> Iterator[str]:
+        with self._stream(method, path, **options) as response:
+            yield from response.iter_text()
+
+    def _pages(self, what: str, limit: int, params: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+        """The first `limit` of a list that the server gives in parts."""
+        cursor: dict[str, str] = {}
+        while limit > 0:
+            page = self._json("GET", what, params={**params, "limit": str(min(limit, PAGE)), **cursor})
+            yield from page[what][:limit]
+            limit -= len(page[what])
+            if not page.get("cursor"):
+                return
+            cursor = {"cursor": page["cursor"]}
+
     @contextmanager
     def _stream(self, method: str, path: str, **options: Any) -> Generator[httpx.Response, None, None]:
         """An answer of which the body is still to be read; errors, here or while it is read, as ours."""
@@ -290,15 +341,16 @@ class Client:
             options["timeout"] = httpx.Timeout(options["timeout"], connect=min(5, self.timeout))
         try:
             with self._http.stream(method, f"{self.base_url}/{path}", **options) as response:
+                self.met = True
                 if not response.is_success:
                     response.read()
                     raise self._failure(response)
-                self.met = True
                 yield response
         except (
             httpx.ConnectError,
             httpx.ConnectTimeout,
             httpx.InvalidURL,
+            httpx.ProxyError,
             httpx.UnsupportedProtocol,
         ) as error:
             raise ServerUnreachable(
@@ -306,6 +358,7 @@ class Client:
                 "Is it up? Start it with `orqal up`, or set ORQAL_API_URL."
             ) from error
         except httpx.TransportError as error:
+            self.met = True
             what = str(error) or type(error).__name__
             raise ServerUnreachable(f"The connection to the server at {self.base_url} broke: {what}.") from error
 
@@ -313,7 +366,11 @@ class Client:
         status = response.status_code
         detail = _detail(response)
         if status == 401:
-            if self.token:
+            if self._credentials:
+                sentence = (
+                    f"The server at {self.base_url} does not accept the password in ORQAL_API_URL: it is a token."
+                )
+            elif self.token:
                 sentence = f"The server at {self.base_url} does not accept this token: set ORQAL_TOKEN to its own."
             else:
                 sentence = f"The server at {self.base_url} wants a token: set ORQAL_TOKEN."
@@ -330,6 +387,15 @@ def _which(ids: Sequence[str], batch: str | None) -> dict[str, Any]:
         return {"ids": list(ids)}
     _check_batch_name(batch)
     return {"batch": batch}
+
+
+def _without_credentials(url: str) -> tuple[str, tuple[str, str] | None]:
+    """The URL without user and password, and these, if it has them."""
+    scheme, colon, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    given, _, host = authority.rpartition("@")
+    user, _, password = given.partition(":")
+    return f"{scheme}{colon}{host}{slash}{path}", (unquote(user), unquote(password)) if password else None
 
 
 def _batch_part(name: str) -> str:

@@ -34,8 +34,11 @@ class Job:
 
     Attributes are the keys of the server's JSON: `app`, `input`, `params`, `user`, `current_status`, `host`,
     `image`, `cmd`, `exit_code`, `error`, `ok`, and once it has ended `stdout` and `stderr` (lists of lines),
-    `result` and `lswd` (the names of the files in its directory). `load()` brings them up to date; what the
-    job does not hold yet (after `wait()`, or with an id alone) is loaded when it is first looked at.
+    `result` and `lswd` (the names of the files in its directory), `image_digest`, `wrapper_digest` (of its source),
+    `peak_memory` (bytes) and `cpu_seconds`. `cache_miss` says why it was run and not answered with an earlier job;
+    `cache_hits` is how often it answered for a later one. `retry_of` and `retried_as` are ids. `load()` brings them
+    up to date; what the job does not hold yet (after `wait()`, or with an id alone) is loaded when it is first looked
+    at.
     """
 
     _id: str | None
@@ -55,10 +58,19 @@ class Job:
     container: None
     host: str | None
     image: str | None
+    image_digest: str | None
+    wrapper_digest: str | None
     cmd: Any
     container_id: str | None
     wd: str | None
     inspect: Any
+    peak_memory: int | None
+    cpu_seconds: float | None
+    cache_miss: str | None
+    cache_hits: int | None
+    cache_last_hit: str | None
+    retry_of: str | None
+    retried_as: str | None
     ctime: str | None
     stime: str | None
     etime: str | None
@@ -139,6 +151,15 @@ class Job:
     def cancel(self) -> bool:
         """End it; False when it had ended already."""
         return _client().cancel([self._submitted()]) > 0
+
+    def retry(self) -> Job:
+        """Run it again, as a new job that takes its place in its batches. RequestFailed: it has not ended, or is ok."""
+        self.retried_as = _client().retry(self._submitted())
+        return Job(self.retried_as)
+
+    def explain(self) -> str:
+        """Why it is where it is, in sentences."""
+        return str(_client().explain(self._submitted())["summary"])
 
     def logs(self, follow: bool = False) -> Iterator[str]:
         """Its output so far, stdout and stderr as they came; `follow`: live, until it ends."""
@@ -224,7 +245,7 @@ def _fields() -> frozenset[str]:
     """What the server tells of a job, beside its id."""
     from orqal.models import JobRecord
 
-    return frozenset(JobRecord.model_fields) - {"id"} | {"ok", "container", "stdout", "stderr", "result"}
+    return frozenset({*JobRecord.model_fields, *Job.__annotations__}) - {"id", "_id"}
 
 
 def user_name() -> str:
@@ -253,26 +274,27 @@ def batch(jobs: Iterable[Job], name: str | None = None, progress: bool | None = 
     """Submit jobs, thousands if need be; returns them in the same order, with their ids.
 
     `name`: the batch can be asked for under it; if it exists already, nothing is submitted and the jobs that
-    it names are returned. `progress`: None is a bar in a terminal or a notebook. A job that has an id already
-    is submitted anew, as another job. SubmissionFailed: it went wrong midway.
+    it names are returned; if it stopped midway, the rest is submitted. `progress`: None is a bar in a terminal or a
+    notebook. A job that has an id already is submitted anew, as another job. SubmissionFailed: it went wrong midway.
     """
     jobs = list(jobs)
     client = _client()
     if name is not None:
         with suppress(NotFound):
             ids = client.batch_ids(name)
-            if len(ids) != len(jobs):
+            if len(ids) > len(jobs):
                 warnings.warn(
                     f"The batch {name!r} exists and has {len(ids):,} jobs, not the {len(jobs):,} given: those "
                     "are returned and nothing is submitted. Use another name to submit.",
                     stacklevel=2,
                 )
-            return [Job(id) for id in ids]
+            if len(ids) >= len(jobs):
+                return [Job(id) for id in ids]
     # All are made into JSON before the first is sent: an input that cannot be costs nothing then.
     documents = [job._document() for job in jobs]
     submitted = []
     with progress_bar("Submitting", len(jobs), progress) as bar:
-        for job, id in zip(jobs, client.submit_many(documents, name), strict=True):
+        for job, id in zip(jobs, client.submit_many(documents, name, resume=name is not None), strict=True):
             new = job if job._id is None else _again(job)
             new._id = id
             submitted.append(new)

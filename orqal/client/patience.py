@@ -1,4 +1,4 @@
-"""How long a stream that broke is tried again, and when one is broken on purpose."""
+"""How long a request that broke is tried again, and when one is broken on purpose."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ if TYPE_CHECKING:
     from orqal.client.http import Client
 
 PATIENCE = 60.0
-"""Seconds without the server after which a wait gives up."""
+"""Seconds without the server after which a request is given up."""
 LONGEST_PAUSE = 5.0
 """Seconds between two tries to reach the server again, at most."""
 
 
 class Patience:
-    """How long a stream that broke is tried again: until PATIENCE or the caller's own timeout is over."""
+    """How long a request that broke is tried again: until PATIENCE or the caller's own timeout is over."""
 
-    def __init__(self, client: Client, timeout: float | None = None) -> None:
+    def __init__(self, client: Client, timeout: float | None = None, comfort: str = "") -> None:
+        """`comfort`: a sentence for whoever hears that it was tried long enough."""
         self._client = client
+        self._comfort = comfort
         self._timeout = timeout
         self._deadline = None if timeout is None else monotonic() + timeout
         self._pause = 0.1
@@ -54,7 +56,7 @@ class Patience:
             raise error
         if monotonic() - self._since >= PATIENCE:
             raise ServerUnreachable(
-                f"Gave up after {PATIENCE:g} seconds without the server. {error} The jobs themselves go on."
+                f"Gave up after {PATIENCE:g} seconds without the server. {error} {self._comfort}".rstrip()
             ) from error
         sleep(self.cut(self._pause))
         self._pause = min(2 * self._pause, LONGEST_PAUSE)

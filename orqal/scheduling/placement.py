@@ -89,6 +89,22 @@ def impossible(shape: Shape, hosts: Iterable[Host]) -> bool:
     return bool(known) and not any(host.could_ever(shape) for host in known)
 
 
+def why_not(shape: Shape, host: Host) -> str | None:
+    """Why a job of this shape does not start on this host now, in words; None: it could."""
+    asked, room = host.request(shape), host.room
+    if not host.could_ever(shape):
+        return f"too small: it has {_words(host.capacity)} in all, and the job asks for {_words(asked)}"
+    if not host.open:
+        return "it gets no work now"
+    if not asked.fits(room):
+        return f"no room now: {_words(room)} of {_words(host.capacity)} are free, and the job asks for {_words(asked)}"
+    return None
+
+
+def _words(amount: Resources) -> str:
+    return f"{amount.threads / UNITS:g} threads and {amount.ram / UNITS:g} GB"
+
+
 class _Rank(NamedTuple):
     """A line's place in a decision: the least is next. In the course of a decision it only grows."""
 

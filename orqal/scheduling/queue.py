@@ -54,6 +54,15 @@ class Queue:
     def __contains__(self, job: str) -> bool:
         return job in self._places
 
+    def jobs(self) -> list[str]:
+        """All jobs that wait."""
+        return list(self._places)
+
+    def key(self, job: str) -> LineKey | None:
+        """The line that a job waits in; None: it does not wait."""
+        place = self._places.get(job)
+        return place[0] if place else None
+
     def push(self, job: str, key: LineKey, now: float) -> None:
         """Put a job at the end of its line."""
         self._pushed += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,14 +10,16 @@ from typing import Any
 from fastapi import FastAPI, Request, Security
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
+from fastapi.security.http import HTTPBase
 from fastapi_offline import FastAPIOffline
 from ray.exceptions import RayActorError, RayTaskError
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from orqal import __version__
 from orqal.serve_app import routes
 from orqal.serve_app.backend import Backend, NotThere
 from orqal.serve_app.documents import BadDocument
+from orqal.serve_app.guard import Guard
+from orqal.serve_app.pages import pages
 from orqal.settings import Settings
 
 log = logging.getLogger("orqal.api")
@@ -26,7 +27,8 @@ log = logging.getLogger("orqal.api")
 _DESCRIPTION = """
 Runs containerised programs over many inputs on a cluster of Docker hosts.
 
-All routes below `/api` want the token that `orqal up` made: `Authorization: Bearer TOKEN`.
+All but `/healthz` wants the token that `orqal up` made: `Authorization: Bearer TOKEN`, or Basic with any user name and
+the token as password.
 """
 
 
@@ -36,11 +38,19 @@ def build() -> FastAPI:
         title="Orqal", version=__version__, description=_DESCRIPTION, lifespan=_lifespan, openapi_url="/openapi.json"
     )
     api.include_router(routes.health)
-    # TokenGuard does the guarding; this gives the documentation its button to enter the token.
-    token = Security(HTTPBearer(auto_error=False, description="The token that `orqal up` made."))
-    for router in (routes.jobs, routes.batches, routes.cluster):
-        api.include_router(router, prefix="/api", dependencies=[token])
-    api.add_middleware(TokenGuard, token=Settings().token)
+    # Guard does the guarding; these give the documentation its button to enter the token.
+    bearer = HTTPBearer(auto_error=False, description="The token that `orqal up` made.")
+    basic = HTTPBase(
+        scheme="basic",
+        scheme_name="HTTPBasic",
+        auto_error=False,
+        description="Any user name; the password is the token.",
+    )
+    for router in routes.ROUTERS:
+        api.include_router(router, prefix="/api", dependencies=[Security(bearer), Security(basic)])
+    api.include_router(pages)
+    settings = Settings()
+    api.add_middleware(Guard, token=settings.token, no_token=settings.no_token)
     api.add_exception_handler(NotThere, _not_there)
     api.add_exception_handler(BadDocument, _bad_document)
     api.add_exception_handler(RayActorError, _restarting)
@@ -53,31 +63,6 @@ async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
     api.state.backend = Backend()
     yield
     api.state.backend.close()
-
-
-class TokenGuard:
-    """Lets requests below /api pass only with the token."""
-
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
-        self._app = app
-        # Compared as bytes: a header may hold what is not ASCII.
-        self._expected = f"Bearer {token}".encode() if token else None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
-        if scope["type"] != "http" or not scope["path"].startswith("/api/") or self._may_pass(scope):
-            await self._app(scope, receive, send)
-            return
-        detail = (
-            "this needs the API's token: `Authorization: Bearer TOKEN`. It is in the file `token` of the home of "
-            "Orqal (~/.orqal) on the machine that runs `orqal up`; elsewhere set ORQAL_TOKEN."
-        )
-        response = JSONResponse({"detail": detail}, 401, headers={"WWW-Authenticate": "Bearer"})
-        await response(scope, receive, send)
-
-    def _may_pass(self, scope: Scope) -> bool:
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        return self._expected is not None and hmac.compare_digest(given, self._expected)
 
 
 async def _not_there(request: Request, error: Exception) -> JSONResponse:

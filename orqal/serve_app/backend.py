@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError, RayError
 from orqal.actors import names
 from orqal.actors.changes import Cursor, News
 from orqal.docker_engine import STDERR, STDOUT, Frame, frames
-from orqal.models import Change, JobRecord, Status
+from orqal.models import Change, HostInfo, JobRecord, Status
 from orqal.output import NAMES
 from orqal.settings import Settings
 from orqal.store import SqliteStore, Store
@@ -25,6 +25,10 @@ NEWS_WITHIN = 20.0
 """Seconds that the Scheduler may keep a question for news."""
 HEARTBEAT = 10.0
 """Seconds after which a waiting client is shown that the connection lives."""
+EVENTS_AHEAD = 10_000
+"""Changes that are kept for a reader of events who is slow."""
+OVERVIEW_WITHIN = 10.0
+"""Seconds in which a daemon tells of itself."""
 SLICE = 1_000
 """Jobs that are looked up at once."""
 
@@ -42,6 +46,7 @@ class Backend:
         self.store: Store = SqliteStore(Settings().store_path, read_only=True)
         self._scheduler = names.scheduler()
         self._watchers: dict[str, set[asyncio.Queue[Change | None]]] = {}
+        self._listeners: set[asyncio.Queue[Change | None]] = set()
         self._listening = asyncio.create_task(self._listen())
 
     def close(self) -> None:
@@ -49,9 +54,19 @@ class Backend:
         self._listening.cancel()
         self.store.close()
 
-    async def scheduler(self, method: str, *args: Any) -> Any:
+    async def scheduler(self, method: str, *args: Any, **options: Any) -> Any:
         """Call the Scheduler. RayActorError: it is restarting."""
-        return await getattr(self._scheduler, method).remote(*args)
+        return await getattr(self._scheduler, method).remote(*args, **options)
+
+    async def hosts(self) -> list[HostInfo]:
+        """The hosts that there are."""
+        hosts: list[HostInfo] = await self.scheduler("hosts")
+        return hosts
+
+    async def counts(self) -> dict[str, int]:
+        """Jobs per state; `todo` is always there."""
+        counts = await self.read(self.store.counts)
+        return {"todo": 0} | {status.value: count for status, count in counts.items()}
 
     async def read(self, call: Callable[..., T], *args: Any) -> T:
         """Call the store, in a thread."""
@@ -84,6 +99,20 @@ class Backend:
                 elif change.current_status.final and change.id in pending:
                     del pending[change.id]
                     yield change
+
+    async def events(self) -> AsyncIterator[Change | None]:
+        """All changes from now on. None: nothing for a while. A reader who is too slow misses some."""
+        queue: asyncio.Queue[Change | None] = asyncio.Queue(EVENTS_AHEAD)
+        self._listeners.add(queue)
+        try:
+            while True:
+                try:
+                    change = await asyncio.wait_for(queue.get(), HEARTBEAT)
+                except asyncio.TimeoutError:
+                    change = None
+                yield change
+        finally:
+            self._listeners.discard(queue)
 
     async def _ended_already(self, pending: dict[str, None]) -> AsyncIterator[Change | str]:
         for part in _slices(list(pending)):
@@ -128,6 +157,9 @@ class Backend:
                 for queue in {queue for watchers in self._watchers.values() for queue in watchers}:
                     queue.put_nowait(None)
             for change in news.changes:
+                for listener in self._listeners:
+                    if not listener.full():
+                        listener.put_nowait(change)
                 for queue in self._watchers.get(change.id, ()):
                     queue.put_nowait(change)
 
@@ -206,11 +238,36 @@ class Backend:
             if not data or offset >= size:
                 return
 
+    async def overview(self, host: HostInfo) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """What a host's daemon says of itself, and of Orqal's running containers; empty while it does not answer."""
+        try:
+            call = names.host_actor(host.node_id).overview.remote()
+            overview: tuple[dict[str, Any], list[dict[str, Any]]] = await asyncio.wait_for(
+                _answer(call), OVERVIEW_WITHIN
+            )
+            return overview
+        except (RayError, ValueError, asyncio.TimeoutError) as error:
+            log.warning("%s does not tell of itself: %s", host.name, error)
+            return {}, []
+
+    async def clean_directories(self) -> AsyncIterator[str]:
+        """Remove the directories on all hosts whose jobs are gone: their names, as they go."""
+        for info in await self.hosts():
+            host = names.host_actor(info.node_id)
+            for part in _slices(await host.directories.remote()):
+                there = await self.read(self.store.get_many, part)
+                for name in await host.remove_directories.remote([name for name in part if name not in there]):
+                    yield name
+
     async def _host(self, record: JobRecord) -> Any:
-        for host in await self.scheduler("hosts"):
+        for host in await self.hosts():
             if host.name == record.host:
                 return names.host_actor(host.node_id)
         raise NotThere(f"the host of the job {record.id} is not there: {record.host}")
+
+
+async def _answer(call: Any) -> Any:
+    return await call
 
 
 def _slices(job_ids: list[str]) -> Iterator[list[str]]:

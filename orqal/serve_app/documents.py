@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
+import re
+import reprlib
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
@@ -13,6 +17,15 @@ from orqal.models import JobSpec
 
 MAX_DOCUMENT = 1 << 20
 """Characters of one job's JSON."""
+MAX_DEPTH = 64
+"""Levels of objects and arrays in one job's JSON; the job itself is the first."""
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_OUTSIDE = re.compile(r'"(?:[^"\\]*")?|[{}\[\]]')
+"""Outside strings: a bracket, a string without escapes, or the beginning of any other."""
+_INSIDE = re.compile(r'["\\]')
+_OTHER_JSON = frozenset('["-0123456789tfn')
+"""What JSON begins with that is not an object."""
 
 
 class BadDocument(ValueError):
@@ -25,77 +38,191 @@ class BadDocument(ValueError):
 
 
 class DocumentReader:
-    """Cuts a stream into jobs, however the network has cut it into chunks.
+    """Cuts a stream into jobs. How the network has cut it into chunks changes nothing but when they come.
 
-    Holds no more than one document that is not complete yet. Reading again from the beginning of such a document
-    with each chunk is bounded by MAX_DOCUMENT.
+    Holds no more than one document that is not complete yet, and the cost is linear in the length of the stream:
+    of a document in many chunks each is looked at once, and it is decoded when its last one is there.
     """
 
     def __init__(self) -> None:
         self._decode = codecs.getincrementaldecoder("utf-8")().decode
-        self._json = json.JSONDecoder(parse_constant=_refuse_constant)
-        self._text = ""
+        self._json = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant)
+        self._partial: _Partial | None = None
         self._number = 0
 
     def feed(self, chunk: bytes) -> Iterator[JobSpec]:
-        """The jobs that are complete with this chunk. BadDocument: what comes next is no job."""
+        """The jobs that are complete with this chunk; to be read to the end before the next chunk comes.
+
+        Raises:
+            BadDocument: what comes next is no job. Those before it were given.
+        """
         broken: UnicodeDecodeError | None = None
         try:
-            self._text += self._decode(chunk)
+            text = self._decode(chunk)
         except UnicodeDecodeError as error:
             broken = error
-            self._text += error.object[: error.start].decode()
+            text = error.object[: error.start].decode()
         start = 0
-        try:
-            while True:
-                start = _after_space(self._text, start)
-                try:
-                    value, end = self._json.raw_decode(self._text, start)
-                except json.JSONDecodeError as error:
-                    if len(self._text) - start > MAX_DOCUMENT:
-                        message = f"it is not JSON, or has more than {MAX_DOCUMENT} characters: {error}"
-                        raise BadDocument(self._number + 1, message, 413) from error
-                    if broken:
-                        raise BadDocument(self._number + 1, f"it is not UTF-8: {broken}", 400) from broken
-                    return
-                except (RecursionError, ValueError) as error:
-                    raise BadDocument(self._number + 1, str(error) or "nested too deeply", 400) from error
-                if end - start > MAX_DOCUMENT:
-                    raise BadDocument(self._number + 1, f"it has more than {MAX_DOCUMENT} characters", 413)
-                start = end
-                self._number += 1
-                yield self._spec(value)
-        finally:
-            self._text = self._text[start:]
+        while (found := self._next(text, start)) is not None:
+            value, start = found
+            self._number += 1
+            yield self._spec(value)
+        if broken:
+            raise BadDocument(self._number + 1, f"it is not UTF-8: {broken}", 400) from broken
 
     def close(self) -> None:
         """The stream has ended. BadDocument: in the middle of a document."""
         try:
             self._decode(b"", final=True)
-            if (start := _after_space(self._text, 0)) < len(self._text):
-                self._json.raw_decode(self._text, start)
         except UnicodeDecodeError as error:
             raise BadDocument(self._number + 1, f"it is not UTF-8: {error}", 400) from error
+        if self._partial is not None:
+            raise BadDocument(self._number + 1, "it is not complete: the body ends before its last }", 400)
+
+    def _next(self, text: str, start: int) -> tuple[Any, int] | None:
+        """The next document's value and the index after it; None: it is not complete yet."""
+        if self._partial is None:
+            if text[start : start + 1] != "{":
+                start = self._after_space(text, start)
+                if start == len(text):
+                    return None
+            try:
+                value, end = self._json.raw_decode(text, start)
+                if end - start <= MAX_DOCUMENT and not (
+                    text.count("{", start, end) + text.count("[", start, end) > MAX_DEPTH and _too_deep(value)
+                ):
+                    return value, end
+            except (ValueError, OverflowError, RecursionError):
+                # Not complete, not JSON, or too deep: what follows tells which.
+                pass
+            self._partial = _Partial(self._number + 1)
+        after = self._partial.add(text, start)
+        if after is None:
+            return None
+        document, self._partial = self._partial.text, None
+        return self._value(document), after
+
+    def _after_space(self, text: str, start: int) -> int:
+        """The index at which the next document begins."""
+        space = _SPACE.match(text, start)
+        assert space is not None
+        first = text[space.end() : space.end() + 1]
+        if first not in ("{", ""):
+            message = f"it begins with {first!r}; a job is a JSON object, {{…}}"
+            raise BadDocument(self._number + 1, message, 422 if first in _OTHER_JSON else 400)
+        return space.end()
+
+    def _value(self, document: str) -> Any:
+        try:
+            value, _ = self._json.raw_decode(document)
         except json.JSONDecodeError as error:
             raise BadDocument(self._number + 1, f"it is not JSON: {error}", 400) from error
+        except ValueError as error:
+            # Of a number with too many digits Python says after the colon what its programmer can do.
+            reason = str(error).partition(":")[0]
+            raise BadDocument(self._number + 1, f"a number in it cannot be read: {reason}", 400) from error
+        except OverflowError as error:
+            raise BadDocument(self._number + 1, str(error)) from error
+        return value
 
     def _spec(self, value: Any) -> JobSpec:
         try:
-            # As the store will read it again: a lone surrogate is JSON to some and text to nobody, and what is
-            # nested too deeply can be written but not read.
+            # As the store will read it again: a lone surrogate is JSON to some and text to nobody.
             return JobSpec.model_validate_json(JobSpec.model_validate(value).model_dump_json())
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"]))
-            raise BadDocument(self._number, f"{place + ': ' if place else ''}{first['msg']}") from error
-        except (RecursionError, ValueError) as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            raise BadDocument(
+                self._number, f"{_place(first['loc'])}: {first['msg'].removeprefix('Value error, ')}"
+            ) from error
+        except ValueError as error:
             raise BadDocument(self._number, f"it cannot be kept as JSON: {error}") from error
 
 
-def _after_space(text: str, start: int) -> int:
-    while start < len(text) and text[start] in " \t\r\n":
-        start += 1
-    return start
+class _Partial:
+    """A JSON object whose text comes in pieces. It sees where the object ends, and no more than that."""
+
+    def __init__(self, number: int) -> None:
+        """`number` is the document's."""
+        self._number = number
+        self._parts: list[str] = []
+        self._length = 0
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+
+    @property
+    def text(self) -> str:
+        """All of it so far."""
+        return "".join(self._parts)
+
+    def add(self, text: str, start: int) -> int | None:
+        """Take what belongs to it from `start` on: the index after its end; None: it goes on after this text.
+
+        Raises:
+            BadDocument: it is too long or too deep.
+        """
+        stop = min(len(text), start + MAX_DOCUMENT - self._length)
+        end = self._scan(text, start, stop)
+        if self._depth > MAX_DEPTH:
+            raise BadDocument(
+                self._number, f"it is nested too deeply: at most {MAX_DEPTH} levels of objects and arrays"
+            )
+        if self._depth and stop < len(text):
+            raise BadDocument(self._number, f"it is too long: at most {MAX_DOCUMENT} characters", 413)
+        self._parts.append(text[start:end])
+        self._length += end - start
+        return None if self._depth else end
+
+    def _scan(self, text: str, start: int, stop: int) -> int:
+        """Read on: the index after the end of the object or after what makes it too deep, else `stop`."""
+        at = start
+        while at < stop:
+            if self._escaped:
+                self._escaped = False
+                at += 1
+                continue
+            found = (_INSIDE if self._in_string else _OUTSIDE).search(text, at, stop)
+            if found is None:
+                return stop
+            token, at = found[0], found.end()
+            if token == '"':  # noqa: S105 - a token of JSON
+                self._in_string = not self._in_string
+            elif token == "\\":  # noqa: S105 - a token of JSON
+                self._escaped = True
+            elif token in "{[":  # noqa: S105 - a token of JSON
+                self._depth += 1
+                if self._depth > MAX_DEPTH:
+                    return at
+            elif token in "}]":  # noqa: S105 - a token of JSON
+                self._depth -= 1
+                if self._depth == 0:
+                    return at
+        return at
+
+
+def _too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        if not level:
+            return False
+        values = chain.from_iterable(outer.values() if isinstance(outer, dict) else outer for outer in level)
+        level = [inner for inner in values if isinstance(inner, (dict, list))]
+    return bool(level)
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    """Where in a job pydantic found a mistake, for a person. The keys in it are the user's: as long as they like."""
+    if loc[-1:] == ("[key]",):
+        *outer, name = loc[:-1]
+        return f"{_place(tuple(outer))}: the name {reprlib.repr(name)}"
+    return ".".join(str(part) if part in JobSpec.model_fields else reprlib.repr(part) for part in loc)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise OverflowError("a number in it is larger than a double can be, about 1.8e308")
+    return number
 
 
 def _refuse_constant(name: str) -> NoReturn:

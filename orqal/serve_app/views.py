@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from orqal.models import BatchName, HostInfo, JobError, JobRecord, Output, Status
+from orqal.models import BatchInfo, BatchName, JobError, JobRecord, Output, Status
 
 Id = Annotated[str, Field(pattern="^[0-9a-f]{24}$")]
 """A job's id: the 24 hex digits of a BSON ObjectId."""
@@ -62,11 +61,17 @@ class JobPage(BaseModel):
 
 
 class Selection(BaseModel):
-    """Some jobs: those of these ids, of a batch, or all."""
+    """Some jobs: those of these ids, of a batch, or all that have not ended."""
 
-    ids: list[Id] | None = None
+    ids: Annotated[list[Id], Field(max_length=1_000_000)] | None = None
     batch: BatchName | None = None
     all: bool = False
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Selection:
+        if (self.ids is not None) + (self.batch is not None) + self.all != 1:
+            raise ValueError("say which jobs, by exactly one of ids, batch and all")
+        return self
 
 
 class Cancelled(BaseModel):
@@ -75,33 +80,99 @@ class Cancelled(BaseModel):
     cancelled: int
 
 
-class BatchView(BaseModel):
-    """How far a batch is."""
+class Retried(BaseModel):
+    """How many jobs had failed and run again."""
+
+    retried: int
+
+
+class Submitted(BaseModel):
+    """The id of a new job."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    id: str = Field(alias="_id")
+
+
+class HostReason(BaseModel):
+    """Why a host does not take a job now."""
 
     name: str
-    jobs: int
-    status: dict[Status, int]
-    ok: int
-    """Jobs that exited with 0."""
-    failed: int
-    """Jobs that ended otherwise."""
+    reason: str
+
+
+class Explanation(BaseModel):
+    """Why a job is where it is."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    id: str = Field(alias="_id")
+    current_status: Status
+    summary: str
+    """Sentences for a person."""
+    cache: str
+    """Why it was run and not taken from the cache, and how often it answered for others."""
+    hosts: list[HostReason]
+    """For a job that waits: why each host does not take it now."""
+
+
+class BatchList(BaseModel):
+    """A part of the list of batches."""
+
+    batches: list[BatchInfo]
+    cursor: str | None
+    """Give it as `cursor` to get the next part; null: this was the last."""
+
+
+class Health(BaseModel):
+    """The API answers."""
+
+    status: str
 
 
 class OldBatch(BaseModel):
     """A batch as older clients know it."""
 
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
     id: str = Field(alias="_id")
     jobs: list[dict[str, str]]
+
+
+class HostLoad(BaseModel):
+    """How busy a host is."""
+
+    mem: float
+    """Percent of its memory."""
+    cpu: float
+    """Percent of all its cores."""
+    images: dict[str, int]
+    """Running containers per image."""
+
+
+class NodeStatus(BaseModel):
+    """A host, in Docker's words."""
+
+    info: dict[str, Any]
+    """`docker info`."""
+    containers: list[dict[str, Any]]
+    """`docker inspect` of each."""
 
 
 class ClusterStatus(BaseModel):
     """The whole at one look."""
 
-    id: datetime = Field(alias="_id")
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    id: str = Field(alias="_id")
+    """The time."""
     services: list[str] = Field(alias="_services")
+    """The apps."""
     status: dict[str, int]
     hosts: list[str]
-    nodes: list[HostInfo]
+    nodes: dict[str, NodeStatus]
+    containers: list[dict[str, list[tuple[str, str, str]]]]
+    """By host: id, image, state."""
 
 
 class Problem(BaseModel):

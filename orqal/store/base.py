@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from orqal.models import JobRecord, Output, Status
+from orqal.models import BatchInfo, JobRecord, Output, Status
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class JobFilter:
     user: str | None = None
     batch: str | None = None
     host: str | None = None
+    submitted_after: datetime | None = None
+    submitted_before: datetime | None = None
 
 
 class Page(NamedTuple):
@@ -27,19 +30,63 @@ class Page(NamedTuple):
     cursor: str | None
 
 
+class BatchPage(NamedTuple):
+    """A part of the list of batches, and where the next part begins; None: this was the last."""
+
+    batches: list[BatchInfo]
+    cursor: str | None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What one request to submit adds, all or nothing."""
+
+    at: datetime
+    jobs: Sequence[JobRecord] = ()
+    """New ones."""
+    members: Sequence[tuple[str, str]] = ()
+    """(batch, job id) in the order of the request: of new jobs, and of jobs that were there already."""
+    documents: Sequence[tuple[str, int, str]] = ()
+    """(idempotency key, number of the document, job id that answers it)."""
+    hits: Sequence[str] = ()
+    """The ids of jobs that were there already and answer for another."""
+    retries: Mapping[str, str] = field(default_factory=dict)
+    """The id of a job that failed -> that of the job that takes its place, in its batches too."""
+    replace_batch: str | None = None
+    """The jobs of this batch leave it first."""
+
+
+class JobGone(Exception):
+    """A job that was to answer for another has been deleted meanwhile."""
+
+
 class Store(Protocol):
     """Jobs and what they brought back.
 
     Reading methods may be called from any thread. A writing method returns when what it wrote is on disk.
     """
 
-    def insert(self, jobs: Sequence[JobRecord], replace_batch: str | None = None) -> None:
-        """Add new jobs, all or none. `replace_batch`: the jobs that bore this batch's name lose it first."""
+    def insert(self, *submissions: Submission) -> None:
+        """Add what was submitted, all or none. Later jobs must not have an earlier `ctime`. JobGone: one of the `hits`
+        is no more."""
         ...
 
     def update(self, jobs: Sequence[JobRecord], outputs: Mapping[str, Output]) -> None:
         """Write jobs' new states, and by job id the outputs that came with them, all or none. A job whose stored
         state is final stays as it is."""
+        ...
+
+    def delete_ended(self, limit: int, before: datetime | None = None, status: Status | None = None) -> list[str]:
+        """Delete ended jobs, `limit` at most: their ids. `before`: only those that ended before, the oldest first.
+        `status`: only those in this state. Their directories are remembered in `leftovers`."""
+        ...
+
+    def leftovers(self, host: str, limit: int) -> list[str]:
+        """The ids of deleted jobs whose directories may still be on this host."""
+        ...
+
+    def forget_leftovers(self, job_ids: Sequence[str]) -> None:
+        """These directories have gone."""
         ...
 
     def get(self, job_id: str) -> JobRecord | None:
@@ -54,25 +101,41 @@ class Store(Protocol):
         """What a job brought back; empty while there is nothing."""
         ...
 
-    def find(self, wanted: JobFilter, limit: int, cursor: str | None = None) -> Page:
-        """Jobs, the newest first, from the cursor of an earlier page on. Jobs that are added or change meanwhile
-        move none of the others."""
+    def cached(self, keys: Sequence[str]) -> dict[str, JobRecord]:
+        """By `cache.key`, the newest job that waits, runs or has succeeded."""
+        ...
+
+    def documents(self, key: str, first: int, last: int) -> dict[int, str]:
+        """The jobs that answer the documents of this idempotency key with these numbers, as far as there are."""
+        ...
+
+    def find(self, wanted: JobFilter, limit: int, cursor: str | None = None, skip: int = 0) -> Page:
+        """Jobs, the newest first, from the cursor of an earlier page on, without the first `skip`. Jobs that are
+        added or change meanwhile move none of the others. ValueError: that is no cursor."""
         ...
 
     def unfinished(self) -> Iterator[JobRecord]:
         """All jobs that have not ended, the oldest first."""
         ...
 
-    def counts(self, batch: str | None = None) -> dict[Status, int]:
-        """Jobs per state, of all or of a batch; states without jobs are left out."""
+    def counts(self) -> dict[Status, int]:
+        """Jobs per state; states without jobs are left out."""
         ...
 
-    def ok_count(self, batch: str) -> int:
-        """How many jobs of a batch exited with 0."""
+    def batch(self, name: str) -> BatchInfo | None:
+        """How far a batch is."""
+        ...
+
+    def batches(self, limit: int, cursor: str | None = None) -> BatchPage:
+        """Batches, the newest first, from the cursor of an earlier page on. ValueError: that is no cursor."""
         ...
 
     def batch_ids(self, batch: str) -> list[str]:
-        """The ids of a batch's jobs, in the order of submission."""
+        """The ids of a batch's jobs, in the order of submission; one that answers for several is there as often."""
+        ...
+
+    def batch_failed(self, batch: str) -> list[str]:
+        """The ids of a batch's jobs that have ended and are not ok."""
         ...
 
     def batch_results(self, batch: str) -> Iterator[tuple[JobRecord, Output]]:

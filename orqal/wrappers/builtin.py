@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
+from orqal.settings import Settings, normal_path
 from orqal.wrappers.base import AbstractWrapper, WrapperJob
 
 PROGRAMS = "/usr/bin"
 """The folder that the demo's app may read."""
+
+_VOLUME = re.compile(r"(/[^:]*):(/[^:]*)(?::(ro|rw))?")
 
 
 class Rabin2(AbstractWrapper):
@@ -49,7 +54,8 @@ class Yara(AbstractWrapper):
             command.append(str(option))
             if value is not None and value is not True:
                 command.append(str(value))
-        return [*command, "--", str(rules), str(target)]
+        # yara knows no `--`: a path that begins like an option is written otherwise.
+        return [*command, *(f"./{path}" if str(path).startswith("-") else str(path) for path in (rules, target))]
 
     def set_result(self, job: WrapperJob) -> None:
         """yara prints a line `RULE PATH` for each match."""
@@ -128,6 +134,21 @@ class Run(AbstractWrapper):
         return "none" if wanted else None
 
     @property
+    def volumes(self) -> dict[str, dict[str, str]]:  # type: ignore[override]
+        """The param `volumes`: a list of "HOST:CONTAINER[:ro|rw]", of host paths that ORQAL_RUN_MOUNTS allows."""
+        wanted = self.job.params.get("volumes") or []
+        if not isinstance(wanted, list) or not all(isinstance(volume, str) for volume in wanted):
+            raise ValueError(f'the param "volumes" is a list of "HOST:CONTAINER[:ro|rw]", not {wanted!r:.200}')
+        allowed = Settings().run_mounts
+        mounts: dict[str, dict[str, str]] = {}
+        for volume in wanted:
+            host, mount = _mount(volume, allowed)
+            if host in mounts:
+                raise ValueError(f"{host} is mounted twice")
+            mounts[host] = mount
+        return mounts
+
+    @property
     def working_dir(self) -> None:
         """As the image says: this is `docker run` on a cluster."""
         return
@@ -135,6 +156,27 @@ class Run(AbstractWrapper):
     def get_cmd(self, params: dict[str, Any]) -> list[str]:
         """The param `cmd`; empty: the image's own command."""
         return [str(word) for word in params.get("cmd") or []]
+
+
+def _mount(volume: str, allowed: Mapping[str, bool]) -> tuple[str, dict[str, str]]:
+    """The host path of "HOST:CONTAINER[:ro|rw]", and its mount in the docker SDK's form. `allowed`: {path: read-only}.
+    ValueError: it is no such text, or not allowed."""
+    parts = _VOLUME.fullmatch(volume)
+    if parts is None:
+        raise ValueError(f'a volume is "HOST:CONTAINER[:ro|rw]", two absolute paths, not {volume!r:.200}')
+    host, container, mode = parts.groups()
+    path = normal_path(host)
+    if path not in allowed:
+        listed = ", ".join(f"{path}:ro" if read_only else path for path, read_only in allowed.items()) or "none"
+        raise ValueError(
+            f"{path} may not be mounted. Allowed are exactly these host paths, and nothing below them: {listed}. The "
+            "administrator lists them in ORQAL_RUN_MOUNTS"
+        )
+    if mode == "rw" and allowed[path]:
+        raise ValueError(
+            f"{path} may only be mounted read-only: it is {path}:ro in the administrator's ORQAL_RUN_MOUNTS"
+        )
+    return path, {"bind": container, "mode": mode or ("ro" if allowed[path] else "rw")}
 
 
 BUILT_IN: tuple[type[AbstractWrapper], ...] = (Rabin2, Yara, Test, Checksum, Run)

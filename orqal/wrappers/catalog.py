@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from orqal.models import AppInfo, MemoryGb, Seconds, Threads
 from orqal.wrappers.base import AbstractWorker, AbstractWrapper
-from orqal.wrappers.builtin import BUILT_IN
+from orqal.wrappers.builtin import BUILT_IN, Run
 from orqal.wrappers.limits import memory_limit
 
 ENTRY_POINT_GROUP = "orqal.wrappers"
@@ -45,6 +45,8 @@ class WrapperRef:
     """The text of the users' file."""
     origin: str = "built in"
     """For messages and tracebacks: the file, or the package."""
+    digest: str = ""
+    """The SHA-256 of its source, 64 hex digits: of the whole file, for what the class uses there is a part of it."""
     trusted: bool = False
     """It is Orqal's own, so its get_cmd needs no process of its own."""
     makes_result: bool = True
@@ -108,10 +110,16 @@ class Source:
         return App(info, WrapperRef(self.name, source="", origin=self.origin))
 
 
-def built_in() -> list[App]:
-    """The apps that come with Orqal."""
-    refs = [(wrapper, WrapperRef(wrapper.__name__, wrapper.__module__, trusted=True)) for wrapper in BUILT_IN]
-    return [_app(wrapper, ref) for wrapper, ref in refs]
+def built_in(run: bool = True) -> list[App]:
+    """The apps that come with Orqal. `run`: Run too, which lets its users choose any image and command."""
+    wrappers = [wrapper for wrapper in BUILT_IN if run or wrapper is not Run]
+    return [
+        _app(
+            wrapper,
+            WrapperRef(wrapper.__name__, wrapper.__module__, digest=_digest(inspect.getsource(wrapper)), trusted=True),
+        )
+        for wrapper in wrappers
+    ]
 
 
 def packaged() -> list[Source]:
@@ -147,8 +155,10 @@ def load(source: Source, memory: int) -> list[App]:
 
 def _from_entry_point(source: Source) -> Iterator[App]:
     assert source.point is not None
-    ref = WrapperRef(source.point.attr, module=source.point.module, origin=source.origin)
-    app = _app(_checked(source.point.load(), ref.name), ref)
+    wrapper = _checked(source.point.load(), source.point.attr)
+    digest = _digest(inspect.getsource(inspect.getmodule(wrapper) or wrapper))
+    ref = WrapperRef(source.point.attr, module=source.point.module, origin=source.origin, digest=digest)
+    app = _app(wrapper, ref)
     yield replace(app, info=app.info.model_copy(update={"name": source.name}))
 
 
@@ -157,8 +167,12 @@ def _from_file(file: Path) -> Iterator[App]:
     namespace = execute(source, str(file))
     for name, value in namespace.items():
         if _is_wrapper(value) and value.__module__ == namespace["__name__"] and not name.startswith("_"):
-            ref = WrapperRef(name, source=source, origin=str(file))
+            ref = WrapperRef(name, source=source, origin=str(file), digest=_digest(source))
             yield _app(value, ref)
+
+
+def _digest(source: str) -> str:
+    return hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _is_wrapper(value: Any) -> bool:

@@ -37,6 +37,8 @@ class Orqal:
     port: int = field(default_factory=free_port)
     settings: dict[str, str] = field(default_factory=dict)
     """More environment variables of its processes and of those that talk to it."""
+    options: tuple[str, ...] = ()
+    """More options of `orqal up`."""
     _seen: set[psutil.Process] = field(default_factory=set)
 
     @property
@@ -99,7 +101,7 @@ class Orqal:
     def up(self) -> None:
         """Start it."""
         self.home.mkdir(parents=True, exist_ok=True)
-        self.cli("up", "--port", str(self.port), timeout=UP_WITHIN)
+        self.cli("up", "--port", str(self.port), *self.options, timeout=UP_WITHIN)
         self._seen = _marked(self.cluster)
 
     def down(self) -> None:
@@ -149,9 +151,10 @@ class Orqal:
         )
 
     def submit(self, app: str, input: Any = None, **more: Any) -> str:
-        """Submit a job: its id."""
+        """Submit a job: its id. It is run, whatever was run before, unless `use_cache` is given."""
         with self.http() as http:
-            return http.post("/job", json={"app": app, "input": input, **more}).raise_for_status().text
+            job = {"app": app, "input": input, "use_cache": False, **more}
+            return http.post("/job", json=job).raise_for_status().text
 
     def run(self, app: str, input: Any = None, **more: Any) -> dict[str, Any]:
         """Submit a job and wait for its end: its record."""
@@ -167,6 +170,20 @@ class Orqal:
             with http.stream("POST", "/jobs/wait", json={"ids": [job_id]}) as response:
                 assert [json.loads(line)["_id"] for line in response.iter_lines() if line] == [job_id]
             return self.job(job_id)
+
+    def running(self, job_id: str) -> None:
+        """Return when a job runs."""
+        with self.http() as http, http.stream("GET", "/events") as events:
+            lines = events.iter_lines()
+            next(lines)  # from now on no change is missed
+            if self.job(job_id)["current_status"] == "running":
+                return
+            for line in lines:
+                if line and json.loads(line)["_id"] == job_id:
+                    status = json.loads(line)["current_status"]
+                    assert status in ("init", "running"), status
+                    if status == "running":
+                        return
 
     def job(self, job_id: str) -> dict[str, Any]:
         """A job's record."""

@@ -18,7 +18,8 @@ from orqal.actors.changes import Changes, Cursor
 from orqal.actors.journal import Journal
 from orqal.actors.logs import LogReaders
 from orqal.docker_engine import STDERR, STDOUT, Frame, Unreachable, frames, multiplexed
-from orqal.models import Change, JobRecord, Output, Status
+from orqal.models import Change, JobRecord, Output, Status, now
+from orqal.store import Submission
 
 LIMIT = 10.0
 """Seconds after which what should have happened has not."""
@@ -164,8 +165,12 @@ class FakeStore:
         finally:
             self.inside.release()
 
-    def insert(self, jobs: Sequence[JobRecord], replace_batch: str | None = None) -> None:
-        self._write("insert", jobs, [replace_batch] if replace_batch else [])
+    def insert(self, *submissions: Submission) -> None:
+        self._write("insert", [job for submission in submissions for job in submission.jobs], [])
+
+    def delete(self, *numbers: int) -> int:
+        self._write("delete", [job(number) for number in numbers], [])
+        return len(numbers)
 
     def update(self, jobs: Sequence[JobRecord], outputs: Mapping[str, Output]) -> None:
         self._write("update", jobs, [outputs[record.id].stdout for record in jobs if record.id in outputs])
@@ -178,8 +183,12 @@ class Desk:
         self.store = FakeStore()
         self.journal = Journal(self.store)  # type: ignore[arg-type]
 
-    def insert(self, *numbers: int, batch: str | None = None) -> asyncio.Task[None]:
-        return asyncio.create_task(self.journal.insert([job(number) for number in numbers], batch))
+    def insert(self, *numbers: int) -> asyncio.Task[None]:
+        submission = Submission(at=now(), jobs=[job(number) for number in numbers])
+        return asyncio.create_task(self.journal.insert(submission))
+
+    def delete(self, *numbers: int) -> asyncio.Task[int]:
+        return asyncio.create_task(self.journal.apart(self.store.delete, *numbers))
 
     def update(self, number: int, output: str | None = None) -> asyncio.Task[None]:
         return asyncio.create_task(self.journal.update(job(number), Output(stdout=output) if output else None))
@@ -218,31 +227,19 @@ def test_what_comes_during_a_write_is_the_next_one() -> None:
     run(scene())
 
 
-def test_a_batch_is_replaced_in_a_transaction_of_its_own() -> None:
-    async def scene() -> None:
-        desk = Desk()
-        await asyncio.gather(desk.insert(1, batch="b"), desk.insert(2), desk.insert(3, batch="c"), desk.update(4))
-        assert sorted(desk.store.written) == [
-            ("insert", ["1"], ["b"]),
-            ("insert", ["2"], []),
-            ("insert", ["3"], ["c"]),
-            ("update", ["4"], []),
-        ]
-
-    run(scene())
-
-
 def test_the_store_is_written_by_one_at_a_time() -> None:
     async def scene() -> None:
         desk = Desk()
         desk.store.go.clear()
-        first = desk.insert(1, batch="b")
+        first = desk.delete(1)
         await desk.begun()
-        later = [desk.insert(2), desk.insert(3, batch="c")]
+        later = [desk.insert(2), desk.delete(3)]
         await asyncio.wait(later, timeout=0.05)
         assert not any(write.done() for write in later)
         desk.store.go.set()
-        await asyncio.gather(first, *later)
+        assert await first == 1
+        await asyncio.gather(*later)
+        assert sorted(ids for _, ids, _ in desk.store.written) == [["1"], ["2"], ["3"]]
 
     run(scene())
 
@@ -258,7 +255,7 @@ def test_a_failing_insert_raises_to_its_callers_only() -> None:
         await desk.insert(4)  # and goes on
         desk.store.fail = [OSError("full")]
         with pytest.raises(OSError, match="full"):
-            await desk.insert(5, batch="b")
+            await desk.insert(5)
         await desk.insert(6)
         assert [ids for _, ids, _ in desk.store.written] == [["3"], ["4"], ["6"]]
 

@@ -38,8 +38,71 @@ def test_defaults(tmp_path: Path) -> None:
         "result_cap": 16 << 20,
         "pids_limit": 4096,
         "stop_grace": 5,
+        "job_ttl": 604_800,
         "load_period": 3,
     }
+
+
+def test_by_default_programs_need_the_token_and_anything_may_be_run_without_mounts() -> None:
+    settings = Settings()
+    assert (settings.no_token, settings.run, settings.run_mounts) == (False, True, {})
+
+
+@pytest.mark.parametrize(("text", "no_token"), [("1", True), ("0", False), ("", False), ("true", False), (" 1", False)])
+def test_no_token_is_one_word_alone(monkeypatch: pytest.MonkeyPatch, text: str, no_token: bool) -> None:
+    monkeypatch.setenv("ORQAL_NO_TOKEN", text)
+    assert Settings().no_token is no_token
+
+
+@pytest.mark.parametrize(("text", "run"), [("on", True), ("off", False), ("", True)])
+def test_run_is_on_or_off(monkeypatch: pytest.MonkeyPatch, text: str, run: bool) -> None:
+    monkeypatch.setenv("ORQAL_RUN", text)
+    assert Settings().run is run
+
+
+@pytest.mark.parametrize("text", ["Off", "no", "0", "false", " off"])
+def test_a_wrong_word_never_leaves_run_on(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("ORQAL_RUN", text)
+    with pytest.raises(ValueError, match=f"^ORQAL_RUN={text!r} is neither on nor off$"):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "mounts"),
+    [
+        ("", {}),
+        (",, ,", {}),
+        ("/a", {"/a": False}),
+        ("/a:ro", {"/a": True}),
+        ("/a/,//b//c:ro , /d/./e/../f", {"/a": False, "/b/c": True, "/d/f": False}),
+        ("/a b/ü", {"/a b/ü": False}),
+        # What lies below what cannot be written is what the administrator saw there.
+        ("/a:ro,/a/b,/ab/c,/:ro", {"/a": True, "/a/b": False, "/ab/c": False, "/": True}),
+    ],
+)
+def test_paths_that_may_be_mounted(monkeypatch: pytest.MonkeyPatch, text: str, mounts: dict[str, bool]) -> None:
+    monkeypatch.setenv("ORQAL_RUN_MOUNTS", text)
+    assert Settings().run_mounts == mounts
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("data", "'data' is not an absolute path"),
+        ("/a,../b:ro", "'../b' is not an absolute path"),
+        ("/a:rw", "'rw' after a path is not ro"),
+        ("/a:", "'' after a path is not ro"),
+        ("/a:/b:ro", "'/b:ro' after a path is not ro"),
+        ("/a,/a:ro", "/a is there twice"),
+        ("/a/b/c:ro,/a", "/a/b/c lies below /a, which jobs may write"),
+        ("/a,/a/../a/b", "/a/b lies below /a, which jobs may write"),
+        ("/,/a:ro", "/a lies below /, which jobs may write"),
+    ],
+)
+def test_mounts_that_cannot_be(monkeypatch: pytest.MonkeyPatch, text: str, problem: str) -> None:
+    monkeypatch.setenv("ORQAL_RUN_MOUNTS", text)
+    with pytest.raises(ValueError, match=f"^ORQAL_RUN_MOUNTS: {problem}"):
+        Settings()
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(Settings) if f.type in ("int", "float")])

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import os
-import signal
-import sqlite3
-import subprocess
-import sys
-import textwrap
 import threading
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orqal.models import ErrorType, JobRecord, Output, Status
-from orqal.store import JobFilter, SqliteStore, Store
+from orqal import cache
+from orqal.models import BatchInfo, ErrorType, JobError, JobRecord, Output, Status
+from orqal.store import JobFilter, JobGone, SqliteStore, Store, Submission
 from orqal.store.sqlite import _SLICE
+from tests.unit.stores import NOON, add, done, ids, job, jobs, store_of
 
 Factory = Callable[[], Store]
-NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(params=["sqlite"])
@@ -42,22 +36,6 @@ def store(factory: Factory) -> Iterator[Store]:
     store.close()
 
 
-def job(**values: Any) -> JobRecord:
-    return JobRecord(**{"id": f"{next(_numbers):024x}", "app": "A", "ctime": NOON, **values})
-
-
-def jobs(count: int, **values: Any) -> list[JobRecord]:
-    return [job(**values) for _ in range(count)]
-
-
-def ids(found: Any) -> list[str]:
-    return [record.id for record in found]
-
-
-def done(record: JobRecord, exit_code: int = 0) -> JobRecord:
-    return record.model_copy(update={"exit_code": exit_code}).exited()
-
-
 # One job
 
 
@@ -71,7 +49,7 @@ def test_a_job_comes_back_as_it_was(store: Store) -> None:
         granted={"threads": 0.5},
         inspect={"State": {"Pid": 0}},
     ).failed(ErrorType.TIMEOUT, "zu lang")
-    store.insert([record])
+    add(store, [record])
     assert store.get(record.id) == record
     assert store.output(record.id) == Output()
 
@@ -86,15 +64,11 @@ def test_unknown_ids(store: Store) -> None:
 def test_it_is_still_there_after_opening_again(factory: Factory) -> None:
     first = factory()
     record = job()
-    first.insert([record])
+    add(first, [record])
     first.close()
     second = factory()
     assert store_of(second) == [record]
     second.close()
-
-
-def store_of(store: Store) -> list[JobRecord]:
-    return store.find(JobFilter(), 1_000).jobs
 
 
 JSON = st.recursive(
@@ -111,7 +85,7 @@ TEXT = st.text(min_size=1, max_size=20)
 )
 def test_any_json_and_any_text_comes_back(store: Store, value: Any, user: str, batch: str, output: str) -> None:
     record = job(input=value, params={"p": value}, user=user, batch=batch)
-    store.insert([record])
+    add(store, [record])
     brought = Output(stdout=output, stderr=output[::-1], result=value)
     store.update([done(record)], {record.id: brought})
     found = store.get(record.id)
@@ -127,7 +101,7 @@ def test_any_json_and_any_text_comes_back(store: Store, value: Any, user: str, b
 )
 def test_odd_output(store: Store, text: str) -> None:
     record = job()
-    store.insert([record])
+    add(store, [record])
     store.update([done(record)], {record.id: Output(stdout=text, stderr=text, result={"t": text})})
     assert store.output(record.id) == Output(stdout=text, stderr=text, result={"t": text})
 
@@ -137,38 +111,137 @@ def test_odd_output(store: Store, text: str) -> None:
 
 def test_insert_is_all_or_none(store: Store) -> None:
     old = job(batch="b")
-    store.insert([old])
+    add(store, [old])
     with pytest.raises(Exception):  # noqa: B017 - each store has its own
-        store.insert([job(batch="b"), job(id=old.id), job()], replace_batch="b")
+        add(store, [job(batch="b"), job(id=old.id), job()], replace_batch="b")
     assert store_of(store) == [old]
     assert store.batch_ids("b") == [old.id]
 
 
 def test_a_batch_name_passes_to_new_jobs(store: Store) -> None:
     old, other, new = jobs(3, batch="b"), jobs(2, batch="c"), jobs(2, batch="b")
-    store.insert(old + other)
-    store.insert(new, replace_batch="b")
+    add(store, old + other)
+    add(store, new, replace_batch="b")
     assert store.batch_ids("b") == ids(new)
     assert store.batch_ids("c") == ids(other)
-    assert [record.batch for record in store.get_many(ids(old)).values()] == [None] * 3
-    assert store.counts("b") == {Status.TODO: 2}
+    assert ids(store_of(store)) == ids(reversed(old + other + new))
+    assert ids(store.find(JobFilter(batch="b"), 9).jobs) == ids(reversed(new))
+    info = store.batch("b")
+    assert info is not None and info.status == {Status.TODO: 2}
 
 
-def test_a_job_that_lost_its_batch_does_not_get_it_back_by_an_update(store: Store) -> None:
-    old, new = job(batch="b"), job(batch="b")
-    store.insert([old])
-    store.insert([new], replace_batch="b")
-    store.update([done(old)], {})
+def test_a_job_that_answers_for_others_is_in_all_their_batches(store: Store) -> None:
+    first, second = job(batch="b"), job(batch="c")
+    add(store, [first])
+    later = NOON + timedelta(hours=1)
+    members = [("c", first.id), ("c", second.id), ("c", first.id), ("b", first.id)]
+    store.insert(Submission(at=later, jobs=[second], members=members, hits=[first.id, first.id]))
+    assert store.batch_ids("c") == [first.id, second.id, first.id]
+    assert store.batch_ids("b") == [first.id, first.id]
+    assert ids(store.find(JobFilter(batch="c"), 9).jobs) == [second.id, first.id]
+    assert ids(record for record, _ in store.batch_results("c")) == [first.id, second.id, first.id]
+    found = store.get(first.id)
+    assert found is not None and (found.cache_hits, found.cache_last_hit) == (2, later)
+    store.update([done(first)], {})
+    found = store.get(first.id)
+    assert found is not None and (found.cache_hits, found.ok) == (2, True)
+    info = store.batch("c")
+    assert info is not None and (info.jobs, info.ok, info.created) == (3, 2, later)
+
+
+def test_a_hit_on_a_job_that_is_gone_adds_nothing(store: Store) -> None:
+    with pytest.raises(JobGone):
+        store.insert(Submission(at=NOON), Submission(at=NOON, jobs=[job(batch="b")], hits=["0" * 24]))
+    assert store_of(store) == []
+
+
+def test_documents_are_remembered_by_key_and_number(store: Store) -> None:
+    first, second = jobs(2)
+    store.insert(Submission(at=NOON, jobs=[first, second], documents=[("k", 1, first.id), ("k", 3, second.id)]))
+    assert store.documents("k", 1, 9) == {1: first.id, 3: second.id}
+    assert store.documents("k", 2, 2) == store.documents("j", 1, 9) == {}
+    with pytest.raises(Exception):  # noqa: B017 - each store has its own
+        store.insert(Submission(at=NOON, jobs=[job()], documents=[("k", 3, first.id)]))
+    assert len(store_of(store)) == 2
+
+
+def test_a_retry_takes_the_place_of_what_failed(store: Store) -> None:
+    old, other, new = job(batch="b"), job(batch="b"), job()
+    add(store, [old, other])
+    store.update([done(old, 1), done(other)], {})
+    assert store.batch_failed("b") == [old.id]
+    store.insert(Submission(at=NOON, jobs=[new], retries={old.id: new.id}))
+    assert store.batch_ids("b") == [new.id, other.id]
+    assert store.batch_failed("b") == []
     found = store.get(old.id)
-    assert found is not None and found.batch is None and found.ok
-    assert store.batch_ids("b") == [new.id]
-    assert store.ok_count("b") == 0
+    assert found is not None and found.retried_as == new.id
+
+
+# Candidates for the cache
+
+
+def test_the_newest_that_waits_runs_or_has_succeeded_is_the_candidate(store: Store) -> None:
+    asked = {"input": {"a": 1, "b": [{"y": 1, "x": 2}]}, "params": {"p": 1, "q": 2}}
+    turned = {"input": {"b": [{"x": 2, "y": 1}], "a": 1}, "params": {"q": 2, "p": 1}}
+    key = cache.key(job(**turned))
+    assert store.cached([key]) == {}
+    good, failed, other = job(**asked), job(**asked), job(input=1)
+    add(store, [good, failed, other])
+    assert {k: record.id for k, record in store.cached([key, "none"]).items()} == {key: failed.id}
+    store.update([done(good), done(failed, 1)], {})
+    assert store.cached([key])[key].id == good.id
+    store.update([done(other)], {})
+    many = [cache.key(job(input=number)) for number in range(_SLICE + 1)]
+    assert {record.id for record in store.cached(many).values()} == {other.id}
+
+
+# Deleting
+
+
+def ended(record: JobRecord, hour: int) -> JobRecord:
+    return done(record).model_copy(update={"etime": NOON + timedelta(hours=hour)})
+
+
+def test_only_ended_jobs_are_deleted_the_oldest_first(store: Store) -> None:
+    waiting, running, first, second, third = jobs(5, batch="b")
+    add(store, [waiting, running, third, second, first], documents=[("k", 1, first.id)])
+    busy = running.model_copy(update={"current_status": Status.RUNNING, "host": "h"})
+    outputs = {record.id: Output(stdout="x") for record in (first, second, third)}
+    store.update([busy, ended(third, 3), ended(second, 2), ended(first, 1)], outputs)
+    assert store.delete_ended(9, before=NOON + timedelta(hours=1)) == []
+    assert store.delete_ended(1, before=NOON + timedelta(hours=3)) == [first.id]
+    assert store.output(first.id) == Output() and store.documents("k", 1, 1) == {}
+    assert store.delete_ended(9, status=Status.ERROR) == []
+    assert store.delete_ended(9) == [second.id, third.id]
+    assert store.batch_ids("b") == [waiting.id, running.id]
+    assert set(ids(store_of(store))) == {waiting.id, running.id}
+
+
+def test_a_batch_goes_with_its_last_job(store: Store) -> None:
+    one, two = job(batch="b"), job(batch="c")
+    add(store, [one, two])
+    store.update([done(one)], {})
+    store.delete_ended(9)
+    assert [info.name for info in store.batches(9).batches] == ["c"]
+    assert store.batch("b") is None
+
+
+def test_the_directories_of_deleted_jobs_are_remembered_until_they_have_gone(store: Store) -> None:
+    here = job(host="h")
+    elsewhere = here.to_do_again(JobError(type=ErrorType.HOST_LOST, message="")).model_copy(update={"host": "i"})
+    nowhere = job()
+    add(store, [elsewhere, nowhere])
+    store.update([done(elsewhere), nowhere.failed(ErrorType.NO_SUCH_APP, "")], {})
+    store.delete_ended(9)
+    assert store.leftovers("h", 9) == store.leftovers("i", 9) == [here.id]
+    store.forget_leftovers([here.id])
+    assert store.leftovers("h", 9) == store.leftovers("i", 9) == []
 
 
 @pytest.mark.parametrize("final", [done, lambda record: record.failed(ErrorType.CANCELLED, "c")])
 def test_a_final_state_is_never_left(store: Store, final: Callable[[JobRecord], JobRecord]) -> None:
     record = job()
-    store.insert([record])
+    add(store, [record])
     store.update([final(record)], {record.id: Output(stdout="first", result=1)})
     before = store.get(record.id)
     for later in (done(record, 3), record.failed(ErrorType.HOST_LOST, "l"), record):
@@ -179,7 +252,7 @@ def test_a_final_state_is_never_left(store: Store, final: Callable[[JobRecord], 
 
 def test_the_first_of_two_ends_in_one_update_counts(store: Store) -> None:
     record = job()
-    store.insert([record])
+    add(store, [record])
     store.update([done(record, 0), done(record, 1)], {})
     found = store.get(record.id)
     assert found is not None and found.exit_code == 0
@@ -187,7 +260,7 @@ def test_the_first_of_two_ends_in_one_update_counts(store: Store) -> None:
 
 def test_update_is_all_or_none(store: Store) -> None:
     records = jobs(2)
-    store.insert(records)
+    add(store, records)
     bad = done(records[1]).model_copy(update={"user": "\udcff"})  # cannot be written
     with pytest.raises(Exception):  # noqa: B017
         store.update([done(records[0]), bad], {})
@@ -217,7 +290,7 @@ def test_find_with_every_filter(store: Store) -> None:
         job(current_status=status, app=app, user=user, batch=batch, host=host)
         for status, app, user, batch, host in itertools.product(*VALUES.values())
     ]
-    store.insert(records)
+    add(store, records)
     for wanted in itertools.product(*([None, *filter(lambda value: value is not None, v)] for v in VALUES.values())):
         asked = {name: value for name, value in zip(VALUES, wanted, strict=True) if value is not None}
         right = [
@@ -242,7 +315,7 @@ def walk(store: Store, wanted: JobFilter, limit: int) -> Iterator[list[JobRecord
 @pytest.mark.parametrize("limit", [1, 3, 9, 10, 11])
 def test_pages_put_together_are_the_list(store: Store, limit: int) -> None:
     records = jobs(10)
-    store.insert(records)
+    add(store, records)
     pages = list(walk(store, JobFilter(), limit))
     assert ids(itertools.chain(*pages)) == ids(reversed(records))
     assert all(pages)  # no empty last page
@@ -250,23 +323,44 @@ def test_pages_put_together_are_the_list(store: Store, limit: int) -> None:
 
 def test_pages_stay_right_while_jobs_are_added_and_change(store: Store) -> None:
     records = jobs(30, user="u")
-    store.insert(records)
+    add(store, records)
     shown: list[str] = []
     for number, page in enumerate(walk(store, JobFilter(user="u"), 4)):
         shown += ids(page)
-        store.insert(jobs(5, user="u"))
+        add(store, jobs(5, user="u"))
         store.update([done(records[number]), done(records[-1 - number])], {})
     assert shown == ids(reversed(records))
+
+
+@pytest.mark.parametrize("batch", [None, "b"])
+def test_skipping(store: Store, batch: str | None) -> None:
+    records = jobs(10, batch="b")
+    add(store, records)
+    page = store.find(JobFilter(batch=batch), 3, skip=4)
+    assert ids(page.jobs) == ids(records[5:2:-1]) and page.cursor is not None
+    assert store.find(JobFilter(batch=batch), 3, skip=10).jobs == []
+
+
+def test_find_by_time(store: Store) -> None:
+    records = [job(ctime=NOON + timedelta(hours=hour), batch="b") for hour in range(5)]
+    add(store, records)
+    for batch in (None, "b"):
+        wanted = JobFilter(
+            submitted_after=NOON + timedelta(hours=1), submitted_before=NOON + timedelta(hours=3), batch=batch
+        )
+        assert ids(store.find(wanted, 9).jobs) == ids([records[2], records[1]])
 
 
 def test_a_cursor_that_is_none(store: Store) -> None:
     with pytest.raises(ValueError):
         store.find(JobFilter(), 1, "x")
+    with pytest.raises(ValueError):
+        store.batches(1, "x")
 
 
 def test_an_update_moves_a_job_to_its_new_listings(store: Store) -> None:
     record = job()
-    store.insert([record])
+    add(store, [record])
     store.update([done(record).model_copy(update={"host": "h"})], {})
     assert ids(store.find(JobFilter(host="h", status=Status.EXITED), 9).jobs) == [record.id]
     assert store.find(JobFilter(status=Status.TODO), 9).jobs == []
@@ -274,7 +368,7 @@ def test_an_update_moves_a_job_to_its_new_listings(store: Store) -> None:
 
 def test_unfinished_are_all_that_have_not_ended_the_oldest_first(store: Store) -> None:
     records = jobs(_SLICE * 2 + 3)
-    store.insert(records)
+    add(store, records)
     store.update([done(record) for record in records[1::3]], {})
     store.update([record.failed(ErrorType.CANCELLED, "") for record in records[2::3]], {})
     running = records[0].model_copy(update={"current_status": Status.RUNNING})
@@ -285,13 +379,13 @@ def test_unfinished_are_all_that_have_not_ended_the_oldest_first(store: Store) -
 @pytest.mark.parametrize("count", [_SLICE, 2 * _SLICE])
 def test_unfinished_of_exactly_full_slices(store: Store, count: int) -> None:
     records = jobs(count)
-    store.insert(records)
+    add(store, records)
     assert ids(store.unfinished()) == ids(records)
 
 
 def test_jobs_may_end_while_the_unfinished_are_read(store: Store) -> None:
     records = jobs(_SLICE + 10)
-    store.insert(records)
+    add(store, records)
     seen = []
     for record in store.unfinished():
         seen.append(record.id)
@@ -301,19 +395,38 @@ def test_jobs_may_end_while_the_unfinished_are_read(store: Store) -> None:
 
 def test_counts(store: Store) -> None:
     assert store.counts() == {}
-    assert store.counts("b") == {}
+    assert store.batch("b") is None
     ours, others = jobs(5, batch="b"), jobs(2)
-    store.insert(ours + others)
+    add(store, ours + others)
     store.update([done(ours[0]), done(ours[1], 1), ours[2].failed(ErrorType.TIMEOUT, ""), done(others[0])], {})
     assert store.counts() == {Status.TODO: 3, Status.EXITED: 3, Status.ERROR: 1}
-    assert store.counts("b") == {Status.TODO: 2, Status.EXITED: 2, Status.ERROR: 1}
-    assert store.ok_count("b") == 1
-    assert store.ok_count("none") == 0
+    assert store.batch("b") == BatchInfo(
+        name="b",
+        created=NOON,
+        jobs=5,
+        status={Status.TODO: 2, Status.EXITED: 2, Status.ERROR: 1},
+        ok=1,
+        failed=2,
+    )
+
+
+def test_batches_the_newest_first_page_by_page(store: Store) -> None:
+    for name in "abcde":
+        add(store, jobs(2, batch=name))
+    add(store, jobs(1, batch="a"))  # joining moves it nowhere
+    shown: list[str] = []
+    page = store.batches(2)
+    shown += [info.name for info in page.batches]
+    while page.cursor is not None:
+        page = store.batches(2, page.cursor)
+        shown += [info.name for info in page.batches]
+    assert shown == list("edcba")
+    assert [info.jobs for info in store.batches(9).batches] == [2, 2, 2, 2, 3]
 
 
 def test_batch_results_in_the_order_of_submission_without_streams(store: Store) -> None:
     records = jobs(2 * _SLICE + 1, batch="b")
-    store.insert(list(itertools.chain(*((record, job()) for record in records))))
+    add(store, list(itertools.chain(*((record, job()) for record in records))))
     for part in (records[::-2], records[1::2]):
         store.update(
             [done(record) for record in part],
@@ -326,7 +439,7 @@ def test_batch_results_in_the_order_of_submission_without_streams(store: Store) 
 
 def test_batch_results_of_jobs_that_brought_nothing_and_of_no_batch(store: Store) -> None:
     record = job(batch="b")
-    store.insert([record])
+    add(store, [record])
     assert list(store.batch_results("b")) == [(record, Output())]
     assert list(store.batch_results("c")) == []
     assert store.batch_ids("c") == []
@@ -334,14 +447,14 @@ def test_batch_results_of_jobs_that_brought_nothing_and_of_no_batch(store: Store
 
 def test_many_by_id(store: Store) -> None:
     records = jobs(2_600)
-    store.insert(records)
+    add(store, records)
     wanted = ids(records)
     assert store.get_many([*wanted, "f" * 24]) == {record.id: record for record in records}
 
 
 def test_reading_from_other_threads(store: Store) -> None:
     records = jobs(20)
-    store.insert(records)
+    add(store, records)
     found: list[int] = []
     readers = [threading.Thread(target=lambda: found.append(len(store_of(store)))) for _ in range(4)]
     for reader in readers:
@@ -349,165 +462,3 @@ def test_reading_from_other_threads(store: Store) -> None:
     for reader in readers:
         reader.join(20)
     assert found == [20] * 4
-
-
-# SQLite alone
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "orqal.sqlite"
-
-
-def python(code: str, *args: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, args)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-
-
-def test_a_reader_in_another_process_sees_what_was_written(path: Path) -> None:
-    store = SqliteStore(path)
-    reader = python(
-        """
-        import sys
-        from pathlib import Path
-        from orqal.store import SqliteStore
-        store = SqliteStore(Path(sys.argv[1]), read_only=True)
-        for job in sys.stdin:
-            found = store.get(job.strip())
-            print(found and found.current_status.value, flush=True)
-        """,
-        path,
-    )
-    with reader:
-        assert reader.stdin and reader.stdout
-        record = job()
-
-        def seen() -> str:
-            reader.stdin.write(record.id + "\n")  # type: ignore[union-attr]
-            reader.stdin.flush()  # type: ignore[union-attr]
-            return reader.stdout.readline().strip()  # type: ignore[union-attr]
-
-        assert seen() == "None"
-        store.insert([record])
-        assert seen() == "todo"
-        store.update([done(record)], {})
-        assert seen() == "exited"
-    store.close()
-
-
-def test_a_read_only_store_writes_nothing(path: Path) -> None:
-    writer = SqliteStore(path)
-    reader = SqliteStore(path, read_only=True)
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
-        reader.insert([job()])
-    reader.close()
-    writer.close()
-
-
-def test_no_acknowledged_job_is_lost_when_the_writer_is_killed(path: Path) -> None:
-    """The writer says each id after its insert; it is killed at any moment, and its file taken up by the next."""
-    told: list[str] = []
-    for kill_after in (1, 7, 30):
-        writer = python(
-            """
-            import sys
-            from pathlib import Path
-            from orqal.models import JobRecord, now
-            from orqal.store import SqliteStore
-            store = SqliteStore(Path(sys.argv[1]))
-            number = 0
-            while True:
-                number += 1
-                ids = [f"{sys.argv[2]}{number:012x}{part:04x}" for part in range(3)]
-                store.insert([JobRecord(id=job, app="A", ctime=now()) for job in ids])
-                print(*ids, flush=True)
-            """,
-            path,
-            f"{kill_after:08x}",
-        )
-        with writer:
-            assert writer.stdout
-            told += itertools.chain(*(writer.stdout.readline().split() for _ in range(kill_after)))
-            writer.send_signal(signal.SIGKILL)
-            told += writer.stdout.read().split()  # what it had said before it died
-    told = [told_id for told_id in told if len(told_id) == 24]
-    store = SqliteStore(path)
-    assert set(store.get_many(told)) == set(told) and len(told) >= 3 * 38
-    assert sum(store.counts().values()) % 3 == 0  # each insert whole or not at all
-    store.close()
-
-
-def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
-    SqliteStore(path).close()
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 2")
-    connection.close()
-    with pytest.raises(RuntimeError, match=r"newer Orqal \(schema 2, this one knows 1\)"):
-        SqliteStore(path)
-
-
-def test_commits_are_on_disk_and_readers_wait_for_nobody(path: Path) -> None:
-    store = SqliteStore(path)
-    connection = store._connection()
-    assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
-    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    store.close()
-
-
-def plans(store: SqliteStore, call: Callable[[], object]) -> list[str]:
-    """How SQLite goes about the statements of a call."""
-    statements: list[str] = []
-    connection = store._connection()
-    connection.set_trace_callback(statements.append)
-    call()
-    connection.set_trace_callback(None)
-    queries = [statement for statement in statements if statement.lstrip().startswith(("SELECT", "UPDATE"))]
-    assert queries
-    return [row[3] for query in queries for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")]
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        pytest.param(lambda store, v=values, c=cursor: store.find(JobFilter(**v), 5, c), id=f"{values} {cursor}")
-        for values in [
-            dict(asked)
-            for count in (1, 2)
-            for asked in itertools.combinations(
-                {"status": Status.EXITED, "app": "A", "user": "u", "batch": "b", "host": "h"}.items(), count
-            )
-        ]
-        for cursor in (None, "7")
-    ]
-    + [
-        pytest.param(lambda store: store.counts("b"), id="counts of a batch"),
-        pytest.param(lambda store: store.ok_count("b"), id="ok_count"),
-        pytest.param(lambda store: store.batch_ids("b"), id="batch_ids"),
-        pytest.param(lambda store: list(store.batch_results("b")), id="batch_results"),
-        pytest.param(lambda store: list(store.unfinished()), id="unfinished"),
-        pytest.param(lambda store: store.get("a"), id="get"),
-        pytest.param(lambda store: store.get_many(["a", "b"]), id="get_many"),
-        pytest.param(lambda store: store.update([job()], {}), id="update"),
-        pytest.param(lambda store: store.insert([], replace_batch="b"), id="replace_batch"),
-        pytest.param(lambda store: store.find(JobFilter(), 5, "7"), id="find from a cursor"),
-    ],
-)
-def test_queries_go_by_an_index(path: Path, call: Callable[[SqliteStore], object]) -> None:
-    store = SqliteStore(path)
-    steps = plans(store, lambda: call(store))
-    assert [step for step in steps if step.startswith("SCAN") and "USING INDEX jobs_unfinished" not in step] == []
-    assert not any("TEMP B-TREE" in step for step in steps), steps
-    store.close()
-
-
-def test_counting_all_reads_an_index_and_no_records(path: Path) -> None:
-    store = SqliteStore(path)
-    assert plans(store, store.counts) == ["SCAN jobs USING COVERING INDEX jobs_status"]
-    store.close()
-
-
-def test_listing_all_sorts_nothing(path: Path) -> None:
-    store = SqliteStore(path)
-    assert plans(store, lambda: store.find(JobFilter(), 5)) == ["SCAN jobs"]  # backwards by seq, and stops at 6
-    store.close()

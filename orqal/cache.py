@@ -1,0 +1,33 @@
+"""The result cache: which job answers another one's asking for the same. Pure; the store finds the candidates."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+
+from orqal.models import JobRecord, JobSpec, Status
+
+NO_CANDIDATE = "no job of the same app, input and params waits, runs or has succeeded"
+SWITCHED_OFF = "use_cache was off"
+
+
+def key(job: JobSpec) -> str:
+    """Equal for jobs of the same app, input and params; the order of keys does not matter."""
+    text = json.dumps([job.app, job.input, job.params], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def changed(candidate: JobRecord, wrapper_digest: str, image_digests: Collection[str]) -> str | None:
+    """Why this job, which waits, runs or has succeeded, does not answer for another of its key; None: it does.
+
+    `wrapper_digest` is that of the app's wrapper now; `image_digests` are those that the hosts have now under the
+    name of the candidate's image: where none has it, nothing is known to have changed.
+    """
+    if candidate.current_status is Status.TODO:
+        return None  # it will run with what there is then
+    if candidate.wrapper_digest != wrapper_digest:
+        return f"the wrapper of {candidate.app} has changed since {candidate.id}"
+    if candidate.image_digest and image_digests and candidate.image_digest not in image_digests:
+        return f"the image {candidate.image} has changed since {candidate.id}"
+    return None

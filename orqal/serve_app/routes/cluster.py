@@ -1,0 +1,49 @@
+"""Apps, hosts, how it all is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter
+from fastapi.responses import Response, StreamingResponse
+
+from orqal.models import AppInfo, HostInfo
+from orqal.serve_app.routes.shared import ALWAYS, HEARTBEAT, NDJSON, Inside
+from orqal.serve_app.views import Health
+
+health = APIRouter(tags=["health"])
+router = APIRouter(tags=["cluster"], responses=ALWAYS)
+
+
+@health.get("/healthz")
+async def healthz() -> Health:
+    """Whether the API answers. Open to all."""
+    return Health(status="ok")
+
+
+@router.get("/apps")
+async def get_apps(backend: Inside) -> list[AppInfo]:
+    """The apps that jobs can name, and those that could not be loaded, with the reason."""
+    apps: list[AppInfo] = await backend.scheduler("apps")
+    return apps
+
+
+@router.get("/hosts")
+async def get_hosts(backend: Inside) -> list[HostInfo]:
+    """The Docker hosts, what they have, and what is in use."""
+    return await backend.hosts()
+
+
+@router.get("/events", response_class=Response, responses={200: {"content": {NDJSON: {}}}})
+async def get_events(backend: Inside) -> Response:
+    """Changes of jobs' states as they come, a line each, from now on; an empty line every 10 s while there are none."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        yield HEARTBEAT
+        async for change in backend.events():
+            if change is None:
+                yield HEARTBEAT
+            else:
+                yield change.model_dump_json().encode() + b"\n"
+
+    return StreamingResponse(lines(), media_type=NDJSON)

@@ -1,0 +1,200 @@
+"""What the routes share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from itertools import islice
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Header, HTTPException, Path, Request
+from fastapi.responses import Response, StreamingResponse
+from ray.exceptions import RayTaskError
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from orqal.actors.intake import OtherDocument, Taken
+from orqal.models import MAX_NAME, JobSpec
+from orqal.serve_app.backend import Backend, NotThere
+from orqal.serve_app.documents import BadDocument, DocumentReader
+from orqal.serve_app.views import Problem, Selection
+
+T = TypeVar("T")
+
+NDJSON = "application/x-ndjson"
+SLICE = 1_000
+"""Jobs that are handed to the Scheduler at once."""
+HEARTBEAT = b"\n"
+"""What a client that waits is sent now and then: an empty line."""
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+def problems(**reasons: str) -> Responses:
+    """The documentation of errors: `_404="when"`."""
+    return {int(status[1:]): {"model": Problem, "description": reason} for status, reason in reasons.items()}
+
+
+ALWAYS = problems(
+    _401="the token is missing or wrong",
+    _403="a web page of another origin made the browser send this",
+    _503="the scheduler is restarting, or the store cannot take it now; try again",
+)
+NO_JOB = problems(_404="there is no such job")
+NO_BATCH = problems(_404="there is no batch of this name")
+BAD_BODY = problems(
+    _400="the body is not JSON",
+    _413="a job's JSON is too large",
+    _422="a document is no job, or repeats the idempotency key of another",
+)
+
+
+def _backend(request: Request) -> Backend:
+    backend: Backend = request.app.state.backend
+    return backend
+
+
+Inside = Annotated[Backend, Depends(_backend)]
+JobId = Annotated[
+    str, Path(pattern="^[0-9a-f]{24}$", description="the job's id", examples=["65f0c0ffee65f0c0ffee65f0"])
+]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=MAX_NAME,
+        pattern="^[ -~]+$",
+        description="the n-th document of a request that is repeated with the same key makes no second job",
+    ),
+]
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": "#/components/schemas/JobSpec"},
+                "example": {"app": "Checksum", "input": "/usr/bin/env", "params": {}},
+            }
+        },
+    }
+}
+"""The documentation of a body that is read as it comes."""
+BODIES: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            NDJSON: {
+                "schema": {"type": "string", "description": "JSON objects, one a line or back to back"},
+                "example": '{"app": "Checksum", "input": "/usr/bin/env"}\n{"app": "Checksum", "input": "/bin/id"}\n',
+            }
+        },
+    }
+}
+
+
+class Streamed(StreamingResponse):
+    """A response whose body is made while the request's is still being read.
+
+    Starlette's own listens for the client's going away by reading the request, and so eats it; Serve cancels
+    the handler of a client that has gone in any case.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.stream_response(send)
+
+
+def json_of(view: Any) -> Response:
+    """A model as it is: no second check of what was checked when it was made."""
+    return Response(view.model_dump_json(), media_type="application/json")
+
+
+async def taken_in(
+    request: Request, backend: Backend, *, key: str | None = None, batch: str | None = None, replace: bool = False
+) -> AsyncIterator[list[Taken]]:
+    """Submit the jobs of a request's body as they come; the answers, as they are on disk. BadDocument: what comes next
+    is no job, or another one than before under the same idempotency key."""
+    reader = DocumentReader()
+    first = 1
+    try:
+        async for chunk in request.stream():
+            jobs = reader.feed(chunk)
+            while True:
+                specs: list[JobSpec] = []
+                problem: BadDocument | None = None
+                try:
+                    specs.extend(islice(jobs, SLICE))
+                except BadDocument as error:
+                    problem = error
+                if batch is not None:
+                    specs = [spec.model_copy(update={"batch": batch}) for spec in specs]
+                if specs:
+                    yield await submit(backend, specs, key, first, batch if replace else None)
+                    first, replace = first + len(specs), False
+                if problem is not None:
+                    raise problem
+                if len(specs) < SLICE:
+                    break
+    except ClientDisconnect:
+        return  # what it has sent is submitted; nobody is there to be told
+    reader.close()
+
+
+async def submit(
+    backend: Backend, specs: list[JobSpec], key: str | None, first: int = 1, replace_batch: str | None = None
+) -> list[Taken]:
+    """Hand documents to the Scheduler. BadDocument: one is another than before under its idempotency key."""
+    try:
+        taken: list[Taken] = await backend.scheduler("submit", specs, key=key, first=first, replace_batch=replace_batch)
+    except RayTaskError as error:
+        if isinstance(error.cause, OtherDocument):
+            number, job = first + error.cause.number - 1, error.cause.job
+            raise BadDocument(number, f"this idempotency key has another document there, that of {job}") from None
+        raise
+    return taken
+
+
+async def begun(items: AsyncIterator[T]) -> AsyncIterator[T]:
+    """The same items, once the first is there: what fails before it can still be answered with its status."""
+    try:
+        first = [await anext(items)]
+    except StopAsyncIteration:
+        first = []
+
+    async def all_items() -> AsyncIterator[T]:
+        for item in first:
+            yield item
+        async for item in items:
+            yield item
+
+    return all_items()
+
+
+async def batch_ids(name: str, backend: Backend) -> list[str]:
+    """The ids of a batch's jobs. NotThere: no such batch."""
+    ids = await backend.read(backend.store.batch_ids, name)
+    if not ids:
+        raise NotThere(f"there is no batch {name!r}")
+    return ids
+
+
+async def selected(selection: Selection, backend: Backend) -> list[str]:
+    """The ids that are meant."""
+    if selection.all:
+        return await backend.read(lambda: [job.id for job in backend.store.unfinished()])
+    if selection.batch is not None:
+        return await batch_ids(selection.batch, backend)
+    return selection.ids or []
+
+
+async def cancelled(ids: list[str], backend: Backend) -> int:
+    """Cancel these jobs: how many had not ended."""
+    count = 0
+    for start in range(0, len(ids), SLICE):
+        count += await backend.scheduler("cancel", ids[start : start + SLICE])
+    return count
+
+
+def cursor_of(cursor: str | None) -> str | None:
+    """A cursor that a store can take. HTTPException: it is too large a number."""
+    if cursor is not None and int(cursor) >= 1 << 62:
+        raise HTTPException(422, "that is no cursor")
+    return cursor

@@ -1,0 +1,40 @@
+"""What the tests of stores share."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from orqal.models import JobRecord
+from orqal.store import JobFilter, Store, Submission
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+_numbers = itertools.count(1)
+
+
+def job(**values: Any) -> JobRecord:
+    return JobRecord(**{"id": f"{next(_numbers):024x}", "app": "A", "ctime": NOON, **values})
+
+
+def jobs(count: int, **values: Any) -> list[JobRecord]:
+    return [job(**values) for _ in range(count)]
+
+
+def ids(found: Any) -> list[str]:
+    return [record.id for record in found]
+
+
+def done(record: JobRecord, exit_code: int = 0) -> JobRecord:
+    return record.model_copy(update={"exit_code": exit_code}).exited()
+
+
+def store_of(store: Store) -> list[JobRecord]:
+    return store.find(JobFilter(), 1_000).jobs
+
+
+def add(store: Store, new: Sequence[JobRecord], **more: Any) -> None:
+    """Submit jobs; those with a batch become its members."""
+    members = [(record.batch, record.id) for record in new if record.batch is not None]
+    store.insert(Submission(at=NOON, jobs=new, members=members, **more))
