@@ -382,15 +382,21 @@ async def process_log(backend: Inside, process: str) -> Response:
 
 def _log_of(process: str, hosts: list[HostInfo]) -> str:
     """The end of the log of an actor's process. RayStateApiException, OSError, ValueError: it cannot be had now."""
+    here = ray.get_runtime_context()
     if process == "api":
-        actor = ray.get_runtime_context().get_actor_id()
+        actor = here.get_actor_id()
     elif process == "scheduler":
         actor = names.scheduler()._actor_id.hex()
     else:
         node_id = next(host.node_id for host in hosts if host.name == process)
         actor = names.host_actor(node_id)._actor_id.hex()
-    # As bytes: the pieces may end within a character.
-    pieces: Iterable[bytes] = get_log(actor_id=actor, tail=LOG_LINES, suffix="err", encoding=None)
+    pieces: Iterable[bytes] = get_log(
+        address=here.gcs_address,  # it would look for one itself, and there may be another Ray on this machine
+        actor_id=actor,
+        tail=LOG_LINES,
+        suffix="err",
+        encoding=None,  # as bytes: the pieces may end within a character
+    )
     return _log_text(b"".join(pieces))
 
 
