@@ -108,11 +108,11 @@ def _finite(value: Any) -> Any:
     return value
 
 
-Threads = Annotated[float, BeforeValidator(_finite), Field(ge=0.01, le=100_000)]
+Threads = Annotated[float, Field(ge=0.01, le=100_000), BeforeValidator(_finite)]
 """Cores; Docker takes no less than 0.01."""
-MemoryGb = Annotated[float, BeforeValidator(_finite), Field(ge=0.0063, le=1_000_000)]
+MemoryGb = Annotated[float, Field(ge=0.0063, le=1_000_000), BeforeValidator(_finite)]
 """10^9 bytes; Docker takes no less than 6 MiB."""
-Seconds = Annotated[float, BeforeValidator(_finite), Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0), BeforeValidator(_finite)]
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 _NOT_IN_BATCH_NAMES = re.compile("[/\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 

@@ -18,6 +18,7 @@ import psutil
 from orqal import output
 from orqal.actors.logs import LogReaders
 from orqal.actors.messages import Order, Outcome, Started
+from orqal.actors.names import log_to_ray
 from orqal.actors.runners import Runners
 from orqal.docker_engine import ContainerKey, ContainerSpec, Deaths, Ended, Engine, EngineError
 from orqal.models import ErrorType, JobError, JobRecord, Load, Output, now
@@ -62,6 +63,7 @@ class HostActor:
 
     async def __init__(self, cluster: str, node_id: str, scheduler: Any) -> None:  # type: ignore[misc] # Ray awaits it
         """`cluster` marks the containers as ours; `scheduler` is told of starts and load."""
+        log_to_ray()
         self._settings = Settings()
         self._cluster = cluster
         self._node_id = node_id

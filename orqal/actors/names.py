@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import ray
 
 NAMESPACE = "orqal"
 SCHEDULER = "scheduler"
+
+
+def log_to_ray() -> None:
+    """Let an actor's own log go to its file among Ray's, which `ray logs` and the page /logs show."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def scheduler() -> Any:

@@ -22,7 +22,7 @@ from orqal.actors.intake import Intake, Taken
 from orqal.actors.journal import Journal
 from orqal.actors.leases import Contended, Lease, Leases
 from orqal.actors.messages import Order, Outcome, Started
-from orqal.actors.names import NAMESPACE, host_actor_name
+from orqal.actors.names import NAMESPACE, host_actor_name, log_to_ray
 from orqal.docker_engine import ContainerKey, container_name
 from orqal.models import (
     AppInfo,
@@ -91,6 +91,7 @@ class Scheduler:
 
     async def __init__(self, cluster: str) -> None:  # type: ignore[misc] # Ray awaits it
         """`cluster` marks this cluster's containers."""
+        log_to_ray()
         self._settings = Settings()
         self._cluster = cluster
         self._store = SqliteStore(self._settings.store_path)

@@ -13,12 +13,11 @@ import json
 import logging
 import re
 import shlex
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from datetime import datetime
 from importlib import resources
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 import ray
@@ -35,12 +34,13 @@ from ray.util.state.exception import RayStateApiException
 from orqal import __version__
 from orqal.actors import names
 from orqal.models import AppInfo, BatchInfo, HostInfo, Status, now
-from orqal.serve_app.backend import NotThere
+from orqal.serve_app.backend import Backend, NotThere
 from orqal.serve_app.explain import explained
 from orqal.serve_app.routes.shared import Inside
 from orqal.store import JobFilter, Page
 
 log = logging.getLogger("orqal.pages")
+T = TypeVar("T")
 
 PAGE = 30
 """Jobs on a page of a list."""
@@ -51,6 +51,8 @@ SHOWN = 60_000
 """Characters of an output, a result or an input on a job's page; links lead to the whole."""
 LOG_WITHIN = 15.0
 """Seconds that Ray may take to hand out a log."""
+SCHEDULER_WITHIN = 5.0
+"""Seconds that a page waits for the Scheduler."""
 
 STATUSES: dict[str, Status | None] = {"all": None} | {status.value: status for status in Status}
 FORMER_STATUSES = {"created": "running"}
@@ -274,24 +276,35 @@ class _PageRoute(APIRoute):
 pages = APIRouter(include_in_schema=False, route_class=_PageRoute)
 
 
+async def _told(answer: Awaitable[T]) -> T | None:
+    """The Scheduler's answer; None: it restarts. What the store knows is shown all the same."""
+    try:
+        return await asyncio.wait_for(answer, SCHEDULER_WITHIN)
+    except (RayActorError, asyncio.TimeoutError):
+        return None
+
+
 @pages.get("/")
 async def overview(backend: Inside) -> Response:
     """How many jobs there are in each state, the latest batches, the hosts, the apps."""
     counts, batches = await asyncio.gather(
         backend.read(backend.store.counts), backend.read(backend.store.batches, RECENT_BATCHES)
     )
-    hosts: list[HostInfo] | None = None
-    apps: list[AppInfo] | None = None
-    with suppress(RayActorError):  # what the store knows is shown all the same
-        hosts, apps = await asyncio.gather(backend.hosts(), backend.scheduler("apps"))
+    hosts, apps = await asyncio.gather(_told(backend.hosts()), _told(_apps(backend)))
     return await _page(
         "overview.html",
         counts={status.value: counts.get(status, 0) for status in Status},
         shares=_bar((status.value, counts.get(status, 0)) for status in reversed(Status)),
         batches=[(batch, _batch_bar(batch)) for batch in batches.batches],
         hosts=hosts,
-        apps=None if apps is None else sorted(apps, key=lambda app: (app.error is None, app.name)),
+        apps=apps,
     )
+
+
+async def _apps(backend: Backend) -> list[AppInfo]:
+    """What is broken comes first."""
+    apps: list[AppInfo] = await backend.scheduler("apps")
+    return sorted(apps, key=lambda app: (app.error is None, app.name))
 
 
 def _batch_bar(batch: BatchInfo) -> list[Segment]:
@@ -351,22 +364,20 @@ async def one_job(backend: Inside, job_id: str) -> Response:
     except NotThere:
         raise NotThere(f"There is no job {_brief(job_id)!r}. Ended jobs are deleted after a time.") from None
     output = await backend.read(backend.store.output, job.id)
-    try:
-        reasons = await backend.scheduler("reasons", job.id) if job.current_status is Status.TODO else {}
-        summary = explained(job, reasons).summary
-    except RayActorError:
-        summary = "It waits. The scheduler is restarting; it will tell why in a few seconds."
-    return await _page("job.html", job=job, output=output, summary=summary, cache=explained(job, {}).cache)
+    reasons: dict[str, str] | None = {}
+    if job.current_status is Status.TODO:
+        reasons = await _told(backend.scheduler("reasons", job.id))
+    explanation = explained(job, reasons or {})
+    waiting = "It waits. The scheduler is restarting; it will tell why in a few seconds."
+    summary = waiting if reasons is None else explanation.summary
+    return await _page("job.html", job=job, output=output, summary=summary, cache=explanation.cache)
 
 
 @pages.get("/logs/{process}")
 async def process_log(backend: Inside, process: str) -> Response:
     """The last lines that a part of Orqal has logged."""
     process = FORMER_PROCESSES.get(process, process)
-    try:
-        hosts = await backend.hosts()
-    except RayActorError:
-        hosts = []
+    hosts = await _told(backend.hosts()) or []
     processes = ["scheduler", "api", *(host.name for host in hosts)]
     if process not in processes:
         raise NotThere(f"There is no process {_brief(process)!r}. There are {', '.join(processes)}.")
@@ -412,9 +423,9 @@ async def documentation() -> Response:
     return RedirectResponse("/docs")
 
 
-@pages.get("/jobs/{rest:path}")
-@pages.get("/job/{rest:path}")
-@pages.get("/logs/{rest:path}")
-async def elsewhere(request: Request, rest: str) -> Response:
+@pages.get("/jobs/{status}/{page}/{rest:path}")
+@pages.get("/job/{job_id}/{rest:path}")
+@pages.get("/logs/{process}/{rest:path}")
+async def elsewhere(request: Request) -> Response:
     """What has more parts than the pages above."""
     raise _no_such_page(request)

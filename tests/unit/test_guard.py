@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from starlette.responses import PlainTextResponse
 from starlette.types import Message
 
+from orqal import cluster
 from orqal.serve_app.guard import Guard, Origin, credential_of, of_proxy, origin_of, url_origin
+from orqal.settings import Settings
 
 TOKEN = "the-Token_1"
 HERE = "127.0.0.1:5001"
@@ -344,6 +346,21 @@ def test_the_proxys_guard_has_the_settings(monkeypatch: pytest.MonkeyPatch) -> N
     assert middleware.cls is Guard and middleware.kwargs == {"token": "t", "no_token": False}
     monkeypatch.setenv("ORQAL_NO_TOKEN", "1")
     assert of_proxy()[0].kwargs == {"token": "t", "no_token": True}
+
+
+@pytest.mark.parametrize("no_token", [False, True])
+@pytest.mark.parametrize("stray", ["1", None])
+def test_only_the_option_lets_programs_in_without_a_token(
+    monkeypatch: pytest.MonkeyPatch, no_token: bool, stray: str | None
+) -> None:
+    """Whatever the environment of `orqal up` says: the cluster's processes have the option's word."""
+    if stray is None:
+        monkeypatch.delenv("ORQAL_NO_TOKEN", raising=False)
+    else:
+        monkeypatch.setenv("ORQAL_NO_TOKEN", stray)
+    for name, value in cluster._daemon_environment(Settings(), "c", no_token).items():
+        monkeypatch.setenv(name, value)
+    assert Settings().no_token is no_token
 
 
 @given(st.text(), st.sampled_from(["http", "https", "ws", ""]))

@@ -452,7 +452,7 @@ def test_former_word_for_running() -> None:
         "/logs/nope",
         "/jobs/all/1/2",
         "/job/a/b",
-        "/logs/",
+        "/logs/a/b",
     ],
 )
 def test_what_is_not_there_is_a_page_too(path: str) -> None:

@@ -49,7 +49,7 @@ _ID_EXAMPLE = "65f0c0ffee65f0c0ffee65f0"
 
 @router.post(
     "/job",
-    response_class=PlainTextResponse,
+    response_class=Response,
     responses={**BAD_BODY, 200: {"content": {"text/plain": {"example": _ID_EXAMPLE}}}},
     openapi_extra=BODY,
 )

@@ -51,7 +51,8 @@ class Action(str, Enum):
 
 @router.post("/batch", response_class=Response, responses={**BAD_BODY, **_IDS}, openapi_extra=BODIES)
 async def create_nameless_batch(request: Request, backend: Inside, idempotency_key: IdempotencyKey = None) -> Response:
-    """Submit many jobs, as older clients do: the answer is 12 bytes for each, its ObjectId."""
+    """Submit many jobs, as older clients do: the answer is 12 bytes for each, its ObjectId.
+    If a later document is no job, the answer breaks off after the ids of those before it, which are submitted."""
     return await _ids(taken_in(request, backend, key=idempotency_key))
 
 
@@ -59,7 +60,8 @@ async def create_nameless_batch(request: Request, backend: Inside, idempotency_k
 async def create_batch(
     request: Request, name: BatchName, backend: Inside, idempotency_key: IdempotencyKey = None
 ) -> Response:
-    """Submit a batch, as older clients do. If there is one of this name, the name is the new one's from now on."""
+    """Submit a batch, as older clients do. If there is one of this name, the name is the new one's from now on. The
+    answer is that of POST /api/batch."""
     return await _ids(taken_in(request, backend, key=idempotency_key, batch=name, replace=True))
 
 
@@ -129,7 +131,7 @@ async def get_status(backend: Inside) -> Response:
 
 @router.get(
     "/clean/{action}",
-    response_class=PlainTextResponse,
+    response_class=Response,
     responses={200: {"content": {"text/plain": {"example": "all jobs purged"}}}},
 )
 async def clean(action: Action, backend: Inside) -> Response:

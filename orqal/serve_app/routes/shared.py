@@ -66,29 +66,33 @@ IdempotencyKey = Annotated[
         description="the n-th document of a request that is repeated with the same key makes no second job",
     ),
 ]
+# Bodies are read as they come, so FastAPI does not see what they are.
+_JOB = JobSpec.model_json_schema(ref_template="#/components/schemas/{model}")
+del _JOB["$defs"]  # JsonValue, which the answers have too
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
             "application/json": {
-                "schema": {"$ref": "#/components/schemas/JobSpec"},
+                "schema": _JOB,
                 "example": {"app": "Checksum", "input": "/usr/bin/env", "params": {}},
             }
         },
     }
 }
-"""The documentation of a body that is read as it comes."""
+"""The documentation of a body that is one job."""
 BODIES: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
             NDJSON: {
-                "schema": {"type": "string", "description": "JSON objects, one a line or back to back"},
+                "schema": {"type": "array", "items": _JOB, "description": "JSON objects, one a line or back to back"},
                 "example": '{"app": "Checksum", "input": "/usr/bin/env"}\n{"app": "Checksum", "input": "/bin/id"}\n',
             }
         },
     }
 }
+"""The documentation of a body that is many jobs."""
 
 
 class Streamed(StreamingResponse):

@@ -1,0 +1,252 @@
+"""Who may come in: with the token, without one where that was asked for, and what a stranger's web page tries."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.system.orqal_process import Orqal
+
+BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
+EVIL = "http://evil.example"
+FOREIGN = [
+    {"Origin": EVIL},
+    {"Origin": "null"},
+    {"Origin": "http://127.0.0.1:1"},
+    {"Referer": f"{EVIL}/page"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+]
+"""What a browser adds to a request that a page of another origin makes it send: one of these at least."""
+CHANGES = [("GET", "/api/clean/all"), ("GET", "/api/clean/scheduled"), ("POST", "/api/job")]
+COMES_BACK = 20.0
+"""Seconds in which a part that was killed is there again."""
+
+
+@pytest.fixture(scope="module")
+def folders() -> Iterator[Path]:
+    """What the second Orqal's administrator lets jobs mount: `rw`, and `ro` read-only."""
+    path = Path(tempfile.mkdtemp(prefix="orqal-mounts-"))
+    for name in ("rw", "ro", "other"):
+        (path / name).mkdir()
+        (path / name / "fact").write_text(f"a fact of {name}\n")
+    (path / "rw" / "below").mkdir()
+    (path / "rw" / "link").symlink_to("/etc")
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def local(image: str, folders: Path) -> Iterator[Orqal]:
+    """An Orqal that asks programs of this machine for no token."""
+    home = Path(tempfile.mkdtemp(prefix="orqal-local-"))
+    settings = {"ORQAL_RUN_MOUNTS": f"{folders}/rw,{folders}/ro:ro", "ORQAL_STOP_GRACE": "1"}
+    orqal = Orqal(home, settings=settings, options=("--no-token",))
+    try:
+        orqal.up()
+        yield orqal
+        orqal.down()
+    finally:
+        if orqal.processes():
+            orqal.cli("down", check=False)
+        for container in orqal.containers():
+            container.remove(force=True)
+        shutil.rmtree(home)
+
+
+def routes(orqal: Orqal) -> list[tuple[str, str]]:
+    """Method and path of every route, and the pages of the documentation."""
+    with orqal.http() as http:
+        paths = http.get(f"{orqal.root}/openapi.json").raise_for_status().json()["paths"]
+    found = [(method, path) for path, operations in paths.items() for method in operations if path != "/healthz"]
+    assert len(found) > 25
+    found += [("get", path) for path in ("/", "/docs", "/redoc", "/openapi.json", "/no/such/page", "/healthz/")]
+    # What Serve's proxy answers by itself.
+    found += [("get", "/-/routes"), ("get", "/-/healthz")]
+    return [(method.upper(), re.sub(r"\{[^}]*\}", "0" * 24, path)) for method, path in found]
+
+
+# With a token
+
+
+def test_nothing_but_healthz_answers_without_the_token(orqal: Orqal) -> None:
+    job_id = orqal.run("Test")["_id"]
+    with httpx.Client(base_url=orqal.root) as http:
+        for method in ("GET", "HEAD"):
+            assert http.request(method, "/healthz").status_code in (200, 405)
+        assert http.get("/healthz").json() == {"status": "ok"}
+        page = orqal.http().get(f"{orqal.root}/docs").text
+        scripts = re.findall(r'src="(/[^"]+)"', page)
+        assert scripts
+        for method, path in [*routes(orqal), *(("GET", script) for script in scripts)]:
+            for wrong in (None, "Bearer wrong", b"Bearer \xff", f"Bearer {orqal.token}x", "Basic eDp4", "Basic %"):
+                answer = http.request(method, path, headers={} if wrong is None else {"Authorization": wrong})
+                assert answer.status_code == 401, (method, path, wrong)
+                assert answer.headers.get_list("www-authenticate") == ["Bearer", 'Basic realm="Orqal", charset="UTF-8"']
+                assert "ORQAL_TOKEN" in answer.json()["detail"]
+    assert orqal.job(job_id)["ok"]  # nothing was cleaned away
+
+
+def test_a_path_by_another_spelling_is_not_open(orqal: Orqal) -> None:
+    with httpx.Client(base_url=orqal.root) as http:
+        for path in (
+            "/healthz/../api/jobs",
+            "/healthz%2f..%2fapi/jobs",
+            "//api/jobs",
+            "/API/jobs",
+            "/healthz;/api/jobs",
+        ):
+            assert http.get(path).status_code == 401, path
+        assert http.get("/%68ealthz").status_code == 200
+
+
+def test_the_token_is_a_password_too(orqal: Orqal) -> None:
+    """As netrc, a URL with a password, and a browser send it."""
+    for auth in (("", orqal.token), ("anybody", orqal.token)):
+        assert httpx.get(f"{orqal.root}/api/jobs/status", auth=auth).status_code == 200
+        assert httpx.get(f"{orqal.root}/docs", auth=auth).status_code == 200
+    url = orqal.root.replace("://", f"://x:{orqal.token}@")
+    assert orqal.ended(httpx.post(f"{url}/api/job", json={"app": "Test"}).raise_for_status().text)["ok"]
+
+
+@pytest.mark.parametrize("headers", FOREIGN, ids=str)
+def test_the_password_in_a_browser_is_not_at_a_strangers_service(orqal: Orqal, headers: dict[str, str]) -> None:
+    job_id = orqal.run("Test")["_id"]
+    with httpx.Client(base_url=orqal.root, auth=("me", orqal.token), headers=BROWSER) as http:
+        for method, path in (*CHANGES, ("GET", "/api/jobs/status"), ("GET", "/")):
+            answer = http.request(method, path, headers=headers)
+            assert answer.status_code == 403, (method, path)
+            assert "another origin" in answer.json()["detail"]
+    assert orqal.job(job_id)["ok"]
+
+
+def test_a_page_cannot_hide_itself(orqal: Orqal) -> None:
+    job_id = orqal.run("Test")["_id"]
+    with httpx.Client(base_url=orqal.root, auth=("me", orqal.token), headers=BROWSER) as http:
+        for method, path in CHANGES:
+            answer = http.request(method, path)
+            assert answer.status_code == 403, (method, path)
+            assert "which page" in answer.json()["detail"]
+        assert http.get("/").status_code == 200
+        own = {"Origin": orqal.root, "Sec-Fetch-Site": "same-origin"}
+        assert http.post("/api/job", json={"app": "Test"}, headers=own).status_code == 200
+    assert orqal.job(job_id)["ok"]
+
+
+# Without a token
+
+
+def test_local_programs_come_in_without_a_token(local: Orqal) -> None:
+    assert json.loads((local.home / "cluster.json").read_text())["no_token"] is True
+    job_id = httpx.post(f"{local.root}/api/job", json={"app": "Test", "params": {"echo": "in"}}).raise_for_status().text
+    assert local.ended(job_id)["stdout"] == ["in", ""]
+    for name in ("127.0.0.1", "localhost"):
+        for path in ("/", "/docs", f"/api/job/{job_id}"):
+            assert httpx.get(f"http://{name}:{local.port}{path}").status_code == 200
+    # Its own pages, and the address bar.
+    for headers in ({"Origin": local.root, "Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}):
+        answer = httpx.post(f"{local.root}/api/job", json={"app": "Test"}, headers={**BROWSER, **headers})
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers", [*FOREIGN, {"Host": "evil.example"}, {"Host": "evil.example:5001"}, BROWSER], ids=str
+)
+def test_pages_of_strangers_do_not(local: Orqal, headers: dict[str, str]) -> None:
+    job_id = local.run("Test")["_id"]
+    before = local.http().get("/jobs/status").json()
+    for method, path in CHANGES:
+        answer = httpx.request(method, f"{local.root}{path}", headers=headers, content='{"app": "Test"}')
+        assert answer.status_code == 403, (method, path)
+        assert "token" in answer.json()["detail"].lower()
+        assert "access-control-allow-origin" not in answer.headers
+    if headers is not BROWSER:
+        for path in ("/api/jobs/status", f"/api/job/{job_id}", "/", "/-/routes"):
+            assert httpx.get(f"{local.root}{path}", headers=headers).status_code == 403, path
+        assert httpx.options(f"{local.root}/api/job", headers=headers).status_code == 403
+    assert local.job(job_id)["ok"]
+    assert local.http().get("/jobs/status").json() == before
+
+
+def test_who_has_the_token_may_use_it_from_anywhere(local: Orqal) -> None:
+    for headers in (*FOREIGN, {"Host": "evil.example"}):
+        assert local.http().get("/jobs/status", headers={**BROWSER, **headers}).status_code == 200
+
+
+def test_a_local_program_may_clean(local: Orqal) -> None:
+    job_id = local.run("Test")["_id"]
+    assert httpx.get(f"{local.root}/api/clean/all").status_code == 200
+    assert httpx.get(f"{local.root}/api/job/{job_id}").status_code == 404
+
+
+@pytest.mark.parametrize("part", ["ServeReplica", "ProxyActor"])
+def test_a_part_that_died_comes_back_in_the_same_mode(local: Orqal, part: str) -> None:
+    [old] = [process for process in local.processes() if f"ray::{part}" in "".join(process.cmdline()[:1])]
+    old.send_signal(signal.SIGKILL)
+    psutil.wait_procs([old], timeout=10)
+    deadline = time.monotonic() + COMES_BACK
+    while _status_code(local) != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert httpx.get(f"{local.root}/api/clean/all", headers={"Origin": EVIL}).status_code == 403
+
+
+def _status_code(orqal: Orqal) -> int | None:
+    """What a program without a token gets; None: no answer."""
+    try:
+        return httpx.get(f"{orqal.root}/api/jobs/status").status_code
+    except httpx.TransportError:
+        return None
+
+
+# What jobs may mount
+
+
+def run(orqal: Orqal, *cmd: str, volumes: list[str]) -> dict[str, object]:
+    params = {"image": "orqal/demo", "cmd": list(cmd), "network": "none", "volumes": volumes}
+    return orqal.run("Run", params=params, threads=0.5, memory_in_gb=0.05)
+
+
+def test_allowed_folders_are_mounted(local: Orqal, folders: Path) -> None:
+    volumes = [f"{folders}/rw:/in", f"{folders}/ro:/ref"]
+    job = run(local, "sh", "-c", "cat /in/fact /ref/fact; echo new > /in/made", volumes=volumes)
+    assert (job["stdout"], job["exit_code"]) == (["a fact of rw", "a fact of ro", ""], 0), job
+    assert (folders / "rw" / "made").read_text() == "new\n"
+    for volume in (f"{folders}/ro:/x", f"{folders}/rw:/x:ro"):
+        job = run(local, "sh", "-c", "echo new > /x/more", volumes=[volume])
+        assert job["exit_code"] != 0
+        assert "Read-only" in " ".join(job["stderr"])  # type: ignore[call-overload]
+    assert not (folders / "rw" / "more").exists() and not (folders / "ro" / "more").exists()
+
+
+def test_other_paths_are_not(local: Orqal, orqal: Orqal, folders: Path) -> None:
+    for host in (
+        "/etc",
+        "/",
+        f"{folders}/other",
+        f"{folders}/rw/below",
+        f"{folders}/rw/link",
+        f"{folders}/rw/../../../etc",
+    ):
+        for mode in ("", ":ro"):
+            _refused(run(local, "cat", "/x/fact", volumes=[f"{host}:/x{mode}"]), f"{folders}/rw, {folders}/ro:ro")
+    _refused(run(local, "cat", "/x/fact", volumes=[f"{folders}/ro:/x:rw"]), "read-only")
+    # Where the administrator lists nothing.
+    _refused(run(orqal, "cat", "/x/fact", volumes=[f"{folders}/rw:/x"]), "nothing below them: none.")
+
+
+def _refused(job: dict[str, object], words: str) -> None:
+    error = job["error"]
+    assert isinstance(error, dict)
+    assert (job["current_status"], error["type"], job["container_id"]) == ("error", "wrapper_error", None)
+    assert words in error["message"] and "ORQAL_RUN_MOUNTS" in error["message"]

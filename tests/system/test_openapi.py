@@ -1,0 +1,97 @@
+"""The API does what its OpenAPI document says, whatever it is sent: schemathesis makes the requests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.failures import FailureGroup
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.system.orqal_process import Orqal
+
+CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
+ENDLESS = ("/api/events",)
+"""Answers that never end."""
+EXAMPLES = 20
+"""Requests to each route."""
+
+
+@schemathesis.serializer("application/x-ndjson")
+def ndjson(context: Any, value: Any) -> bytes:
+    """A list as it is sent: an object a line. What is no list is sent as it is."""
+    return b"\n".join(json.dumps(each).encode() for each in (value if isinstance(value, list) else [value]))
+
+
+@pytest.fixture(scope="module")
+def fuzzed() -> Iterator[Orqal]:
+    """An Orqal of its own: requests may cancel and delete whatever there is. Nobody may run an image there."""
+    home = Path(tempfile.mkdtemp(prefix="orqal-test-"))
+    orqal = Orqal(home, settings={"ORQAL_SERVICES": str(home / "none.py"), "ORQAL_RUN": "off"}, options=("--no-token",))
+    try:
+        orqal.up()
+        yield orqal
+        orqal.down()
+    finally:
+        if orqal.processes():
+            orqal.cli("down", check=False)
+        shutil.rmtree(home)
+
+
+@pytest.mark.timeout(600)
+def test_no_request_is_answered_otherwise_than_documented(fuzzed: Orqal) -> None:
+    api = schemathesis.openapi.from_url(f"{fuzzed.root}/openapi.json").exclude(path=list(ENDLESS))
+    problems: dict[str, str] = {}
+    tried = 0
+    for found in api.get_all_operations():
+        operation = found.ok()
+
+        @settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=(Phase.explicit, Phase.generate),
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy())
+        def check(case: schemathesis.Case) -> None:
+            try:
+                case.call_and_validate(checks=CHECKS, timeout=30)
+            except requests.exceptions.ChunkedEncodingError:
+                # The binary answer has no other way to say that a later document is no job.
+                assert case.operation.path.startswith("/api/batch")
+
+        try:
+            check()
+        except (Exception, FailureGroup) as error:
+            problems[operation.label] = str(error) or repr(getattr(error, "exceptions", error))
+        tried += 1
+    assert tried > 25
+    assert not problems, "\n\n".join(f"{label}:\n{problem}" for label, problem in problems.items())
+
+
+def test_every_route_is_documented(fuzzed: Orqal) -> None:
+    document = httpx.get(f"{fuzzed.root}/openapi.json").json()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            where = f"{method} {path}"
+            assert operation["description"], where
+            [good] = [answer for status, answer in operation["responses"].items() if status == "200"]
+            assert good["content"], where
+            if path.startswith("/api/"):
+                assert {"401", "403", "503"} <= set(operation["responses"]), where
