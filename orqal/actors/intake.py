@@ -132,14 +132,14 @@ class Intake:
             else:
                 own[key] = self._deciding[key] = asyncio.get_running_loop().create_future()
         try:
+            found = await self._search(list(own))
+            for key, deciding in others.items():
+                found[key] = Found(await asyncio.shield(deciding), cache.NO_CANDIDATE)
             while True:
-                found = await self._search(list(own))
-                for key, deciding in others.items():
-                    found[key] = Found(await asyncio.shield(deciding), cache.NO_CANDIDATE)
                 try:
                     return await self._insert(specs, keys, found, own, documents, retry_of, replace_batch)
                 except JobGone:  # it was cleaned away between the search and the answer
-                    others.clear()
+                    found = await self._search([*own, *others])
         finally:
             for key, decision in own.items():
                 del self._deciding[key]

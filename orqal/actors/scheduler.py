@@ -55,6 +55,8 @@ ATTEMPTS = 5
 """Attempts at a job, if each but the last ends by the fault of the infrastructure."""
 ACTOR_DEATHS = 5
 """Deaths of its HostActor that an attempt survives."""
+AT_ONCE = 1_000
+"""Jobs that are cancelled at a time: their records are in memory meanwhile."""
 ANSWER_WITHIN = 5.0
 """Seconds in which a host tells what images it has; what it does not tell is taken as unchanged."""
 
@@ -203,7 +205,9 @@ class Scheduler:
         """Delete what is over: how many jobs, or containers. Jobs that run stay, but for the action `containers`."""
         if action == "containers":
             return await self._clean_containers()
-        await self.cancel(self._queue.jobs())
+        waiting = self._queue.jobs()
+        for start in range(0, len(waiting), AT_ONCE):
+            await self.cancel(waiting[start : start + AT_ONCE])
         return await self._cleaning.delete(status=Status.ERROR if action == "scheduled" else None)
 
     async def _clean_containers(self) -> int:

@@ -237,3 +237,19 @@ def test_create_puts_a_planted_directory_aside(tmp_path: Path) -> None:
         file.write(b"ours")
     assert (tmp_path / "orqal.stdout").read_bytes() == b"ours"
     assert len(list(tmp_path.glob("orqal.stdout.*/kept"))) == 1
+
+
+def test_only_directories_of_jobs_are_listed_and_removed(tmp_path: Path) -> None:
+    jobs_dir, outside = tmp_path / "jobs", tmp_path / "outside"
+    ids = [f"{number:024x}" for number in range(4)]
+    outside.mkdir()
+    (outside / "kept").touch()
+    for name in (ids[0], ids[1], "notes", "0" * 23):
+        (jobs_dir / name / "sub").mkdir(parents=True)
+    (jobs_dir / ids[0] / "link").symlink_to(outside)
+    (jobs_dir / ids[2]).symlink_to(outside)  # led astray
+    assert output.directories(jobs_dir) == ids[:3]
+    assert output.directories(tmp_path / "none") == []
+    assert output.remove_directories(jobs_dir, [*ids, "notes", "../outside"]) == ids
+    assert sorted(path.name for path in jobs_dir.iterdir()) == ["0" * 23, "notes"]
+    assert (outside / "kept").exists()

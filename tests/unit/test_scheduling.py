@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from orqal.models import Resources, Shape
-from orqal.scheduling import Host, Line, LineKey, Placement, Queue, impossible, place
+from orqal.scheduling import Host, Line, LineKey, Placement, Queue, impossible, place, why_not
 from orqal.scheduling.placement import PATIENCE
 
 WHOLE = Shape(None, None)
@@ -449,3 +449,25 @@ class Cluster(RuleBasedStateMachine):
 
 TestCluster = Cluster.TestCase
 TestCluster.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_why_not() -> None:
+    host = Host("h", Resources.of(4, 8), used=Resources.of(3, 2))
+    assert why_not(Shape(1, 6), host) is None
+    assert why_not(Shape(2, 1), host) == (
+        "no room now: 1 threads and 6 GB of 4 threads and 8 GB are free, and the job asks for 2 threads and 1 GB"
+    )
+    assert "too small: it has 4 threads and 8 GB in all" in (why_not(Shape(5, 1), host) or "")
+    assert "asks for 4 threads" in (why_not(Shape(None, 1), host) or "")
+    host.open = False
+    assert why_not(Shape(1, 1), host) == "it gets no work now"
+
+
+def test_who_waits_where() -> None:
+    queue = Queue()
+    key = LineKey("u", Shape(1, 1))
+    for job in ("a", "b"):
+        queue.push(job, key, 0)
+    queue.remove("a")
+    assert queue.jobs() == ["b"]
+    assert queue.key("b") == key and queue.key("a") is None

@@ -1,0 +1,41 @@
+"""Why a job is where it is, in sentences."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from orqal.models import ErrorType, JobError, Status
+from orqal.serve_app.explain import explained
+from tests.unit.stores import NOON, done, job
+
+
+def test_a_job_that_waits_tells_each_hosts_reason() -> None:
+    explanation = explained(job(), {"a": "no room now", "b": "too small"})
+    assert explanation.summary == "It waits: a: no room now; b: too small."
+    assert [(host.name, host.reason) for host in explanation.hosts] == [("a", "no room now"), ("b", "too small")]
+    assert explained(job(), {}).summary == "It waits, and there is no host."
+
+
+def test_the_states() -> None:
+    on = {"host": "h"}
+    assert explained(job(current_status=Status.INIT, **on), {}).summary.startswith("h makes")
+    assert explained(job(current_status=Status.RUNNING, **on), {}).summary == "It runs on h."
+    assert explained(done(job(**on)), {}).summary == "It ran on h and exited with 0."
+    assert "exited with 3" in explained(done(job(**on), 3), {}).summary
+    failed = job(**on).failed(ErrorType.TIMEOUT, "it took too long.")
+    assert explained(failed, {}).summary == "It ended as timeout: it took too long."
+
+
+def test_attempts_and_retries_are_told() -> None:
+    again = job(host="h").to_do_again(JobError(type=ErrorType.HOST_LOST, message="gone"))
+    record = done(again).model_copy(update={"retry_of": "x", "retried_as": "y"})
+    summary = explained(record, {}).summary
+    assert "Attempt 1 on h ended as host_lost: gone." in summary
+    assert "the retry of x" in summary and "Its retry is y" in summary
+
+
+def test_the_cache_is_told() -> None:
+    assert explained(job(cache_miss="use_cache was off"), {}).cache == "It was run because use_cache was off."
+    hit = job(cache_miss="none was there", cache_hits=1, cache_last_hit=NOON + timedelta(minutes=1))
+    assert "once, the last time at 2026-01-01 12:01:00 UTC" in explained(hit, {}).cache
+    assert "3 times" in explained(job(cache_hits=3), {}).cache
