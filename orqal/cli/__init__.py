@@ -8,6 +8,7 @@ usage; 130 after Ctrl-C; `orqal run` has the container's.
     work.py       commands that make jobs, wait for them and end them
     documents.py  the jobs that they send, checked
     look.py       commands that look at jobs, batches, apps and hosts
+    tidy.py       the command that cleans up
     machine.py    commands that start and stop Orqal on this machine
 """
 
@@ -20,7 +21,7 @@ from typing import Annotated
 
 import typer
 
-from orqal.cli import look, machine, work
+from orqal.cli import look, machine, tidy, work
 from orqal.cli.show import say, sentence
 from orqal.client import OrqalError
 
@@ -60,11 +61,15 @@ _COMMANDS: dict[str, dict[Callable[..., None], str]] = {
         work.batch: "orqal batch jobs.jsonl --name nightly --wait",
         work.wait: "orqal wait --batch nightly",
         work.cancel: "orqal cancel --batch nightly",
+        work.retry: "orqal retry --batch nightly",
+        tidy.clean: "orqal clean old --yes",
     },
     "Looking": {
-        look.jobs: "orqal jobs --status error --limit 50",
+        look.jobs: "orqal jobs --status error --since 2h --limit 50",
         look.job: "orqal job 65f0c0ffee65f0c0ffee65f0",
+        look.explain: "orqal explain 65f0c0ffee65f0c0ffee65f0",
         look.logs: "orqal logs -f 65f0c0ffee65f0c0ffee65f0",
+        look.batches: "orqal batches --limit 5",
         look.results: "orqal results nightly --format csv -o nightly.csv",
         look.apps: "orqal apps",
         look.hosts: "orqal hosts",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -17,6 +19,7 @@ from orqal.cli.show import (
     COLOURS,
     cell,
     clean,
+    digest,
     fail,
     moment,
     out,
@@ -25,11 +28,11 @@ from orqal.cli.show import (
     results_table,
     say,
     seconds,
+    size,
     state,
     table,
     tail,
     when,
-    write_csv,
 )
 from orqal.cli.work import batch_name, complete_app, job_ids
 from orqal.client import STDERR, Client
@@ -37,16 +40,31 @@ from orqal.states import Status
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 ROWS = 1_000
 """Jobs of a batch that `results` shows as a table."""
 LINES = 15
 """Lines of each stream that `job` shows."""
+BAR = 10
+"""Columns of the bar that shows how far a batch is."""
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, help="At most so many.")]
 Id = Annotated[
     str, typer.Argument(metavar="ID", callback=job_ids, help="The job's id, 24 hex digits.", show_default=False)
 ]
+
+
+def instant(text: str) -> datetime:
+    """A moment: so long ago (`2h`), or an ISO time, local where it names no zone."""
+    try:
+        if span := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text):
+            return datetime.now().astimezone() - timedelta(**{UNITS[span[2]]: float(span[1])})
+        return datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text)).astimezone()
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{text!r} is neither like 2h, 30m or 3d nor like 2026-01-31T12:00") from None
 
 
 class Format(str, Enum):
@@ -67,11 +85,30 @@ def jobs(
         str | None, typer.Option(metavar="NAME", callback=batch_name, help="Only jobs of this batch.")
     ] = None,
     host: Annotated[str | None, typer.Option(metavar="HOST", help="Only jobs on this host.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, help="At most so many.")] = 20,
+    since: Annotated[
+        datetime | None,
+        typer.Option(
+            metavar="WHEN", parser=instant, help="Only jobs submitted since: 30m, 2h or 3d ago, or 2026-01-31[T12:00]."
+        ),
+    ] = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option(metavar="WHEN", parser=instant, help="Only jobs submitted before; a time without zone is local."),
+    ] = None,
+    limit: Limit = 20,
     json: Annotated[bool, typer.Option("--json", help="One JSON object per job, a line each.")] = False,
 ) -> None:
     """List jobs, the newest first."""
-    found = Client().jobs(limit, status=status.value if status else None, app=app, user=user, batch=batch, host=host)
+    found = Client().jobs(
+        limit,
+        submitted_after=since,
+        submitted_before=until,
+        status=status.value if status else None,
+        app=app,
+        user=user,
+        batch=batch,
+        host=host,
+    )
     if json:
         for job in found:
             print_json(job)
@@ -94,7 +131,7 @@ def jobs(
 
 
 def job(id: Id, json: Json = False) -> None:
-    """Show a job: state, times, exit code, error, result, the end of its output, its files."""
+    """Show a job: state, times, exit code, error, result, the end of its output, where all came from."""
     record = Client().job(id)
     if json:
         print_json(record)
@@ -114,11 +151,24 @@ def job(id: Id, json: Json = False) -> None:
     shown.add_row("state", state(record))
     if error := record.get("error"):
         row("error", f"{error['type']}: {error['message']}", "red")
-    for name in ("app", "input", "params", "batch", "user", "host", "image", "cmd"):
+    for name in ("app", "input", "params", "batch", "user", "host", "image"):
         row(name, record.get(name))
+    row("image digest", digest(record.get("image_digest")))
+    row("wrapper digest", digest(record.get("wrapper_digest")))
+    row("cmd", record.get("cmd"))
     for name, value in _times(record):
         row(name, value)
     row("exit code", record.get("exit_code"))
+    if (peak := record.get("peak_memory")) is not None:
+        row("peak memory", size(peak))
+    if (cpu := record.get("cpu_seconds")) is not None:
+        row("CPU time", seconds(cpu))
+    row("cache miss", record.get("cache_miss"))
+    if hits := record.get("cache_hits"):
+        last = moment(record.get("cache_last_hit"))
+        row("cache hits", f"{hits:,}" + (f", the last at {last:%Y-%m-%d %H:%M:%S}" if last else ""))
+    row("retry of", record.get("retry_of"))
+    row("retried as", record.get("retried_as"))
     for attempt in record.get("attempts") or ():
         row(f"attempt {attempt['number']}", f"{attempt['error']['type']}: {attempt['error']['message']}")
     row("result", record.get("result"))
@@ -147,6 +197,17 @@ def _times(record: dict[str, Any]) -> list[tuple[str, str]]:
     return times
 
 
+def explain(id: Id, json: Json = False) -> None:
+    """Say why a job is where it is: what it waits for, why it failed, why it was run and not answered from cache."""
+    explanation = Client().explain(id)
+    if json:
+        print_json(explanation)
+        return
+    from rich.text import Text
+
+    out().print(Text(clean(f"{explanation['summary']}\n{explanation['cache']}")))
+
+
 def logs(
     id: Id,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Live, until the job has ended.")] = False,
@@ -162,6 +223,50 @@ def logs(
         target.flush()
 
 
+def batches(
+    limit: Limit = 20,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object per batch, a line each.")] = False,
+) -> None:
+    """List batches, the newest first, and how far they are."""
+    found = Client().batches(limit)
+    if json:
+        for batch in found:
+            print_json(batch)
+        return
+    shown = table("batch", "when", "ended", "jobs", "waiting", "running", "ok", "failed", whole=("when", "ended"))
+    for batch in found:
+        status = batch["status"]
+        shown.add_row(
+            cell(batch["name"]),
+            when(batch["created"]),
+            _bar(batch),
+            f"{batch['jobs']:,}",
+            f"{status.get('todo', 0) + status.get('init', 0):,}",
+            f"{status.get('running', 0):,}",
+            f"{batch['ok']:,}",
+            cell(f"{batch['failed']:,}", "red" if batch["failed"] else ""),
+        )
+    if shown.row_count:
+        out().print(shown)
+    else:
+        say("There is no batch.")
+
+
+def _bar(batch: dict[str, Any]) -> Text:
+    """How far a batch is: full when all its jobs have ended, and not before."""
+    from rich.text import Text
+
+    jobs, ok = max(batch["jobs"], 1), batch["ok"]
+    ended = ok + batch["failed"]
+    green, full = BAR * ok // jobs, BAR * ended // jobs
+    return Text.assemble(
+        ("█" * green, "green"),
+        ("█" * (full - green), "red"),
+        ("░" * (BAR - full), "dim"),
+        f" {100 * ended // jobs:3}%",
+    )
+
+
 def results(
     batch: Annotated[str, typer.Argument(metavar="BATCH", callback=batch_name, help="The name of the batch.")],
     format: Annotated[
@@ -173,16 +278,16 @@ def results(
     """Print the results of a batch, in the order in which it was submitted."""
     form = Format.JSON if json else format
     client = Client()
-    found = client.results(batch)
     with _output(output) as file:
         if form is Format.CSV:
-            write_csv(found, file or sys.stdout)
+            for text in client.results(batch, "csv"):
+                (file or sys.stdout).write(text)
         elif form is Format.TABLE:
-            results_table(found, out(file), ROWS)
+            results_table(client.results(batch), out(file), ROWS)
         else:
             import json as jsonlib
 
-            for result in found:
+            for result in client.results(batch):
                 (file or sys.stdout).write(jsonlib.dumps(result) + "\n")
 
 

@@ -1,15 +1,13 @@
-"""How things look: for people through rich, for programs as JSON or CSV."""
+"""How things look: for people through rich, for programs as JSON."""
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import IO, TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import typer
 
@@ -116,6 +114,21 @@ def moment(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone() if text else None
 
 
+def size(count: int) -> str:
+    """A number of bytes for people."""
+    value = float(count)
+    for unit in ("bytes", "kB", "MB"):
+        if value < 999.5:
+            return f"{value:.3g} {unit}"
+        value /= 1_000
+    return f"{value:,.2f} GB"
+
+
+def digest(text: str | None) -> str:
+    """A SHA-256, short: enough to tell two of them apart."""
+    return (text or "").removeprefix("sha256:")[:12]
+
+
 def when(text: str | None) -> str:
     """A time of the server's JSON, short: the hour if it is of today, else the day."""
     then = moment(text)
@@ -131,49 +144,6 @@ def seconds(span: float) -> str:
     minutes, rest = divmod(round(span), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
-
-
-def write_csv(results: Iterable[Mapping[str, Any]], file: IO[str]) -> None:
-    """Results as CSV. The keys of `params` and of a result that is an object are columns of their own
-    (`params.echo`, `result.sha256`); what is neither text nor number in them is JSON.
-    """
-    # The columns are known after the last job only, and there may be more jobs than memory.
-    columns = dict.fromkeys(("id", "app", "input", "status", "ok", "exit_code", "error_type", "error"))
-    with tempfile.TemporaryFile("w+", encoding="ascii") as rows:
-        for job in results:
-            row = _row(job)
-            columns.update(dict.fromkeys(row))
-            rows.write(json.dumps(row) + "\n")
-        rows.seek(0)
-        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(json.loads(line) for line in rows)
-
-
-def _row(job: Mapping[str, Any]) -> dict[str, Any]:
-    error = job.get("error") or {}
-    row = {
-        "id": job["_id"],
-        "app": job["app"],
-        "input": job["input"],
-        "status": job["current_status"],
-        "ok": job["ok"],
-        "exit_code": job["exit_code"],
-        "error_type": error.get("type"),
-        "error": error.get("message"),
-    }
-    row.update({f"params.{key}": value for key, value in (job.get("params") or {}).items()})
-    result = job.get("result")
-    if isinstance(result, dict):
-        row.update({f"result.{key}": value for key, value in result.items()})
-    elif result is not None:
-        row["result"] = result
-    return {key: _field(value) for key, value in row.items()}
-
-
-def _field(value: Any) -> str:
-    # true, false and lists as in JSON; text as it is.
-    return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def results_table(results: Iterable[Mapping[str, Any]], console: Console, limit: int) -> None:

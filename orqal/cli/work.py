@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from orqal.cli.show import PROBLEMS, clean, fail, out, print_json, results_table, say, seconds
-from orqal.client import STDERR, Client, NotFound, SubmissionFailed, progress_bar
+from orqal.cli.show import PROBLEMS, clean, fail, out, print_json, results_table, say, seconds, sentence
+from orqal.client import STDERR, Client, NotFound, RequestFailed, SubmissionFailed, progress_bar
 
 if TYPE_CHECKING:
     from orqal.models import Change
@@ -83,6 +83,15 @@ def run(
         list[str] | None,
         typer.Option("-e", "--env", metavar="K=V", help="A variable of its environment; may be repeated."),
     ] = None,
+    volume: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-v",
+            "--volume",
+            metavar="HOST:CONTAINER[:ro|rw]",
+            help="Mount a path of the host that the administrator allows; may be repeated.",
+        ),
+    ] = None,
     network: Annotated[
         str | None, typer.Option(metavar="none", help="`none`: without network, which starts faster.")
     ] = None,
@@ -99,6 +108,8 @@ def run(
     if network not in (None, "none"):
         raise typer.BadParameter("the only choice is none", param_hint="--network")
     params = {"image": image, "cmd": cmd or [], "env": dict(_pairs(env, "-e")), "network": network}
+    if volume:
+        params["volumes"] = [_mount(text) for text in volume]
     client = Client()
     id = client.submit(
         documents.job_document(
@@ -121,6 +132,12 @@ def run(
         say(f"{change.error.type.value}: {change.error.message}", "red")
         raise typer.Exit(change.exit_code or NOT_RUN)
     raise typer.Exit(change.exit_code or 0)
+
+
+def _mount(text: str) -> str:
+    if not re.fullmatch("/[^:]*:/[^:]*(:r[ow])?", text):
+        raise typer.BadParameter(f"{text!r} is not of the form /HOST:/CONTAINER[:ro|rw]", param_hint="-v")
+    return text
 
 
 def _copy_output(client: Client, id: str) -> None:
@@ -182,20 +199,33 @@ def submit(
             print_json({key: job.get(key) for key in keys})
     else:
         results_table(ended, out(), limit=len(ids))
-        _tell_where_to_look(failed)
+        _tell_what_to_do(failed, batch)
     raise typer.Exit(1 if failed else 0)
 
 
-def _submit(client: Client, documents: Iterable[bytes], total: int, batch: str | None) -> list[str]:
+def _submit(
+    client: Client, documents: Iterable[bytes], total: int, batch: str | None, *, resume: bool = False
+) -> list[str]:
     ids = []
+    submission = client.submit_many(documents, batch, resume=resume)
     try:
         with progress_bar("Submitting", total, None if total > 1 else False) as bar:
-            for id in client.submit_many(documents, batch):
+            for id in submission:
                 ids.append(id)
                 bar.advance()
     except SubmissionFailed as error:
         fail(f"{error}" + (f" Or end them: orqal cancel --batch {shlex.quote(batch)}" if batch else ""))
+    if total > 1 or batch or submission.cached:
+        where = f" in batch {batch}" if batch else ""
+        say(f"{total:,} {'job' if total == 1 else 'jobs'} submitted{where}{_cached(submission.cached, total)}.")
     return ids
+
+
+def _cached(count: int, total: int) -> str:
+    if not count:
+        return ""
+    which = "it was" if total == 1 else f"{count:,} of them {'was' if count == 1 else 'were'}"
+    return f", {which} there already (cache)"
 
 
 def _pairs(options: Sequence[str] | None, name: str) -> Iterator[tuple[str, str]]:
@@ -237,7 +267,10 @@ def batch(
 ) -> None:
     """Submit a file of jobs, one a line: {"app": "Checksum", "input": "/usr/bin/env", "params": {}}.
 
-    All lines are checked before the first is sent. A name that exists already is not submitted again.
+    All lines are checked before the first is sent.
+
+    A batch that is there already is not submitted again; if it stopped midway,
+    the rest of it is.
     """
     from orqal.cli import documents
 
@@ -255,8 +288,7 @@ def batch(
         if ids is None:
             lines.seek(0)
             jobs = (documents.line_document(spec) for _, spec in documents.specs(lines))
-            ids = _submit(client, jobs, total, title)
-            say(f"{total:,} {'job is' if total == 1 else 'jobs are'} submitted as batch {title}.")
+            ids = _submit(client, jobs, total, title, resume=True)
     quoted = shlex.quote(title)
     if wait:
         failed = _wait(client, ids, title)
@@ -264,7 +296,7 @@ def batch(
             for result in client.results(title):
                 print_json(result)
         else:
-            _tell_failures(client, failed)
+            _tell_failures(failed, title)
             out().print(f"See the results: orqal results {quoted}", markup=False)
         raise typer.Exit(1 if failed else 0)
     if json:
@@ -293,18 +325,21 @@ def _rereadable(file: str) -> Generator[BinaryIO, None, None]:
 
 
 def _existing(client: Client, name: str, total: int) -> list[str] | None:
-    """The jobs of a batch that exists; None: there is none of this name."""
+    """The jobs of a batch that exists; None: there is none of this name, or it is to be submitted to its end."""
     try:
         ids = client.batch_ids(name)
     except NotFound:
         return None
-    if len(ids) != total:
+    if len(ids) > total:
         fail(f"The batch {name} exists, with {len(ids):,} jobs and not {total:,}: choose another name.")
+    if len(ids) < total:
+        say(f"The batch {name} exists, with {len(ids):,} of {total:,} jobs: the rest is submitted.")
+        return None
     say(f"The batch {name} exists already: nothing is submitted.")
     return ids
 
 
-# wait and cancel ----------------------------------------------------------------------------------
+# wait, cancel, retry ----------------------------------------------------------------------------------
 
 
 def wait(
@@ -322,7 +357,7 @@ def wait(
     client = Client()
     failed = _wait(client, ids or [], batch, timeout=timeout, json=json)
     if not json:
-        _tell_failures(client, failed)
+        _tell_failures(failed, batch)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -358,18 +393,20 @@ def _wait(
     return failed
 
 
-def _tell_failures(client: Client, failed: Sequence[Change]) -> None:
+def _tell_failures(failed: Sequence[Change], batch: str | None) -> None:
     for change in failed[:PROBLEMS]:
         why = f"{change.error.type.value}: {change.error.message}" if change.error else f"exit code {change.exit_code}"
         out().print(clean(f"{change.id}  {why}"), markup=False, soft_wrap=True)
     if len(failed) > PROBLEMS:
         out().print(f"… and {len(failed) - PROBLEMS:,} more that failed")
-    _tell_where_to_look(failed)
+    _tell_what_to_do(failed, batch)
 
 
-def _tell_where_to_look(failed: Sequence[Change]) -> None:
+def _tell_what_to_do(failed: Sequence[Change], batch: str | None) -> None:
     if failed:
         say(f"For its output and all else: orqal job {failed[0].id}")
+        again = f"--batch {shlex.quote(batch)}" if batch else failed[0].id if len(failed) == 1 else "ID…"
+        say(f"To run what failed again:    orqal retry {again}")
 
 
 def cancel(
@@ -386,6 +423,44 @@ def cancel(
         print_json({"cancelled": count})
     else:
         out().print(f"{count:,} cancelled." if count else "Nothing to cancel: no such job that has not ended.")
+
+
+def retry(
+    ids: Ids = None,
+    batch: Annotated[
+        str | None, typer.Option(metavar="NAME", callback=batch_name, help="Run again what failed of this batch.")
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help='{"_id": new, "retry_of": old} a line; of a batch the number.')
+    ] = False,
+) -> None:
+    """Run jobs that failed again; prints the ids of the new jobs, which take their places in their batches.
+
+    Asked twice, it is the same new job. Exit 1 if a job has not ended, or is ok.
+    """
+    _one_of(ids, batch)
+    client = Client()
+    if batch is not None:
+        count = client.retry_batch(batch)
+        if json:
+            print_json({"retried": count})
+        elif count:
+            out().print(f"{count:,} run again. Wait for them: orqal wait --batch {shlex.quote(batch)}", markup=False)
+        else:
+            out().print("Nothing to run again: no job of it has failed.")
+        return
+    code = 0
+    for id in ids or ():
+        try:
+            new = client.retry(id)
+        except RequestFailed as error:
+            if error.status not in (404, 409):
+                raise
+            say(sentence(str(error)), "red")
+            code = 1
+        else:
+            print_json({"_id": new, "retry_of": id}) if json else typer.echo(new)
+    raise typer.Exit(code)
 
 
 def _one_of(ids: Sequence[str] | None, batch: str | None) -> None:

@@ -277,8 +277,12 @@ class Client:
         return list(self._json("GET", "status")["_services"])
 
     def clean(self, action: Literal["all", "scheduled", "containers", "old"]) -> str:
-        """Remove ended jobs, waiting ones, containers or directories that are left over; never what runs. The answer
-        is the server's own words."""
+        """Clean up; the answer is the server's own words.
+
+        all: cancel what waits, delete all jobs that do not run, and their directories. scheduled: the same, but keep
+        the jobs that exited. containers: end the jobs that run, and remove left-over containers. old: remove the
+        directories of jobs that are gone.
+        """
         return self._request("GET", f"clean/{quote(action, safe='')}", timeout=CLEANING).text
 
     # HTTP
@@ -367,9 +371,7 @@ class Client:
         detail = _detail(response)
         if status == 401:
             if self._credentials:
-                sentence = (
-                    f"The server at {self.base_url} does not accept the password in ORQAL_API_URL: it is a token."
-                )
+                sentence = f"The server at {self.base_url} wants its token as the password in ORQAL_API_URL."
             elif self.token:
                 sentence = f"The server at {self.base_url} does not accept this token: set ORQAL_TOKEN to its own."
             else:
