@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import secrets
 import signal
 from pathlib import Path
 
@@ -106,3 +107,37 @@ def test_completion_offers_the_apps(orqal: Orqal) -> None:
         check=False,
     )
     assert done.stdout.split() == ["Checksum"]
+
+
+def test_what_failed_is_explained_and_retried(orqal: Orqal) -> None:
+    name = f"again{secrets.token_hex(4)}"
+    orqal.cli("submit", "Test", "-p", "exit_code=3", "--no-cache", "--batch", name, "--wait", check=False)
+    batches = [json.loads(line) for line in orqal.cli("batches", "--json").stdout.splitlines()]
+    [batch] = [batch for batch in batches if batch["name"] == name]
+    assert (batch["jobs"], batch["failed"]) == (1, 1)
+    assert name in orqal.cli("batches").stdout
+    [job] = [
+        json.loads(line) for line in orqal.cli("jobs", "--batch", name, "--since", "1h", "--json").stdout.splitlines()
+    ]
+    assert "exited with 3" in orqal.cli("explain", job["_id"]).stdout.replace("\n", " ")
+    orqal.cli("retry", "--batch", name)
+    [new] = [json.loads(line) for line in orqal.cli("jobs", "--batch", name, "--json").stdout.splitlines()]
+    assert new["retry_of"] == job["_id"]
+    orqal.cli("wait", new["_id"], check=False)
+
+
+def test_a_batch_file_that_is_submitted_again_makes_no_second_job(orqal: Orqal, tmp_path: Path) -> None:
+    name = f"twice{secrets.token_hex(4)}"
+    file = tmp_path / "jobs.jsonl"
+    lines = [json.dumps({"app": "Test", "input": [name, number], "use_cache": False}) for number in range(3)]
+    file.write_text("\n".join(lines[:2]))
+    first = orqal.cli("batch", str(file), "--name", name, "--json").stdout.splitlines()
+    file.write_text("\n".join(lines))
+    second = orqal.cli("batch", str(file), "--name", name, "--json").stdout.splitlines()
+    assert second[:2] == first and len(second) == 3
+    assert orqal.http().get(f"/batches/{name}").json()["jobs"] == 3
+
+
+def test_cleaning_wants_to_be_meant(orqal: Orqal) -> None:
+    assert orqal.cli("clean", "old", check=False).returncode != 0
+    orqal.cli("clean", "old", "--yes")
