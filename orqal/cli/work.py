@@ -288,7 +288,7 @@ def batch(
         if ids is None:
             lines.seek(0)
             jobs = (documents.line_document(spec) for _, spec in documents.specs(lines))
-            ids = _submit(client, jobs, total, title)
+            ids = _submit(client, jobs, total, title, resume=True)
     quoted = shlex.quote(title)
     if wait:
         failed = _wait(client, ids, title)
