@@ -186,6 +186,18 @@ def test_batches_are_listed_with_how_far_they_are(run: Callable[..., Done], serv
     assert run("batches", "--json").documents == found
 
 
+def test_the_name_of_a_batch_is_whole_in_a_narrow_terminal(
+    run: Callable[..., Done], server: StandInServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "jobs-20260131-120000"
+    server.answers["GET batches"] = {"batches": [batch(name, 1_000_000, 500_000, 0, todo=500_000)], "cursor": None}
+    monkeypatch.setattr(show, "_WIDE", 80)
+    shown = run("batches").out
+    assert "…" not in shown
+    header, _, *rows = (line for line in shown.splitlines() if line.strip())
+    assert "".join(row[: header.index("when")].strip() for row in rows) == name
+
+
 def test_no_batch_is_said(run: Callable[..., Done], server: StandInServer) -> None:
     server.answers["GET batches"] = {"batches": [], "cursor": None}
     assert run("batches") == (0, "", "There is no batch.\n")

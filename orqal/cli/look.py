@@ -233,11 +233,15 @@ def batches(
         for batch in found:
             print_json(batch)
         return
-    shown = table("batch", "when", "ended", "jobs", "waiting", "running", "ok", "failed", whole=("when", "ended"))
+    from rich.text import Text
+
+    figures = ("when", "ended", "jobs", "waiting", "running", "ok", "failed")
+    shown = table("batch", *figures, whole=figures)
     for batch in found:
         status = batch["status"]
         shown.add_row(
-            cell(batch["name"]),
+            # Whole, on several lines if need be: other commands ask for it.
+            Text(clean(batch["name"]), overflow="fold"),
             when(batch["created"]),
             _bar(batch),
             f"{batch['jobs']:,}",

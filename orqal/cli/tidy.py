@@ -31,9 +31,7 @@ WHAT = {
 
 
 def clean(
-    what: Annotated[
-        Action, typer.Argument(metavar="WHAT", help="all, scheduled, containers or old.", show_default=False)
-    ],
+    what: Annotated[Action, typer.Argument(metavar="WHAT", help="See above.", show_default=False)],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where there is no terminal.")] = False,
     json: Annotated[bool, typer.Option("--json", help='{"action": …, "answer": …} on stdout.')] = False,
 ) -> None:

@@ -292,12 +292,13 @@ class Client:
         import httpx
 
         headers = {}
-        if self.token and not self._credentials:
+        if self.token:
             if not (self.token.isascii() and self.token.isprintable()):
                 raise OrqalError("The token (ORQAL_TOKEN) holds characters that no token has.")
             headers["authorization"] = f"Bearer {self.token}"
         url = httpx.URL(self.base_url)
         return httpx.Client(
+            # These take the place of the token's header.
             auth=self._credentials,
             headers=headers,
             timeout=httpx.Timeout(self.timeout, connect=min(5, self.timeout)),
