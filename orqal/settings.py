@@ -112,6 +112,9 @@ class Settings:
     run_mounts: Mapping[str, bool] = field(default_factory=lambda: _mounts("RUN_MOUNTS"))
     """ORQAL_RUN_MOUNTS: host paths that `orqal run` may mount, separated by commas, `:ro` after a path for read-only:
     {path: read-only}. Nothing below them, for a job could put a link there."""
+    autoscaling_config: str = field(default_factory=lambda: _text("AUTOSCALING_CONFIG", ""))
+    """ORQAL_AUTOSCALING_CONFIG: the Ray cluster file whose node types Ray's autoscaler may start. Set for the cluster's
+    processes by `orqal up --autoscaling-config`."""
     load_period: float = field(default_factory=lambda: _number("LOAD_PERIOD", 3))
     """ORQAL_LOAD_PERIOD: how often a host reports its load."""
 
@@ -130,6 +133,17 @@ class Settings:
         """What `/api/dataset.json` answers: the documents of a predecessor's collection `dataset`, if a lab put them
         there."""
         return self.home / "dataset.json"
+
+    @property
+    def ray_token_path(self) -> Path:
+        """The file of Ray's token, which hosts need to join; `orqal up` makes it, mode 0600. Who has it can run what
+        they like on every host."""
+        return self.home / "ray_token"
+
+    @property
+    def join_token(self) -> str | None:
+        """ORQAL_JOIN_TOKEN: the content of the head's `ray_token`, for a machine that is to join."""
+        return os.environ.get("ORQAL_JOIN_TOKEN", "").strip() or None
 
     @property
     def token_path(self) -> Path:

@@ -805,16 +805,29 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     class ClusterError(Exception):
         pass
 
-    def up(settings: Any, *, port: int, no_token: bool, report: Callable[[str], None]) -> dict[str, Any]:
+    def up(
+        settings: Any, *, address: str, port: int, no_token: bool, report: Callable[[str], None], **more: Any
+    ) -> dict[str, Any]:
         if port == 1:
             raise ClusterError("Port 1 is in use: choose another with --port.")
         report("Starting [Ray]" + " without a token" * no_token)
-        return {"api_url": f"http://127.0.0.1:{port}/api", "dashboard_url": "http://127.0.0.1:8265"}
+        about = {"api_url": f"http://{address}:{port}/api", "dashboard_url": "http://127.0.0.1:8265"}
+        return about | {"ray_address": f"{address}:6379", "labels": more["labels"]}
+
+    def join(settings: Any, head: str, *, report: Callable[[str], None], **more: Any) -> dict[str, Any]:
+        report(f"Joining {head}")
+        return {**more, "head": head, "name": more["name"] or "h2"}
+
+    def leave(settings: Any, name: str | None, *, now: bool, report: Callable[[str], None]) -> str:
+        report(f"now={now}")
+        return name or "h2"
 
     module = ModuleType("orqal.cluster")
     module.__dict__.update(
         ClusterError=ClusterError,
         up=up,
+        join=join,
+        leave=leave,
         down=lambda settings, *, kill_jobs, report: report(f"kill_jobs={kill_jobs}"),
         environment=lambda settings: {"RAY_ADDRESS": "a b", "RAY_AUTH_MODE": "token"},
         resources=lambda settings: {"threads": 2.0, "ram_gb": 8.5},
@@ -840,6 +853,30 @@ def test_up_without_a_token_says_who_may_come_in(run: Callable[..., Done], clust
     assert "open to every program and every user of this machine" in done.out
 
 
+def test_up_for_other_hosts_says_how_they_join(run: Callable[..., Done], cluster: ModuleType) -> None:
+    assert "orqal join 10.0.0.5:6379" in run("up", "--address", "10.0.0.5").out
+    assert "join" not in run("up").out
+
+
+def test_labels_are_keys_and_values(run: Callable[..., Done], cluster: ModuleType) -> None:
+    done = run("up", "--json", "--label", "gpu=a100", "--label", "site=north-1")
+    assert done.documents[0]["labels"] == {"gpu": "a100", "site": "north-1"}
+    for wrong in ("gpu", "gpu=", "=a", "a b=c", "ray.io/x=y", "-a=b"):
+        done = run("up", "--label", wrong)
+        assert done.code == 2
+        assert "KEY=VALUE" in done.err
+
+
+def test_join_and_leave(run: Callable[..., Done], cluster: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORQAL_JOIN_TOKEN", " secret\n")
+    done = run("join", "10.0.0.5", "--label", "gpu=a100", "--docker-host", "tcp://h2:2376")
+    assert (done.code, done.err) == (0, "Joining 10.0.0.5\n")
+    assert "h2 is a host of the cluster" in done.out
+    about = run("join", "10.0.0.5", "--json").documents[0]
+    assert about == {"name": "h2", "head": "10.0.0.5", "token": "secret", "docker_host": None, "labels": {}}
+    assert run("leave", "--now") == (0, "h2 has left the cluster.\n", "now=True\n")
+
+
 def test_up_that_fails_says_why(run: Callable[..., Done], cluster: ModuleType) -> None:
     assert run("up", "--port", "1") == (1, "", "Port 1 is in use: choose another with --port.\n")
 
@@ -850,14 +887,14 @@ def test_down_env_resources(run: Callable[..., Done], cluster: ModuleType) -> No
     assert run("resources").documents == [{"threads": 2.0, "ram_gb": 8.5}]
 
 
-@pytest.mark.parametrize("command", ["up", "down", "env", "resources"])
+@pytest.mark.parametrize("command", [("up",), ("join", "h"), ("leave",), ("down",), ("env",), ("resources",)])
 def test_a_light_installation_says_what_to_install(
-    run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+    run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     (tmp_path / "cluster.py").write_text("import not_installed_ray")
     monkeypatch.delitem(sys.modules, "orqal.cluster", raising=False)
     monkeypatch.delattr(orqal, "cluster", raising=False)
     monkeypatch.setattr(orqal, "__path__", [str(tmp_path)])
-    done = run(command)
+    done = run(*command)
     assert (done.code, done.out) == (1, "")
     assert "pip install 'orqal[cluster]'" in done.err

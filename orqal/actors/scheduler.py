@@ -482,14 +482,15 @@ class Scheduler:
             await asyncio.sleep(NODE_PERIOD)
 
     def _on_nodes(self, nodes: Iterable[dict[str, Any]]) -> None:
-        alive = {node["NodeName"]: node for node in nodes}
+        alive = {node["NodeID"]: node for node in nodes}
         for name, host in list(self._hosts.items()):
-            if name not in alive or alive[name]["NodeID"] != host.info.node_id:
+            if host.info.node_id not in alive:
                 log.warning("the host %s is gone", name)
                 del self._hosts[name]
-        for name, node in alive.items():
-            if name not in self._hosts:
-                self._on_new_host(name, node)
+        for node in alive.values():
+            # A second one of a name waits: the first may be a dead one that Ray has not given up yet.
+            if node["NodeName"] not in self._hosts:
+                self._on_new_host(node["NodeName"], node)
 
     def _on_new_host(self, name: str, node: dict[str, Any]) -> None:
         node_id = node["NodeID"]

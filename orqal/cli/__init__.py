@@ -77,6 +77,8 @@ _COMMANDS: dict[str, dict[Callable[..., None], str]] = {
     },
     "This machine": {
         machine.up: "orqal up",
+        machine.join: "orqal join 10.0.0.5 --label gpu=a100",
+        machine.leave: "orqal leave",
         machine.down: "orqal down",
         machine.env: 'eval "$(orqal env)"; ray status',
         machine.resources: 'ray start --address HEAD:6379 --resources "$(orqal resources)"',

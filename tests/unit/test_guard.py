@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from starlette.responses import PlainTextResponse
 from starlette.types import Message
 
-from orqal import cluster
+from orqal.cluster import node
 from orqal.serve_app.guard import Guard, Origin, credential_of, of_proxy, origin_of, url_origin
 from orqal.settings import Settings
 
@@ -358,7 +358,7 @@ def test_only_the_option_lets_programs_in_without_a_token(
         monkeypatch.delenv("ORQAL_NO_TOKEN", raising=False)
     else:
         monkeypatch.setenv("ORQAL_NO_TOKEN", stray)
-    for name, value in cluster._daemon_environment(Settings(), "c", no_token).items():
+    for name, value in node.ray_environment(Settings(), "h", "127.0.0.1:6379", no_token=no_token).items():
         monkeypatch.setenv(name, value)
     assert Settings().no_token is no_token
 

@@ -1,0 +1,99 @@
+"""What is done in the Ray cluster of RAY_ADDRESS, in a process of its own: Ray reads its settings at its import."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray import serve
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from orqal.actors.names import NAMESPACE, SCHEDULER, scheduler
+from orqal.actors.scheduler import Scheduler
+from orqal.models import HostInfo
+
+READY_WITHIN = 90.0
+_LOOK_EVERY = 0.1
+
+
+def deploy(cluster: str, address: str, port: int) -> None:
+    """Start the Scheduler and the REST API, and wait until they answer and a host takes work."""
+    from orqal.serve_app import app
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = (
+        ray.remote(Scheduler)
+        .options(
+            name=SCHEDULER,
+            lifetime="detached",
+            get_if_exists=True,
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=-1,
+            max_concurrency=10_000,
+            scheduling_strategy=here,
+        )
+        .remote(cluster)
+    )
+    ray.get(actor.apps.remote())
+    serve.start(proxy_location="HeadOnly", http_options={"host": address, "port": port})
+    serve.run(app, name="orqal", route_prefix="/", blocking=False)
+    _await(lambda: ray.get(actor.ready.remote()), "no host takes work")
+
+
+def cancel() -> None:
+    """Cancel every job, and wait until their containers have gone."""
+    ray.get(scheduler().cancel_all.remote(), timeout=READY_WITHIN)
+
+
+def joined(name: str) -> None:
+    """Wait until the host of this name takes work; it is refused if there are two."""
+    if sum(node["Alive"] and node["NodeName"] == name for node in ray.nodes()) > 1:
+        sys.exit(f"the cluster has a host {name} already: choose another name (--name)")
+    actor = scheduler()
+
+    def ready() -> bool:
+        return any(host.name == name and host.state == "ready" for host in _hosts(actor))
+
+    _await(ready, f"the host {name} does not take work")
+
+
+def leave(name: str, now: str) -> None:
+    """Drain a host and wait until no job runs there."""
+    actor = scheduler()
+    ray.get(actor.drain.remote(name, now == "now"))
+    while any(host.name == name and host.jobs for host in _hosts(actor)):
+        time.sleep(_LOOK_EVERY)
+
+
+def _hosts(actor: Any) -> list[HostInfo]:
+    hosts: list[HostInfo] = ray.get(actor.hosts.remote())
+    return hosts
+
+
+def _await(condition: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + READY_WITHIN
+    while not condition():
+        if time.monotonic() > deadline:
+            states = [f"{host.name}: {host.state}" for host in _hosts(scheduler())]
+            sys.exit(f"{otherwise} after {READY_WITHIN:g} s: {', '.join(states) or 'there is no host'}")
+        time.sleep(_LOOK_EVERY)
+
+
+if __name__ == "__main__":
+    ray.init(namespace=NAMESPACE, logging_level="warning", log_to_driver=False)
+    match sys.argv[1:]:
+        case ["deploy", cluster, address, port]:
+            deploy(cluster, address, int(port))
+        case ["cancel"]:
+            cancel()
+        case ["joined", name]:
+            joined(name)
+        case ["leave", name, now]:
+            leave(name, now)
+        case other:
+            sys.exit(f"no such command: {other}")
+    ray.shutdown()

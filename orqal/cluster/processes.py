@@ -1,0 +1,118 @@
+"""The cluster's processes on this machine: found by a mark, run, stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import psutil
+
+from orqal.settings import Settings, write_secret
+
+Report = Callable[[str], None]
+"""Is told each step that takes a while."""
+
+MARK = "ORQAL_CLUSTER_ID"
+"""An environment variable that all processes of a home have: by it they are found again."""
+NODE_MARK = "ORQAL_NODE"
+"""The name of the host whose Ray node a process belongs to."""
+_STOP_WITHIN = 3.0
+
+
+class Node(NamedTuple):
+    """A Ray node on this machine."""
+
+    head_address: str
+    is_head: bool
+
+
+class ClusterError(Exception):
+    """Orqal could not be started or stopped; the message says what happened and what to do."""
+
+
+def home_id(settings: Settings) -> str:
+    """The home's own mark, made once: it outlives restarts, so containers are found again after them."""
+    path = settings.home / "cluster_id"
+    if not path.exists():
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_secret(path, uuid.uuid4().hex[:16] + "\n")
+    return path.read_text().strip()
+
+
+def find(home: str, node: str | None = None) -> set[psutil.Process]:
+    """All processes that bear a home's mark, or those of one of its nodes, and those below them: Ray's agents write
+    their title over their environment."""
+    found: set[psutil.Process] = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            environ = process.environ()
+            ours = environ.get(MARK) == home and node in (None, environ.get(NODE_MARK))
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                found |= {process, *process.children(recursive=True)}
+    return found
+
+
+def nodes(home: str) -> dict[str, Node]:
+    """The Ray nodes of a home that run on this machine, by name."""
+    raylets: dict[str, str] = {}
+    heads: set[str] = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            environ = process.environ()
+            if environ.get(MARK) == home and process.name() == "raylet":
+                raylets[environ[NODE_MARK]] = environ["RAY_ADDRESS"]
+            elif environ.get(MARK) == home and process.name() == "gcs_server":
+                heads.add(environ[NODE_MARK])
+    return {name: Node(address, name in heads) for name, address in raylets.items()}
+
+
+def stop(home: str, node: str | None = None) -> None:
+    """End every process of a home, or of one of its nodes."""
+    # Looked for again and again: a process may have been started meanwhile. Those once found are kept in mind,
+    # for an orphan whose parent has ended may not be found again.
+    found = find(home, node)
+    for ask in (psutil.Process.terminate, psutil.Process.kill):
+        deadline = time.monotonic() + _STOP_WITHIN
+        while found and time.monotonic() < deadline:
+            for process in found:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    ask(process)
+            _, alive = psutil.wait_procs(found, timeout=0.5)
+            found = set(alive) | find(home, node)
+
+
+def run(command: list[str], settings: Settings, doing: str, environ: Mapping[str, str]) -> None:
+    """Run a command to its end, with its output in the home's log. ClusterError: it failed."""
+    log = settings.home / "orqal.log"
+    with log.open("ab") as file:
+        start = file.tell()
+        done = subprocess.run(
+            command,
+            env=os.environ | environ,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    if done.returncode != 0:
+        with log.open("rb") as file:
+            file.seek(start)
+            words = file.read().decode("utf-8", "replace").strip().splitlines()
+        raise ClusterError(f"{doing} failed:\n" + "\n".join(words[-15:]) + f"\n(all of it is in {log})")
+
+
+def free_port(address: str, wanted: int = 0) -> int:
+    """The wanted port of this machine's address if nobody has it, else any that is free."""
+    with socket.socket() as probe:
+        try:
+            probe.bind((address, wanted))
+        except OSError:
+            probe.bind((address, 0))
+        port: int = probe.getsockname()[1]
+    return port
