@@ -127,6 +127,12 @@ class Engine:
         with lock:
             return self._image_id(reference) or self._pull(reference)
 
+    def images(self) -> frozenset[str]:
+        """The names, with tag or digest, of all images that are here."""
+        with _translated("list the images"):
+            found = self._api.images()
+        return frozenset(name for image in found for kind in ("RepoTags", "RepoDigests") for name in image[kind] or ())
+
     def image_digests(self, images: Iterable[str]) -> dict[str, str]:
         """The ids of those of these images that are here."""
         found = {image: self._image_id(with_tag(image)) for image in images}

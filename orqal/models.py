@@ -56,6 +56,8 @@ class Shape(NamedTuple):
 
     threads: float | None
     ram_gb: float | None
+    requires: frozenset[tuple[str, str]] = frozenset()
+    """Labels that the host must have, as (key, value)."""
 
 
 class Resources(NamedTuple):
@@ -300,6 +302,8 @@ class AppInfo(BaseModel):
     threads: float | None = None
     memory_in_gb: float | None = None
     timeout: float | None = None
+    requires: dict[str, str] | None = None
+    """Labels that a host must have to get its jobs."""
     doc: str = ""
     origin: str
     """"built in", the wrapper's file, or the entry point's package."""
@@ -325,7 +329,8 @@ class HostInfo(BaseModel):
     node_id: str
     address: str
     state: str
-    """`ready`, or why it gets no work."""
+    """`ready`, or why it gets no work: `draining` while its last jobs run, then `drained`."""
+    labels: dict[str, str] = Field(default_factory=dict)
     docker_version: str = ""
     threads: float = 0
     ram_gb: float = 0

@@ -146,6 +146,11 @@ class Settings:
         return os.environ.get("ORQAL_JOIN_TOKEN", "").strip() or None
 
     @property
+    def drained_path(self) -> Path:
+        """The names of the hosts that get no more work, as JSON."""
+        return self.home / "drained.json"
+
+    @property
     def token_path(self) -> Path:
         """The file of the API's token; `orqal up` makes it, mode 0600."""
         return self.home / "token"

@@ -20,7 +20,7 @@ from orqal.actors.logs import LogReaders
 from orqal.actors.messages import Order, Outcome, Started
 from orqal.actors.names import log_to_ray
 from orqal.actors.runners import Runners
-from orqal.docker_engine import ContainerKey, ContainerSpec, Deaths, Ended, Engine, EngineError
+from orqal.docker_engine import ContainerKey, ContainerSpec, Deaths, Ended, Engine, EngineError, with_tag
 from orqal.models import ErrorType, JobError, JobRecord, Load, Output, now
 from orqal.output import Collected
 from orqal.settings import Settings
@@ -43,6 +43,8 @@ class HostReport(NamedTuple):
     state: str
     docker_version: str
     load: Load
+    images: frozenset[str]
+    """The images that it has, with their tags."""
 
 
 class _Cancelled(Exception):
@@ -56,6 +58,14 @@ class _Attempt:
     task: asyncio.Task[Outcome] | None = None
     container: str | None = None
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    evicted: bool = False
+    """It was cancelled for the host's sake: the job is to run elsewhere."""
+
+    def why_cancelled(self) -> JobError:
+        """The error that it ends with."""
+        if self.evicted:
+            return JobError(type=ErrorType.HOST_LOST, message="it was stopped because its host was drained")
+        return JobError(type=ErrorType.CANCELLED, message="cancelled")
 
 
 class HostActor:
@@ -80,7 +90,8 @@ class HostActor:
         self._logs = LogReaders(self._loop)
         self._runners = Runners(node_id)
         threading.Thread(target=self._listen, name="docker events", daemon=True).start()
-        self._reporting = asyncio.create_task(self._report_load())
+        self._load, self._images = Load(), frozenset[str]()
+        self._reporting = asyncio.create_task(self._report_forever())
 
     # What the Scheduler calls
 
@@ -94,11 +105,13 @@ class HostActor:
         assert attempt.task is not None
         return await asyncio.shield(attempt.task)
 
-    async def cancel(self, job: str, number: int) -> None:
-        """End an attempt: its run answers with the error `cancelled`, unless it has ended by itself before."""
+    async def cancel(self, job: str, number: int, evicted: bool = False) -> None:
+        """End an attempt: its run answers with the error `cancelled`, or `host_lost` if it is `evicted`, unless it has
+        ended by itself before."""
         attempt = self._attempts.get(ContainerKey(job, number))
         if attempt is None:
             return
+        attempt.evicted |= evicted
         attempt.cancelled.set()
         if attempt.container is not None:
             await self._stop(attempt.container)
@@ -132,7 +145,8 @@ class HostActor:
 
     async def report(self) -> HostReport:
         """How this host is."""
-        return HostReport(self._state, self._version, await self._load())
+        await self._look()
+        return self._report()
 
     # What Serve's replicas call
 
@@ -194,7 +208,7 @@ class HostActor:
                 return self._failed(job, error, streams)
             return await self._concluded(job, order.ref, streams)
         except _Cancelled:
-            return self._failed(job, JobError(type=ErrorType.CANCELLED, message="cancelled"))
+            return self._failed(job, attempt.why_cancelled())
         except EngineError as error:
             job = job.model_copy(update={"exit_code": error.exit_code})
             return self._failed(job, JobError(type=error.type, message=error.message))
@@ -213,6 +227,9 @@ class HostActor:
         command = await self._unless_cancelled(attempt, self._prepare(order, directory))
         image = command.image
         digest = await self._unless_cancelled(attempt, self._docker(lambda engine: engine.ensure_image(image)))
+        if (name := with_tag(image)) not in self._images:
+            self._images |= {name}
+            self._tell()  # others that want it had better come here, too
         volumes = dict(command.volumes)
         if command.create_dir:
             params = json.dumps(order.job.params).encode()
@@ -314,7 +331,7 @@ class HostActor:
             message = f"it wanted more than its memory of {gigabytes:g} GB; give the app or the job more memory_in_gb"
             return JobError(type=ErrorType.OUT_OF_MEMORY, message=message)
         if attempt.cancelled.is_set():
-            return JobError(type=ErrorType.CANCELLED, message="cancelled while it ran")
+            return attempt.why_cancelled()
         return None
 
     async def _concluded(self, job: JobRecord, ref: WrapperRef, streams: tuple[Collected, Collected]) -> Outcome:
@@ -369,7 +386,8 @@ class HostActor:
                 deaths = engine.deaths()
                 # Only now, so that an end is in the list, in the events, or in both.
                 containers = list(engine.own_containers())
-                self._loop.call_soon_threadsafe(self._on_connect, engine, engine.info().version, containers)
+                about = engine.info().version, engine.images()
+                self._loop.call_soon_threadsafe(self._on_connect, engine, *about, containers)
                 for container in deaths:
                     self._loop.call_soon_threadsafe(self._on_death, container)
                 message = "the Docker daemon has closed the connection"
@@ -383,8 +401,10 @@ class HostActor:
             self._loop.call_soon_threadsafe(self._on_disconnect, message)
             threading.Event().wait(_RECONNECT)
 
-    def _on_connect(self, engine: Engine, version: str, containers: list[tuple[ContainerKey, str, str]]) -> None:
-        self._engine, self._version, self._state = engine, version, "ready"
+    def _on_connect(
+        self, engine: Engine, version: str, images: frozenset[str], containers: list[tuple[ContainerKey, str, str]]
+    ) -> None:
+        self._engine, self._version, self._state, self._images = engine, version, "ready", images
         ours = {attempt.container for attempt in self._attempts.values()}
         self._found = {key: container for key, container, _ in containers if container not in ours}
         running = {container for _, container, state in containers if state not in ("exited", "dead")}
@@ -392,7 +412,7 @@ class HostActor:
             if container not in running:
                 event.set()
         self._connected.set()
-        self._tell(Load())
+        self._tell()
         self._scheduler.found.remote(self._node_id, list(self._found))
 
     def _on_death(self, container: str) -> None:
@@ -400,25 +420,32 @@ class HostActor:
             event.set()
 
     def _on_disconnect(self, message: str) -> None:
-        self._state = message
-        self._tell(Load())
+        self._state, self._load, self._images = message, Load(), frozenset()
+        self._tell()
 
     # Load
 
-    async def _report_load(self) -> None:
+    async def _report_forever(self) -> None:
         while True:
-            self._tell(await self._load())
+            await self._look()
+            self._tell()
             await asyncio.sleep(self._settings.load_period)
 
-    async def _load(self) -> Load:
+    async def _look(self) -> None:
+        """See how busy this host is, and what images it has."""
         try:
-            images = await self._docker(lambda engine: engine.images_in_use())
+            in_use, self._images = await asyncio.gather(
+                self._docker(lambda engine: engine.images_in_use()), self._docker(lambda engine: engine.images())
+            )
         except EngineError:
-            images = {}
-        return Load(cpu=psutil.cpu_percent(), mem=psutil.virtual_memory().percent, images=images)
+            in_use = {}
+        self._load = Load(cpu=psutil.cpu_percent(), mem=psutil.virtual_memory().percent, images=in_use)
 
-    def _tell(self, load: Load) -> None:
-        self._scheduler.report.remote(self._node_id, HostReport(self._state, self._version, load))
+    def _report(self) -> HostReport:
+        return HostReport(self._state, self._version, self._load, self._images)
+
+    def _tell(self) -> None:
+        self._scheduler.report.remote(self._node_id, self._report())
 
 
 def _time_left(timeout: float | None, job: JobRecord) -> float | None:

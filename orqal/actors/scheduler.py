@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import time
 from collections.abc import Coroutine, Iterable, Sequence
@@ -23,7 +24,7 @@ from orqal.actors.journal import Journal
 from orqal.actors.leases import Contended, Lease, Leases
 from orqal.actors.messages import Order, Outcome, Started
 from orqal.actors.names import NAMESPACE, host_actor_name, log_to_ray
-from orqal.docker_engine import ContainerKey, container_name
+from orqal.docker_engine import ContainerKey, container_name, with_tag
 from orqal.models import (
     AppInfo,
     Change,
@@ -68,11 +69,13 @@ class _Host:
     counted: Host
     actor: Any
     info: HostInfo
+    drained: bool = False
+    """Its administrator wants it to get no more work."""
     contended_until: float = 0.0
 
     def reopen(self, moment: float) -> None:
         """It gets work if its daemon answers and nobody else holds what we count as free."""
-        self.counted.open = self.info.state == "ready" and self.contended_until <= moment
+        self.counted.open = self.info.state == "ready" and not self.drained and self.contended_until <= moment
 
 
 @dataclass
@@ -86,6 +89,13 @@ class _Active:
     """None for the moment between its placement and its record's arrival from the store."""
     lease: Lease | None = None
     cancelled: bool = False
+    evicted: bool = False
+    """Its host is to be empty: it is to run elsewhere."""
+
+    @property
+    def to_end(self) -> bool:
+        """This attempt is to end."""
+        return self.cancelled or self.evicted
 
 
 class Scheduler:
@@ -105,6 +115,8 @@ class Scheduler:
         self._hosts: dict[str, _Host] = {}
         self._active: dict[str, _Active] = {}
         self._orphans: dict[str, JobRecord] = {}
+        path = self._settings.drained_path
+        self._drained: set[str] = set(json.loads(path.read_text())) if path.exists() else set()
         self._in_use: dict[str, int] = {}
         self._intake = Intake(
             self._store,
@@ -151,7 +163,7 @@ class Scheduler:
         assert app is not None
         shape = _line(record, app).shape
         if impossible(shape, self._counted()):
-            return record.failed(ErrorType.IMPOSSIBLE_REQUEST, self._too_large(shape))
+            return record.failed(ErrorType.IMPOSSIBLE_REQUEST, self._why_impossible(shape))
         return record
 
     def _admitted(self, records: Sequence[JobRecord]) -> None:
@@ -188,7 +200,7 @@ class Scheduler:
         for job in running:
             if (active := self._active.get(job)) is not None:
                 active.cancelled = True
-                self._tell_cancelled(active)
+                self._tell_to_end(active)
         orphans = [self._orphans.pop(job) for job in jobs if job in self._orphans]
         ends = [record.failed(ErrorType.CANCELLED, "cancelled while its host was away") for record in orphans]
         await asyncio.gather(*(self._finish(record, Output()) for record in ends))
@@ -265,6 +277,39 @@ class Scheduler:
         """True when there is a host that takes work."""
         return any(host.counted.open for host in self._hosts.values())
 
+    async def drain(self, name: str, now: bool = False) -> HostInfo | None:
+        """Give a host no more work, until `undrain`, also after a restart; `now`: stop its jobs, they run again
+        elsewhere. The host; None: there is no such host."""
+        host = self._hosts.get(name)
+        if host is None:
+            return None
+        self._drained.add(name)
+        await asyncio.to_thread(self._write_drained)
+        host.drained = True
+        host.reopen(time.monotonic())
+        for active in self._active.values():
+            if now and active.host == name:
+                active.evicted = True
+                self._tell_to_end(active)
+        return self._described(host)
+
+    async def undrain(self, name: str) -> HostInfo | None:
+        """Give a host work again. The host; None: there is no such host."""
+        host = self._hosts.get(name)
+        if host is None:
+            return None
+        self._drained.discard(name)
+        await asyncio.to_thread(self._write_drained)
+        host.drained = False
+        self._reopen(host)
+        return self._described(host)
+
+    def _write_drained(self) -> None:
+        path = self._settings.drained_path
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(sorted(self._drained)))
+        new.replace(path)
+
     # What HostActors call
 
     async def started(self, started: Started) -> None:
@@ -285,6 +330,7 @@ class Scheduler:
             if host.info.node_id == node_id:
                 update = {"state": report.state, "docker_version": report.docker_version, "load": report.load}
                 host.info = host.info.model_copy(update=update)
+                host.counted.images = report.images
                 host.reopen(time.monotonic())
                 self._wake.set()
 
@@ -336,7 +382,7 @@ class Scheduler:
         """One attempt at a job, from its placement to its end in the store, or back into the queue."""
         active, host = self._active[placement.job], self._hosts.get(placement.host)
         assert active.record is not None
-        if active.cancelled or host is None:
+        if active.to_end or host is None:
             # Nothing of it is anywhere yet.
             self._put_back(placement, active)
             return
@@ -388,24 +434,33 @@ class Scheduler:
             active.record = active.record.model_copy(update={"wrapper_digest": digest})
             timeout = active.record.timeout or app.info.timeout
             order = Order(active.record, app.ref, active.resources, timeout)
-            lost = await self._on_host(order, active, host)
-            if isinstance(lost, JobError):
-                await self._again(active, lost)
+            outcome_or_loss = await self._on_host(order, active, host)
+            if isinstance(outcome_or_loss, JobError):
+                await self._again(active, outcome_or_loss)
                 return
-            outcome = lost
+            outcome = outcome_or_loss
+            error = outcome.job.error
+            if error is not None and error.type is ErrorType.HOST_LOST:  # it was evicted
+                await self._again(active, error)
+                await self._release(outcome.job, host)
+                return
         # Its container has ended: the next job may have its resources while its record is written.
         self._let_go(job, active)
         await self._finish(outcome.job, outcome.output)
+        await self._release(outcome.job, host)
+
+    async def _release(self, record: JobRecord, host: _Host) -> None:
+        """The store knows what became of this attempt: its container may go."""
         with contextlib.suppress(RayError):  # a host that is back tells of what it has: see `found`
-            await host.actor.release.remote(job, outcome.job.attempt)
+            await host.actor.release.remote(record.id, record.attempt)
 
     async def _on_host(self, order: Order, active: _Active, host: _Host) -> Outcome | JobError:
         """The outcome, or why there is none by no fault of the job's."""
         deaths = 0
         while True:
             call = host.actor.run.options(name=f"{order.job.app} on {host.info.name}").remote(order)
-            if active.cancelled:
-                self._tell_cancelled(active)
+            if active.to_end:
+                self._tell_to_end(active)
             try:
                 outcome: Outcome = await call
                 return outcome
@@ -464,10 +519,10 @@ class Scheduler:
             active.lease = None
         self._wake.set()
 
-    def _tell_cancelled(self, active: _Active) -> None:
+    def _tell_to_end(self, active: _Active) -> None:
         host = self._hosts.get(active.host)
         if host is not None and active.record is not None:
-            host.actor.cancel.remote(active.record.id, active.record.attempt)
+            host.actor.cancel.remote(active.record.id, active.record.attempt, active.evicted)
 
     # Hosts
 
@@ -515,10 +570,12 @@ class Scheduler:
             node_id=node_id,
             address=node["NodeManagerAddress"],
             state="starting",
+            labels={key: value for key, value in node["Labels"].items() if not key.startswith("ray.io/")},
             threads=capacity.to_ray().get("threads", 0),
             ram_gb=capacity.to_ray().get("ram_gb", 0),
         )
-        host = self._hosts[name] = _Host(Host(name, capacity, open=False), actor, info)
+        counted = Host(name, capacity, open=False, labels=info.labels)
+        host = self._hosts[name] = _Host(counted, actor, info, drained=name in self._drained)
         for record in [record for record in self._orphans.values() if record.host == name]:
             del self._orphans[record.id]
             self._resume(record, host)
@@ -538,15 +595,23 @@ class Scheduler:
 
     def _described(self, host: _Host) -> HostInfo:
         used = host.counted.used.to_ray()
-        return host.info.model_copy(
-            update={
-                "threads_in_use": used.get("threads", 0),
-                "ram_gb_in_use": used.get("ram_gb", 0),
-                "jobs": sum(active.host == host.info.name for active in self._active.values()),
-            }
-        )
+        jobs = sum(active.host == host.info.name for active in self._active.values())
+        update: dict[str, Any] = {
+            "threads_in_use": used.get("threads", 0),
+            "ram_gb_in_use": used.get("ram_gb", 0),
+            "jobs": jobs,
+        }
+        if host.drained and host.info.state == "ready":
+            update["state"] = "draining" if jobs else "drained"
+        return host.info.model_copy(update=update)
 
-    def _too_large(self, shape: Shape) -> str:
+    def _why_impossible(self, shape: Shape) -> str:
+        if shape.requires and all(host.lacks(shape) for host in self._counted()):
+            wanted = " and ".join(f"{key}={value}" for key, value in sorted(shape.requires))
+            return (
+                f"its app requires a host with the label {wanted}, and no host has it. Give it to one "
+                "(`orqal join … --label KEY=VALUE`)."
+            )
         wanted = " and ".join(
             [f"{shape.threads:g} threads"] * (shape.threads is not None)
             + [f"{shape.ram_gb:g} GB"] * (shape.ram_gb is not None)
@@ -635,4 +700,6 @@ def _line(record: JobRecord, app: App) -> LineKey:
     """The line that a job waits in: what it asks for itself goes before what its app says."""
     threads = app.info.threads if record.threads is None else record.threads
     ram_gb = app.info.memory_in_gb if record.memory_in_gb is None else record.memory_in_gb
-    return LineKey(record.user, Shape(threads, ram_gb))
+    requires = frozenset((app.info.requires or {}).items())
+    image = app.info.docker_url and with_tag(app.info.docker_url)
+    return LineKey(record.user, Shape(threads, ram_gb, requires), image)

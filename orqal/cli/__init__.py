@@ -8,6 +8,7 @@ usage; 130 after Ctrl-C; `orqal run` has the container's.
     work.py       commands that make jobs, wait for them and end them
     documents.py  the jobs that they send, checked
     look.py       commands that look at jobs, batches, apps and hosts
+    hosts.py      commands about the Docker hosts
     tidy.py       the command that cleans up
     machine.py    commands that start and stop Orqal on this machine
 """
@@ -21,7 +22,7 @@ from typing import Annotated
 
 import typer
 
-from orqal.cli import look, machine, tidy, work
+from orqal.cli import hosts, look, machine, tidy, work
 from orqal.cli.show import say, sentence
 from orqal.client import OrqalError
 
@@ -72,8 +73,12 @@ _COMMANDS: dict[str, dict[Callable[..., None], str]] = {
         look.batches: "orqal batches --limit 5",
         look.results: "orqal results nightly --format csv -o nightly.csv",
         look.apps: "orqal apps",
-        look.hosts: "orqal hosts",
         look.status: "orqal status",
+    },
+    "Hosts": {
+        hosts.hosts: "orqal hosts",
+        hosts.drain: "orqal drain h2",
+        hosts.undrain: "orqal undrain h2",
     },
     "This machine": {
         machine.up: "orqal up",

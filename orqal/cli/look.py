@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from orqal.cli.hosts import hosts_table
 from orqal.cli.show import (
     COLOURS,
     cell,
@@ -39,7 +40,6 @@ from orqal.client import STDERR, Client
 from orqal.states import Status
 
 if TYPE_CHECKING:
-    from rich.table import Table
     from rich.text import Text
 
 ROWS = 1_000
@@ -338,32 +338,6 @@ def apps(json: Json = False) -> None:
     out().print(shown)
 
 
-def hosts(json: Json = False) -> None:
-    """List the Docker hosts: their load, and how much of them jobs hold."""
-    found = Client().hosts()
-    if json:
-        print_json(found)
-    else:
-        out().print(_hosts_table(found))
-
-
-def _hosts_table(hosts: list[dict[str, Any]]) -> Table:
-    shown = table("host", "state", "jobs", "threads", "memory GB", "cpu", "mem", "docker")
-    for host in hosts:
-        load = host.get("load") or {}
-        shown.add_row(
-            cell(host["name"], "bold"),
-            cell(host["state"], "green" if host["state"] == "ready" else "red"),
-            str(host.get("jobs", 0)),
-            f"{host.get('threads_in_use', 0):g} of {host.get('threads', 0):g}",
-            f"{host.get('ram_gb_in_use', 0):.3g} of {host.get('ram_gb', 0):.3g}",
-            f"{load.get('cpu', 0):.0f}%",
-            f"{load.get('mem', 0):.0f}%",
-            cell(host.get("docker_version")),
-        )
-    return shown
-
-
 def status(json: Json = False) -> None:
     """How things are, on one screen: jobs per state, and the hosts."""
     client = Client()
@@ -379,6 +353,6 @@ def status(json: Json = False) -> None:
         line.append(f"{name.value} ").append(f"{counts.get(name.value, 0):,}   ", COLOURS[name.value])
     console.print(line)
     if found:
-        console.print(_hosts_table(found))
+        console.print(hosts_table(found))
     else:
         console.print("No hosts: nothing can run. Is a Docker daemon running on the machine?")

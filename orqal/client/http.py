@@ -272,6 +272,15 @@ class Client:
         hosts: list[dict[str, Any]] = self._json("GET", "hosts")
         return hosts
 
+    def drain(self, host: str, *, now: bool = False) -> dict[str, Any]:
+        """Give a host no more work: the host. Its jobs go on to their end; `now`: they are stopped and run again
+        elsewhere."""
+        return dict(self._json("POST", f"hosts/{quote(host, safe='')}/drain", json={"now": now}))
+
+    def undrain(self, host: str) -> dict[str, Any]:
+        """Give a host work again: the host."""
+        return dict(self._json("POST", f"hosts/{quote(host, safe='')}/undrain"))
+
     def services(self) -> list[str]:
         """The names of the apps."""
         return list(self._json("GET", "status")["_services"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
@@ -23,6 +23,9 @@ class Host:
     used: Resources = field(default_factory=lambda: Resources(0, 0))
     open: bool = True
     """False: it gets no new work."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    images: frozenset[str] = frozenset()
+    """The images that it need not pull, with their tags."""
 
     @property
     def room(self) -> Resources:
@@ -37,8 +40,12 @@ class Host:
         )
 
     def could_ever(self, shape: Shape) -> bool:
-        """True when an empty host of this kind has room for it."""
-        return self.capacity.threads > 0 and self.request(shape).fits(self.capacity)
+        """True when an empty host of this kind has room for it, and the labels that it wants."""
+        return self.capacity.threads > 0 and self.request(shape).fits(self.capacity) and not self.lacks(shape)
+
+    def lacks(self, shape: Shape) -> list[str]:
+        """The labels that a job of this shape wants and that are not here, as key=value."""
+        return [f"{key}={value}" for key, value in sorted(shape.requires) if self.labels.get(key) != value]
 
 
 class Placement(NamedTuple):
@@ -69,7 +76,7 @@ def place(queue: Queue, hosts: Collection[Host], in_use: dict[str, int], now: fl
         if (present := _rank(line, queue, in_use)) != rank:  # its user has had a turn since
             heappush(waiting, present)
             continue
-        host = _choose(line.key.shape, (host for host in hosts if host.id not in kept))
+        host = _choose(line.key, (host for host in hosts if host.id not in kept))
         if host is None:
             if now - line.since >= PATIENCE:
                 kept |= _keep(line.key.shape, hosts, kept)
@@ -92,6 +99,8 @@ def impossible(shape: Shape, hosts: Iterable[Host]) -> bool:
 def why_not(shape: Shape, host: Host) -> str | None:
     """Why a job of this shape does not start on this host now, in words; None: it could."""
     asked, room = host.request(shape), host.room
+    if missing := host.lacks(shape):
+        return f"it has not the label {' and '.join(missing)}"
     if not host.could_ever(shape):
         return f"too small: it has {_words(host.capacity)} in all, and the job asks for {_words(asked)}"
     if not host.open:
@@ -119,10 +128,16 @@ def _rank(line: Line, queue: Queue, in_use: dict[str, int]) -> _Rank:
     return _Rank(in_use.get(user, 0), queue.turn(user), line.number, line)
 
 
-def _choose(shape: Shape, hosts: Iterable[Host]) -> Host | None:
-    """The host with the largest part of its cores free: containers disturb each other least there."""
+def _choose(key: LineKey, hosts: Iterable[Host]) -> Host | None:
+    """Of the hosts that have the image, or else of all, the one with the largest part of its cores free: containers
+    disturb each other least there."""
+    shape = key.shape
     able = [host for host in hosts if host.open and host.could_ever(shape) and host.request(shape).fits(host.room)]
-    return max(able, key=lambda host: (host.room.threads / host.capacity.threads, host.id), default=None)
+    return max(
+        able,
+        key=lambda host: (key.image in host.images, host.room.threads / host.capacity.threads, host.id),
+        default=None,
+    )
 
 
 def _keep(shape: Shape, hosts: Iterable[Host], kept: set[str]) -> set[str]:

@@ -15,6 +15,8 @@ class LineKey(NamedTuple):
 
     user: str
     shape: Shape
+    image: str | None = None
+    """The image they run in, with its tag, where it is the same for all: a host that has it is better."""
 
 
 class _Entry(NamedTuple):

@@ -30,6 +30,15 @@ class JobView(JobRecord):
         )
 
 
+class Drain(BaseModel):
+    """How a host is to become empty."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"now": True}]})
+
+    now: bool = False
+    """Stop its jobs; they run again elsewhere."""
+
+
 class ResultView(BaseModel):
     """One line of a batch's results."""
 

@@ -71,7 +71,7 @@ class AbstractWrapper:
 
     Subclass it, set the class attributes, write `get_cmd` and, where output is to become a structured
     result, `set_result`. An attribute that depends on the job may be a property that looks at `self.job`;
-    `threads`, `memory_in_gb` and `timeout` may not, for they are asked before there is a job.
+    `threads`, `memory_in_gb`, `timeout` and `requires` may not, for they are asked before there is a job.
     """
 
     docker_url: str | None = None
@@ -84,6 +84,8 @@ class AbstractWrapper:
     """Memory in 10^9 bytes, enforced; None: all of the host's."""
     timeout: float | None = None
     """Seconds the container may run; None: no limit."""
+    requires: dict[str, str] | None = None
+    """Labels that a host must have to get a job, as {"gpu": "a100"}: `orqal join … --label gpu=a100`."""
     create_dir: bool = False
     """Make the job's directory before the start (mode 0777, with `params.json` in it) and mount it."""
     environment: dict[str, str] | None = None

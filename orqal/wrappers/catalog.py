@@ -30,6 +30,7 @@ _LIMITS: dict[str, TypeAdapter[Any]] = {
     "threads": TypeAdapter(Threads | None),
     "memory_in_gb": TypeAdapter(MemoryGb | None),
     "timeout": TypeAdapter(Seconds | None),
+    "requires": TypeAdapter(dict[str, str] | None),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -17,7 +18,7 @@ from orqal.scheduling.placement import PATIENCE
 WHOLE = Shape(None, None)
 
 
-def host(name: str = "h", threads: float = 4, ram: float = 8, **more: bool) -> Host:
+def host(name: str = "h", threads: float = 4, ram: float = 8, **more: Any) -> Host:
     return Host(name, Resources.of(threads, ram), **more)
 
 
@@ -31,9 +32,15 @@ class Scene:
         self.running: dict[str, Placement] = {}
         self.now = 0.0
 
-    def push(self, *jobs: str, user: str = "u", shape: Shape | tuple[float | None, float | None] = (1, 1)) -> None:
+    def push(
+        self,
+        *jobs: str,
+        user: str = "u",
+        shape: Shape | tuple[float | None, float | None] = (1, 1),
+        image: str | None = None,
+    ) -> None:
         for job in jobs:
-            self.queue.push(job, LineKey(user, Shape(*shape)), self.now)
+            self.queue.push(job, LineKey(user, Shape(*shape), image), self.now)
 
     def place(self) -> list[str]:
         placed = place(self.queue, self.hosts.values(), self.in_use, self.now)
@@ -360,6 +367,42 @@ def test_removing_searches_nothing() -> None:
     assert not line.entries
 
 
+# Labels and images
+
+GPU = frozenset({("gpu", "a100")})
+
+
+def test_a_job_goes_only_where_the_labels_are() -> None:
+    scene = Scene(host("a", threads=8), host("b", threads=2, labels={"gpu": "a100", "site": "north"}))
+    scene.push(*numbered("g", 3), shape=Shape(1, 1, GPU))
+    scene.push(*numbered("j", 3))
+    assert sorted(scene.place()) == ["g0", "g1", "j0", "j1", "j2"]
+    assert {scene.running[job].host for job in ("g0", "g1")} == {"b"}
+
+
+def test_a_job_whose_labels_no_host_has_is_impossible() -> None:
+    hosts = [host("a"), host("b", labels={"gpu": "t4"})]
+    assert impossible(Shape(1, 1, GPU), hosts)
+    assert why_not(Shape(1, 1, GPU), hosts[1]) == "it has not the label gpu=a100"
+    assert not impossible(Shape(1, 1, GPU), [*hosts, host("c", labels=dict(GPU))])
+    assert impossible(Shape(5, 1, GPU), [host("a", threads=8), host("c", labels=dict(GPU))])
+
+
+def test_a_host_that_has_the_image_goes_before_one_that_must_pull() -> None:
+    scene = Scene(host("a", threads=3, images=frozenset({"tool:1"})), host("b", threads=8))
+    scene.push(*numbered("j", 5), image="tool:1")
+    scene.place()
+    assert [scene.running[job].host for job in numbered("j", 5)] == ["a", "a", "a", "b", "b"]
+
+
+def test_a_full_host_with_the_image_keeps_nobody_waiting() -> None:
+    scene = Scene(host("a", threads=1, images=frozenset({"tool:1"})), host("b", threads=1))
+    scene.push("other", image="other:1")  # it would go to b: the last by name, and equally free
+    scene.push("first", "second", image="tool:1")
+    assert scene.place() == ["other", "first"]
+    assert (scene.running["other"].host, scene.running["first"].host) == ("b", "a")
+
+
 # Any mix
 
 
@@ -370,17 +413,25 @@ class Cluster(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scene = Scene(host("a", 1, 1), host("b", 4, 2), host("c", 7, 0.5, open=False))
+        labels = {"gpu": "a100"}
+        self.scene = Scene(
+            host("a", 1, 1, images=frozenset({"x:1"})), host("b", 4, 2, labels=labels), host("c", 7, 0.5, open=False)
+        )
         self.lines: dict[LineKey, list[str]] = defaultdict(list)
         self.jobs = 0
         self.was_placed: set[str] = set()
 
-    @rule(user=st.sampled_from("uvw"), threads=amounts, ram=amounts, count=st.integers(1, 5))
-    def submit(self, user: str, threads: float | None, ram: float | None, count: int) -> None:
+    @rule(
+        user=st.sampled_from("uvw"),
+        shape=st.builds(Shape, amounts, amounts, st.sampled_from([frozenset(), GPU])),
+        image=st.sampled_from([None, "x:1", "y:1"]),
+        count=st.integers(1, 5),
+    )
+    def submit(self, user: str, shape: Shape, image: str | None, count: int) -> None:
         for _ in range(count):
             self.jobs += 1
-            self.scene.push(str(self.jobs), user=user, shape=(threads, ram))
-            self.lines[LineKey(user, Shape(threads, ram))].append(str(self.jobs))
+            self.scene.push(str(self.jobs), user=user, shape=shape, image=image)
+            self.lines[LineKey(user, shape, image)].append(str(self.jobs))
 
     @rule(seconds=st.sampled_from([0.0, 1.0, PATIENCE]))
     def decide(self, seconds: float) -> None:
@@ -391,6 +442,7 @@ class Cluster(RuleBasedStateMachine):
             assert self.lines[placed.key].pop(0) == job, "not the first of its line"
             assert job not in self.was_placed, "placed twice"
             assert placed.host not in was_closed
+            assert placed.key.shape.requires <= self.scene.hosts[placed.host].labels.items()
             assert placed.resources == self.scene.hosts[placed.host].request(placed.key.shape)
             self.was_placed.add(job)
 

@@ -147,6 +147,8 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
         "memory_in_gb = float('nan')",
         "threads = property(len)",
         "timeout = []",
+        "requires = 'gpu'",
+        "requires = {'gpu': 1}",
     ],
 )
 def test_a_bad_attribute_costs_its_class_only(tmp_path: Path, attribute: str) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Body, Path
 from fastapi.responses import Response, StreamingResponse
 
-from orqal.models import AppInfo, HostInfo
-from orqal.serve_app.routes.shared import ALWAYS, HEARTBEAT, NDJSON, Inside
-from orqal.serve_app.views import Health
+from orqal.models import MAX_NAME, AppInfo, HostInfo
+from orqal.serve_app.backend import Backend, NotThere
+from orqal.serve_app.routes.shared import ALWAYS, HEARTBEAT, NDJSON, Inside, problems
+from orqal.serve_app.views import Drain, Health
+
+NO_HOST = problems(_404="there is no such host")
+HostName = Annotated[str, Path(max_length=MAX_NAME, description="the host's name", examples=["h1"])]
 
 health = APIRouter(tags=["health"])
 router = APIRouter(tags=["cluster"], responses=ALWAYS)
@@ -32,6 +37,26 @@ async def get_apps(backend: Inside) -> list[AppInfo]:
 async def get_hosts(backend: Inside) -> list[HostInfo]:
     """The Docker hosts, what they have, and what is in use."""
     return await backend.hosts()
+
+
+@router.post("/hosts/{name}/drain", responses=NO_HOST)
+async def post_drain(name: HostName, backend: Inside, drain: Annotated[Drain | None, Body()] = None) -> HostInfo:
+    """Give a host no more work, until it is undrained, also after a restart. Its jobs go on to their end; with `now`
+    they are stopped and run again elsewhere."""
+    return await _host(backend, "drain", name, drain is not None and drain.now)
+
+
+@router.post("/hosts/{name}/undrain", responses=NO_HOST)
+async def post_undrain(name: HostName, backend: Inside) -> HostInfo:
+    """Give a host work again."""
+    return await _host(backend, "undrain", name)
+
+
+async def _host(backend: Backend, method: str, name: str, *args: bool) -> HostInfo:
+    host: HostInfo | None = await backend.scheduler(method, name, *args)
+    if host is None:
+        raise NotThere(f"there is no host {name}")
+    return host
 
 
 @router.get("/events", response_class=Response, responses={200: {"content": {NDJSON: {}}}})
