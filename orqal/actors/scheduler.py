@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orqal.actors.apps import Apps
 from orqal.actors.changes import Changes, Cursor, News
 from orqal.actors.cleaning import Cleaning
+from orqal.actors.growth import Growth
 from orqal.actors.host import HostActor, HostReport
 from orqal.actors.intake import Intake, Taken
 from orqal.actors.journal import Journal
@@ -26,6 +27,7 @@ from orqal.actors.messages import Order, Outcome, Started
 from orqal.actors.names import NAMESPACE, host_actor_name, log_to_ray
 from orqal.docker_engine import ContainerKey, container_name, with_tag
 from orqal.models import (
+    UNITS,
     AppInfo,
     Change,
     ErrorType,
@@ -38,7 +40,7 @@ from orqal.models import (
     Shape,
     Status,
 )
-from orqal.scheduling import Host, LineKey, Placement, Queue, impossible, place, why_not
+from orqal.scheduling import Host, LineKey, Placement, Queue, demand, impossible, place, why_not
 from orqal.scheduling.placement import PATIENCE
 from orqal.settings import Settings
 from orqal.store import SqliteStore
@@ -111,6 +113,7 @@ class Scheduler:
         self._changes = Changes()
         self._apps = Apps(self._settings)
         self._leases = Leases()
+        self._growth = Growth(self._settings.autoscaling_config)
         self._queue = Queue()
         self._hosts: dict[str, _Host] = {}
         self._active: dict[str, _Active] = {}
@@ -162,7 +165,7 @@ class Scheduler:
         app = self._apps.get(record.app)
         assert app is not None
         shape = _line(record, app).shape
-        if impossible(shape, self._counted()):
+        if impossible(shape, self._conceivable()):
             return record.failed(ErrorType.IMPOSSIBLE_REQUEST, self._why_impossible(shape))
         return record
 
@@ -532,6 +535,8 @@ class Scheduler:
                 nodes = await asyncio.to_thread(ray.nodes)
                 self._on_nodes([node for node in nodes if node["Alive"] and node["Resources"].get("threads")])
                 await self._give_up_orphans()
+                running = (active.resources for active in self._active.values())
+                await self._growth.ask(demand(self._queue, self._growth.types, running))
             except Exception:
                 log.exception("looking at the nodes failed")
             await asyncio.sleep(NODE_PERIOD)
@@ -593,6 +598,10 @@ class Scheduler:
     def _counted(self) -> list[Host]:
         return [host.counted for host in self._hosts.values()]
 
+    def _conceivable(self) -> list[Host]:
+        """The hosts that there are, and one of each kind that the autoscaler may start."""
+        return [*self._counted(), *(kind.host for kind in self._growth.types)]
+
     def _described(self, host: _Host) -> HostInfo:
         used = host.counted.used.to_ray()
         jobs = sum(active.host == host.info.name for active in self._active.values())
@@ -606,7 +615,8 @@ class Scheduler:
         return host.info.model_copy(update=update)
 
     def _why_impossible(self, shape: Shape) -> str:
-        if shape.requires and all(host.lacks(shape) for host in self._counted()):
+        hosts = self._conceivable()
+        if shape.requires and all(host.lacks(shape) for host in hosts):
             wanted = " and ".join(f"{key}={value}" for key, value in sorted(shape.requires))
             return (
                 f"its app requires a host with the label {wanted}, and no host has it. Give it to one "
@@ -617,8 +627,8 @@ class Scheduler:
             + [f"{shape.ram_gb:g} GB"] * (shape.ram_gb is not None)
         )
         have = ", ".join(
-            f"{host.info.name} has {host.info.threads:g} threads and {host.info.ram_gb:g} GB"
-            for host in self._hosts.values()
+            f"{host.id} has {host.capacity.threads / UNITS:g} threads and {host.capacity.ram / UNITS:g} GB"
+            for host in hosts
         )
         return f"it asks for {wanted}, more than any host has: {have}. Ask for less, or add a larger host."
 

@@ -12,7 +12,20 @@ job asks for. *Placement*: a job, its host, and the resources it gets there. A d
 hosts, never at single jobs, so its cost does not grow with the length of the queue.
 """
 
+from orqal.scheduling.demand import NodeType, demand, node_types
 from orqal.scheduling.placement import Host, Placement, impossible, place, why_not
 from orqal.scheduling.queue import Line, LineKey, Queue
 
-__all__ = ["Host", "Line", "LineKey", "Placement", "Queue", "impossible", "place", "why_not"]
+__all__ = [
+    "Host",
+    "Line",
+    "LineKey",
+    "NodeType",
+    "Placement",
+    "Queue",
+    "demand",
+    "impossible",
+    "node_types",
+    "place",
+    "why_not",
+]

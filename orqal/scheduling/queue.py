@@ -32,6 +32,8 @@ class Line:
     since: float
     """When its first job came to the front, in seconds of the caller's clock."""
     entries: deque[_Entry] = field(default_factory=deque)
+    waiting: int = 0
+    """Entries that are not blanks of jobs that were taken out."""
 
     @property
     def number(self) -> int:
@@ -68,13 +70,17 @@ class Queue:
     def push(self, job: str, key: LineKey, now: float) -> None:
         """Put a job at the end of its line."""
         self._pushed += 1
-        self._line(key, now).entries.append(_Entry(job, self._pushed))
+        line = self._line(key, now)
+        line.entries.append(_Entry(job, self._pushed))
+        line.waiting += 1
         self._places[job] = key, self._pushed
 
     def push_front(self, job: str, key: LineKey, now: float) -> None:
         """Put back a job that had been taken: it is the first of all again."""
         self._returned -= 1
-        self._line(key, now).entries.appendleft(_Entry(job, self._returned))
+        line = self._line(key, now)
+        line.entries.appendleft(_Entry(job, self._returned))
+        line.waiting += 1
         self._places[job] = key, self._returned
 
     def remove(self, job: str) -> bool:
@@ -83,20 +89,29 @@ class Queue:
         Its entry stays in the line as a blank until it comes to the front, so this costs no search.
         """
         place = self._places.pop(job, None)
-        if place is not None:
-            self._drop_blanks(self._lines[place[0]])
-        return place is not None
+        if place is None:
+            return False
+        line = self._lines[place[0]]
+        line.waiting -= 1
+        self._drop_blanks(line)
+        return True
 
     def pop(self, key: LineKey, now: float) -> str:
         """Take the first job of a line. KeyError: nobody waits there."""
         line = self._lines[key]
         job = line.entries.popleft().job
+        line.waiting -= 1
         del self._places[job]
         self._popped += 1
         self._turns[key.user] = self._popped
         line.since = now
         self._drop_blanks(line)
         return job
+
+    def waiting(self, key: LineKey) -> int:
+        """How many wait in a line."""
+        line = self._lines.get(key)
+        return line.waiting if line else 0
 
     def turn(self, user: str) -> int:
         """When a job of this user was last taken, counted in jobs; 0: never."""
