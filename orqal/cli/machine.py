@@ -68,6 +68,9 @@ def up(
         ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where the HTTP API listens.")] = 5001,
+    ray_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Where hosts join.", show_default="6379, or any that is free")
+    ] = None,
     label: Labels = None,
     no_token: Annotated[
         bool,
@@ -89,6 +92,7 @@ def up(
             Settings(),
             address=address,
             port=port,
+            ray_port=ray_port,
             no_token=no_token,
             labels=_parsed_labels(label),
             autoscaling_config=autoscaling_config,

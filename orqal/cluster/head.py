@@ -24,6 +24,7 @@ def up(
     *,
     address: str = LOOPBACK,
     port: int = 5001,
+    ray_port: int | None = None,
     no_token: bool = False,
     labels: dict[str, str] | None = None,
     autoscaling_config: Path | None = None,
@@ -31,7 +32,8 @@ def up(
 ) -> dict[str, Any]:
     """Start the head, the Scheduler, this machine's HostActor and the REST API; what `cluster.json` says of them.
 
-    `address`: this machine's, where Ray and the API listen; beyond loopback, hosts can join. `no_token`: every program
+    `address`: this machine's, where Ray and the API listen; beyond loopback, hosts can join. `ray_port`: where they
+    do; None: 6379, or any that is free. `no_token`: every program
     and user of this machine may use the API without the token. `labels`: of this host. `autoscaling_config`: a Ray
     cluster's, for its autoscaler. ClusterError: something of it is not possible; then nothing is left running.
     """
@@ -44,13 +46,15 @@ def up(
         raise ClusterError("without a token only this machine may be served: leave out --address, or --no-token")
     report("Asking the Docker daemon what it has")
     offered = node.resources(settings)
-    _check_port(address, port)
+    _check_port(address, port, "--port")
+    if ray_port is not None:
+        _check_port(address, ray_port, "--ray-port")
     if settings.token is None:
         write_secret(settings.token_path, secrets.token_urlsafe(32) + "\n")
     if not settings.ray_token_path.exists():
         write_secret(settings.ray_token_path, secrets.token_hex(32))
     settings.jobs_dir.mkdir(parents=True, exist_ok=True)
-    head = f"{address}:{free_port(address, 6379)}"
+    head = f"{address}:{ray_port or free_port(address, 6379)}"
     dashboard = LOOPBACK, free_port(LOOPBACK, 8265)
     name = socket.gethostname()
     info = {
@@ -137,7 +141,7 @@ def _running(settings: Settings) -> dict[str, Any] | None:
     return info
 
 
-def _check_port(address: str, port: int) -> None:
+def _check_port(address: str, port: int, option: str) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -145,5 +149,5 @@ def _check_port(address: str, port: int) -> None:
         except OSError as error:
             raise ClusterError(
                 f"port {port} on {address} cannot be had ({error.strerror}): another program listens there, or this "
-                f"machine has no such address. Choose another port: `orqal up --port {port + 1}`."
+                f"machine has no such address. Choose another port: `orqal up {option} {port + 1}`."
             ) from error

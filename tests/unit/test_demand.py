@@ -29,11 +29,8 @@ def test_nothing_waits_nothing_is_asked() -> None:
 
 
 def test_what_waits_is_asked_on_top_of_what_runs() -> None:
-    running = [Resources.of(2, 1)]
-    assert demand(waiting((2, Shape(1, 1))), [SMALL], running) == [
-        Bundle(running[0]),
-        *[Bundle(Resources.of(1, 1))] * 2,
-    ]
+    runs, waits = Bundle(Resources.of(2, 1)), Bundle(Resources.of(1, 1))
+    assert demand(waiting((2, Shape(1, 1))), [SMALL], [runs.resources]) == [runs, waits, waits]
 
 
 def test_what_no_type_could_take_is_not_asked() -> None:
