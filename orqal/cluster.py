@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from orqal.docker_engine import Engine, EngineError
+from orqal.metering import Cgroups
 from orqal.models import UNITS
 from orqal.settings import Settings, write_secret
 
@@ -94,7 +95,10 @@ def down(settings: Settings, *, kill_jobs: bool, report: Report) -> None:
     report("Stopping the API, the actors and Ray")
     _stop(settings, cluster)
     with contextlib.suppress(EngineError):
-        left = list(Engine(cluster).own_containers())
+        engine = Engine(cluster)
+        left = list(engine.own_containers())
+        if cgroups := Cgroups.of(engine.info(), cluster):
+            cgroups.close(keep=[key for key, _, _ in left])
         if left:
             how_many = "1 container of a job is" if len(left) == 1 else f"{len(left)} containers of jobs are"
             report(f"{how_many} still there; the next `orqal up` takes them up again")

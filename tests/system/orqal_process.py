@@ -110,6 +110,7 @@ class Orqal:
         self.cli("down", "--kill-jobs", timeout=UP_WITHIN)
         assert self.processes() == []
         assert self.containers() == []
+        assert cgroups_of(self.cluster) == []
 
     @property
     def cluster(self) -> str:
@@ -200,6 +201,12 @@ class Orqal:
                 if word in seen:
                     return
         raise AssertionError(f"the job ended without {word!r}: {seen!r}")
+
+
+def cgroups_of(cluster: str) -> list[Path]:
+    """The cgroups that a cluster has on this machine, at the top of each hierarchy."""
+    root = Path("/sys/fs/cgroup")
+    return [*root.glob(f"orqal/{cluster}"), *root.glob(f"*/orqal/{cluster}")]
 
 
 def _marked(cluster: str) -> set[psutil.Process]:
