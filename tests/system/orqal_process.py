@@ -122,6 +122,12 @@ class Orqal:
         """Its processes, those too that hide their environment: they are below others, or nobody's."""
         return [process for process in self._seen | _marked(self.cluster) if process.is_running()]
 
+    def kill(self, actor: str) -> None:
+        """End one of its actors as a crash would."""
+        [process] = [process for process in self.processes() if process.cmdline()[:1] == [f"ray::{actor}"]]
+        process.send_signal(signal.SIGKILL)
+        psutil.wait_procs([process], timeout=10)
+
     def containers(self) -> list[Any]:
         """Its containers, running or not."""
         client = docker.from_env()
