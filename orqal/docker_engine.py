@@ -6,6 +6,7 @@ LABEL_CLUSTER, LABEL_JOB and LABEL_ATTEMPT; no other container is ever touched.
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import threading
@@ -18,6 +19,7 @@ import docker
 import docker.errors
 import requests
 from docker.types import LogConfig
+from docker.utils import version_gte
 
 from orqal.models import ErrorType, Resources
 
@@ -56,6 +58,11 @@ class EngineInfo(NamedTuple):
     version: str
     threads: int
     ram_bytes: int
+    id: str
+    cgroup_driver: str
+    """`cgroupfs`, `systemd` or `none`."""
+    local: bool
+    """It runs on this machine, and not in a virtual one of its own."""
 
 
 class ContainerKey(NamedTuple):
@@ -78,6 +85,8 @@ class ContainerSpec:
     working_dir: str | None
     network: str | None
     pids_limit: int
+    cgroup_parent: str | None
+    """The cgroup to put it in; None: the daemon's own choice."""
 
 
 class Ended(NamedTuple):
@@ -109,10 +118,20 @@ class Engine:
         self._pulls_lock = threading.Lock()
 
     def info(self) -> EngineInfo:
-        """Name, version and capacity of the daemon's machine."""
+        """What the daemon is, and the capacity of its machine."""
         with _translated("info"):
             info = self._api.info()
-        return EngineInfo(info["Name"], info["ServerVersion"], int(info["NCPU"]), int(info["MemTotal"]))
+        # A socket here may lead to another machine, or into a virtual one.
+        here = info["Name"], info["KernelVersion"]
+        return EngineInfo(
+            name=info["Name"],
+            version=info["ServerVersion"],
+            threads=int(info["NCPU"]),
+            ram_bytes=int(info["MemTotal"]),
+            id=info["ID"],
+            cgroup_driver=info["CgroupDriver"],
+            local=_by_socket() and here == (os.uname().nodename, os.uname().release),
+        )
 
     # Images
 
@@ -187,6 +206,7 @@ class Engine:
                 # Equal to mem_limit: no swap on top of it.
                 memswap_limit=spec.resources.mem_bytes,
                 pids_limit=spec.pids_limit,
+                cgroup_parent=spec.cgroup_parent,
                 security_opt=["no-new-privileges"],
                 network_mode=spec.network,
                 # The driver "local" keeps bytes that are not UTF-8, which "json-file" replaces. By default it drops
@@ -240,6 +260,14 @@ class Engine:
         with _translated("inspect the container"):
             state = self._api.inspect_container(container)["State"]
         return bool(state["Status"] != "created")
+
+    def stats(self, container: str) -> dict[str, Any]:
+        """What it uses at this moment, as the Engine API says it. The answer takes the daemon up to a second."""
+        with _translated("tell what the container uses"):
+            # Without one-shot, which Docker 20.10 (API 1.41) brought, the daemon waits for a second measurement.
+            one_shot = version_gte(self._api.api_version, "1.41") or None
+            stats: dict[str, Any] = self._api.stats(container, stream=False, one_shot=one_shot)
+        return stats
 
     def stop(self, container: str, grace: int) -> None:
         """SIGTERM, and SIGKILL after `grace` seconds. A container that is gone or has ended is left so."""
@@ -407,6 +435,10 @@ def _translated(action: str) -> Iterator[None]:
         raise Unreachable(
             f"the Docker daemon does not answer ({action}: {error}). Is it running? `docker info` tells."
         ) from error
+
+
+def _by_socket() -> bool:
+    return (os.environ.get("DOCKER_HOST") or "unix://").startswith("unix://")
 
 
 def _words(error: docker.errors.APIError) -> str:

@@ -212,9 +212,9 @@ class JobRecord(JobSpec):
     exit_code: int | None = None
     error: JobError | None = None
     peak_memory: int | None = None
-    """Bytes; None: the engine did not tell."""
+    """Bytes, the cached pages of its files included; None: neither the kernel nor the engine has told."""
     cpu_seconds: float | None = None
-    """Seconds of CPU time, of all its processes; None: the engine did not tell."""
+    """Seconds of CPU time, of all its processes; None: neither the kernel nor the engine has told."""
     inspect: JsonValue = None
     """The `State` that `docker inspect` told of the ended container."""
     stdout_bytes: int = 0

@@ -7,20 +7,22 @@ import functools
 import json
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import psutil
 
-from orqal import output
+from orqal import metering, output
 from orqal.actors.logs import LogReaders
 from orqal.actors.messages import Order, Outcome, Started
 from orqal.actors.names import log_to_ray
 from orqal.actors.runners import Runners
 from orqal.docker_engine import ContainerKey, ContainerSpec, Deaths, Ended, Engine, EngineError, with_tag
+from orqal.metering import Cgroups, Usage
 from orqal.models import ErrorType, JobError, JobRecord, Load, Output, now
 from orqal.output import Collected
 from orqal.settings import Settings
@@ -32,6 +34,8 @@ log = logging.getLogger("orqal.host")
 T = TypeVar("T")
 
 _THREADS = 64
+_SAMPLERS = 8
+"""Threads that ask what containers use, where that must be asked: each waits up to a second for its answer."""
 _RECONNECT = 1.0
 PIECE = 1 << 20
 """Bytes of a file or output that travel at once."""
@@ -60,6 +64,8 @@ class _Attempt:
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     evicted: bool = False
     """It was cancelled for the host's sake: the job is to run elsewhere."""
+    usage: Usage = field(default_factory=Usage)
+    """What the daemon has told while the container ran."""
 
     def why_cancelled(self) -> JobError:
         """The error that it ends with."""
@@ -80,10 +86,12 @@ class HostActor:
         self._scheduler = scheduler
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
+        self._samplers = ThreadPoolExecutor(_SAMPLERS, thread_name_prefix="docker stats")
         self._attempts: dict[ContainerKey, _Attempt] = {}
         self._ends: dict[str, asyncio.Event] = {}
         self._found: dict[ContainerKey, str] = {}
         self._engine: Engine | None = None
+        self._cgroups: Cgroups | None = None
         self._version = ""
         self._connected = asyncio.Event()
         self._state = "connecting to Docker"
@@ -125,6 +133,8 @@ class HostActor:
             return
         try:
             await self._docker(lambda engine: engine.remove(container))
+            if cgroups := self._cgroups:
+                await self._loop.run_in_executor(self._pool, cgroups.remove, [key])
         except EngineError as error:
             log.warning("the container of %s stays for now: %s", job, error)
 
@@ -201,9 +211,11 @@ class HostActor:
                 job = await self._start(key, order, attempt, directory)
             elif job.container_id is None:  # the actor died before it could tell of the start
                 job = job.model_copy(update={"container_id": attempt.container, "wd": str(directory)})
-            timed_out = await self._end(attempt, _time_left(order.timeout, job))
+            with self._sampled(key, attempt):
+                timed_out = await self._end(attempt, _time_left(order.timeout, job))
             ended, streams = await self._collect(attempt, directory)
-            job = await self._ended(job, directory, ended, streams)
+            usage = attempt.usage.at_least(self._cgroups.usage(key) if self._cgroups else Usage())
+            job = await self._ended(job, directory, ended, streams, usage)
             if error := self._error(job, attempt, ended, order, timed_out):
                 return self._failed(job, error, streams)
             return await self._concluded(job, order.ref, streams)
@@ -245,6 +257,7 @@ class HostActor:
             working_dir=command.working_dir,
             network=command.network,
             pids_limit=self._settings.pids_limit,
+            cgroup_parent=self._cgroups.parent(key) if self._cgroups else None,
         )
         container = attempt.container = await self._docker(lambda engine: engine.create(spec))
         # Before the start, so that no end is missed.
@@ -295,6 +308,27 @@ class HostActor:
             return True
         return False
 
+    @contextmanager
+    def _sampled(self, key: ContainerKey, attempt: _Attempt) -> Iterator[None]:
+        """Meanwhile the daemon is asked what the container uses, if the kernel will not tell after its end."""
+        if self._cgroups and self._cgroups.counts(key):
+            yield
+            return
+        sampling = asyncio.create_task(self._sample(attempt))
+        try:
+            yield
+        finally:
+            sampling.cancel()
+
+    async def _sample(self, attempt: _Attempt) -> None:
+        container = attempt.container
+        assert container is not None
+        for delay in metering.delays():
+            await asyncio.sleep(delay)
+            with suppress(EngineError):
+                stats = await self._docker(lambda engine: engine.stats(container), self._samplers)
+                attempt.usage = attempt.usage.at_least(Usage.of_stats(stats))
+
     async def _collect(self, attempt: _Attempt, directory: Path) -> tuple[Ended, tuple[Collected, Collected]]:
         container, cap = attempt.container, self._settings.output_cap
         assert container is not None
@@ -307,12 +341,14 @@ class HostActor:
         return ended, streams
 
     async def _ended(
-        self, job: JobRecord, directory: Path, ended: Ended, streams: tuple[Collected, Collected]
+        self, job: JobRecord, directory: Path, ended: Ended, streams: tuple[Collected, Collected], usage: Usage
     ) -> JobRecord:
         names = await self._loop.run_in_executor(self._pool, output.listing, directory)
         return job.model_copy(
             update={
                 "exit_code": ended.exit_code,
+                "peak_memory": usage.peak_memory,
+                "cpu_seconds": usage.cpu_seconds,
                 "inspect": {"State": ended.state},
                 "lswd": names,
                 "stdout_bytes": streams[0].size,
@@ -370,12 +406,12 @@ class HostActor:
     async def _stop(self, container: str) -> None:
         await self._docker(lambda engine: engine.stop(container, self._settings.stop_grace))
 
-    async def _docker(self, call: Callable[[Engine], T]) -> T:
+    async def _docker(self, call: Callable[[Engine], T], threads: ThreadPoolExecutor | None = None) -> T:
         """A call of the daemon, in a thread."""
         engine = self._engine
         if engine is None:
             raise EngineError(ErrorType.DOCKER_ERROR, self._state)
-        return await self._loop.run_in_executor(self._pool, functools.partial(call, engine))
+        return await self._loop.run_in_executor(threads or self._pool, functools.partial(call, engine))
 
     def _listen(self) -> None:
         """A thread: hear of the ends of containers, and find the daemon again when it is gone for a while."""
@@ -383,11 +419,15 @@ class HostActor:
             deaths: Deaths | None = None
             try:
                 engine = self._engine or Engine(self._cluster)
+                info = engine.info()
+                cgroups = Cgroups.of(info, self._cluster)
+                # Before the containers: an attempt that has one, but no container and none who holds it, is over.
+                metered = cgroups.attempts() if cgroups else set()
                 deaths = engine.deaths()
                 # Only now, so that an end is in the list, in the events, or in both.
                 containers = list(engine.own_containers())
-                about = engine.info().version, engine.images()
-                self._loop.call_soon_threadsafe(self._on_connect, engine, *about, containers)
+                about = info.version, engine.images()
+                self._loop.call_soon_threadsafe(self._on_connect, engine, *about, containers, cgroups, metered)
                 for container in deaths:
                     self._loop.call_soon_threadsafe(self._on_death, container)
                 message = "the Docker daemon has closed the connection"
@@ -402,15 +442,25 @@ class HostActor:
             threading.Event().wait(_RECONNECT)
 
     def _on_connect(
-        self, engine: Engine, version: str, images: frozenset[str], containers: list[tuple[ContainerKey, str, str]]
+        self,
+        engine: Engine,
+        version: str,
+        images: frozenset[str],
+        containers: list[tuple[ContainerKey, str, str]],
+        cgroups: Cgroups | None,
+        metered: set[ContainerKey],
     ) -> None:
-        self._engine, self._version, self._state, self._images = engine, version, "ready", images
+        self._engine, self._version, self._state = engine, version, "ready"
+        self._images, self._cgroups = images, cgroups
         ours = {attempt.container for attempt in self._attempts.values()}
         self._found = {key: container for key, container, _ in containers if container not in ours}
         running = {container for _, container, state in containers if state not in ("exited", "dead")}
         for container, event in self._ends.items():
             if container not in running:
                 event.set()
+        if cgroups:
+            left_over = metered - set(self._attempts) - {key for key, _, _ in containers}
+            self._loop.run_in_executor(self._pool, cgroups.remove, left_over)
         self._connected.set()
         self._tell()
         self._scheduler.found.remote(self._node_id, list(self._found))

@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -54,6 +54,8 @@ ADOPT_WITHIN = 60.0
 """Seconds in which the host of a job that ran before a restart must be back; then the job runs again elsewhere."""
 CONTENDED_FOR = 2.0
 """Seconds for which a host gets no work after Ray refused resources there that we count as free."""
+SLEEPS_AFTER = 5.0
+"""Seconds without work after which a host that an autoscaler may take away sleeps."""
 ATTEMPTS = 5
 """Attempts at a job, if each but the last ends by the fault of the infrastructure."""
 ACTOR_DEATHS = 5
@@ -71,9 +73,14 @@ class _Host:
     counted: Host
     actor: Any
     info: HostInfo
+    on_head: bool
     drained: bool = False
     """Its administrator wants it to get no more work."""
     contended_until: float = 0.0
+    busy: float = field(default_factory=time.monotonic)
+    """When it was last seen with a job."""
+    asleep: bool = False
+    """Its actor was ended, so that Ray sees an idle node, which its autoscaler may take away."""
 
     def reopen(self, moment: float) -> None:
         """It gets work if its daemon answers and nobody else holds what we count as free."""
@@ -134,7 +141,7 @@ class Scheduler:
             self._store,
             self._journal,
             self._settings,
-            lambda: [(name, host.actor) for name, host in self._hosts.items()],
+            lambda: [(name, host.actor) for name, host in self._hosts.items() if not host.asleep],
         )
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -183,7 +190,7 @@ class Scheduler:
 
     async def _image_digests(self, images: Sequence[str]) -> dict[str, set[str]]:
         """What the hosts have under these names."""
-        hosts = [host.actor for host in self._hosts.values() if host.counted.open]
+        hosts = [host.actor for host in self._hosts.values() if host.counted.open and not host.asleep]
         calls = (asyncio.wait_for(_answer(host.image_digests.remote(images)), ANSWER_WITHIN) for host in hosts)
         digests: dict[str, set[str]] = {}
         for answer in await asyncio.gather(*calls, return_exceptions=True):
@@ -239,7 +246,7 @@ class Scheduler:
         await self.cancel(jobs)
         while any(job in self._active for job in jobs):
             cursor = (await self._changes.since(cursor, timeout=1)).cursor
-        for host in list(self._hosts.values()):
+        for host in [host for host in self._hosts.values() if not host.asleep]:
             with contextlib.suppress(RayError):
                 await self.found(host.info.node_id, await host.actor.strays.remote())
         return len(jobs)
@@ -271,6 +278,11 @@ class Scheduler:
     async def hosts(self) -> list[HostInfo]:
         """All hosts, with what is in use of them now."""
         return [self._described(host) for host in self._hosts.values()]
+
+    async def wake(self, name: str) -> None:
+        """See that a host's actor runs, if there is such a host."""
+        if (host := self._hosts.get(name)) is not None:
+            self._wake_up(host)
 
     async def changes(self, cursor: Cursor | None, timeout: float) -> News:
         """See Changes.since."""
@@ -460,6 +472,7 @@ class Scheduler:
     async def _on_host(self, order: Order, active: _Active, host: _Host) -> Outcome | JobError:
         """The outcome, or why there is none by no fault of the job's."""
         deaths = 0
+        self._wake_up(host)
         while True:
             call = host.actor.run.options(name=f"{order.job.app} on {host.info.name}").remote(order)
             if active.to_end:
@@ -537,6 +550,7 @@ class Scheduler:
                 await self._give_up_orphans()
                 running = (active.resources for active in self._active.values())
                 await self._growth.ask(demand(self._queue, self._growth.types, running))
+                self._put_to_sleep()
             except Exception:
                 log.exception("looking at the nodes failed")
             await asyncio.sleep(NODE_PERIOD)
@@ -553,39 +567,68 @@ class Scheduler:
                 self._on_new_host(node["NodeName"], node)
 
     def _on_new_host(self, name: str, node: dict[str, Any]) -> None:
-        node_id = node["NodeID"]
         capacity = Resources.from_ray(node["Resources"])
         log.info("the host %s is there: %s", name, capacity)
-        actor = (
-            ray.remote(HostActor)
-            .options(
-                name=host_actor_name(node_id),
-                namespace=NAMESPACE,
-                lifetime="detached",
-                get_if_exists=True,
-                num_cpus=0,
-                max_restarts=-1,
-                max_concurrency=10_000,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
-            )
-            .remote(self._cluster, node_id, ray.get_runtime_context().current_actor)
-        )
         info = HostInfo(
             name=name,
-            node_id=node_id,
+            node_id=node["NodeID"],
             address=node["NodeManagerAddress"],
             state="starting",
             labels={key: value for key, value in node["Labels"].items() if not key.startswith("ray.io/")},
             threads=capacity.to_ray().get("threads", 0),
             ram_gb=capacity.to_ray().get("ram_gb", 0),
         )
+        actor = self._actor_of(info)
         counted = Host(name, capacity, open=False, labels=info.labels)
-        host = self._hosts[name] = _Host(counted, actor, info, drained=name in self._drained)
+        host = self._hosts[name] = _Host(
+            counted,
+            actor,
+            info,
+            on_head="node:__internal_head__" in node["Resources"],
+            drained=name in self._drained,
+        )
         for record in [record for record in self._orphans.values() if record.host == name]:
             del self._orphans[record.id]
             self._resume(record, host)
         self._spawn(self._ask(host))
         self._spawn(self._cleaning.sweep(name, actor))
+
+    def _actor_of(self, info: HostInfo) -> Any:
+        """The HostActor of a node; it is started if it does not run."""
+        return (
+            ray.remote(HostActor)
+            .options(
+                name=host_actor_name(info.node_id),
+                namespace=NAMESPACE,
+                lifetime="detached",
+                get_if_exists=True,
+                num_cpus=0,
+                max_restarts=-1,
+                max_concurrency=10_000,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(info.node_id, soft=False),
+            )
+            .remote(self._cluster, info.node_id, ray.get_runtime_context().current_actor)
+        )
+
+    def _put_to_sleep(self) -> None:
+        """Where there is an autoscaler: end the actors of hosts without work, for Ray takes no node away on which an
+        actor lives. Such a host gets work as before, and then its actor starts again."""
+        if not self._growth.types:
+            return
+        moment = time.monotonic()
+        busy = {active.host for active in self._active.values()}
+        for name, host in self._hosts.items():
+            if name in busy or host.info.state != "ready":
+                host.busy = moment
+            elif not host.asleep and not host.on_head and moment - host.busy >= SLEEPS_AFTER:
+                log.info("the host %s has had no work for %g s: its actor sleeps", name, SLEEPS_AFTER)
+                ray.kill(host.actor)
+                host.asleep = True
+
+    def _wake_up(self, host: _Host) -> None:
+        host.busy = time.monotonic()
+        if host.asleep:
+            host.actor, host.asleep = self._actor_of(host.info), False
 
     async def _ask(self, host: _Host) -> None:
         """An actor that was there before us has told its state to our predecessor: ask."""

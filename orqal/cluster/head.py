@@ -14,6 +14,7 @@ from typing import Any
 from orqal.cluster import node, processes
 from orqal.cluster.processes import ClusterError, Report, free_port, home_id, run
 from orqal.docker_engine import Engine, EngineError
+from orqal.metering import Cgroups
 from orqal.settings import Settings, write_secret
 
 LOOPBACK = "127.0.0.1"
@@ -103,7 +104,10 @@ def down(settings: Settings, *, kill_jobs: bool, report: Report) -> None:
     report("Stopping the API, the actors and Ray")
     _stop(settings)
     with contextlib.suppress(EngineError):
-        left = list(Engine(home).own_containers())
+        engine = Engine(home)
+        left = list(engine.own_containers())
+        if cgroups := Cgroups.of(engine.info(), home):
+            cgroups.close(keep=[key for key, _, _ in left])
         if left:
             how_many = "1 container of a job is" if len(left) == 1 else f"{len(left)} containers of jobs are"
             report(f"{how_many} still there; the next `orqal up` takes them up again")

@@ -110,6 +110,7 @@ class Orqal:
         self.cli("down", "--kill-jobs", timeout=UP_WITHIN)
         assert self.processes() == []
         assert self.containers() == []
+        assert cgroups_of(self.cluster) == []
 
     @property
     def cluster(self) -> str:
@@ -120,6 +121,12 @@ class Orqal:
     def processes(self) -> list[psutil.Process]:
         """Its processes, those too that hide their environment: they are below others, or nobody's."""
         return [process for process in self._seen | _marked(self.cluster) if process.is_running()]
+
+    def kill(self, actor: str) -> None:
+        """End one of its actors as a crash would."""
+        [process] = [process for process in self.processes() if process.cmdline()[:1] == [f"ray::{actor}"]]
+        process.send_signal(signal.SIGKILL)
+        psutil.wait_procs([process], timeout=10)
 
     def containers(self) -> list[Any]:
         """Its containers, running or not."""
@@ -200,6 +207,12 @@ class Orqal:
                 if word in seen:
                     return
         raise AssertionError(f"the job ended without {word!r}: {seen!r}")
+
+
+def cgroups_of(cluster: str) -> list[Path]:
+    """The cgroups that a cluster has on this machine, at the top of each hierarchy."""
+    root = Path("/sys/fs/cgroup")
+    return [*root.glob(f"orqal/{cluster}"), *root.glob(f"*/orqal/{cluster}")]
 
 
 def _marked(cluster: str) -> set[psutil.Process]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.system.orqal_process import Orqal
@@ -39,12 +37,6 @@ def _goes_on_and_ends_once(orqal: Orqal, job_id: str, container: Any) -> None:
     assert (job["current_status"], job["exit_code"]) == ("exited", 5)
     assert (job["stdout"], job["stderr"]) == (["up", "gone on", ""], ["err", ""])
     assert (job["attempt"], job["container_id"]) == (1, container.id)
-
-
-def _kill(orqal: Orqal, actor: str) -> None:
-    [process] = [process for process in orqal.processes() if process.cmdline()[:1] == [f"ray::{actor}"]]
-    process.send_signal(signal.SIGKILL)
-    psutil.wait_procs([process], timeout=10)
 
 
 @pytest.fixture
@@ -92,14 +84,14 @@ def test_killed_scheduler_finds_its_jobs_again(orqal: Orqal) -> None:
     job_id, container = _start_waiting(orqal)
     [host] = orqal.http().get("/hosts").json()
     waiting = orqal.submit("Test", threads=host["threads"], params={"echo": "after"})
-    _kill(orqal, "Scheduler")
+    orqal.kill("Scheduler")
     _goes_on_and_ends_once(orqal, job_id, container)
     assert orqal.ended(waiting)["stdout"] == ["after", ""]
 
 
 def test_killed_host_actor_finds_its_containers_again(orqal: Orqal) -> None:
     job_id, container = _start_waiting(orqal)
-    _kill(orqal, "HostActor")
+    orqal.kill("HostActor")
     _goes_on_and_ends_once(orqal, job_id, container)
 
 
