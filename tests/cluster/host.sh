@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Process 1 of a host of namespaces.py: gives it a machine's own files, prints its pid outside, reaps, and never ends.
+# Started by unshare in namespaces of its own: nothing that is mounted here is seen outside, and all of it goes with it.
+#
+#   host.sh DIR NAME HOME [SHARED…]
+#
+# DIR/root has the host's own /tmp and HOME, DIR/etc its own files of /etc. SHARED: folders below /tmp or HOME that stay.
+set -euo pipefail
+
+dir=$1 name=$2 home=$3
+shift 3
+read -r pid _ </proc/self/stat # /proc is still that of outside
+
+hostname "$name"
+for own in /tmp "$home"; do
+    for shared; do
+        if [[ $shared == "$own"/* ]]; then
+            mkdir -p "$dir/root$shared"
+            mount --rbind "$shared" "$dir/root$shared"
+        fi
+    done
+    mount --rbind "$dir/root$own" "$own"
+done
+for file in "$dir"/etc/*; do
+    # A link's target is below /run, and gone in a moment: as good as an empty file.
+    if [[ ! -L /etc/${file##*/} ]]; then mount --bind "$file" "/etc/${file##*/}"; fi
+done
+mount -t tmpfs -o mode=755 tmpfs /run # sockets and pid files: each daemon has the path that it has on any machine
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+mount -t proc proc /proc
+mkdir /run/sshd /run/lock
+
+echo "$pid"
+exec </dev/null >/dev/null 2>&1
+sleep infinity &
+wait
