@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import docker
 import pytest
 
 from examples.local_image import DEMO_IMAGE, make_image
@@ -37,6 +36,6 @@ def cluster() -> Iterator[Namespaces]:
                 raise
             pytest.skip(f"needs a cluster of namespaces: {problem}")
         for host in cluster.hosts:
-            with contextlib.closing(docker.DockerClient(base_url=host.docker_host)) as client:
+            with contextlib.closing(host.docker()) as client:
                 make_image(DEMO_IMAGE, PROGRAMS, client=client)
         yield cluster

@@ -2,13 +2,13 @@
 # Process 1 of a host of namespaces.py: gives it a machine's own files, prints its pid outside, reaps, and never ends.
 # Started by unshare in namespaces of its own: nothing that is mounted here is seen outside, and all of it goes with it.
 #
-#   host.sh DIR NAME HOME [SHARED…]
+#   host.sh CLUSTER NAME DIR HOME [SHARED…]
 #
 # DIR/root has the host's own /tmp and HOME, DIR/etc its own files of /etc. SHARED: folders below /tmp or HOME that stay.
 set -euo pipefail
 
-dir=$1 name=$2 home=$3
-shift 3
+cluster=$1 name=$2 dir=$3 home=$4
+shift 4
 read -r pid _ </proc/self/stat # /proc is still that of outside
 
 hostname "$name"
@@ -20,6 +20,25 @@ for own in /tmp "$home"; do
         fi
     done
     mount --rbind "$dir/root$own" "$own"
+done
+mkdir -p "$dir/cgroup"
+mapfile -t cgroups < <(awk '$3 ~ /^cgroup2?$/ { print $2 }' /proc/mounts)
+for root in "${cgroups[@]}"; do
+    # The host sees its own part of the tree only: what it leaves there can be found and removed.
+    parent=$root
+    for part in "$cluster" "$name"; do
+        mkdir -p "$parent/$part"
+        for file in cpuset.cpus cpuset.mems; do # version 1: empty in a new one, which may then have no process
+            if [[ -e $parent/$file ]]; then cat "$parent/$file" >"$parent/$part/$file"; fi
+        done
+        if [[ -e $parent/cgroup.controllers ]]; then # version 2: controllers are passed down one by one
+            sed 's/[a-z]\+/+&/g' "$parent/cgroup.controllers" >"$parent/cgroup.subtree_control"
+        fi
+        parent=$parent/$part
+    done
+    mount --bind "$parent" "$dir/cgroup"
+    umount --lazy "$root" # runc believes in the first mount of each kind, a hidden one too
+    mount --move "$dir/cgroup" "$root"
 done
 for file in "$dir"/etc/*; do
     # A link's target is below /run, and gone in a moment: as good as an empty file.

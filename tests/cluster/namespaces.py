@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import ipaddress
 import json
 import os
@@ -22,9 +23,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,8 @@ RUNS = Path("/var/tmp")
 PROGRAMS = ("dockerd", "ip", "iptables", "nsenter", "rsync", "setpriv", "ssh", "ssh-keygen", "sshd", "unshare")
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ROOT_HOME = pwd.getpwuid(0).pw_dir
+KEPT = "kept"
+"""The owner of a cluster that stays when the process that made it has ended."""
 READY_WITHIN = 60
 """Seconds that a daemon may take to answer."""
 
@@ -76,6 +80,10 @@ class Host:
     def docker_host(self) -> str:
         """A DOCKER_HOST that reaches its daemon from inside and outside; inside, the usual socket does too."""
         return f"unix://{self.directory}/docker.sock"
+
+    def docker(self, timeout: int = 60) -> docker.DockerClient:
+        """A client of its daemon; the caller closes it."""
+        return docker.DockerClient(base_url=self.docker_host, timeout=timeout)
 
     @property
     def pid(self) -> int:
@@ -151,7 +159,8 @@ class Host:
             boot = subprocess.Popen(
                 [
                     *("setsid", "--fork", "unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--fork"),
-                    *("--kill-child", "bash", str(HOST_SCRIPT), str(self.directory), self.name, ROOT_HOME, *shared),
+                    *("--kill-child", "bash", str(HOST_SCRIPT)),
+                    *(self.cluster, self.name, str(self.directory), ROOT_HOME, *shared),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -192,7 +201,7 @@ class Host:
         """
         assert self.dockerd is not None
         command = [
-            *("dockerd", "--data-root", str(self.directory / "docker"), "--cgroup-parent", f"/{self.cluster}"),
+            *("dockerd", "--data-root", str(self.directory / "docker")),
             # That of systemd is not in reach.
             *("--exec-opt", "native.cgroupdriver=cgroupfs"),
             *("--host", "unix:///run/docker.sock", "--host", self.docker_host),
@@ -238,11 +247,8 @@ class Host:
 
     def _docker_answers(self) -> bool:
         try:
-            client = docker.DockerClient(base_url=self.docker_host, timeout=5)
-            try:
+            with contextlib.closing(self.docker(timeout=5)) as client:
                 return bool(client.ping())
-            finally:
-                client.close()
         except (docker.errors.DockerException, OSError):
             return False
 
@@ -290,7 +296,8 @@ class Namespaces:
         """
         _check_machine()
         clean_dead()
-        self._claim()
+        with _lock():
+            self._claim()
         try:
             self._make_network()
             self._make_machines()
@@ -319,7 +326,7 @@ class Namespaces:
                 continue
             with contextlib.suppress(FileExistsError):
                 self.directory.mkdir(mode=0o711)
-                (self.directory / "owner").write_text("" if self.keep else _identity(psutil.Process()))
+                (self.directory / "owner").write_text(KEPT if self.keep else _identity(psutil.Process()))
                 return
         raise Unavailable(f"all networks from 10.77.0.0/24 on are taken; see {RUNS}/orq* and `ip route`")
 
@@ -399,25 +406,39 @@ def clean(name: str) -> None:
         _call("ip", "link", "delete", name)
     for root in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").glob("*/")):
         for folder, _, _ in os.walk(root / name, topdown=False):
-            _until(lambda folder=Path(folder): _removed(folder), f"cgroup {folder} is busy")  # type: ignore[misc]
+            _until(partial(_removed, Path(folder)), f"cgroup {folder} is busy")
     shutil.rmtree(directory, ignore_errors=True)
 
 
 def clean_dead() -> None:
     """Remove the clusters of processes that have died."""
-    for directory in _clusters():
-        owner = (directory / "owner").read_text()
-        if owner and not any(_identity(process) == owner for process in psutil.process_iter()):
-            clean(directory.name)
+    with _lock():
+        alive = {_identity(process) for process in psutil.process_iter()}
+        for name, owner in _owners().items():
+            if owner != KEPT and owner not in alive:
+                clean(name)
 
 
 def kept() -> list[str]:
     """The clusters that stay until they are taken down."""
-    return [directory.name for directory in _clusters() if not (directory / "owner").read_text()]
+    return [name for name, owner in _owners().items() if owner == KEPT]
 
 
-def _clusters() -> list[Path]:
-    return [file.parent for file in sorted(RUNS.glob("orq[0-9]*/owner"))]
+def _owners() -> dict[str, str]:
+    """The clusters that there are, and the process that each belongs to; one half made belongs to none."""
+    files = {folder.name: folder / "owner" for folder in sorted(RUNS.glob("orq[0-9]*/"))}
+    return {name: file.read_text() if file.exists() else "" for name, file in files.items()}
+
+
+@contextlib.contextmanager
+def _lock() -> Iterator[None]:
+    """One process at a time takes a name or cleans up what is left of another."""
+    folder = os.open(RUNS, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _hosts(name: str) -> list[Host]:
