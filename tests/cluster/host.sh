@@ -4,7 +4,7 @@
 #
 #   host.sh CLUSTER NAME DIR HOME [SHARED…]
 #
-# DIR/root has the host's own /tmp and HOME, DIR/etc its own files of /etc. SHARED: folders below /tmp or HOME that stay.
+# DIR/root has the host's own /tmp and HOME, DIR/etc what differs in its /etc. SHARED: folders below /tmp or HOME that stay.
 set -euo pipefail
 
 cluster=$1 name=$2 dir=$3 home=$4
@@ -40,10 +40,9 @@ for root in "${cgroups[@]}"; do
     umount --lazy "$root" # runc believes in the first mount of each kind, a hidden one too
     mount --move "$dir/cgroup" "$root"
 done
-for file in "$dir"/etc/*; do
-    # A link's target is below /run, and gone in a moment: as good as an empty file.
-    if [[ ! -L /etc/${file##*/} ]]; then mount --bind "$file" "/etc/${file##*/}"; fi
-done
+mkdir -p "$dir/etc.work"
+mount -t overlay -o "lowerdir=/etc,upperdir=$dir/etc,workdir=$dir/etc.work" overlay /etc
+if [[ ! -e $dir/etc/docker ]]; then rm -rf /etc/docker; fi # this machine's; a daemon is known by the key that is there
 mount -t tmpfs -o mode=755 tmpfs /run # sockets and pid files: each daemon has the path that it has on any machine
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount -t proc proc /proc

@@ -171,7 +171,12 @@ class Host:
             pid = boot.stdout.readline().decode().strip()
         if not pid:
             raise Unavailable(f"a host does not start: {_tail(self.directory / 'boot.log')}")
-        _call("ip", "link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", pid)
+        # The same hardware address at each start: others remember it.
+        mac = "02:00:" + ipaddress.IPv4Address(self.address).packed.hex(":")
+        _call(
+            *("ip", "link", "add", self._link, "type", "veth"),
+            *("peer", "name", "eth0", "address", mac, "netns", pid),
+        )
         _call("ip", "link", "set", self._link, "master", self.cluster, "up")
         self.run(
             ["ip", "-batch", "-"],
