@@ -7,7 +7,7 @@ ENGINE := bash scripts/engine.sh
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench setup engine-stop clean
+.PHONY: help demo test check bench cluster-up cluster-down setup engine-stop clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,7 @@ demo: ## run a batch in real containers on this machine and check every result
 
 test: setup ## run all tests, with a real Docker engine and a real Ray
 	@bash scripts/tools.sh
+	@bash scripts/cluster_tools.sh
 	@$(ENGINE) with $(PYTHON) -m pytest $(ARGS)
 
 check: setup ## lint, formatting, types
@@ -28,6 +29,13 @@ check: setup ## lint, formatting, types
 
 bench: setup ## compare with docker run, the plain SDK and Swarm; writes build/bench.json
 	@$(ENGINE) with $(PYTHON) benchmarks/bench.py $(ARGS)
+
+cluster-up: setup ## start a cluster of three hosts on this machine (as root), and say how to use it
+	@bash scripts/cluster_tools.sh
+	@$(PYTHON) -m tests.cluster.namespaces up
+
+cluster-down: ## remove that cluster
+	@$(PYTHON) -m tests.cluster.namespaces down
 
 setup:
 	@bash scripts/setup.sh cluster,dev
