@@ -40,8 +40,8 @@ RUNS = Path("/var/tmp")
 PROGRAMS = ("dockerd", "ip", "iptables", "nsenter", "rsync", "setpriv", "ssh", "ssh-keygen", "sshd", "unshare")
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ROOT_HOME = pwd.getpwuid(0).pw_dir
-KEPT = "kept"
-"""The owner of a cluster that stays when the process that made it has ended."""
+KEPT = "kept by "
+"""Begins the owner of a cluster that stays when the process that made it has ended; the checkout's path follows."""
 READY_WITHIN = 60
 """Seconds that a daemon may take to answer."""
 
@@ -242,13 +242,7 @@ class Host:
 
     def _processes(self) -> list[psutil.Process]:
         """Its process 1, and the unshare that waits for it."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                command = process.cmdline()
-                if str(HOST_SCRIPT) in command and str(self.directory) in command:
-                    found.append(process)
-        return found
+        return _machines(self.cluster, self.name)
 
     def _docker_answers(self) -> bool:
         try:
@@ -327,11 +321,14 @@ class Namespaces:
         for index in range(256):
             self.name = f"orq{index}"
             self.network = ipaddress.IPv4Network(f"10.77.{index}.0/24")
-            if any(route.overlaps(self.network) for route in routes):
+            # Processes without a folder: somebody removed it, and they would be taken for ours.
+            if any(route.overlaps(self.network) for route in routes) or _machines(self.name):
                 continue
             with contextlib.suppress(FileExistsError):
                 self.directory.mkdir(mode=0o711)
-                (self.directory / "owner").write_text(KEPT if self.keep else _identity(psutil.Process()))
+                (self.directory / "owner").write_text(
+                    f"{KEPT}{REPOSITORY}" if self.keep else _identity(psutil.Process())
+                )
                 return
         raise Unavailable(f"all networks from 10.77.0.0/24 on are taken; see {RUNS}/orq* and `ip route`")
 
@@ -420,13 +417,13 @@ def clean_dead() -> None:
     with _lock():
         alive = {_identity(process) for process in psutil.process_iter()}
         for name, owner in _owners().items():
-            if owner != KEPT and owner not in alive:
+            if not owner.startswith(KEPT) and owner not in alive:
                 clean(name)
 
 
 def kept() -> list[str]:
-    """The clusters that stay until they are taken down."""
-    return [name for name, owner in _owners().items() if owner == KEPT]
+    """This checkout's clusters that stay until they are taken down. Another checkout's are its own affair."""
+    return [name for name, owner in _owners().items() if owner == f"{KEPT}{REPOSITORY}"]
 
 
 def _owners() -> dict[str, str]:
@@ -453,6 +450,19 @@ def _hosts(name: str) -> list[Host]:
     for directory in sorted((RUNS / name).glob("*/")):
         number = 0 if directory.name == "laptop" else int(directory.name.removeprefix("h"))
         found.append(Host(name, directory.name, str(network[10 + number]), str(network[1]), ()))
+    return found
+
+
+def _machines(cluster: str, name: str | None = None) -> list[psutil.Process]:
+    """The processes 1 of a cluster's hosts, or of one, and their unshares, from whatever checkout they were started."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            command = process.cmdline()
+            for place, word in enumerate(command):
+                who = command[place + 1 : place + 3] if word.endswith("/tests/cluster/host.sh") else []
+                if who == [cluster, name] or (name is None and who[:1] == [cluster]):
+                    found.append(process)
     return found
 
 

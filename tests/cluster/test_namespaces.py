@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from examples.local_image import DEMO_IMAGE, make_image
+from tests.cluster import namespaces
 from tests.cluster.namespaces import REPOSITORY, Host, Namespaces, clean_dead
 from tests.conftest import PROGRAMS
 
@@ -204,6 +205,35 @@ def test_what_a_killed_run_left_is_removed(cluster: Namespaces) -> None:
         clean_dead()
         assert traces(name) == set()
     assert reaches(cluster.laptop, cluster.hosts[0])
+
+
+def test_a_cluster_that_stays_is_its_checkouts_own(cluster: Namespaces, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not shown to, or taken down by, the command line of another checkout."""
+    with Namespaces(1, keep=True) as other:
+        assert other.name in namespaces.kept()
+        assert cluster.name not in namespaces.kept()
+        monkeypatch.setattr(namespaces, "REPOSITORY", Path("/another/checkout"))
+        monkeypatch.setattr(namespaces, "HOST_SCRIPT", Path("/another/checkout/tests/cluster/host.sh"))
+        assert other.name not in namespaces.kept()
+        monkeypatch.setattr(sys, "argv", ["namespaces", "down"])
+        assert namespaces.main() == 0
+        assert other.hosts[0].run(["hostname"]).stdout == "h1\n"
+        # To clean up it sees all processes, whoever started them.
+        namespaces.clean(other.name)
+        assert traces(other.name) == set()
+
+
+def test_no_name_is_taken_whose_processes_live(cluster: Namespaces) -> None:
+    with Namespaces(1) as other:
+        aside = other.directory.with_name(f"aside-{other.name}")
+        other.directory.rename(aside)
+        try:
+            subprocess.run(["ip", "link", "delete", other.name], check=True)
+            with Namespaces(1) as third:
+                assert third.name != other.name
+        finally:
+            aside.rename(other.directory)
+    assert traces(other.name) == set()
 
 
 def reaches(one: Host, other: Host) -> bool:
