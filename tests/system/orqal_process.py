@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -200,6 +204,28 @@ class Orqal:
                 if word in seen:
                     return
         raise AssertionError(f"the job ended without {word!r}: {seen!r}")
+
+
+@contextmanager
+def an_orqal(settings: dict[str, str], *options: str, services: str = "") -> Iterator[Orqal]:
+    """One that is up, in a home of its own; in the end it is down, and nothing of it is left.
+
+    `services`: the text of its wrapper file. `options`: those of `orqal up`.
+    """
+    home = Path(tempfile.mkdtemp(prefix="orqal-test-"))
+    wrappers = home / "services.py"
+    wrappers.write_text(services)
+    orqal = Orqal(home, settings={"ORQAL_SERVICES": str(wrappers), "ORQAL_STOP_GRACE": "1"} | settings, options=options)
+    try:
+        orqal.up()
+        yield orqal
+        orqal.down()
+    finally:
+        if orqal.processes():
+            orqal.cli("down", check=False)
+        for container in orqal.containers():
+            container.remove(force=True)
+        shutil.rmtree(home)
 
 
 def _marked(cluster: str) -> set[psutil.Process]:

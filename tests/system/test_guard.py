@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.system.orqal_process import Orqal
+from tests.system.orqal_process import Orqal, an_orqal
 
 BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
 EVIL = "http://evil.example"
@@ -49,19 +49,8 @@ def folders() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def local(image: str, folders: Path) -> Iterator[Orqal]:
     """An Orqal that asks programs of this machine for no token."""
-    home = Path(tempfile.mkdtemp(prefix="orqal-local-"))
-    settings = {"ORQAL_RUN_MOUNTS": f"{folders}/rw,{folders}/ro:ro", "ORQAL_STOP_GRACE": "1"}
-    orqal = Orqal(home, settings=settings, options=("--no-token",))
-    try:
-        orqal.up()
+    with an_orqal({"ORQAL_RUN_MOUNTS": f"{folders}/rw,{folders}/ro:ro"}, "--no-token") as orqal:
         yield orqal
-        orqal.down()
-    finally:
-        if orqal.processes():
-            orqal.cli("down", check=False)
-        for container in orqal.containers():
-            container.remove(force=True)
-        shutil.rmtree(home)
 
 
 def routes(orqal: Orqal) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.system.orqal_process import Orqal
+from tests.system.orqal_process import Orqal, an_orqal
 
 WAIT_FOR_GO = "echo up; echo err >&2; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo gone on; exit 5"
 
@@ -104,10 +104,8 @@ def test_killed_host_actor_finds_its_containers_again(orqal: Orqal) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_containers_go_on_while_orqal_is_down(image: str, second_home: Path) -> None:
-    second = Orqal(second_home)
-    try:
-        second.up()
+def test_containers_go_on_while_orqal_is_down(image: str) -> None:
+    with an_orqal({}) as second:
         job_id, container = _start_waiting(second)
         done = second.cli("down")
         assert "1 container" in done.stderr + done.stdout
@@ -116,13 +114,7 @@ def test_containers_go_on_while_orqal_is_down(image: str, second_home: Path) -> 
         assert container.status == "running"
         second.up()
         _goes_on_and_ends_once(second, job_id, container)
-        # Jobs that run and wait when it goes down for good leave nothing: `down` looks.
+        # Jobs that run and wait when it goes down for good leave nothing: `an_orqal` looks.
         document = '{"app": "Test", "params": {"time": 1000, "echo": "on"}}' * 9
         answer = second.http().post("/jobs", content=document)
         second.logs_until(json.loads(answer.text.splitlines()[0])["_id"], b"on")
-        second.down()
-    finally:
-        if second.processes():
-            second.cli("down", check=False)
-        for container in second.containers():
-            container.remove(force=True)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.system.orqal_process import Orqal
+from tests.system.orqal_process import Orqal, an_orqal
 
 CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
 ENDLESS = ("/api/events",)
@@ -40,16 +37,8 @@ def ndjson(context: Any, value: Any) -> bytes:
 @pytest.fixture(scope="module")
 def fuzzed() -> Iterator[Orqal]:
     """An Orqal of its own: requests may cancel and delete whatever there is. Nobody may run an image there."""
-    home = Path(tempfile.mkdtemp(prefix="orqal-test-"))
-    orqal = Orqal(home, settings={"ORQAL_SERVICES": str(home / "none.py"), "ORQAL_RUN": "off"}, options=("--no-token",))
-    try:
-        orqal.up()
+    with an_orqal({"ORQAL_RUN": "off"}, "--no-token") as orqal:
         yield orqal
-        orqal.down()
-    finally:
-        if orqal.processes():
-            orqal.cli("down", check=False)
-        shutil.rmtree(home)
 
 
 @pytest.mark.timeout(600)
