@@ -208,8 +208,7 @@ def _daemon_environment(settings: Settings, cluster: str, no_token: bool) -> dic
         "ORQAL_HOME": str(settings.home),
         # Said in any case: what the user's environment says of it does not count.
         "ORQAL_NO_TOKEN": "1" if no_token else "0",
-        # What Serve's proxy answers by itself is guarded too.
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "orqal.serve_app.guard.of_proxy",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "orqal.serve_app.proxy.middlewares",
         # Said on both sides: by default a head and its drivers do not agree whether tokens are wanted.
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(_ray_token(settings)),

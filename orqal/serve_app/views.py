@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from orqal.models import BatchInfo, BatchName, JobError, JobRecord, Output, Status
+
+EXAMPLE_ID = "65f0c0ffee65f0c0ffee65f0"
+"""A job of the documentation."""
 
 Id = Annotated[str, Field(pattern="^[0-9a-f]{24}$")]
 """A job's id: the 24 hex digits of a BSON ObjectId."""
@@ -92,6 +95,12 @@ class Submitted(BaseModel):
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     id: str = Field(alias="_id")
+
+
+class Missed(BaseModel):
+    """In a stream of changes: some are not in it, here. Who wants to know looks at the jobs themselves."""
+
+    missed: Literal[True] = True
 
 
 class HostReason(BaseModel):

@@ -125,6 +125,11 @@ class Orqal:
         """Its processes, those too that hide their environment: they are below others, or nobody's."""
         return [process for process in self._seen | _marked(self.cluster) if process.is_running()]
 
+    def process(self, actor: str) -> psutil.Process:
+        """The process of a Ray actor: by its class, or what its name begins with."""
+        [process] = [each for each in self.processes() if "".join(each.cmdline()[:1]).startswith(f"ray::{actor}")]
+        return process
+
     def containers(self) -> list[Any]:
         """Its containers, running or not."""
         client = docker.from_env()
@@ -180,14 +185,11 @@ class Orqal:
         with self.http() as http, http.stream("GET", "/events") as events:
             lines = events.iter_lines()
             next(lines)  # from now on no change is missed
-            if self.job(job_id)["current_status"] == "running":
-                return
-            for line in lines:
-                if line and json.loads(line)["_id"] == job_id:
-                    status = json.loads(line)["current_status"]
-                    assert status in ("init", "running"), status
-                    if status == "running":
-                        return
+            while (status := self.job(job_id)["current_status"]) != "running":
+                assert status in ("todo", "init"), status
+                # A line without an id: some changes were missed.
+                while not (line := next(lines)) or json.loads(line).get("_id", job_id) != job_id:
+                    pass
 
     def job(self, job_id: str) -> dict[str, Any]:
         """A job's record."""
@@ -200,7 +202,7 @@ class Orqal:
         with self.http() as http, http.stream("GET", f"/job/{job_id}/logs", params={"follow": "1"}) as response:
             seen = b""
             for chunk in response.iter_raw():
-                seen += chunk
+                seen = seen[-1000:] + chunk
                 if word in seen:
                     return
         raise AssertionError(f"the job ended without {word!r}: {seen!r}")

@@ -180,7 +180,7 @@ def test_a_local_program_may_clean(local: Orqal) -> None:
 
 @pytest.mark.parametrize("part", ["ServeReplica", "ProxyActor"])
 def test_a_part_that_died_comes_back_in_the_same_mode(local: Orqal, part: str) -> None:
-    [old] = [process for process in local.processes() if f"ray::{part}" in "".join(process.cmdline()[:1])]
+    old = local.process(part)
     old.send_signal(signal.SIGKILL)
     psutil.wait_procs([old], timeout=10)
     deadline = time.monotonic() + COMES_BACK

@@ -42,7 +42,7 @@ def _goes_on_and_ends_once(orqal: Orqal, job_id: str, container: Any) -> None:
 
 
 def _kill(orqal: Orqal, actor: str) -> None:
-    [process] = [process for process in orqal.processes() if process.cmdline()[:1] == [f"ray::{actor}"]]
+    process = orqal.process(actor)
     process.send_signal(signal.SIGKILL)
     psutil.wait_procs([process], timeout=10)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from enum import Enum
 from itertools import islice
 from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
 from orqal.models import BatchInfo, BatchName, JobRecord, Output
 from orqal.serve_app.backend import Backend, NotThere
@@ -22,6 +22,7 @@ from orqal.serve_app.routes.shared import (
     NO_BATCH,
     SLICE,
     Inside,
+    Streamed,
     batch_ids,
     cancelled,
     cursor_of,
@@ -96,7 +97,7 @@ async def get_results(name: BatchName, backend: Inside, format: Format = Format.
     disposition = (
         f"attachment; filename=\"{plain}.{format.value}\"; filename*=UTF-8''{quote(name, safe='')}.{format.value}"
     )
-    return StreamingResponse(lines(name, backend), media_type=media_type, headers={"Content-Disposition": disposition})
+    return Streamed(lines(name, backend), media_type=media_type, headers={"Content-Disposition": disposition})
 
 
 async def _rows(name: str, backend: Backend) -> AsyncIterator[list[tuple[JobRecord, Output]]]:
@@ -105,13 +106,13 @@ async def _rows(name: str, backend: Backend) -> AsyncIterator[list[tuple[JobReco
         yield part
 
 
-async def _json_lines(name: str, backend: Backend) -> AsyncIterator[bytes]:
+async def _json_lines(name: str, backend: Backend) -> AsyncGenerator[bytes, None]:
     async for part in _rows(name, backend):
         for job, output in part:
             yield ResultView.of(job, output).model_dump_json().encode() + b"\n"
 
 
-async def _csv(name: str, backend: Backend) -> AsyncIterator[bytes]:
+async def _csv(name: str, backend: Backend) -> AsyncGenerator[bytes, None]:
     # Read twice: which columns there are is known when all have been seen, and all need not be held.
     columns: dict[str, None] = {}
     async for part in _rows(name, backend):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from fastapi import APIRouter
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
 from orqal.models import AppInfo, HostInfo
-from orqal.serve_app.routes.shared import ALWAYS, HEARTBEAT, NDJSON, Inside
-from orqal.serve_app.views import Health
+from orqal.serve_app.routes.shared import ALWAYS, HEARTBEAT, NDJSON, Inside, Streamed
+from orqal.serve_app.views import EXAMPLE_ID, Health
 
 health = APIRouter(tags=["health"])
 router = APIRouter(tags=["cluster"], responses=ALWAYS)
@@ -34,16 +35,26 @@ async def get_hosts(backend: Inside) -> list[HostInfo]:
     return await backend.hosts()
 
 
-@router.get("/events", response_class=Response, responses={200: {"content": {NDJSON: {}}}})
+@router.get(
+    "/events",
+    response_class=Response,
+    responses={
+        200: {
+            "content": {
+                NDJSON: {"example": f'{{"_id": "{EXAMPLE_ID}", "current_status": "running"}}\n\n{{"missed": true}}\n'}
+            }
+        }
+    },
+)
 async def get_events(backend: Inside) -> Response:
-    """Changes of jobs' states as they come, a line each, from now on; an empty line every 10 s while there are none."""
+    """Changes of jobs' states as they come, a line each, from now on; an empty line every 10 s while there are none.
+    A line `{"missed": true}` says that changes are missing there, which a reader was too slow to take or which came
+    while a part of Orqal was restarted: look at the jobs themselves."""
 
-    async def lines() -> AsyncIterator[bytes]:
+    async def lines() -> AsyncGenerator[bytes, None]:
         yield HEARTBEAT
-        async for change in backend.events():
-            if change is None:
-                yield HEARTBEAT
-            else:
-                yield change.model_dump_json().encode() + b"\n"
+        async with aclosing(backend.events()) as changes:
+            async for change in changes:
+                yield HEARTBEAT if change is None else change.model_dump_json().encode() + b"\n"
 
-    return StreamingResponse(lines(), media_type=NDJSON)
+    return Streamed(lines(), media_type=NDJSON)

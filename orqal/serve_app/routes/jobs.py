@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from operator import attrgetter
 from typing import Annotated
 
 from fastapi import APIRouter, Body, HTTPException, Query, Request
-from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import PlainTextResponse, Response
 from pydantic import AwareDatetime
 
 from orqal.actors.intake import Taken
@@ -31,26 +33,25 @@ from orqal.serve_app.routes.shared import (
     begun,
     cancelled,
     cursor_of,
+    formed,
     json_of,
     problems,
     selected,
     submit,
     taken_in,
 )
-from orqal.serve_app.views import Cancelled, Explanation, JobPage, JobView, Selection, Submitted
+from orqal.serve_app.views import EXAMPLE_ID, Cancelled, Explanation, JobPage, JobView, Selection, Submitted
 from orqal.store import JobFilter
 
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 
 router = APIRouter(tags=["jobs"], responses=ALWAYS)
 
-_ID_EXAMPLE = "65f0c0ffee65f0c0ffee65f0"
-
 
 @router.post(
     "/job",
     response_class=Response,
-    responses={**BAD_BODY, 200: {"content": {"text/plain": {"example": _ID_EXAMPLE}}}},
+    responses={**BAD_BODY, 200: {"content": {"text/plain": {"example": EXAMPLE_ID}}}},
     openapi_extra=BODY,
 )
 async def create_job(request: Request, backend: Inside, idempotency_key: IdempotencyKey = None) -> Response:
@@ -105,8 +106,8 @@ async def get_logs(
     wanted = {"stdout": {STDOUT}, "stderr": {STDERR}, "both": {STDOUT, STDERR}}[stream]
     frames = backend.output(job_id, frozenset(wanted), follow)
     if MULTIPLEXED in request.headers.get("accept", ""):
-        return StreamingResponse((multiplexed(frame) async for frame in frames), media_type=MULTIPLEXED)
-    return StreamingResponse((frame.data async for frame in frames), media_type="text/plain; charset=utf-8")
+        return Streamed(formed(frames, multiplexed), media_type=MULTIPLEXED)
+    return Streamed(formed(frames, attrgetter("data")), media_type="text/plain; charset=utf-8")
 
 
 @router.get(
@@ -117,7 +118,7 @@ async def get_logs(
 async def download(job_id: JobId, path: str, backend: Inside) -> Response:
     """A file of the job's directory."""
     pieces = backend.file(await backend.job(job_id), path)
-    return StreamingResponse(await begun(pieces), media_type="application/octet-stream")
+    return Streamed(await begun(pieces), media_type="application/octet-stream")
 
 
 @router.post("/job/{job_id}/cancel", responses=NO_JOB)
@@ -163,7 +164,7 @@ async def list_jobs(
 @router.post(
     "/jobs",
     response_class=Response,
-    responses={**BAD_BODY, 200: {"content": {NDJSON: {"example": f'{{"_id": "{_ID_EXAMPLE}"}}\n'}}}},
+    responses={**BAD_BODY, 200: {"content": {NDJSON: {"example": f'{{"_id": "{EXAMPLE_ID}"}}\n'}}}},
     openapi_extra=BODIES,
 )
 async def create_jobs(
@@ -177,7 +178,7 @@ async def create_jobs(
     for it; if one is no job, a last line `{"error": …, "document": n}`, and those before it are submitted."""
     answers = taken_in(request, backend, key=idempotency_key, batch=batch)
 
-    async def lines(answers: AsyncIterator[list[Taken]]) -> AsyncIterator[bytes]:
+    async def lines(answers: AsyncIterator[list[Taken]]) -> AsyncGenerator[bytes, None]:
         try:
             async for part in answers:
                 yield b"".join(
@@ -195,26 +196,25 @@ async def create_jobs(
     response_class=Response,
     responses={
         **NO_BATCH,
-        200: {
-            "content": {NDJSON: {"example": f'{{"_id": "{_ID_EXAMPLE}", "current_status": "exited", "ok": true}}\n'}}
-        },
+        200: {"content": {NDJSON: {"example": f'{{"_id": "{EXAMPLE_ID}", "current_status": "exited", "ok": true}}\n'}}},
     },
 )
 async def wait_for_jobs(selection: Annotated[Selection, Body()], backend: Inside) -> Response:
     """The jobs as they end, a line each; an empty line every 10 s while none does. The answer ends when all have."""
     ids = await selected(selection, backend)
 
-    async def lines() -> AsyncIterator[bytes]:
+    async def lines() -> AsyncGenerator[bytes, None]:
         yield HEARTBEAT  # the headers go out now, not with the first end
-        async for change in backend.ended(ids):
-            if change is None:
-                yield HEARTBEAT
-            elif isinstance(change, Change):
-                yield change.model_dump_json().encode() + b"\n"
-            else:
-                yield json.dumps({"_id": change, "unknown": True}).encode() + b"\n"
+        async with aclosing(backend.ended(ids)) as changes:
+            async for change in changes:
+                if change is None:
+                    yield HEARTBEAT
+                elif isinstance(change, Change):
+                    yield change.model_dump_json().encode() + b"\n"
+                else:
+                    yield json.dumps({"_id": change, "unknown": True}).encode() + b"\n"
 
-    return StreamingResponse(lines(), media_type=NDJSON)
+    return Streamed(lines(), media_type=NDJSON)
 
 
 @router.post("/jobs/cancel", responses=NO_BATCH)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import datetime
 from enum import Enum
+from operator import attrgetter
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
 from orqal.actors.intake import Taken
 from orqal.docker_engine import STDERR, STDOUT
@@ -24,6 +25,7 @@ from orqal.serve_app.routes.shared import (
     Streamed,
     batch_ids,
     begun,
+    formed,
     problems,
     taken_in,
 )
@@ -99,7 +101,7 @@ async def stream(
     if not {host, host.rpartition(":")[0]} & names:
         raise NotThere(f"the container {container} does not run on {host!r}")
     frames = backend.output(job_id, frozenset({STDOUT, STDERR}), follow=True)
-    return StreamingResponse((frame.data async for frame in frames), media_type="text/plain; charset=utf-8")
+    return Streamed(formed(frames, attrgetter("data")), media_type="text/plain; charset=utf-8")
 
 
 @router.get("/load")
@@ -141,7 +143,7 @@ async def clean(action: Action, backend: Inside) -> Response:
     gone; the answer is their names. Jobs that wait are cancelled first."""
     if action is Action.OLD:
         names = (f"{name}\n".encode() async for name in backend.clean_directories())
-        return StreamingResponse(names, media_type="text/plain; charset=utf-8")
+        return Streamed(names, media_type="text/plain; charset=utf-8")
     await backend.scheduler("clean", action.value)
     words = {
         Action.ALL: "all jobs purged",
