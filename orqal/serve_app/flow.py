@@ -76,6 +76,7 @@ class AtProxy:
             return
         request, answer = Window(), Passed()
         to_replica: asyncio.Queue[Message] = asyncio.Queue()
+        to_client: asyncio.Queue[Message | None] = asyncio.Queue()
 
         async def take() -> None:
             message: Message = {}
@@ -85,16 +86,23 @@ class AtProxy:
                 request.add(_size(message))
                 to_replica.put_nowait(message)
 
+        async def give() -> None:
+            while (message := await to_client.get()) is not None:
+                await send(message)  # returns when the client has taken what came before
+                if told := answer.add(_size(message)):
+                    to_replica.put_nowait(told)
+
         async def sending(message: Message) -> None:
+            # At once, whether or not the client reads: what the replica tells comes behind its answer.
             if message["type"] == _PASSED:
                 request.add(-int(message["bytes"]))
-                return
-            await send(message)  # returns when the client has taken what came before
-            if told := answer.add(_size(message)):
-                to_replica.put_nowait(told)
+            else:
+                to_client.put_nowait(message)
 
-        async with _beside(take()):
+        async with _beside(take()), _beside(give()) as giving:
             await self._app(scope, to_replica.get, sending)
+            to_client.put_nowait(None)
+            await giving
 
 
 class AtReplica:
@@ -150,10 +158,10 @@ def _size(message: Message) -> int:
 
 
 @asynccontextmanager
-async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[asyncio.Task[None]]:
     """What is done while the block runs, and no longer."""
     task = asyncio.create_task(work)
     try:
-        yield
+        yield task
     finally:
         task.cancel()
