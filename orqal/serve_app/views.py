@@ -8,9 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from orqal.models import BatchInfo, BatchName, JobError, JobRecord, Output, Status
 
-EXAMPLE_ID = "65f0c0ffee65f0c0ffee65f0"
-"""A job of the documentation."""
-
 Id = Annotated[str, Field(pattern="^[0-9a-f]{24}$")]
 """A job's id: the 24 hex digits of a BSON ObjectId."""
 
@@ -65,6 +62,8 @@ class JobPage(BaseModel):
 
 class Selection(BaseModel):
     """Some jobs: those of these ids, of a batch, or all that have not ended."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"batch": "sums"}]})
 
     ids: Annotated[list[Id], Field(max_length=1_000_000)] | None = None
     batch: BatchName | None = None

@@ -15,9 +15,11 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from orqal.models import BatchInfo, BatchName, JobRecord, Output
+from orqal.serve_app import examples
 from orqal.serve_app.backend import Backend, NotThere
 from orqal.serve_app.routes.shared import (
     ALWAYS,
+    BAD_VALUE,
     NDJSON,
     NO_BATCH,
     SLICE,
@@ -42,7 +44,7 @@ class Format(str, Enum):
     CSV = "csv"
 
 
-@router.get("/batches")
+@router.get("/batches", responses={**BAD_VALUE, **examples.shown(examples.BATCHES)})
 async def list_batches(
     backend: Inside,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -53,7 +55,7 @@ async def list_batches(
     return BatchList(batches=page.batches, cursor=page.cursor)
 
 
-@router.get("/batches/{name}", responses=NO_BATCH)
+@router.get("/batches/{name}", responses={**NO_BATCH, **examples.shown(examples.BATCH)})
 async def get_batch(name: BatchName, backend: Inside) -> BatchInfo:
     """How far a batch is."""
     info = await backend.read(backend.store.batch, name)
@@ -62,13 +64,13 @@ async def get_batch(name: BatchName, backend: Inside) -> BatchInfo:
     return info
 
 
-@router.post("/batches/{name}/cancel", responses=NO_BATCH)
+@router.post("/batches/{name}/cancel", responses={**NO_BATCH, **examples.shown(examples.CANCELLED)})
 async def cancel_batch(name: BatchName, backend: Inside) -> Cancelled:
     """End a batch's jobs, wherever they are on their way."""
     return Cancelled(cancelled=await cancelled(await batch_ids(name, backend), backend))
 
 
-@router.post("/batches/{name}/retry", responses=NO_BATCH)
+@router.post("/batches/{name}/retry", responses={**NO_BATCH, **examples.shown(examples.RETRIED)})
 async def retry_batch(name: BatchName, backend: Inside) -> Retried:
     """Run again those of a batch's jobs that have ended and are not ok. Each new job takes the place of the one that
     failed, so asked again there is nothing to do."""
@@ -83,7 +85,15 @@ async def retry_batch(name: BatchName, backend: Inside) -> Retried:
 @router.get(
     "/batches/{name}/results",
     response_class=Response,
-    responses={**NO_BATCH, 200: {"content": {NDJSON: {}, "text/csv": {}}}},
+    responses={
+        **NO_BATCH,
+        200: {
+            "content": {
+                NDJSON: {"example": examples.line(examples.RESULT)},
+                "text/csv": {"example": "_id,app,input\r\n65f0,Checksum,/usr/bin/env\r\n"},
+            }
+        },
+    },
 )
 async def get_results(name: BatchName, backend: Inside, format: Format = Format.JSONL) -> Response:
     """The results of a batch's jobs so far, a line each, in the order of submission. As CSV the params and the keys of

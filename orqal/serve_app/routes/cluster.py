@@ -9,27 +9,28 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from orqal.models import AppInfo, HostInfo
+from orqal.serve_app import examples
 from orqal.serve_app.routes.shared import ALWAYS, HEARTBEAT, NDJSON, Inside, Streamed
-from orqal.serve_app.views import EXAMPLE_ID, Health
+from orqal.serve_app.views import Health
 
 health = APIRouter(tags=["health"])
 router = APIRouter(tags=["cluster"], responses=ALWAYS)
 
 
-@health.get("/healthz")
+@health.get("/healthz", responses=examples.shown(examples.HEALTH))
 async def healthz() -> Health:
     """Whether the API answers. Open to all."""
     return Health(status="ok")
 
 
-@router.get("/apps")
+@router.get("/apps", responses=examples.shown([examples.APP]))
 async def get_apps(backend: Inside) -> list[AppInfo]:
     """The apps that jobs can name, and those that could not be loaded, with the reason."""
     apps: list[AppInfo] = await backend.scheduler("apps")
     return apps
 
 
-@router.get("/hosts")
+@router.get("/hosts", responses=examples.shown([examples.HOST]))
 async def get_hosts(backend: Inside) -> list[HostInfo]:
     """The Docker hosts, what they have, and what is in use."""
     return await backend.hosts()
@@ -39,11 +40,7 @@ async def get_hosts(backend: Inside) -> list[HostInfo]:
     "/events",
     response_class=Response,
     responses={
-        200: {
-            "content": {
-                NDJSON: {"example": f'{{"_id": "{EXAMPLE_ID}", "current_status": "running"}}\n\n{{"missed": true}}\n'}
-            }
-        }
+        200: {"content": {NDJSON: {"example": examples.line(examples.CHANGE) + examples.line(examples.MISSED)}}}
     },
 )
 async def get_events(backend: Inside) -> Response:

@@ -15,11 +15,13 @@ from pydantic import AwareDatetime
 from orqal.actors.intake import Taken
 from orqal.docker_engine import STDERR, STDOUT, multiplexed
 from orqal.models import MAX_NAME, BatchName, Change, JobSpec, Status
+from orqal.serve_app import examples
 from orqal.serve_app.documents import BadDocument, DocumentReader
 from orqal.serve_app.explain import explained
 from orqal.serve_app.routes.shared import (
     ALWAYS,
     BAD_BODY,
+    BAD_VALUE,
     BODIES,
     BODY,
     HEARTBEAT,
@@ -40,7 +42,7 @@ from orqal.serve_app.routes.shared import (
     submit,
     taken_in,
 )
-from orqal.serve_app.views import EXAMPLE_ID, Cancelled, Explanation, JobPage, JobView, Selection, Submitted
+from orqal.serve_app.views import Cancelled, Explanation, JobPage, JobView, Selection, Submitted
 from orqal.store import JobFilter
 
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
@@ -51,7 +53,7 @@ router = APIRouter(tags=["jobs"], responses=ALWAYS)
 @router.post(
     "/job",
     response_class=Response,
-    responses={**BAD_BODY, 200: {"content": {"text/plain": {"example": EXAMPLE_ID}}}},
+    responses={**BAD_BODY, 200: {"content": {"text/plain": {"example": examples.JOB_ID}}}},
     openapi_extra=BODY,
 )
 async def create_job(request: Request, backend: Inside, idempotency_key: IdempotencyKey = None) -> Response:
@@ -70,7 +72,7 @@ async def create_job(request: Request, backend: Inside, idempotency_key: Idempot
     return PlainTextResponse(taken.id, headers={"Orqal-Cache": "hit" if taken.cached else "miss"})
 
 
-@router.get("/job/{job_id}", response_model=JobView, responses=NO_JOB)
+@router.get("/job/{job_id}", response_model=JobView, responses={**NO_JOB, **examples.shown(examples.JOB)})
 async def get_job(job_id: JobId, backend: Inside) -> Response:
     """A job with its output and result."""
     job = await backend.job(job_id)
@@ -78,7 +80,7 @@ async def get_job(job_id: JobId, backend: Inside) -> Response:
     return json_of(JobView.whole(job, output))
 
 
-@router.get("/job/{job_id}/explain", responses=NO_JOB)
+@router.get("/job/{job_id}/explain", responses={**NO_JOB, **examples.shown(examples.EXPLANATION)})
 async def explain_job(job_id: JobId, backend: Inside) -> Explanation:
     """Why a job is where it is: what it waits for, why it ended so, why it was run and not taken from the cache."""
     job = await backend.job(job_id)
@@ -113,7 +115,11 @@ async def get_logs(
 @router.get(
     "/job/{job_id}/download/{path:path}",
     response_class=Response,
-    responses={**problems(_404="there is no such job or file"), 200: {"content": {"application/octet-stream": {}}}},
+    responses={
+        **NO_JOB,
+        **problems(_404="there is no such job or file"),
+        200: {"content": {"application/octet-stream": {}}},
+    },
 )
 async def download(job_id: JobId, path: str, backend: Inside) -> Response:
     """A file of the job's directory."""
@@ -121,7 +127,7 @@ async def download(job_id: JobId, path: str, backend: Inside) -> Response:
     return Streamed(await begun(pieces), media_type="application/octet-stream")
 
 
-@router.post("/job/{job_id}/cancel", responses=NO_JOB)
+@router.post("/job/{job_id}/cancel", responses={**NO_JOB, **examples.shown(examples.CANCELLED)})
 async def cancel_job(job_id: JobId, backend: Inside) -> Cancelled:
     """End a job, wherever it is on its way. One that has ended stays as it is."""
     await backend.job(job_id)
@@ -130,7 +136,11 @@ async def cancel_job(job_id: JobId, backend: Inside) -> Cancelled:
 
 @router.post(
     "/job/{job_id}/retry",
-    responses={**NO_JOB, **problems(_409="it has not ended, or it is ok: there is nothing to retry")},
+    responses={
+        **NO_JOB,
+        **problems(_409="it has not ended, or it is ok: there is nothing to retry"),
+        **examples.shown(examples.SUBMITTED),
+    },
 )
 async def retry_job(job_id: JobId, backend: Inside) -> Submitted:
     """Run a job again that failed: a new job of the same app, input and params, which takes its place in its batches.
@@ -142,7 +152,7 @@ async def retry_job(job_id: JobId, backend: Inside) -> Submitted:
     return Submitted(id=new[job_id])
 
 
-@router.get("/jobs", response_model=JobPage)
+@router.get("/jobs", response_model=JobPage, responses={**BAD_VALUE, **examples.shown(examples.PAGE)})
 async def list_jobs(
     backend: Inside,
     status: Status | None = None,
@@ -164,7 +174,7 @@ async def list_jobs(
 @router.post(
     "/jobs",
     response_class=Response,
-    responses={**BAD_BODY, 200: {"content": {NDJSON: {"example": f'{{"_id": "{EXAMPLE_ID}"}}\n'}}}},
+    responses={**BAD_BODY, 200: {"content": {NDJSON: {"example": examples.line(examples.SUBMITTED)}}}},
     openapi_extra=BODIES,
 )
 async def create_jobs(
@@ -196,7 +206,7 @@ async def create_jobs(
     response_class=Response,
     responses={
         **NO_BATCH,
-        200: {"content": {NDJSON: {"example": f'{{"_id": "{EXAMPLE_ID}", "current_status": "exited", "ok": true}}\n'}}},
+        200: {"content": {NDJSON: {"example": examples.line(examples.CHANGE)}}},
     },
 )
 async def wait_for_jobs(selection: Annotated[Selection, Body()], backend: Inside) -> Response:
@@ -217,13 +227,13 @@ async def wait_for_jobs(selection: Annotated[Selection, Body()], backend: Inside
     return Streamed(lines(), media_type=NDJSON)
 
 
-@router.post("/jobs/cancel", responses=NO_BATCH)
+@router.post("/jobs/cancel", responses={**NO_BATCH, **examples.shown(examples.CANCELLED)})
 async def cancel_jobs(selection: Annotated[Selection, Body()], backend: Inside) -> Cancelled:
     """End jobs, wherever they are on their way."""
     return Cancelled(cancelled=await cancelled(await selected(selection, backend), backend))
 
 
-@router.get("/jobs/status")
+@router.get("/jobs/status", responses=examples.shown(examples.COUNTS))
 async def count_jobs(backend: Inside, response: Response) -> dict[str, int]:
     """Jobs per state; `todo` is always there."""
     response.headers["Access-Control-Allow-Origin"] = "*"

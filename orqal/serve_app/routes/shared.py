@@ -16,9 +16,10 @@ from starlette.types import Receive, Scope, Send
 from orqal.actors.intake import OtherDocument, Taken
 from orqal.docker_engine import Frame
 from orqal.models import MAX_NAME, JobSpec
+from orqal.serve_app import examples
 from orqal.serve_app.backend import Backend, NotThere
 from orqal.serve_app.documents import BadDocument, DocumentReader
-from orqal.serve_app.views import EXAMPLE_ID, Problem, Selection
+from orqal.serve_app.views import Problem, Selection
 
 T = TypeVar("T")
 
@@ -33,7 +34,14 @@ Responses = dict[int | str, dict[str, Any]]
 
 def problems(**reasons: str) -> Responses:
     """The documentation of errors: `_404="when"`."""
-    return {int(status[1:]): {"model": Problem, "description": reason} for status, reason in reasons.items()}
+    return {
+        int(status[1:]): {
+            "model": Problem,
+            "description": reason,
+            "content": {"application/json": {"example": {"detail": reason}}},
+        }
+        for status, reason in reasons.items()
+    }
 
 
 ALWAYS = problems(
@@ -41,8 +49,11 @@ ALWAYS = problems(
     _403="a web page of another origin made the browser send this",
     _503="the scheduler is restarting, or the store cannot take it now; try again",
 )
-NO_JOB = problems(_404="there is no such job")
-NO_BATCH = problems(_404="there is no batch of this name")
+NO_JOB = problems(_404="there is no such job", _422="that is no job's id, or another value is none that there can be")
+NO_BATCH = problems(
+    _404="there is no batch of this name", _422="that is no batch's name, or another value is none that there can be"
+)
+BAD_VALUE = problems(_422="a value is none that there can be")
 BAD_BODY = problems(
     _400="the body is not JSON",
     _413="a job's JSON is too large",
@@ -56,7 +67,7 @@ def _backend(request: Request) -> Backend:
 
 
 Inside = Annotated[Backend, Depends(_backend)]
-JobId = Annotated[str, Path(pattern="^[0-9a-f]{24}$", description="the job's id", examples=[EXAMPLE_ID])]
+JobId = Annotated[str, Path(pattern="^[0-9a-f]{24}$", description="the job's id", examples=[examples.JOB_ID])]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -106,6 +117,8 @@ class Streamed(StreamingResponse):
     def __init__(self, content: AsyncGenerator[bytes, None], **more: Any) -> None:
         super().__init__(content, **more)
         self._content = content
+        # Jobs write what they like: a browser is not to find a page in it.
+        self.headers["X-Content-Type-Options"] = "nosniff"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._content):
