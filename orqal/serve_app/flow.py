@@ -6,19 +6,24 @@ faster than jobs are written down, or reads more slowly than a job writes, would
 the replica tell each other what they have passed on, in ASGI messages of a type of their own, which Serve carries like
 any other; the one whose bytes are not passed on yet waits.
 
+A long answer is cut into pieces: one of more than 4 MiB would not pass between replica and proxy, which speak gRPC.
+
 An answer that begins while its request still comes is not held up: a client may read only when it has sent all.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-WINDOW = 4 << 20
-"""Bytes of a body on their way, at most; the piece that reaches it may go beyond."""
+PIECE = 1 << 18
+"""Bytes of an answer that go to the proxy in one message."""
+WINDOW = 2 << 20
+"""Bytes of a body on their way, at most; the piece that reaches it may go beyond. Serve sends what waits in the replica
+as one message, and refuses those of 4 MiB."""
 STEP = WINDOW // 4
 """Bytes after which the other side is told that they were passed on."""
 
@@ -143,11 +148,12 @@ class AtReplica:
             return message
 
         async def sending(message: Message) -> None:
-            size = _size(message)
-            if client_has_sent_all and size:
-                await answer.room()
-            answer.add(size)
-            await send(message)
+            for piece in _pieces(message):
+                size = _size(piece)
+                if client_has_sent_all and size:
+                    await answer.room()
+                answer.add(size)
+                await send(piece)
 
         async with _beside(take()):
             await self._app(scope, receiving, sending)
@@ -155,6 +161,15 @@ class AtReplica:
 
 def _size(message: Message) -> int:
     return len(message.get("body", b"")) if message["type"] in _BODY else 0
+
+
+def _pieces(message: Message) -> Iterator[Message]:
+    """The same, with a body of PIECE bytes at most in each."""
+    body = message.get("body", b"")
+    last = max(0, len(body) - 1) // PIECE * PIECE
+    for start in range(0, last, PIECE):
+        yield {**message, "body": body[start : start + PIECE], "more_body": True}
+    yield {**message, "body": body[last:]} if last else message
 
 
 @asynccontextmanager

@@ -97,6 +97,17 @@ def test_killed_scheduler_finds_its_jobs_again(orqal: Orqal) -> None:
     assert orqal.ended(waiting)["stdout"] == ["after", ""]
 
 
+def test_events_say_that_the_scheduler_was_restarted(orqal: Orqal) -> None:
+    with orqal.http() as http, http.stream("GET", "/events") as events:
+        lines = (json.loads(line) for line in events.iter_lines() if line)
+        first = orqal.submit("Nope")
+        assert next(lines)["_id"] == first
+        _kill(orqal, "Scheduler")
+        assert next(lines) == {"missed": True}
+        second = orqal.submit("Nope")
+        assert next(lines)["_id"] == second
+
+
 def test_killed_host_actor_finds_its_containers_again(orqal: Orqal) -> None:
     job_id, container = _start_waiting(orqal)
     _kill(orqal, "HostActor")

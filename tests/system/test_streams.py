@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -176,3 +177,15 @@ def test_both_streams_of_a_job_that_waits_runs_and_ended_long_ago(orqal: Orqal) 
         assert outputs(orqal, job_id, **query) == (b"one\nthree\n", b"two\nfour\n")
         assert outputs(orqal, job_id, stream="stderr", **query) == (b"", b"two\nfour\n")
     assert orqal.http().get(f"/stream/http://{host['name']}/{container.id}").status_code == 404
+
+
+def test_what_a_job_wrote_is_never_taken_for_a_page(orqal: Orqal) -> None:
+    name = secrets.token_hex(8)
+    script = "<script>alert(1)</script>"
+    job = orqal.command("sh", "-c", f"echo '{script}'; head -c 2000000 /dev/zero", batch=name)
+    paths = [f"/job/{job['_id']}/download/orqal.stdout", f"/job/{job['_id']}/logs", f"/batches/{name}/results"]
+    for path in paths:
+        answer = orqal.http().get(path).raise_for_status()
+        assert script.encode() in answer.content or path.endswith("results")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "html" not in answer.headers["content-type"]

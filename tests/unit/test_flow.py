@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orqal.serve_app.flow import STEP, WINDOW, AtProxy, AtReplica
+from orqal.serve_app.flow import PIECE, STEP, WINDOW, AtProxy, AtReplica
 
 LIMIT = 10.0
-PIECE = WINDOW // 16
 
 
 def run(scene: Coroutine[Any, Any, None]) -> None:
@@ -75,8 +74,13 @@ def sender(sizes: list[int]) -> Receive:
 async def answered(send: Send, sizes: list[int]) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
     for size in sizes:
-        await send({"type": "http.response.body", "body": b"y" * size, "more_body": True})
+        await send({"type": "http.response.body", "body": body(size), "more_body": True})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def body(size: int) -> bytes:
+    """Bytes of which none is like its neighbours."""
+    return (b"0123456789" * (size // 10 + 1))[:size]
 
 
 async def read_all(receive: Receive) -> int:
@@ -108,8 +112,10 @@ def test_all_of_it_arrives(up: list[int], down: list[int]) -> None:
         await exchange(app, "POST", sender(up), answer)
 
     run(scene())
-    assert [len(message["body"]) for message in taken[1:]] == [*down, 0]
-    assert {message["type"] for message in taken} == {"http.response.start", "http.response.body"}
+    assert [message["type"] for message in taken] == ["http.response.start"] + ["http.response.body"] * (len(taken) - 1)
+    assert b"".join(message["body"] for message in taken[1:]) == b"".join(body(size) for size in down)
+    assert all(len(message["body"]) <= PIECE for message in taken[1:])
+    assert [message["more_body"] for message in taken[1:]] == [True] * (len(taken) - 2) + [False]
 
 
 def test_an_answer_waits_for_its_reader() -> None:
