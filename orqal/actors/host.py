@@ -176,7 +176,7 @@ class HostActor:
         return self._logs.open(logs)
 
     async def read_logs(self, handle: str) -> bytes | None:
-        """The next piece of output in Docker's stream format; empty when nothing came for a while; None: the end."""
+        """The next piece of output in Docker's stream format: see LogReaders.read."""
         return await self._logs.read(handle)
 
     async def close_logs(self, handle: str) -> None:

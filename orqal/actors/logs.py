@@ -20,6 +20,10 @@ LEFT_ALONE = 60.0
 """Seconds after which a reader that asks no more is taken for gone."""
 
 
+class NoReader(LookupError):
+    """There is no reader of this handle: it has been closed, was left alone too long, or was of a process before."""
+
+
 @dataclass
 class _Reader:
     logs: Logs
@@ -44,10 +48,11 @@ class LogReaders:
         return handle
 
     async def read(self, handle: str) -> bytes | None:
-        """What has come since the last reading; empty: nothing for a while; None: the end, or no such handle."""
+        """What has come since the last reading; empty: nothing for a while; None: the end. NoReader: no such handle, or
+        none any more."""
         reader = self._readers.get(handle)
         if reader is None:
-            return None
+            raise NoReader(handle)
         self._restart_clock(handle, reader)
         piece = bytearray()
         try:

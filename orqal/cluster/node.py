@@ -127,7 +127,7 @@ def ray_environment(settings: Settings, name: str, head: str, *, no_token: bool 
         # What the daemon has counts, also where a launcher says what it thinks this kind of node has.
         "RAY_OVERRIDE_RESOURCES": "",
         # What Serve's proxy answers by itself is guarded too.
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "orqal.serve_app.guard.of_proxy",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "orqal.serve_app.proxy.middlewares",
         # Twice as many requests a second as by way of actor calls.
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
         # A proxy that died is back in 4 s, not 30.

@@ -18,6 +18,7 @@ from orqal import __version__
 from orqal.serve_app import routes
 from orqal.serve_app.backend import Backend, NotThere
 from orqal.serve_app.documents import BadDocument
+from orqal.serve_app.flow import AtReplica
 from orqal.serve_app.guard import Guard
 from orqal.serve_app.pages import pages
 from orqal.settings import Settings
@@ -51,6 +52,7 @@ def build() -> FastAPI:
     api.include_router(pages)
     settings = Settings()
     api.add_middleware(Guard, token=settings.token, no_token=settings.no_token)
+    api.add_middleware(AtReplica)
     api.add_exception_handler(NotThere, _not_there)
     api.add_exception_handler(BadDocument, _bad_document)
     api.add_exception_handler(RayActorError, _restarting)

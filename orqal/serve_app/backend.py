@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from ray.exceptions import RayActorError, RayError
 
 from orqal.actors import names
 from orqal.actors.changes import Cursor, News
+from orqal.actors.logs import NoReader
 from orqal.docker_engine import STDERR, STDOUT, Frame, frames
 from orqal.models import Change, HostInfo, JobRecord, Status
 from orqal.output import NAMES
+from orqal.serve_app.views import Missed
 from orqal.settings import Settings
 from orqal.store import SqliteStore, Store
 
@@ -26,7 +29,7 @@ NEWS_WITHIN = 20.0
 HEARTBEAT = 10.0
 """Seconds after which a waiting client is shown that the connection lives."""
 EVENTS_AHEAD = 10_000
-"""Changes that are kept for a reader of events who is slow."""
+"""Changes that are kept for a reader of events who is slow; beyond that they are dropped, and the reader is told."""
 OVERVIEW_WITHIN = 10.0
 """Seconds in which a daemon tells of itself."""
 SLICE = 1_000
@@ -81,7 +84,7 @@ class Backend:
 
     # Waiting
 
-    async def ended(self, job_ids: Sequence[str]) -> AsyncIterator[Change | str | None]:
+    async def ended(self, job_ids: Sequence[str]) -> AsyncGenerator[Change | str | None, None]:
         """The jobs as they end, those that have already first. None: nothing for a while. A str: that id is unknown."""
         pending = dict.fromkeys(job_ids)
         with self._watch(pending) as news:
@@ -100,17 +103,17 @@ class Backend:
                     del pending[change.id]
                     yield change
 
-    async def events(self) -> AsyncIterator[Change | None]:
-        """All changes from now on. None: nothing for a while. A reader who is too slow misses some."""
+    async def events(self) -> AsyncGenerator[Change | Missed | None, None]:
+        """All changes from now on. None: nothing for a while. Missed: by a reader who is too slow, or because the
+        Scheduler was restarted."""
         queue: asyncio.Queue[Change | None] = asyncio.Queue(EVENTS_AHEAD)
         self._listeners.add(queue)
         try:
             while True:
                 try:
-                    change = await asyncio.wait_for(queue.get(), HEARTBEAT)
+                    yield await asyncio.wait_for(queue.get(), HEARTBEAT) or Missed()
                 except asyncio.TimeoutError:
-                    change = None
-                yield change
+                    yield None
         finally:
             self._listeners.discard(queue)
 
@@ -156,16 +159,17 @@ class Backend:
             if not news.complete:
                 for queue in {queue for watchers in self._watchers.values() for queue in watchers}:
                     queue.put_nowait(None)
+                for listener in self._listeners:
+                    _tell(listener, None)
             for change in news.changes:
                 for listener in self._listeners:
-                    if not listener.full():
-                        listener.put_nowait(change)
+                    _tell(listener, change)
                 for queue in self._watchers.get(change.id, ()):
                     queue.put_nowait(change)
 
     # Output and files, wherever their host is
 
-    async def output(self, job_id: str, streams: frozenset[int], follow: bool) -> AsyncIterator[Frame]:
+    async def output(self, job_id: str, streams: frozenset[int], follow: bool) -> AsyncGenerator[Frame, None]:
         """A job's output so far and, to `follow`, until its end: of an attempt that is repeated, too."""
         with self._watch([job_id]) as news:
             record = await self.job(job_id)
@@ -175,13 +179,20 @@ class Backend:
                 if record.current_status in (Status.INIT, Status.RUNNING):
                     # From its beginning: it may be opened a second time, before the end is known.
                     known = dict(sent)
-                    async for frame in self._live(record, streams, follow):
-                        fresh = frame.data[known[frame.stream] :]
-                        known[frame.stream] -= len(frame.data) - len(fresh)
-                        sent[frame.stream] += len(fresh)
-                        if fresh:
-                            yield Frame(frame.stream, fresh)
+                    lost = False
+                    async with aclosing(self._live(record, streams, follow)) as live:
+                        try:
+                            async for frame in live:
+                                fresh = frame.data[known[frame.stream] :]
+                                known[frame.stream] -= len(frame.data) - len(fresh)
+                                sent[frame.stream] += len(fresh)
+                                if fresh:
+                                    yield Frame(frame.stream, fresh)
+                        except NoReader:
+                            lost = True
                     record = await self.job(job_id)
+                    if lost:
+                        continue
                 if record.attempt != attempt:
                     sent, attempt = dict.fromkeys(STREAMS, 0), record.attempt
                 if record.current_status.final:
@@ -194,8 +205,9 @@ class Backend:
                 await news.get()
                 record = await self.job(job_id)
 
-    async def _live(self, record: JobRecord, streams: frozenset[int], follow: bool) -> AsyncIterator[Frame]:
-        """From the container, through its host; nothing if that is over."""
+    async def _live(self, record: JobRecord, streams: frozenset[int], follow: bool) -> AsyncGenerator[Frame, None]:
+        """From the container, through its host; nothing if that is over. NoReader: it broke off, for nobody has read
+        for long."""
         try:
             host = await self._host(record)
             handle = await host.open_logs.remote(
@@ -224,7 +236,7 @@ class Backend:
         if data:
             yield data
 
-    async def file(self, record: JobRecord, name: str, offset: int = 0) -> AsyncIterator[bytes]:
+    async def file(self, record: JobRecord, name: str, offset: int = 0) -> AsyncGenerator[bytes, None]:
         """A file of a job's directory, in pieces. NotThere: no such file, or its host is away."""
         host = await self._host(record)
         while True:
@@ -276,6 +288,15 @@ class Backend:
 
 async def _answer(call: Any) -> Any:
     return await call
+
+
+def _tell(listener: asyncio.Queue[Change | None], change: Change | None) -> None:
+    """None: something was missed."""
+    if listener.full():
+        while not listener.empty():
+            listener.get_nowait()
+        listener.put_nowait(None)
+    listener.put_nowait(change)
 
 
 def _slices(job_ids: list[str]) -> Iterator[list[str]]:

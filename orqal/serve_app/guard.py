@@ -10,12 +10,9 @@ import re
 from typing import NamedTuple
 
 from starlette.datastructures import Headers
-from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
-
-from orqal.settings import Settings
 
 OPEN = "/healthz"
 """The one path that needs nothing."""
@@ -84,13 +81,6 @@ class Guard:
             for challenge in _CHALLENGES:
                 response.headers.append("WWW-Authenticate", challenge)
         await response(scope, receive, send)
-
-
-def of_proxy() -> list[Middleware]:
-    """The guard of Serve's proxy: what the proxy answers by itself (`/-/routes`, `/-/healthz`) never comes to the
-    application and its guard."""
-    settings = Settings()
-    return [Middleware(Guard, token=settings.token, no_token=settings.no_token)]
 
 
 def refusal_of(scope: Scope, token: bytes | None, no_token: bool) -> Refusal | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -72,6 +72,8 @@ class JobPage(BaseModel):
 class Selection(BaseModel):
     """Some jobs: those of these ids, of a batch, or all that have not ended."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"batch": "sums"}]})
+
     ids: Annotated[list[Id], Field(max_length=1_000_000)] | None = None
     batch: BatchName | None = None
     all: bool = False
@@ -101,6 +103,12 @@ class Submitted(BaseModel):
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     id: str = Field(alias="_id")
+
+
+class Missed(BaseModel):
+    """In a stream of changes: some are not in it, here. Who wants to know looks at the jobs themselves."""
+
+    missed: Literal[True] = True
 
 
 class HostReason(BaseModel):

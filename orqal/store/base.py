@@ -51,7 +51,8 @@ class Submission:
     hits: Sequence[str] = ()
     """The ids of jobs that were there already and answer for another."""
     retries: Mapping[str, str] = field(default_factory=dict)
-    """The id of a job that failed -> that of the job that takes its place, in its batches too."""
+    """The id of a job that failed -> that of the job that takes its place, in its batches and as the answer to the
+    documents that it answered."""
     replace_batch: str | None = None
     """The jobs of this batch leave it first."""
 

@@ -470,11 +470,12 @@ def _insert(connection: sqlite3.Connection, submission: Submission) -> None:
     )
     for old, new in submission.retries.items():
         connection.execute("UPDATE jobs SET retried_as = ? WHERE id = ?", (new, old))
-        connection.execute(
-            "UPDATE members SET job = (SELECT seq FROM jobs WHERE id = ?) "
-            "WHERE job = (SELECT seq FROM jobs WHERE id = ?)",
-            (new, old),
-        )
+        for table in ("members", "documents"):
+            connection.execute(
+                f"UPDATE {table} SET job = (SELECT seq FROM jobs WHERE id = ?) "
+                "WHERE job = (SELECT seq FROM jobs WHERE id = ?)",
+                (new, old),
+            )
 
 
 def _distinct(names: Iterable[str]) -> list[str]:

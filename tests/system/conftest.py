@@ -11,7 +11,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.system.orqal_process import Orqal
+from tests.system.orqal_process import Orqal, an_orqal
 
 PACKAGES = Path(__file__).parent / "packages"
 """On the PYTHONPATH of the cluster: a package with an entry point, as an installed one would have it."""
@@ -39,30 +39,17 @@ def services() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def running(image: str, services: Path) -> Iterator[Orqal]:
     """The one Orqal, from the first test that wants it to the end of all."""
-    home = Path(tempfile.mkdtemp(prefix="orqal-test-"))
-    orqal = Orqal(
-        home,
-        settings={
-            "ORQAL_SERVICES": str(services),
-            "ORQAL_WRAPPER_TIMEOUT": WRAPPER_TIMEOUT,
-            "ORQAL_WRAPPER_MEMORY_GB": "1",
-            "ORQAL_STOP_GRACE": "1",
-            "ORQAL_LOAD_PERIOD": "1",
-            "PYTHONPATH": str(PACKAGES),
-            # What stands in a user's environment lets nobody in without the token.
-            "ORQAL_NO_TOKEN": "1",
-        },
-    )
-    try:
-        orqal.up()
+    settings = {
+        "ORQAL_SERVICES": str(services),
+        "ORQAL_WRAPPER_TIMEOUT": WRAPPER_TIMEOUT,
+        "ORQAL_WRAPPER_MEMORY_GB": "1",
+        "ORQAL_LOAD_PERIOD": "1",
+        "PYTHONPATH": str(PACKAGES),
+        # What stands in a user's environment lets nobody in without the token.
+        "ORQAL_NO_TOKEN": "1",
+    }
+    with an_orqal(settings) as orqal:
         yield orqal
-        orqal.down()
-    finally:
-        if orqal.processes():
-            orqal.cli("down", check=False)
-        for container in orqal.containers():
-            container.remove(force=True)
-        shutil.rmtree(home)
 
 
 @pytest.fixture

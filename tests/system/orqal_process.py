@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,9 +126,14 @@ class Orqal:
         """Its processes, those too that hide their environment: they are below others, or nobody's."""
         return [process for process in self._seen | _marked(self.cluster) if process.is_running()]
 
+    def process(self, actor: str) -> psutil.Process:
+        """The process of a Ray actor: by its class, or what its name begins with."""
+        [process] = [each for each in self.processes() if "".join(each.cmdline()[:1]).startswith(f"ray::{actor}")]
+        return process
+
     def kill(self, actor: str) -> None:
         """End one of its actors as a crash would."""
-        [process] = [process for process in self.processes() if process.cmdline()[:1] == [f"ray::{actor}"]]
+        process = self.process(actor)
         process.send_signal(signal.SIGKILL)
         psutil.wait_procs([process], timeout=10)
 
@@ -183,14 +192,11 @@ class Orqal:
         with self.http() as http, http.stream("GET", "/events") as events:
             lines = events.iter_lines()
             next(lines)  # from now on no change is missed
-            if self.job(job_id)["current_status"] == "running":
-                return
-            for line in lines:
-                if line and json.loads(line)["_id"] == job_id:
-                    status = json.loads(line)["current_status"]
-                    assert status in ("init", "running"), status
-                    if status == "running":
-                        return
+            while (status := self.job(job_id)["current_status"]) != "running":
+                assert status in ("todo", "init"), status
+                # A line without an id: some changes were missed.
+                while not (line := next(lines)) or json.loads(line).get("_id", job_id) != job_id:
+                    pass
 
     def job(self, job_id: str) -> dict[str, Any]:
         """A job's record."""
@@ -203,7 +209,7 @@ class Orqal:
         with self.http() as http, http.stream("GET", f"/job/{job_id}/logs", params={"follow": "1"}) as response:
             seen = b""
             for chunk in response.iter_raw():
-                seen += chunk
+                seen = seen[-1000:] + chunk
                 if word in seen:
                     return
         raise AssertionError(f"the job ended without {word!r}: {seen!r}")
@@ -213,6 +219,28 @@ def cgroups_of(cluster: str) -> list[Path]:
     """The cgroups that a cluster has on this machine, at the top of each hierarchy."""
     root = Path("/sys/fs/cgroup")
     return [*root.glob(f"orqal/{cluster}"), *root.glob(f"*/orqal/{cluster}")]
+
+
+@contextmanager
+def an_orqal(settings: dict[str, str], *options: str, services: str = "") -> Iterator[Orqal]:
+    """One that is up, in a home of its own; in the end it is down, and nothing of it is left.
+
+    `services`: the text of its wrapper file. `options`: those of `orqal up`.
+    """
+    home = Path(tempfile.mkdtemp(prefix="orqal-test-"))
+    wrappers = home / "services.py"
+    wrappers.write_text(services)
+    orqal = Orqal(home, settings={"ORQAL_SERVICES": str(wrappers), "ORQAL_STOP_GRACE": "1"} | settings, options=options)
+    try:
+        orqal.up()
+        yield orqal
+        orqal.down()
+    finally:
+        if orqal.processes():
+            orqal.cli("down", check=False)
+        for container in orqal.containers():
+            container.remove(force=True)
+        shutil.rmtree(home)
 
 
 def _marked(cluster: str) -> set[psutil.Process]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import secrets
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
+from orqal.models import MAX_NAME, MAX_PARAMS
+from orqal.serve_app.documents import MAX_DEPTH, MAX_DOCUMENT
 from tests.system.orqal_process import Orqal
 
 BASE = """
@@ -69,6 +73,81 @@ def test_malformed_job(orqal: Orqal, body: bytes, status: int, words: str) -> No
     assert answer.status_code == status
     assert words in answer.json()["detail"]
     assert orqal.http().get("/jobs/status").json() == before
+
+
+LONG = "n" * (MAX_NAME + 1)
+BEYOND = {
+    "body": ({"input": "x" * MAX_DOCUMENT}, 413, "at most 1048576 characters"),
+    "depth": ({"input": json.loads("[" * MAX_DEPTH + "]" * MAX_DEPTH)}, 422, "at most 64 levels"),
+    "params": ({"params": {str(number): number for number in range(MAX_PARAMS + 1)}}, 422, "params: "),
+    "name of a param": ({"params": {LONG: 1}}, 422, "params: the name"),
+    "app": ({"app": LONG}, 422, "app: "),
+    "user": ({"user": LONG}, 422, "user: "),
+    "batch": ({"batch": LONG}, 422, "batch: it must be 1 to 200 characters"),
+}
+"""What of a job is too large, the status of the answer, and some of its words."""
+
+
+@pytest.mark.parametrize("what", BEYOND)
+@pytest.mark.parametrize("path", ["/job", "/jobs", "/batch", "/batch/bounded"])
+def test_a_job_beyond_a_bound_is_refused_and_makes_none(orqal: Orqal, path: str, what: str) -> None:
+    keys, status, words = BEYOND[what]
+    user = secrets.token_hex(8)
+    bad, good = ({"app": "Nope", "use_cache": False, "user": user, **more} for more in (keys, {}))
+    with orqal.http() as http:
+        before = sum(http.get("/jobs/status").json().values())
+        answer = http.post(path, content=json.dumps(bad))
+        assert answer.status_code == status
+        assert "document 1: " in answer.json()["detail"] and words in answer.json()["detail"]
+        assert sum(http.get("/jobs/status").json().values()) == before
+        if path == "/job":
+            return
+        # One that is good comes first: it alone is made, and told.
+        both = json.dumps(good) + "\n" + json.dumps(bad)
+        if path == "/jobs":
+            lines = [json.loads(line) for line in http.post(path, content=both).text.splitlines()]
+            job = lines[0]["_id"]
+            assert lines[1]["document"] == 2 and words in lines[1]["error"]
+        else:
+            told = b""
+            with (
+                pytest.raises(httpx.RemoteProtocolError),
+                http.stream("POST", path, content=both) as stream,
+            ):
+                for chunk in stream.iter_raw():
+                    told += chunk
+            job = told.hex()
+        assert [made["_id"] for made in http.get("/jobs", params={"user": user}).json()["jobs"]] == [job]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", f"/batch/{LONG}"),
+        ("POST", f"/jobs?batch={LONG}"),
+        ("GET", f"/batches/{LONG}"),
+        ("GET", f"/jobs?app={LONG}"),
+    ],
+)
+def test_a_name_in_the_address_is_bounded(orqal: Orqal, method: str, path: str) -> None:
+    with orqal.http() as http:
+        before = sum(http.get("/jobs/status").json().values())
+        answer = http.request(method, path, content=b'{"app": "Nope"}')
+        assert answer.status_code == 422
+        assert "200 characters" in str(answer.json()["detail"])
+        assert sum(http.get("/jobs/status").json().values()) == before
+
+
+def test_a_job_at_the_bounds_is_taken(orqal: Orqal) -> None:
+    name = secrets.token_hex(MAX_NAME // 2)
+    params = {str(number).zfill(MAX_NAME): number for number in range(MAX_PARAMS)}
+    spec = {"app": name, "user": name, "batch": name, "params": params, "input": []}
+    spec["input"] = json.loads("[" * (MAX_DEPTH - 1) + "]" * (MAX_DEPTH - 1))
+    spec["more"] = "x" * (MAX_DOCUMENT - len(json.dumps(spec | {"more": ""})))
+    assert len(json.dumps(spec)) == MAX_DOCUMENT
+    with orqal.http() as http:
+        job = http.get(f"/job/{http.post('/job', json=spec).raise_for_status().text}").json()
+        assert {key: job[key] for key in spec if key != "more"} == {key: spec[key] for key in spec if key != "more"}
 
 
 def test_malformed_document_among_many_keeps_those_before_it(orqal: Orqal) -> None:
@@ -231,6 +310,11 @@ def test_output_of_200_mb(orqal: Orqal, tmp_path: Path) -> None:
     assert downloaded == len(expected)
     assert digest.hexdigest() == hashlib.sha256(expected).hexdigest()
     assert hashlib.sha256(orqal.cli_bytes("logs", job["_id"]).stdout).hexdigest() == digest.hexdigest()
+
+
+def test_an_answer_of_many_megabytes_is_whole(orqal: Orqal) -> None:
+    job = orqal.command("head", "-c", str(1 << 20), "/dev/zero", threads=1)
+    assert job["stdout"] == ["\0" * (1 << 20)]  # 6 MiB of JSON
 
 
 def test_wrapper_sees_the_whole_of_a_long_output(orqal: Orqal, services: Path) -> None:

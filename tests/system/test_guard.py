@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.system.orqal_process import Orqal
+from tests.system.orqal_process import Orqal, an_orqal
 
 BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
 EVIL = "http://evil.example"
@@ -49,19 +49,8 @@ def folders() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def local(image: str, folders: Path) -> Iterator[Orqal]:
     """An Orqal that asks programs of this machine for no token."""
-    home = Path(tempfile.mkdtemp(prefix="orqal-local-"))
-    settings = {"ORQAL_RUN_MOUNTS": f"{folders}/rw,{folders}/ro:ro", "ORQAL_STOP_GRACE": "1"}
-    orqal = Orqal(home, settings=settings, options=("--no-token",))
-    try:
-        orqal.up()
+    with an_orqal({"ORQAL_RUN_MOUNTS": f"{folders}/rw,{folders}/ro:ro"}, "--no-token") as orqal:
         yield orqal
-        orqal.down()
-    finally:
-        if orqal.processes():
-            orqal.cli("down", check=False)
-        for container in orqal.containers():
-            container.remove(force=True)
-        shutil.rmtree(home)
 
 
 def routes(orqal: Orqal) -> list[tuple[str, str]]:
@@ -191,7 +180,7 @@ def test_a_local_program_may_clean(local: Orqal) -> None:
 
 @pytest.mark.parametrize("part", ["ServeReplica", "ProxyActor"])
 def test_a_part_that_died_comes_back_in_the_same_mode(local: Orqal, part: str) -> None:
-    [old] = [process for process in local.processes() if f"ray::{part}" in "".join(process.cmdline()[:1])]
+    old = local.process(part)
     old.send_signal(signal.SIGKILL)
     psutil.wait_procs([old], timeout=10)
     deadline = time.monotonic() + COMES_BACK

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.orqal_process import Orqal
+from tests.system.orqal_process import Orqal, an_orqal
 
 WAIT_FOR_GO = "echo up; echo err >&2; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo gone on; exit 5"
 
@@ -89,6 +89,17 @@ def test_killed_scheduler_finds_its_jobs_again(orqal: Orqal) -> None:
     assert orqal.ended(waiting)["stdout"] == ["after", ""]
 
 
+def test_events_say_that_the_scheduler_was_restarted(orqal: Orqal) -> None:
+    with orqal.http() as http, http.stream("GET", "/events") as events:
+        lines = (json.loads(line) for line in events.iter_lines() if line)
+        first = orqal.submit("Nope")
+        assert next(lines)["_id"] == first
+        orqal.kill("Scheduler")
+        assert next(lines) == {"missed": True}
+        second = orqal.submit("Nope")
+        assert next(lines)["_id"] == second
+
+
 def test_killed_host_actor_finds_its_containers_again(orqal: Orqal) -> None:
     job_id, container = _start_waiting(orqal)
     orqal.kill("HostActor")
@@ -96,10 +107,8 @@ def test_killed_host_actor_finds_its_containers_again(orqal: Orqal) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_containers_go_on_while_orqal_is_down(image: str, second_home: Path) -> None:
-    second = Orqal(second_home)
-    try:
-        second.up()
+def test_containers_go_on_while_orqal_is_down(image: str) -> None:
+    with an_orqal({}) as second:
         job_id, container = _start_waiting(second)
         done = second.cli("down")
         assert "1 container" in done.stderr + done.stdout
@@ -108,13 +117,7 @@ def test_containers_go_on_while_orqal_is_down(image: str, second_home: Path) -> 
         assert container.status == "running"
         second.up()
         _goes_on_and_ends_once(second, job_id, container)
-        # Jobs that run and wait when it goes down for good leave nothing: `down` looks.
+        # Jobs that run and wait when it goes down for good leave nothing: `an_orqal` looks.
         document = '{"app": "Test", "params": {"time": 1000, "echo": "on"}}' * 9
         answer = second.http().post("/jobs", content=document)
         second.logs_until(json.loads(answer.text.splitlines()[0])["_id"], b"on")
-        second.down()
-    finally:
-        if second.processes():
-            second.cli("down", check=False)
-        for container in second.containers():
-            container.remove(force=True)

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.system.orqal_process import Orqal
+from tests.system.orqal_process import Orqal, an_orqal
 from tests.system.predecessor import Client, make_images, needed_programs
 
 pytestmark = pytest.mark.timeout(400)
@@ -63,20 +63,8 @@ def database() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def open_to_all(image: str) -> Iterator[Orqal]:
     """An Orqal without a token, as clients of 0.0.12 know no other."""
-    home = Path(tempfile.mkdtemp(prefix="orqal-test-"))
-    services = home / "services.py"
-    services.write_text(SERVICES)
-    orqal = Orqal(home, settings={"ORQAL_SERVICES": str(services), "ORQAL_STOP_GRACE": "1"}, options=("--no-token",))
-    try:
-        orqal.up()
+    with an_orqal({}, "--no-token", services=SERVICES) as orqal:
         yield orqal
-        orqal.down()
-    finally:
-        if orqal.processes():
-            orqal.cli("down", check=False)
-        for container in orqal.containers():
-            container.remove(force=True)
-        shutil.rmtree(home)
 
 
 SERVICES = """

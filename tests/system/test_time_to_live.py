@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.system.orqal_process import Orqal
+from tests.system.orqal_process import Orqal, an_orqal
 
 TTL = 3
 LIMIT = 30
@@ -31,20 +29,8 @@ class Writes(AbstractWrapper):
 @pytest.fixture
 def forgetful(image: str) -> Iterator[Orqal]:
     """An Orqal that keeps ended jobs for TTL seconds."""
-    home = Path(tempfile.mkdtemp(prefix="orqal-test-"))
-    (home / "services.py").write_text(SERVICES)
-    settings = {"ORQAL_JOB_TTL": str(TTL), "ORQAL_SERVICES": str(home / "services.py"), "ORQAL_STOP_GRACE": "1"}
-    orqal = Orqal(home, settings=settings)
-    try:
-        orqal.up()
+    with an_orqal({"ORQAL_JOB_TTL": str(TTL)}, services=SERVICES) as orqal:
         yield orqal
-        orqal.down()
-    finally:
-        if orqal.processes():
-            orqal.cli("down", check=False)
-        for container in orqal.containers():
-            container.remove(force=True)
-        shutil.rmtree(home)
 
 
 def test_jobs_go_after_their_time_and_running_ones_never(forgetful: Orqal) -> None:

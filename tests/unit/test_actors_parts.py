@@ -16,7 +16,7 @@ from orqal.actors import journal as journal_module
 from orqal.actors import logs as logs_module
 from orqal.actors.changes import Changes, Cursor
 from orqal.actors.journal import Journal
-from orqal.actors.logs import LogReaders
+from orqal.actors.logs import LogReaders, NoReader
 from orqal.docker_engine import STDERR, STDOUT, Frame, Unreachable, frames, multiplexed
 from orqal.models import Change, JobRecord, Output, Status, now
 from orqal.store import Submission
@@ -360,7 +360,8 @@ def test_output_is_read_in_order_to_its_end() -> None:
         logs, of = FakeLogs(*numbered(10 * logs_module.AHEAD), None), readers()
         handle = of.open(logs)  # type: ignore[arg-type]
         assert await rest(of, handle) == numbered(10 * logs_module.AHEAD)
-        assert await of.read(handle) is None  # the handle is gone
+        with pytest.raises(NoReader):
+            await of.read(handle)
         assert await happens(logs.closed)
 
     run(scene())
@@ -430,7 +431,8 @@ def test_closing_wakes_the_thread(waiting_for: str) -> None:
         of.close(handle)
         assert logs.closed.is_set()
         assert await happens(logs.left)
-        assert await of.read(handle) is None
+        with pytest.raises(NoReader):
+            await of.read(handle)
         of.close(handle)  # once more does nothing
 
     run(scene())
@@ -444,7 +446,8 @@ def test_a_reader_that_asks_no_more_is_closed(monkeypatch: pytest.MonkeyPatch) -
         handle = of.open(logs)  # type: ignore[arg-type]
         assert await happens(logs.closed)
         assert await happens(logs.left)
-        assert await of.read(handle) is None
+        with pytest.raises(NoReader):
+            await of.read(handle)
 
     run(scene())
 
@@ -463,6 +466,7 @@ def test_readers_do_not_hold_each_other_up() -> None:
 
 def test_an_unknown_handle() -> None:
     async def scene() -> None:
-        assert await readers().read("x") is None
+        with pytest.raises(NoReader):
+            await readers().read("x")
 
     run(scene())

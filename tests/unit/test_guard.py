@@ -15,7 +15,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Message
 
 from orqal.cluster import node
-from orqal.serve_app.guard import Guard, Origin, credential_of, of_proxy, origin_of, url_origin
+from orqal.serve_app.guard import Guard, Origin, credential_of, origin_of, url_origin
+from orqal.serve_app.proxy import middlewares
 from orqal.settings import Settings
 
 TOKEN = "the-Token_1"
@@ -342,10 +343,10 @@ def test_other_scopes_are_the_applications() -> None:
 def test_the_proxys_guard_has_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORQAL_TOKEN", "t")
     monkeypatch.setenv("ORQAL_NO_TOKEN", "0")
-    [middleware] = of_proxy()
-    assert middleware.cls is Guard and middleware.kwargs == {"token": "t", "no_token": False}
+    outermost = middlewares()[-1]
+    assert outermost.cls is Guard and outermost.kwargs == {"token": "t", "no_token": False}
     monkeypatch.setenv("ORQAL_NO_TOKEN", "1")
-    assert of_proxy()[0].kwargs == {"token": "t", "no_token": True}
+    assert middlewares()[-1].kwargs == {"token": "t", "no_token": True}
 
 
 @pytest.mark.parametrize("no_token", [False, True])

@@ -167,11 +167,12 @@ def test_documents_are_remembered_by_key_and_number(store: Store) -> None:
 
 def test_a_retry_takes_the_place_of_what_failed(store: Store) -> None:
     old, other, new = job(batch="b"), job(batch="b"), job()
-    add(store, [old, other])
+    add(store, [old, other], documents=[("k", 1, old.id), ("k", 2, other.id)])
     store.update([done(old, 1), done(other)], {})
     assert store.batch_failed("b") == [old.id]
     store.insert(Submission(at=NOON, jobs=[new], retries={old.id: new.id}))
     assert store.batch_ids("b") == [new.id, other.id]
+    assert store.documents("k", 1, 2) == {1: new.id, 2: other.id}
     assert store.batch_failed("b") == []
     found = store.get(old.id)
     assert found is not None and found.retried_as == new.id

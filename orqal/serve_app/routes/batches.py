@@ -5,23 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from enum import Enum
 from itertools import islice
 from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
 from orqal.models import BatchInfo, BatchName, JobRecord, Output
+from orqal.serve_app import examples
 from orqal.serve_app.backend import Backend, NotThere
 from orqal.serve_app.routes.shared import (
     ALWAYS,
+    BAD_VALUE,
     NDJSON,
     NO_BATCH,
     SLICE,
     Inside,
+    Streamed,
     batch_ids,
     cancelled,
     cursor_of,
@@ -41,7 +44,7 @@ class Format(str, Enum):
     CSV = "csv"
 
 
-@router.get("/batches")
+@router.get("/batches", responses={**BAD_VALUE, **examples.shown(examples.BATCHES)})
 async def list_batches(
     backend: Inside,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -52,7 +55,7 @@ async def list_batches(
     return BatchList(batches=page.batches, cursor=page.cursor)
 
 
-@router.get("/batches/{name}", responses=NO_BATCH)
+@router.get("/batches/{name}", responses={**NO_BATCH, **examples.shown(examples.BATCH)})
 async def get_batch(name: BatchName, backend: Inside) -> BatchInfo:
     """How far a batch is."""
     info = await backend.read(backend.store.batch, name)
@@ -61,13 +64,13 @@ async def get_batch(name: BatchName, backend: Inside) -> BatchInfo:
     return info
 
 
-@router.post("/batches/{name}/cancel", responses=NO_BATCH)
+@router.post("/batches/{name}/cancel", responses={**NO_BATCH, **examples.shown(examples.CANCELLED)})
 async def cancel_batch(name: BatchName, backend: Inside) -> Cancelled:
     """End a batch's jobs, wherever they are on their way."""
     return Cancelled(cancelled=await cancelled(await batch_ids(name, backend), backend))
 
 
-@router.post("/batches/{name}/retry", responses=NO_BATCH)
+@router.post("/batches/{name}/retry", responses={**NO_BATCH, **examples.shown(examples.RETRIED)})
 async def retry_batch(name: BatchName, backend: Inside) -> Retried:
     """Run again those of a batch's jobs that have ended and are not ok. Each new job takes the place of the one that
     failed, so asked again there is nothing to do."""
@@ -82,7 +85,15 @@ async def retry_batch(name: BatchName, backend: Inside) -> Retried:
 @router.get(
     "/batches/{name}/results",
     response_class=Response,
-    responses={**NO_BATCH, 200: {"content": {NDJSON: {}, "text/csv": {}}}},
+    responses={
+        **NO_BATCH,
+        200: {
+            "content": {
+                NDJSON: {"example": examples.line(examples.RESULT)},
+                "text/csv": {"example": "_id,app,input\r\n65f0,Checksum,/usr/bin/env\r\n"},
+            }
+        },
+    },
 )
 async def get_results(name: BatchName, backend: Inside, format: Format = Format.JSONL) -> Response:
     """The results of a batch's jobs so far, a line each, in the order of submission. As CSV the params and the keys of
@@ -96,7 +107,7 @@ async def get_results(name: BatchName, backend: Inside, format: Format = Format.
     disposition = (
         f"attachment; filename=\"{plain}.{format.value}\"; filename*=UTF-8''{quote(name, safe='')}.{format.value}"
     )
-    return StreamingResponse(lines(name, backend), media_type=media_type, headers={"Content-Disposition": disposition})
+    return Streamed(lines(name, backend), media_type=media_type, headers={"Content-Disposition": disposition})
 
 
 async def _rows(name: str, backend: Backend) -> AsyncIterator[list[tuple[JobRecord, Output]]]:
@@ -105,13 +116,13 @@ async def _rows(name: str, backend: Backend) -> AsyncIterator[list[tuple[JobReco
         yield part
 
 
-async def _json_lines(name: str, backend: Backend) -> AsyncIterator[bytes]:
+async def _json_lines(name: str, backend: Backend) -> AsyncGenerator[bytes, None]:
     async for part in _rows(name, backend):
         for job, output in part:
             yield ResultView.of(job, output).model_dump_json().encode() + b"\n"
 
 
-async def _csv(name: str, backend: Backend) -> AsyncIterator[bytes]:
+async def _csv(name: str, backend: Backend) -> AsyncGenerator[bytes, None]:
     # Read twice: which columns there are is known when all have been seen, and all need not be held.
     columns: dict[str, None] = {}
     async for part in _rows(name, backend):

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from operator import attrgetter
 from typing import Annotated
 
 from fastapi import APIRouter, Body, HTTPException, Query, Request
-from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import PlainTextResponse, Response
 from pydantic import AwareDatetime
 
 from orqal.actors.intake import Taken
 from orqal.docker_engine import STDERR, STDOUT, multiplexed
 from orqal.models import MAX_NAME, BatchName, Change, JobSpec, Status
+from orqal.serve_app import examples
 from orqal.serve_app.documents import BadDocument, DocumentReader
 from orqal.serve_app.explain import explained
 from orqal.serve_app.routes.shared import (
     ALWAYS,
     BAD_BODY,
+    BAD_VALUE,
     BODIES,
     BODY,
     HEARTBEAT,
@@ -31,6 +35,7 @@ from orqal.serve_app.routes.shared import (
     begun,
     cancelled,
     cursor_of,
+    formed,
     json_of,
     problems,
     selected,
@@ -44,13 +49,11 @@ MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 
 router = APIRouter(tags=["jobs"], responses=ALWAYS)
 
-_ID_EXAMPLE = "65f0c0ffee65f0c0ffee65f0"
-
 
 @router.post(
     "/job",
     response_class=Response,
-    responses={**BAD_BODY, 200: {"content": {"text/plain": {"example": _ID_EXAMPLE}}}},
+    responses={**BAD_BODY, 200: {"content": {"text/plain": {"example": examples.JOB_ID}}}},
     openapi_extra=BODY,
 )
 async def create_job(request: Request, backend: Inside, idempotency_key: IdempotencyKey = None) -> Response:
@@ -69,7 +72,7 @@ async def create_job(request: Request, backend: Inside, idempotency_key: Idempot
     return PlainTextResponse(taken.id, headers={"Orqal-Cache": "hit" if taken.cached else "miss"})
 
 
-@router.get("/job/{job_id}", response_model=JobView, responses=NO_JOB)
+@router.get("/job/{job_id}", response_model=JobView, responses={**NO_JOB, **examples.shown(examples.JOB)})
 async def get_job(job_id: JobId, backend: Inside) -> Response:
     """A job with its output and result."""
     job = await backend.job(job_id)
@@ -77,7 +80,7 @@ async def get_job(job_id: JobId, backend: Inside) -> Response:
     return json_of(JobView.whole(job, output))
 
 
-@router.get("/job/{job_id}/explain", responses=NO_JOB)
+@router.get("/job/{job_id}/explain", responses={**NO_JOB, **examples.shown(examples.EXPLANATION)})
 async def explain_job(job_id: JobId, backend: Inside) -> Explanation:
     """Why a job is where it is: what it waits for, why it ended so, why it was run and not taken from the cache."""
     job = await backend.job(job_id)
@@ -105,22 +108,26 @@ async def get_logs(
     wanted = {"stdout": {STDOUT}, "stderr": {STDERR}, "both": {STDOUT, STDERR}}[stream]
     frames = backend.output(job_id, frozenset(wanted), follow)
     if MULTIPLEXED in request.headers.get("accept", ""):
-        return StreamingResponse((multiplexed(frame) async for frame in frames), media_type=MULTIPLEXED)
-    return StreamingResponse((frame.data async for frame in frames), media_type="text/plain; charset=utf-8")
+        return Streamed(formed(frames, multiplexed), media_type=MULTIPLEXED)
+    return Streamed(formed(frames, attrgetter("data")), media_type="text/plain; charset=utf-8")
 
 
 @router.get(
     "/job/{job_id}/download/{path:path}",
     response_class=Response,
-    responses={**problems(_404="there is no such job or file"), 200: {"content": {"application/octet-stream": {}}}},
+    responses={
+        **NO_JOB,
+        **problems(_404="there is no such job or file"),
+        200: {"content": {"application/octet-stream": {}}},
+    },
 )
 async def download(job_id: JobId, path: str, backend: Inside) -> Response:
     """A file of the job's directory."""
     pieces = backend.file(await backend.job(job_id), path)
-    return StreamingResponse(await begun(pieces), media_type="application/octet-stream")
+    return Streamed(await begun(pieces), media_type="application/octet-stream")
 
 
-@router.post("/job/{job_id}/cancel", responses=NO_JOB)
+@router.post("/job/{job_id}/cancel", responses={**NO_JOB, **examples.shown(examples.CANCELLED)})
 async def cancel_job(job_id: JobId, backend: Inside) -> Cancelled:
     """End a job, wherever it is on its way. One that has ended stays as it is."""
     await backend.job(job_id)
@@ -129,7 +136,11 @@ async def cancel_job(job_id: JobId, backend: Inside) -> Cancelled:
 
 @router.post(
     "/job/{job_id}/retry",
-    responses={**NO_JOB, **problems(_409="it has not ended, or it is ok: there is nothing to retry")},
+    responses={
+        **NO_JOB,
+        **problems(_409="it has not ended, or it is ok: there is nothing to retry"),
+        **examples.shown(examples.SUBMITTED),
+    },
 )
 async def retry_job(job_id: JobId, backend: Inside) -> Submitted:
     """Run a job again that failed: a new job of the same app, input and params, which takes its place in its batches.
@@ -141,7 +152,7 @@ async def retry_job(job_id: JobId, backend: Inside) -> Submitted:
     return Submitted(id=new[job_id])
 
 
-@router.get("/jobs", response_model=JobPage)
+@router.get("/jobs", response_model=JobPage, responses={**BAD_VALUE, **examples.shown(examples.PAGE)})
 async def list_jobs(
     backend: Inside,
     status: Status | None = None,
@@ -163,7 +174,7 @@ async def list_jobs(
 @router.post(
     "/jobs",
     response_class=Response,
-    responses={**BAD_BODY, 200: {"content": {NDJSON: {"example": f'{{"_id": "{_ID_EXAMPLE}"}}\n'}}}},
+    responses={**BAD_BODY, 200: {"content": {NDJSON: {"example": examples.line(examples.SUBMITTED)}}}},
     openapi_extra=BODIES,
 )
 async def create_jobs(
@@ -177,7 +188,7 @@ async def create_jobs(
     for it; if one is no job, a last line `{"error": …, "document": n}`, and those before it are submitted."""
     answers = taken_in(request, backend, key=idempotency_key, batch=batch)
 
-    async def lines(answers: AsyncIterator[list[Taken]]) -> AsyncIterator[bytes]:
+    async def lines(answers: AsyncIterator[list[Taken]]) -> AsyncGenerator[bytes, None]:
         try:
             async for part in answers:
                 yield b"".join(
@@ -195,35 +206,34 @@ async def create_jobs(
     response_class=Response,
     responses={
         **NO_BATCH,
-        200: {
-            "content": {NDJSON: {"example": f'{{"_id": "{_ID_EXAMPLE}", "current_status": "exited", "ok": true}}\n'}}
-        },
+        200: {"content": {NDJSON: {"example": examples.line(examples.CHANGE)}}},
     },
 )
 async def wait_for_jobs(selection: Annotated[Selection, Body()], backend: Inside) -> Response:
     """The jobs as they end, a line each; an empty line every 10 s while none does. The answer ends when all have."""
     ids = await selected(selection, backend)
 
-    async def lines() -> AsyncIterator[bytes]:
+    async def lines() -> AsyncGenerator[bytes, None]:
         yield HEARTBEAT  # the headers go out now, not with the first end
-        async for change in backend.ended(ids):
-            if change is None:
-                yield HEARTBEAT
-            elif isinstance(change, Change):
-                yield change.model_dump_json().encode() + b"\n"
-            else:
-                yield json.dumps({"_id": change, "unknown": True}).encode() + b"\n"
+        async with aclosing(backend.ended(ids)) as changes:
+            async for change in changes:
+                if change is None:
+                    yield HEARTBEAT
+                elif isinstance(change, Change):
+                    yield change.model_dump_json().encode() + b"\n"
+                else:
+                    yield json.dumps({"_id": change, "unknown": True}).encode() + b"\n"
 
-    return StreamingResponse(lines(), media_type=NDJSON)
+    return Streamed(lines(), media_type=NDJSON)
 
 
-@router.post("/jobs/cancel", responses=NO_BATCH)
+@router.post("/jobs/cancel", responses={**NO_BATCH, **examples.shown(examples.CANCELLED)})
 async def cancel_jobs(selection: Annotated[Selection, Body()], backend: Inside) -> Cancelled:
     """End jobs, wherever they are on their way."""
     return Cancelled(cancelled=await cancelled(await selected(selection, backend), backend))
 
 
-@router.get("/jobs/status")
+@router.get("/jobs/status", responses=examples.shown(examples.COUNTS))
 async def count_jobs(backend: Inside, response: Response) -> dict[str, int]:
     """Jobs per state; `todo` is always there."""
     response.headers["Access-Control-Allow-Origin"] = "*"

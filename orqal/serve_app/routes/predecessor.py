@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import datetime
 from enum import Enum
+from operator import attrgetter
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
 from orqal.actors.intake import Taken
 from orqal.docker_engine import STDERR, STDOUT
 from orqal.models import AppInfo, BatchName
+from orqal.serve_app import examples
 from orqal.serve_app.backend import NotThere
 from orqal.serve_app.routes.shared import (
     ALWAYS,
     BAD_BODY,
+    BAD_VALUE,
     BODIES,
     NO_BATCH,
     IdempotencyKey,
@@ -24,6 +27,7 @@ from orqal.serve_app.routes.shared import (
     Streamed,
     batch_ids,
     begun,
+    formed,
     problems,
     taken_in,
 )
@@ -71,7 +75,7 @@ async def _ids(answers: AsyncIterator[list[Taken]]) -> Response:
     return Streamed(body, media_type="application/octet-stream")
 
 
-@router.get("/batch/{name}", response_model=OldBatch, responses=NO_BATCH)
+@router.get("/batch/{name}", response_model=OldBatch, responses={**NO_BATCH, **examples.shown(examples.OLD_BATCH)})
 async def get_old_batch(name: BatchName, backend: Inside) -> Response:
     """The ids of a batch's jobs, in older clients' form."""
     ids = await batch_ids(name, backend)
@@ -81,7 +85,11 @@ async def get_old_batch(name: BatchName, backend: Inside) -> Response:
 @router.get(
     "/stream/{where:path}",
     response_class=Response,
-    responses={**problems(_404="no such container runs there"), 200: {"content": {"text/plain": {}}}},
+    responses={
+        **BAD_VALUE,
+        **problems(_404="no such container runs there"),
+        200: {"content": {"text/plain": {"example": "hello\n"}}},
+    },
 )
 async def stream(
     where: Annotated[str, Path(description="`http://HOST/CONTAINER`: a job's `host` and `container_id`")],
@@ -99,16 +107,16 @@ async def stream(
     if not {host, host.rpartition(":")[0]} & names:
         raise NotThere(f"the container {container} does not run on {host!r}")
     frames = backend.output(job_id, frozenset({STDOUT, STDERR}), follow=True)
-    return StreamingResponse((frame.data async for frame in frames), media_type="text/plain; charset=utf-8")
+    return Streamed(formed(frames, attrgetter("data")), media_type="text/plain; charset=utf-8")
 
 
-@router.get("/load")
+@router.get("/load", responses=examples.shown(examples.LOADS))
 async def get_load(backend: Inside) -> list[dict[str, HostLoad]]:
     """How busy each host is: percent of its memory and of its cores, and running containers per image."""
     return [{host.name: HostLoad(**host.load.model_dump())} for host in await backend.hosts()]
 
 
-@router.get("/status", response_model=ClusterStatus)
+@router.get("/status", response_model=ClusterStatus, responses=examples.shown(examples.STATUS))
 async def get_status(backend: Inside) -> Response:
     """The whole at one look. Of a host's containers those are told that Orqal started."""
     apps: list[AppInfo] = await backend.scheduler("apps")
@@ -132,7 +140,7 @@ async def get_status(backend: Inside) -> Response:
 @router.get(
     "/clean/{action}",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"example": "all jobs purged"}}}},
+    responses={**BAD_VALUE, 200: {"content": {"text/plain": {"example": "all jobs purged"}}}},
 )
 async def clean(action: Action, backend: Inside) -> Response:
     """Delete what is over. `all`: all jobs but those that run. `scheduled`: the same, but not those that have exited.
@@ -141,7 +149,7 @@ async def clean(action: Action, backend: Inside) -> Response:
     gone; the answer is their names. Jobs that wait are cancelled first."""
     if action is Action.OLD:
         names = (f"{name}\n".encode() async for name in backend.clean_directories())
-        return StreamingResponse(names, media_type="text/plain; charset=utf-8")
+        return Streamed(names, media_type="text/plain; charset=utf-8")
     await backend.scheduler("clean", action.value)
     words = {
         Action.ALL: "all jobs purged",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from itertools import islice
 from typing import Annotated, Any, TypeVar
 
@@ -13,7 +14,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from orqal.actors.intake import OtherDocument, Taken
+from orqal.docker_engine import Frame
 from orqal.models import MAX_NAME, JobSpec
+from orqal.serve_app import examples
 from orqal.serve_app.backend import Backend, NotThere
 from orqal.serve_app.documents import BadDocument, DocumentReader
 from orqal.serve_app.views import Problem, Selection
@@ -31,7 +34,14 @@ Responses = dict[int | str, dict[str, Any]]
 
 def problems(**reasons: str) -> Responses:
     """The documentation of errors: `_404="when"`."""
-    return {int(status[1:]): {"model": Problem, "description": reason} for status, reason in reasons.items()}
+    return {
+        int(status[1:]): {
+            "model": Problem,
+            "description": reason,
+            "content": {"application/json": {"example": {"detail": reason}}},
+        }
+        for status, reason in reasons.items()
+    }
 
 
 ALWAYS = problems(
@@ -39,8 +49,11 @@ ALWAYS = problems(
     _403="a web page of another origin made the browser send this",
     _503="the scheduler is restarting, or the store cannot take it now; try again",
 )
-NO_JOB = problems(_404="there is no such job")
-NO_BATCH = problems(_404="there is no batch of this name")
+NO_JOB = problems(_404="there is no such job", _422="that is no job's id, or another value is none that there can be")
+NO_BATCH = problems(
+    _404="there is no batch of this name", _422="that is no batch's name, or another value is none that there can be"
+)
+BAD_VALUE = problems(_422="a value is none that there can be")
 BAD_BODY = problems(
     _400="the body is not JSON",
     _413="a job's JSON is too large",
@@ -54,9 +67,7 @@ def _backend(request: Request) -> Backend:
 
 
 Inside = Annotated[Backend, Depends(_backend)]
-JobId = Annotated[
-    str, Path(pattern="^[0-9a-f]{24}$", description="the job's id", examples=["65f0c0ffee65f0c0ffee65f0"])
-]
+JobId = Annotated[str, Path(pattern="^[0-9a-f]{24}$", description="the job's id", examples=[examples.JOB_ID])]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -96,14 +107,29 @@ BODIES: dict[str, Any] = {
 
 
 class Streamed(StreamingResponse):
-    """A response whose body is made while the request's is still being read.
+    """A response whose body is made as it is sent, perhaps while the request's is still being read.
 
     Starlette's own listens for the client's going away by reading the request, and so eats it; Serve cancels
-    the handler of a client that has gone in any case.
+    the handler of a client that has gone in any case. Then what makes the body is closed at once: it may hold
+    connections.
     """
 
+    def __init__(self, content: AsyncGenerator[bytes, None], **more: Any) -> None:
+        super().__init__(content, **more)
+        self._content = content
+        # Jobs write what they like: a browser is not to find a page in it.
+        self.headers["X-Content-Type-Options"] = "nosniff"
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.stream_response(send)
+        async with aclosing(self._content):
+            await self.stream_response(send)
+
+
+async def formed(frames: AsyncGenerator[Frame, None], form: Callable[[Frame], bytes]) -> AsyncGenerator[bytes, None]:
+    """An output as it is sent."""
+    async with aclosing(frames):
+        async for frame in frames:
+            yield form(frame)
 
 
 def json_of(view: Any) -> Response:
@@ -156,14 +182,14 @@ async def submit(
     return taken
 
 
-async def begun(items: AsyncIterator[T]) -> AsyncIterator[T]:
+async def begun(items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
     """The same items, once the first is there: what fails before it can still be answered with its status."""
     try:
         first = [await anext(items)]
     except StopAsyncIteration:
         first = []
 
-    async def all_items() -> AsyncIterator[T]:
+    async def all_items() -> AsyncGenerator[T, None]:
         for item in first:
             yield item
         async for item in items:

@@ -1,0 +1,123 @@
+"""The answers that the documentation shows: one story, of a lab's batch of checksums."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+
+from orqal.models import AppInfo, BatchInfo, Change, HostInfo, JobRecord, Load, Status
+from orqal.serve_app.views import (
+    BatchList,
+    Cancelled,
+    ClusterStatus,
+    Explanation,
+    Health,
+    HostLoad,
+    HostReason,
+    JobPage,
+    JobView,
+    Missed,
+    NodeStatus,
+    OldBatch,
+    ResultView,
+    Retried,
+    Submitted,
+)
+
+JOB_ID = "65f0c0ffee65f0c0ffee65f0"
+LOADS = [{"lab1": HostLoad(mem=31.5, cpu=50, images={"orqal/demo:latest": 2})}]
+COUNTS = {"todo": 2, "running": 1, "exited": 39}
+
+_BEGUN = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
+_SUM = "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945"
+
+JOB = JobView(
+    id=JOB_ID,
+    app="Checksum",
+    input="/usr/bin/env",
+    user="ada",
+    batch="sums",
+    current_status=Status.EXITED,
+    cache_miss="no job of the same app, input and params waits, runs or has succeeded",
+    ctime=_BEGUN,
+    stime=_BEGUN + timedelta(seconds=1),
+    etime=_BEGUN + timedelta(seconds=2),
+    node_id="0f" * 28,
+    host="lab1",
+    granted={"threads": 1, "ram_gb": 0.1},
+    image="orqal/demo",
+    image_digest=f"sha256:{'ab' * 32}",
+    wrapper_digest="cd" * 32,
+    cmd=["sha256sum", "/usr/bin/env"],
+    container_id="ef" * 32,
+    wd=f"/home/ada/.orqal/jobs/{JOB_ID}",
+    exit_code=0,
+    peak_memory=5_242_880,
+    cpu_seconds=0.02,
+    inspect={"State": {"Status": "exited", "ExitCode": 0, "OOMKilled": False}},
+    stdout_bytes=79,
+    stdout=[f"{_SUM}  /usr/bin/env", ""],
+    result={"sha256": _SUM},
+)
+PAGE = JobPage(jobs=[JobRecord(**JOB.model_dump(include=set(JobRecord.model_fields)))], cursor="41")
+CHANGE = Change(id=JOB_ID, current_status=Status.EXITED, ok=True, exit_code=0)
+MISSED = Missed()
+RESULT = ResultView(
+    id=JOB_ID,
+    app=JOB.app,
+    input=JOB.input,
+    params={},
+    current_status=JOB.current_status,
+    ok=True,
+    exit_code=0,
+    error=None,
+    result={"sha256": _SUM},
+)
+EXPLANATION = Explanation(
+    id=JOB_ID,
+    current_status=Status.TODO,
+    summary="It waits: lab1: no room now.",
+    cache=f"It was run because {JOB.cache_miss}.",
+    hosts=[HostReason(name="lab1", reason="no room now")],
+)
+SUBMITTED, CANCELLED, RETRIED = Submitted(id=JOB_ID), Cancelled(cancelled=2), Retried(retried=1)
+BATCH = BatchInfo(
+    name="sums", created=_BEGUN, jobs=42, status={Status(k): n for k, n in COUNTS.items()}, ok=38, failed=1
+)
+BATCHES = BatchList(batches=[BATCH], cursor="7")
+OLD_BATCH = OldBatch(id="sums", jobs=[{"$oid": JOB_ID}])
+APP = AppInfo(name="Checksum", docker_url="orqal/demo", threads=1, memory_in_gb=0.1, doc="SHA-256.", origin="built in")
+HOST = HostInfo(
+    name="lab1",
+    node_id="0f" * 28,
+    address="192.0.2.1",
+    state="ready",
+    docker_version="28.0.1",
+    threads=8,
+    ram_gb=32,
+    threads_in_use=1,
+    ram_gb_in_use=0.1,
+    jobs=1,
+    load=Load(**LOADS[0]["lab1"].model_dump()),
+)
+STATUS = ClusterStatus(
+    id="2026-01-31 12:00:03",
+    services=["Checksum"],
+    status=COUNTS,
+    hosts=["lab1"],
+    nodes={"lab1": NodeStatus(info={"NCPU": 8}, containers=[{"Id": "ef" * 32}])},
+    containers=[{"lab1": [("ef" * 32, "orqal/demo", "running")]}],
+)
+HEALTH = Health(status="ok")
+
+
+def line(view: BaseModel) -> str:
+    """A view as a line of a stream."""
+    return view.model_dump_json() + "\n"
+
+
+def shown(answer: Any) -> dict[int | str, dict[str, Any]]:
+    """The documentation of an answer in JSON by an example; its schema is the route's."""
+    return {200: {"content": {"application/json": {"example": TypeAdapter(Any).dump_python(answer, mode="json")}}}}
