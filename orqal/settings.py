@@ -80,8 +80,9 @@ class Settings:
     """ORQAL_API_URL: where the API is. Empty: the Orqal of `home`, or else localhost:5001."""
     services: str = field(default_factory=lambda: _text("SERVICES", "~/services.py"))
     """ORQAL_SERVICES: files of wrappers, or folders of such files, separated by colons."""
-    store: str = field(default_factory=lambda: _text("STORE", ""))
-    """ORQAL_STORE: the SQLite file. Empty: `home`/orqal.sqlite."""
+    store: str = field(default_factory=lambda: _text("STORE", ""), repr=False)
+    """ORQAL_STORE: where jobs are kept: a SQLite file, or mongodb://… or mongodb+srv://…, which may have a password in
+    it and is shown nowhere. Empty: `home`/orqal.sqlite."""
     jobs_dir_text: str = field(default_factory=lambda: _text("JOBS_DIR", ""))
     """ORQAL_JOBS_DIR: where jobs have their directories. Empty: `home`/jobs."""
     keep_threads: float = field(default_factory=lambda: _number("KEEP_THREADS", 0))
@@ -116,8 +117,13 @@ class Settings:
     """ORQAL_LOAD_PERIOD: how often a host reports its load."""
 
     @property
+    def store_is_mongo(self) -> bool:
+        """Whether jobs are kept in a MongoDB."""
+        return is_mongo(self.store)
+
+    @property
     def store_path(self) -> Path:
-        """The SQLite file."""
+        """The SQLite file, unless jobs are kept in a MongoDB."""
         return Path(self.store).expanduser().absolute() if self.store else self.home / "orqal.sqlite"
 
     @property
@@ -130,6 +136,12 @@ class Settings:
         """What `/api/dataset.json` answers: the documents of a predecessor's collection `dataset`, if a lab put them
         there."""
         return self.home / "dataset.json"
+
+    @property
+    def cluster_path(self) -> Path:
+        """The file of the cluster's own mark, made once: it outlives restarts, so containers are found again, and a
+        MongoDB's database knows whose it is."""
+        return self.home / "cluster_id"
 
     @property
     def token_path(self) -> Path:
@@ -151,6 +163,11 @@ class Settings:
     def service_paths(self) -> list[Path]:
         """The files and folders of `services`, those that do not exist included."""
         return [Path(part).expanduser().absolute() for part in self.services.split(":") if part]
+
+
+def is_mongo(store: str) -> bool:
+    """Whether this names a MongoDB, and not a SQLite file."""
+    return store.startswith(("mongodb://", "mongodb+srv://"))
 
 
 def write_secret(path: Path, text: str) -> None:

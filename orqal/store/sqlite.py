@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from orqal import cache
 from orqal.models import BatchInfo, JobRecord, Output, Status
-from orqal.store.base import BatchPage, JobFilter, JobGone, Page, Submission
+from orqal.store.base import TABLES, BatchPage, JobFilter, JobGone, Page, Row, StoreError, Submission
 from orqal.store.encoding import decode, distinct, encode, moment, seconds
 
 T = TypeVar("T")
@@ -120,6 +120,42 @@ _SLICE = 500
 _NEVER = 1 << 62
 _RECORD = "record, cache_hits, cache_last_hit, retried_as"
 
+_JOB_COLUMNS = (
+    *("seq", "id", "status", "ok", "app", "user", "host", "ctime", "etime"),
+    *("cache_key", "cache_hits", "cache_last_hit", "retried_as", "record"),
+)
+_JOB_SEQ = "(SELECT seq FROM jobs WHERE id = :job)"
+# Of each table: its columns, what a row that is loaded puts there, and the query that dumps it.
+_DUMPED: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "jobs": (
+        _JOB_COLUMNS,
+        ",".join(f":{name}" for name in _JOB_COLUMNS),
+        f"SELECT {','.join(_JOB_COLUMNS)} FROM jobs ORDER BY seq",
+    ),
+    "outputs": (
+        ("id", "stdout", "stderr", "result"),
+        ":id, :stdout, :stderr, :result",
+        "SELECT id, stdout, stderr, result FROM outputs ORDER BY id",
+    ),
+    "batches": (
+        ("seq", "name", "created"),
+        ":seq, :name, :created",
+        "SELECT seq, name, created FROM batches ORDER BY seq",
+    ),
+    "members": (
+        ("seq", "batch", "job"),
+        f":seq, (SELECT seq FROM batches WHERE name = :batch), {_JOB_SEQ}",
+        "SELECT members.seq, name, id FROM members JOIN batches ON batches.seq = batch JOIN jobs ON jobs.seq = job "
+        "ORDER BY members.seq",
+    ),
+    "documents": (
+        ("key", "number", "job"),
+        f":key, :number, {_JOB_SEQ}",
+        "SELECT key, number, id FROM documents JOIN jobs ON jobs.seq = job ORDER BY key, number",
+    ),
+    "leftovers": (("id", "host"), ":id, :host", "SELECT id, host FROM leftovers ORDER BY id, host"),
+}
+
 
 class SqliteStore:
     """The Store protocol over a file. One object writes; any number of objects and processes read."""
@@ -139,7 +175,7 @@ class SqliteStore:
         connection.execute("PRAGMA journal_mode = WAL")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
-            raise RuntimeError(
+            raise StoreError(
                 f"{self._path} was written by a newer Orqal (schema {version}, this one knows {SCHEMA_VERSION})"
             )
         if version < SCHEMA_VERSION:
@@ -377,6 +413,22 @@ class SqliteStore:
             (self._batch_seq(batch),),
             lambda result, *record: (decode(*record), Output(result=json.loads(result) if result else None)),
         )
+
+    def dump(self) -> Iterator[tuple[str, Row]]:
+        """See Store."""
+        for table in TABLES:
+            names, _, query = _DUMPED[table]
+            for row in self._connection().execute(query):
+                yield table, dict(zip(names, row, strict=True))
+
+    def load(self, rows: Iterable[tuple[str, Row]]) -> None:
+        """See Store. It is one transaction."""
+        with self._transaction() as connection:
+            if any(connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() for table in TABLES):
+                raise StoreError("there are jobs in it already")
+            for table, row in rows:
+                names, values, _ = _DUMPED[table]
+                connection.execute(f"INSERT INTO {table} ({','.join(names)}) VALUES ({values})", row)
 
     def close(self) -> None:
         """See Store."""
