@@ -124,7 +124,8 @@ class MongoStore:
         try:
             self._claim(url, cluster, loading)
             for name, indexes in _INDEXES.items():
-                self._database[name].create_indexes(indexes)
+                for index in indexes:  # one by one: FerretDB 1.24 breaks off at several that are there already
+                    self._database[name].create_indexes([index])
             self._recover()
         except OperationFailure as error:
             raise StoreError(
@@ -139,7 +140,7 @@ class MongoStore:
 
     def _claim(self, url: str, cluster: str, loading: bool) -> None:
         """See whose database this is; one that is nobody's becomes ours."""
-        ours = {"cluster": cluster, "schema": SCHEMA_VERSION, "seq": 0, "open": None, "loading": False}
+        ours = {"cluster": cluster, "schema": SCHEMA_VERSION, "seq": 0, "loading": False}
         self._meta.update_one({"_id": _META}, {"$setOnInsert": ours}, upsert=True)
         found = self._meta.find_one({"_id": _META}) or {}
         if found["cluster"] != cluster:
@@ -174,7 +175,7 @@ class MongoStore:
                 _in_slices(self._batches.bulk_write, adding.batches)
                 _in_slices(self._members.insert_many, adding.members)
                 _in_slices(self._documents.insert_many, adding.documents)
-                self._entry({"redo": adding.rest} if adding.rest else None)
+                self._entry({"redo": json.dumps(adding.rest)} if adding.rest else None)
             except BaseException:
                 with contextlib.suppress(PyMongoError):
                     self._settle()
@@ -217,7 +218,7 @@ class MongoStore:
             }
             batches = sorted({batch for document in found for batch in document["batches"]})
             rest = [{"delete": gone, "leftovers": sorted(map(list, hosts)), "batches": batches}]
-            self._entry({"redo": rest})
+            self._entry({"redo": json.dumps(rest)})
             self._rest = rest
             self._settle()
             return gone
@@ -246,11 +247,11 @@ class MongoStore:
         """Take up what the writer before us left."""
         meta = self._meta.find_one({"_id": _META}) or {}
         self._seq = meta["seq"]
-        entry = meta["open"] or {}
+        entry = meta.get("open") or {}
         if "undo" in entry:
             first, last = entry["undo"]
             self._failed = (first, last)
-        self._rest = entry.get("redo", [])
+        self._rest = json.loads(entry.get("redo", "[]"))
         self._settle()
 
     def _settle(self) -> None:
