@@ -71,12 +71,16 @@ _INDEXES = {
     ],
     "outputs": [IndexModel([("job", 1)])],
     "batches": [IndexModel([("seq", -1)])],
-    "members": [IndexModel([("batch", 1), ("_id", 1)]), IndexModel([("job", 1)])],
-    "documents": [IndexModel([("key", 1), ("number", 1)], unique=True), IndexModel([("job", 1)])],
+    "members": [IndexModel([("seq", 1)]), IndexModel([("batch", 1), ("seq", 1)]), IndexModel([("job", 1)])],
+    "documents": [
+        IndexModel([("seq", 1)]),
+        IndexModel([("key", 1), ("number", 1)], unique=True),
+        IndexModel([("job", 1)]),
+    ],
     "leftovers": [IndexModel([("host", 1)]), IndexModel([("job", 1)])],
 }
-# _id of a job: its id; of a batch: its name; of a member and of an answered document: a number; of a leftover: job and
-# host; of an output: its name and the number of the piece.
+# `seq` is the order of submission, and tells what was added by which insert. _id of a job: its id; of a batch: its
+# name; of a leftover: job and host; of an output: its name and the number of the piece; of others: of no meaning.
 
 
 class MongoStore:
@@ -265,13 +269,8 @@ class MongoStore:
                 self._meta.update_one({"_id": _META}, {"$set": {"seq": last, "open": {"undo": [first, last]}}})
                 self._seq = last
                 numbers = {"$gte": first, "$lte": last}
-                for collection, field in (
-                    (self._documents, "_id"),
-                    (self._members, "_id"),
-                    (self._batches, "seq"),
-                    (self._jobs, "seq"),
-                ):
-                    collection.delete_many({field: numbers})
+                for collection in (self._documents, self._members, self._batches, self._jobs):
+                    collection.delete_many({"seq": numbers})
                 self._entry(None)
                 self._failed = None
             if self._rest:
@@ -287,7 +286,7 @@ class MongoStore:
         """What a submission changes of what was there before. Harmless to repeat."""
         if replace := step["replace"]:
             name = replace["batch"]
-            self._members.delete_many({"batch": name, "_id": {"$lt": replace["before"]}})
+            self._members.delete_many({"batch": name, "seq": {"$lt": replace["before"]}})
             older = {"batches": name, "seq": {"$lt": replace["before"]}}
             self._jobs.update_many(older, {"$pull": {"batches": name}})
             if replace["seq"] is None:
@@ -431,7 +430,7 @@ class MongoStore:
 
     def batch_ids(self, batch: str) -> list[str]:
         """See Store."""
-        return [document["job"] for document in self._members.find({"batch": batch}).sort([("_id", 1)])]
+        return [document["job"] for document in self._members.find({"batch": batch}).sort([("seq", 1)])]
 
     def batch_failed(self, batch: str) -> list[str]:
         """See Store."""
@@ -442,11 +441,11 @@ class MongoStore:
         """See Store."""
         last = 0
         while True:
-            members = list(self._members.find({"batch": batch, "_id": {"$gt": last}}).sort([("_id", 1)]).limit(_SLICE))
+            members = list(self._members.find({"batch": batch, "seq": {"$gt": last}}).sort([("seq", 1)]).limit(_SLICE))
             jobs = {job["_id"]: job for job in self._by_id(self._jobs, distinct(m["job"] for m in members))}
             texts = self._read_texts([job for job in jobs.values() if job["output"]], ["result"])
             for member in members:
-                last = member["_id"]
+                last = member["seq"]
                 if member["job"] in jobs:
                     yield _record(jobs[member["job"]]), _output(texts.get(member["job"]))
             if len(members) < _SLICE:
@@ -525,9 +524,9 @@ class MongoStore:
             last = jobs[-1]["seq"]
         for batch in self._batches.find({}).sort([("seq", 1)]):
             yield "batches", {"seq": batch["seq"], "name": batch["_id"], "created": batch["created"]}
-        for member in self._members.find({}).sort([("_id", 1)]):
-            yield "members", {"seq": member["_id"], "batch": member["batch"], "job": member["job"]}
-        for document in self._documents.find({}).sort([("_id", 1)]):
+        for member in self._members.find({}).sort([("seq", 1)]):
+            yield "members", {"seq": member["seq"], "batch": member["batch"], "job": member["job"]}
+        for document in self._documents.find({}).sort([("seq", 1)]):
             yield "documents", {name: document[name] for name in ("key", "number", "job")}
         for left in self._leftovers.find({}).sort([("_id", 1)]):
             yield "leftovers", {"id": left["job"], "host": left["host"]}
@@ -562,11 +561,11 @@ class MongoStore:
                 elif table == "batches":
                     documents.append({"_id": row["name"], "seq": row["seq"], "created": row["created"]})
                 elif table == "members":
-                    documents.append({"_id": row["seq"], "batch": row["batch"], "job": row["job"]})
+                    documents.append(dict(row))
                     changes.append(UpdateOne({"_id": row["job"]}, {"$addToSet": {"batches": row["batch"]}}))
                 elif table == "documents":
                     self._seq += 1  # above the numbers of all that came before
-                    documents.append({"_id": self._seq, **row})
+                    documents.append({"seq": self._seq, **row})
                 else:
                     documents.append({"_id": f"{row['id']} {row['host']}", "job": row["id"], "host": row["host"]})
                 self._seq = max(self._seq, row.get("seq", 0))
@@ -616,9 +615,9 @@ class _Adding:
             created = {"seq": self._next(), "created": at}
             self.batches.append(UpdateOne({"_id": batch}, {"$setOnInsert": created}, upsert=True))
         for batch, job_id in submission.members:
-            self.members.append({"_id": self._next(), "batch": batch, "job": job_id})
+            self.members.append({"seq": self._next(), "batch": batch, "job": job_id})
         for key, place_, job_id in submission.documents:
-            self.documents.append({"_id": self._next(), "key": key, "number": place_, "job": job_id})
+            self.documents.append({"seq": self._next(), "key": key, "number": place_, "job": job_id})
         replace = None
         if submission.replace_batch is not None:
             again = self._next() if submission.replace_batch in named else None
