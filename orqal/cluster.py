@@ -9,19 +9,25 @@ import os
 import secrets
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
+from pymongo.errors import PyMongoError
 
 from orqal.docker_engine import Engine, EngineError
 from orqal.models import UNITS
 from orqal.settings import Settings, write_secret
+from orqal.store import Store, StoreError, copying, open_store
+from orqal.store.copying import Progress
 
 Report = Callable[[str], None]
 
@@ -53,6 +59,8 @@ def up(settings: Settings, *, port: int = 5001, no_token: bool = False, report: 
     report("Asking the Docker daemon what it has")
     own = resources(settings)
     _check_port(port)
+    report(f"Opening the store: {settings.store_place}")
+    _open(settings).close()
     if settings.token is None:
         write_secret(settings.token_path, secrets.token_urlsafe(32) + "\n")
     if not _ray_token(settings).exists():
@@ -98,6 +106,39 @@ def down(settings: Settings, *, kill_jobs: bool, report: Report) -> None:
         if left:
             how_many = "1 container of a job is" if len(left) == 1 else f"{len(left)} containers of jobs are"
             report(f"{how_many} still there; the next `orqal up` takes them up again")
+
+
+def copy_store(settings: Settings, target: str, source: str | None, progress: Progress) -> dict[str, Any]:
+    """Copy all jobs from a store, by default that of ORQAL_STORE, to another, while Orqal is down: what was copied.
+
+    `source` and `target` are as in ORQAL_STORE. ClusterError: that is not possible; the source is as it was."""
+    if _processes(_cluster_id(settings)):
+        raise ClusterError("Orqal is up and writes its store. Run `orqal down` first.")
+    old = settings if source is None else replace(settings, store=source)
+    new = replace(settings, store=target)
+    if old.store_place == new.store_place:
+        raise ClusterError(f"{old.store_place} cannot be copied to itself.")
+    if not old.store_is_mongo and not old.store_path.exists():
+        raise ClusterError(f"There is no store at {old.store_place}.")
+    with closing(_open(old)) as original, closing(_open(new, loading=True)) as copied:
+        try:
+            done = copying.copy(original, copied, progress)
+        except StoreError as error:
+            raise ClusterError(f"{new.store_place}: {error}. Copy to a file or database that has no jobs.") from error
+        except PyMongoError as error:
+            raise ClusterError(
+                f"The connection broke: {type(error).__name__}. Run the same command again; it begins anew."
+            ) from None
+    return {"from": old.store_place, "to": new.store_place, "rows": done.rows, "sha256": done.digest}
+
+
+def _open(settings: Settings, *, loading: bool = False) -> Store:
+    try:
+        return open_store(settings, loading=loading)
+    except StoreError as error:
+        raise ClusterError(str(error)) from None
+    except (sqlite3.Error, OSError) as error:
+        raise ClusterError(f"the store {settings.store_place} cannot be used: {error}") from None
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -278,8 +319,8 @@ def _processes(cluster: str) -> set[psutil.Process]:
 
 
 def _cluster_id(settings: Settings) -> str:
-    """The home's own mark, made once: it outlives restarts, so containers are found again after them."""
-    path = settings.home / "cluster_id"
+    """The home's own mark, made once."""
+    path = settings.cluster_path
     if not path.exists():
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_secret(path, uuid.uuid4().hex[:16] + "\n")

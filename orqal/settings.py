@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+MONGO_DATABASE = "orqal"
+"""The database of a MongoDB, where its URL names none."""
 DEFAULT_API_URL = "http://localhost:5001/api"
 
 
@@ -122,6 +124,11 @@ class Settings:
         return is_mongo(self.store)
 
     @property
+    def store_place(self) -> str:
+        """Where jobs are kept, for people."""
+        return store_place(self.store) if self.store_is_mongo else str(self.store_path)
+
+    @property
     def store_path(self) -> Path:
         """The SQLite file, unless jobs are kept in a MongoDB."""
         return Path(self.store).expanduser().absolute() if self.store else self.home / "orqal.sqlite"
@@ -168,6 +175,15 @@ class Settings:
 def is_mongo(store: str) -> bool:
     """Whether this names a MongoDB, and not a SQLite file."""
     return store.startswith(("mongodb://", "mongodb+srv://"))
+
+
+def store_place(store: str) -> str:
+    """Where a store is, for people: without the user, password and options of a URL."""
+    if not is_mongo(store):
+        return store
+    scheme, _, rest = store.partition("://")
+    host, _, database = rest.partition("?")[0].rpartition("@")[2].partition("/")
+    return f"{scheme}://{host}/{database or MONGO_DATABASE}"
 
 
 def write_secret(path: Path, text: str) -> None:

@@ -78,6 +78,7 @@ _COMMANDS: dict[str, dict[Callable[..., None], str]] = {
     "This machine": {
         machine.up: "orqal up",
         machine.down: "orqal down",
+        machine.copy_store: "orqal copy-store mongodb://db.example.org/orqal",
         machine.env: 'eval "$(orqal env)"; ray status',
         machine.resources: 'ray start --address HEAD:6379 --resources "$(orqal resources)"',
     },

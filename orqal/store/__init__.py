@@ -19,10 +19,12 @@ __all__ = [
 ]
 
 
-def open_store(settings: Settings, *, read_only: bool = False) -> Store:
-    """The store of ORQAL_STORE, for the one who writes or for a reader. StoreError: it cannot be used."""
+def open_store(settings: Settings, *, read_only: bool = False, loading: bool = False) -> Store:
+    """The store of ORQAL_STORE, for the one who writes or for a reader. `loading`: a copy into it may have been broken
+    off, and is begun again. StoreError: it cannot be used."""
     if not settings.store_is_mongo:
         return SqliteStore(settings.store_path, read_only=read_only)
     from orqal.store.mongo import MongoStore  # pymongo takes its time
 
-    return MongoStore(settings.store, settings.cluster_path.read_text().strip(), read_only=read_only)
+    cluster = settings.cluster_path.read_text().strip()
+    return MongoStore(settings.store, cluster, read_only=read_only, loading=loading)

@@ -37,6 +37,7 @@ from pymongo.operations import IndexModel
 
 from orqal import cache
 from orqal.models import BatchInfo, JobRecord, Output, Status
+from orqal.settings import MONGO_DATABASE, store_place
 from orqal.store.base import TABLES, BatchPage, JobFilter, JobGone, Page, Row, StoreError, Submission
 from orqal.store.encoding import UNFINISHED, decode, distinct, encode, moment, seconds
 
@@ -44,7 +45,6 @@ T = TypeVar("T")
 Document = dict[str, Any]
 
 SCHEMA_VERSION = 1
-DEFAULT_DATABASE = "orqal"
 
 _SLICE = 500
 """Documents that are written or read at once."""
@@ -99,7 +99,7 @@ class MongoStore:
         try:
             self._client: MongoClient[Document] = MongoClient(url, appname="orqal", **options)  # type: ignore[arg-type]
             self._database = self._client.get_default_database(
-                DEFAULT_DATABASE, read_preference=ReadPreference.PRIMARY, write_concern=_COMMITTED
+                MONGO_DATABASE, read_preference=ReadPreference.PRIMARY, write_concern=_COMMITTED
             )
         except (PyMongoError, ValueError) as error:
             # Not its message: it may show parts of a password that was not encoded.
@@ -119,48 +119,46 @@ class MongoStore:
         """What is committed and still to be done."""
         if not read_only:
             try:
-                self._prepare(url, cluster, loading)
+                self._prepare(store_place(url), cluster, loading)
             except BaseException:
                 self.close()
                 raise
 
-    def _prepare(self, url: str, cluster: str, loading: bool) -> None:
+    def _prepare(self, place: str, cluster: str, loading: bool) -> None:
         try:
-            self._claim(url, cluster, loading)
+            self._claim(place, cluster, loading)
             for name, indexes in _INDEXES.items():
                 for index in indexes:  # one by one: FerretDB 1.24 breaks off at several that are there already
                     self._database[name].create_indexes([index])
             self._recover()
         except OperationFailure as error:
             raise StoreError(
-                f"the MongoDB at {place(url)} refuses: {error.details and error.details.get('errmsg')}. Look at the "
+                f"the MongoDB at {place} refuses: {error.details and error.details.get('errmsg')}. Look at the "
                 "user and the password in ORQAL_STORE, at authSource, and at the user's roles: it takes readWrite."
             ) from None
         except PyMongoError as error:
             raise StoreError(
-                f"no MongoDB answers at {place(url)} ({_first_sentence(error)}). Start it, correct ORQAL_STORE, or "
+                f"no MongoDB answers at {place} ({_first_sentence(error)}). Start it, correct ORQAL_STORE, or "
                 "leave ORQAL_STORE empty to keep jobs in SQLite."
             ) from None
 
-    def _claim(self, url: str, cluster: str, loading: bool) -> None:
+    def _claim(self, place: str, cluster: str, loading: bool) -> None:
         """See whose database this is; one that is nobody's becomes ours."""
         ours = {"cluster": cluster, "schema": SCHEMA_VERSION, "seq": 0, "loading": False}
         self._meta.update_one({"_id": _META}, {"$setOnInsert": ours}, upsert=True)
         found = self._meta.find_one({"_id": _META}) or {}
         if found["cluster"] != cluster:
             raise StoreError(
-                f"the database {place(url)} holds the jobs of another Orqal ({found['cluster']}; this one is "
+                f"the database {place} holds the jobs of another Orqal ({found['cluster']}; this one is "
                 f"{cluster}). Name another database in ORQAL_STORE. If that Orqal is gone for good and this one is to "
                 "take its jobs over, write its name into the file cluster_id of ORQAL_HOME."
             )
         if found["schema"] > SCHEMA_VERSION:
             raise StoreError(
-                f"{place(url)} was written by a newer Orqal (schema {found['schema']}, this one knows {SCHEMA_VERSION})"
+                f"{place} was written by a newer Orqal (schema {found['schema']}, this one knows {SCHEMA_VERSION})"
             )
         if found["loading"] and not loading:
-            raise StoreError(
-                f"a copy of jobs into {place(url)} was begun and not finished: run `orqal copy-store` again."
-            )
+            raise StoreError(f"a copy of jobs into {place} was begun and not finished: run `orqal copy-store` again.")
 
     # Writing
 
@@ -616,8 +614,8 @@ class _Adding:
             self.batches.append(UpdateOne({"_id": batch}, {"$setOnInsert": created}, upsert=True))
         for batch, job_id in submission.members:
             self.members.append({"seq": self._next(), "batch": batch, "job": job_id})
-        for key, place_, job_id in submission.documents:
-            self.documents.append({"seq": self._next(), "key": key, "number": place_, "job": job_id})
+        for key, place, job_id in submission.documents:
+            self.documents.append({"seq": self._next(), "key": key, "number": place, "job": job_id})
         replace = None
         if submission.replace_batch is not None:
             again = self._next() if submission.replace_batch in named else None
@@ -628,14 +626,6 @@ class _Adding:
             self.rest.append(
                 {"number": number, "at": at, "replace": replace, "joins": joins, "hits": hits, "retries": retries}
             )
-
-
-def place(url: str) -> str:
-    """Where a MongoDB URL leads, without user, password and options."""
-    scheme, _, rest = url.partition("://")
-    hosts = rest.partition("?")[0].rpartition("@")[2]
-    host, _, database = hosts.partition("/")
-    return f"{scheme}://{host}/{database or DEFAULT_DATABASE}"
 
 
 def _new(job: JobRecord, seq: int, batches: list[str]) -> Document:
