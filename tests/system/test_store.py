@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,9 +71,7 @@ def test_jobs_in_a_mongodb_are_there_after_a_restart_and_move_to_sqlite_and_back
 def test_up_without_the_server_says_what_to_do_and_leaves_nothing(image: str, home: Path) -> None:
     url = f"mongodb://lab:{SECRET}@127.0.0.1:{free_port()}/lab"
     orqal = Orqal(home, settings={"ORQAL_STORE": url})
-    begun = time.monotonic()
-    done = orqal.cli("up", "--port", str(orqal.port), check=False)
-    assert time.monotonic() - begun < 30  # it does not wait for ever
+    done = orqal.cli("up", "--port", str(orqal.port), check=False, timeout=30)
     words = " ".join(done.stderr.split())
     assert done.returncode == 1
     assert "no MongoDB answers at mongodb://127.0.0.1" in words and "ORQAL_STORE" in words

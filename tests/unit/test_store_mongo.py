@@ -428,23 +428,22 @@ def test_an_index_fits_each_query(watched: tuple[MongoStore, Listener], call: Ca
         name = next(iter(command.values()))
         indexes = [{"_id": 1}, *(dict(index.document["key"]) for index in mongo._INDEXES.get(name, []))]
         for filter, order in asked(command):
-            assert any(served(filter, order, index) for index in indexes), (name, filter, order)
+            fitting = [index for index in indexes if served(filter, order, index)]
+            if "aggregate" in command:  # what is counted is never read: the index has all of it
+                fitting = [index for index in fitting if set(filter) == set(list(index)[: len(filter)])]
+            assert fitting, (name, filter, order)
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-def test_the_server_goes_by_an_index(
-    mongo: Server, watched: tuple[MongoStore, Listener], call: Callable[[MongoStore], object]
-) -> None:
+def test_the_server_goes_by_an_index(mongo: Server, watched: tuple[MongoStore, Listener]) -> None:
     """As the server explains it."""
     if not mongo.explains:
         pytest.skip(f"{mongo.name} does not explain its plans as MongoDB does")
     store, listener = watched
-    call(store)
-    commands = list(listener.commands)
-    for command in commands:
+    for call in CALLS.values():
+        call(store)
+    for command in list(listener.commands):
         plain = {k: v for k, v in command.items() if not k.startswith(("$", "lsid", "txn", "writeConcern"))}
-        plan = repr(
-            store._database.command("explain", SON(plain), verbosity="queryPlanner")["queryPlanner"]["winningPlan"]
-        )
+        answer = store._database.command("explain", SON(plain), verbosity="queryPlanner")
+        plan = repr(answer.get("queryPlanner", answer.get("stages")))
         assert "COLLSCAN" not in plan and "'SORT'" not in plan, (plain, plan)
         assert any(word in plan for word in ("IXSCAN", "IDHACK", "COUNT_SCAN", "EXPRESS", "EOF")), (plain, plan)
