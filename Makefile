@@ -19,6 +19,7 @@ demo: ## run a batch in real containers on this machine and check every result
 test: setup ## run all tests, with a real Docker engine and a real Ray
 	@bash scripts/tools.sh
 	@bash scripts/cluster_tools.sh
+	@bash scripts/mongo.sh
 	@$(ENGINE) with $(PYTHON) -m pytest $(ARGS)
 
 check: setup ## lint, formatting, types

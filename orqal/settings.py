@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+MONGO_DATABASE = "orqal"
+"""The database of a MongoDB, where its URL names none."""
 DEFAULT_API_URL = "http://localhost:5001/api"
 
 
@@ -80,8 +82,9 @@ class Settings:
     """ORQAL_API_URL: where the API is. Empty: the Orqal of `home`, or else localhost:5001."""
     services: str = field(default_factory=lambda: _text("SERVICES", "~/services.py"))
     """ORQAL_SERVICES: files of wrappers, or folders of such files, separated by colons."""
-    store: str = field(default_factory=lambda: _text("STORE", ""))
-    """ORQAL_STORE: the SQLite file. Empty: `home`/orqal.sqlite."""
+    store: str = field(default_factory=lambda: _text("STORE", ""), repr=False)
+    """ORQAL_STORE: where jobs are kept: a SQLite file, or mongodb://… or mongodb+srv://…, which may have a password in
+    it and is shown nowhere. Empty: `home`/orqal.sqlite."""
     jobs_dir_text: str = field(default_factory=lambda: _text("JOBS_DIR", ""))
     """ORQAL_JOBS_DIR: where jobs have their directories. Empty: `home`/jobs."""
     keep_threads: float = field(default_factory=lambda: _number("KEEP_THREADS", 0))
@@ -119,8 +122,18 @@ class Settings:
     """ORQAL_LOAD_PERIOD: how often a host reports its load."""
 
     @property
+    def store_is_mongo(self) -> bool:
+        """Whether jobs are kept in a MongoDB."""
+        return is_mongo(self.store)
+
+    @property
+    def store_place(self) -> str:
+        """Where jobs are kept, for people."""
+        return store_place(self.store) if self.store_is_mongo else str(self.store_path)
+
+    @property
     def store_path(self) -> Path:
-        """The SQLite file."""
+        """The SQLite file, unless jobs are kept in a MongoDB."""
         return Path(self.store).expanduser().absolute() if self.store else self.home / "orqal.sqlite"
 
     @property
@@ -151,6 +164,12 @@ class Settings:
         return self.home / "drained.json"
 
     @property
+    def cluster_path(self) -> Path:
+        """The file of the cluster's own mark, made once: it outlives restarts, so containers are found again, and a
+        MongoDB's database knows whose it is."""
+        return self.home / "cluster_id"
+
+    @property
     def token_path(self) -> Path:
         """The file of the API's token; `orqal up` makes it, mode 0600."""
         return self.home / "token"
@@ -170,6 +189,20 @@ class Settings:
     def service_paths(self) -> list[Path]:
         """The files and folders of `services`, those that do not exist included."""
         return [Path(part).expanduser().absolute() for part in self.services.split(":") if part]
+
+
+def is_mongo(store: str) -> bool:
+    """Whether this names a MongoDB, and not a SQLite file."""
+    return store.startswith(("mongodb://", "mongodb+srv://"))
+
+
+def store_place(store: str) -> str:
+    """Where a store is, for people: without the user, password and options of a URL."""
+    if not is_mongo(store):
+        return store
+    scheme, _, rest = store.partition("://")
+    host, _, database = rest.partition("?")[0].rpartition("@")[2].partition("/")
+    return f"{scheme}://{host}/{database or MONGO_DATABASE}"
 
 
 def write_secret(path: Path, text: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import docker
 import pytest
 
 from examples.local_image import DEMO_IMAGE, DEMO_PROGRAMS, make_image
+from tests.mongo_server import Server, server
 
 PROGRAMS = (*DEMO_PROGRAMS, "dd", "env", "head", "id", "ls", "mkdir", "ln", "nproc", "seq", "yes")
 """The tests' containers need more than the demo's."""
@@ -37,3 +39,22 @@ def image() -> str:
     """The image orqal/demo, made of this machine's own programs."""
     make_image(DEMO_IMAGE, PROGRAMS)
     return DEMO_IMAGE
+
+
+@pytest.fixture(scope="session")
+def mongo() -> Iterator[Server]:
+    """A MongoDB server; where none can be had the test is skipped, unless it has to be there."""
+    with server() as found:
+        if found is None:
+            reason = "needs a MongoDB: a mongod on the PATH, ORQAL_TEST_MONGO_URL, or what scripts/mongo.sh makes"
+            if os.environ.get("ORQAL_REQUIRE_MONGO"):
+                pytest.fail(reason)
+            pytest.skip(reason)
+        yield found
+
+
+@pytest.fixture
+def mongo_url(mongo: Server) -> Iterator[str]:
+    """A database of its own."""
+    with mongo.database() as url:
+        yield url

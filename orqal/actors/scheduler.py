@@ -43,7 +43,7 @@ from orqal.models import (
 from orqal.scheduling import Host, LineKey, Placement, Queue, demand, impossible, place, why_not
 from orqal.scheduling.placement import PATIENCE
 from orqal.settings import Settings
-from orqal.store import SqliteStore
+from orqal.store import open_store
 from orqal.wrappers.catalog import App
 
 log = logging.getLogger("orqal.scheduler")
@@ -115,7 +115,7 @@ class Scheduler:
         log_to_ray()
         self._settings = Settings()
         self._cluster = cluster
-        self._store = SqliteStore(self._settings.store_path)
+        self._store = open_store(self._settings)
         self._journal = Journal(self._store)
         self._changes = Changes()
         self._apps = Apps(self._settings)

@@ -85,6 +85,7 @@ _COMMANDS: dict[str, dict[Callable[..., None], str]] = {
         machine.join: "orqal join 10.0.0.5 --label gpu=a100",
         machine.leave: "orqal leave",
         machine.down: "orqal down",
+        machine.copy_store: "orqal copy-store mongodb://db.example.org/orqal",
         machine.env: 'eval "$(orqal env)"; ray status',
         machine.resources: 'ray start --address HEAD:6379 --resources "$(orqal resources)"',
     },

@@ -179,6 +179,62 @@ def down(
     out().print("Orqal is down.")
 
 
+def copy_store(
+    to: Annotated[
+        str,
+        typer.Argument(
+            metavar="TO",
+            envvar="ORQAL_COPY_TO",
+            help="A SQLite file or mongodb://…, as in ORQAL_STORE. A password is better in ORQAL_COPY_TO than in the "
+            "command line, where others can see it.",
+            show_default=False,
+        ),
+    ],
+    source: Annotated[
+        str | None,
+        typer.Option("--from", envvar="ORQAL_COPY_FROM", help="Another store than that of ORQAL_STORE."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Copy all jobs to another store, and compare; while Orqal is down. The original stays as it is."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+    tasks: dict[str, TaskID] = {}
+    with (
+        _cluster() as cluster,
+        Progress(
+            TextColumn("{task.description:9}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("rows"),
+            console=Console(stderr=True),
+        ) as bars,
+    ):
+
+        def progress(doing: str, rows: int) -> None:
+            if doing not in tasks:
+                # What there is, is known once it has been read.
+                total = bars.tasks[tasks["Reading"]].completed if tasks else None
+                tasks[doing] = bars.add_task(doing, total=total)
+            bars.update(tasks[doing], completed=rows)
+
+        about = cluster.copy_store(Settings(), to, source, progress)
+        bars.update(tasks["Reading"], total=bars.tasks[tasks["Reading"]].completed)
+    if json:
+        print_json(about)
+        return
+    rows = about["rows"]
+    out().print(
+        f"{rows['jobs']:,} jobs, {rows['outputs']:,} outputs and {rows['batches']:,} batches are copied and compared, "
+        f"with all that belongs to them.\nFrom {about['from']}\nto   {about['to']}\n"
+        "Set ORQAL_STORE to the new place, then `orqal up`.",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def env(json: Json = False) -> None:
     """Print the variables that Ray's own tools need to reach this Orqal, for a shell."""
     with _cluster() as cluster:

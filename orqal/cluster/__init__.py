@@ -4,6 +4,7 @@ head.py       the head: Ray, the Scheduler, REST, and its own Docker daemon
 member.py     further hosts: a Ray node for each Docker daemon
 node.py       how a Ray node is started for a daemon, and with which settings of Ray
 processes.py  the cluster's processes on this machine: found by a mark, run, stopped
+stores.py     the store: whether it can be opened, and a copy of all jobs to another one
 driver.py     what is done inside the Ray cluster, in a process of its own
 """
 
@@ -11,5 +12,6 @@ from orqal.cluster.head import down, environment, up
 from orqal.cluster.member import join, leave
 from orqal.cluster.node import resources
 from orqal.cluster.processes import ClusterError
+from orqal.cluster.stores import copy_store
 
-__all__ = ["ClusterError", "down", "environment", "join", "leave", "resources", "up"]
+__all__ = ["ClusterError", "copy_store", "down", "environment", "join", "leave", "resources", "up"]

@@ -37,8 +37,8 @@ class ClusterError(Exception):
 
 
 def home_id(settings: Settings) -> str:
-    """The home's own mark, made once: it outlives restarts, so containers are found again after them."""
-    path = settings.home / "cluster_id"
+    """The home's own mark, made once."""
+    path = settings.cluster_path
     if not path.exists():
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_secret(path, uuid.uuid4().hex[:16] + "\n")

@@ -19,7 +19,7 @@ from orqal.models import Change, HostInfo, JobRecord, Status
 from orqal.output import NAMES
 from orqal.serve_app.views import Missed
 from orqal.settings import Settings
-from orqal.store import SqliteStore, Store
+from orqal.store import Store, open_store
 
 log = logging.getLogger("orqal.backend")
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class Backend:
     """One per replica."""
 
     def __init__(self) -> None:
-        self.store: Store = SqliteStore(Settings().store_path, read_only=True)
+        self.store: Store = open_store(Settings(), read_only=True)
         self._scheduler = names.scheduler()
         self._watchers: dict[str, set[asyncio.Queue[Change | None]]] = {}
         self._listeners: set[asyncio.Queue[Change | None]] = set()

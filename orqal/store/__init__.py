@@ -1,6 +1,30 @@
-"""Where jobs are kept: the Store protocol, and its implementations."""
+"""Where jobs are kept: the Store protocol, its implementations, and which of them is used."""
 
-from orqal.store.base import BatchPage, JobFilter, JobGone, Page, Store, Submission
+from __future__ import annotations
+
+from orqal.settings import Settings
+from orqal.store.base import BatchPage, JobFilter, JobGone, Page, Store, StoreError, Submission
 from orqal.store.sqlite import SqliteStore
 
-__all__ = ["BatchPage", "JobFilter", "JobGone", "Page", "SqliteStore", "Store", "Submission"]
+__all__ = [
+    "BatchPage",
+    "JobFilter",
+    "JobGone",
+    "Page",
+    "SqliteStore",
+    "Store",
+    "StoreError",
+    "Submission",
+    "open_store",
+]
+
+
+def open_store(settings: Settings, *, read_only: bool = False, loading: bool = False) -> Store:
+    """The store of ORQAL_STORE, for the one who writes or for a reader. `loading`: a copy into it may have been broken
+    off, and is begun again. StoreError: it cannot be used."""
+    if not settings.store_is_mongo:
+        return SqliteStore(settings.store_path, read_only=read_only)
+    from orqal.store.mongo import MongoStore  # pymongo takes its time
+
+    cluster = settings.cluster_path.read_text().strip()
+    return MongoStore(settings.store, cluster, read_only=read_only, loading=loading)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from orqal.models import BatchInfo, JobRecord, Output, Status
 
@@ -59,6 +59,22 @@ class Submission:
 
 class JobGone(Exception):
     """A job that was to answer for another has been deleted meanwhile."""
+
+
+class StoreError(RuntimeError):
+    """A store cannot be used; the message says why, and what to do."""
+
+
+Row = dict[str, Any]
+"""A row of one of the TABLES, the same in every store; its values are JSON."""
+
+TABLES = ("jobs", "outputs", "batches", "members", "documents", "leftovers")
+"""What is moved from store to store, in this order; jobs and batches are named by id and name.
+
+jobs: seq, id, status, ok, app, user, host, ctime, etime, cache_key, cache_hits, cache_last_hit, retried_as, record;
+outputs: id, stdout, stderr, result (JSON text); batches: seq, name, created; members: seq, batch, job;
+documents: key, number, job; leftovers: id, host. Times are in seconds since 1970; `seq` is the order of submission.
+"""
 
 
 class Store(Protocol):
@@ -141,6 +157,15 @@ class Store(Protocol):
 
     def batch_results(self, batch: str) -> Iterator[tuple[JobRecord, Output]]:
         """The jobs of a batch and what they brought back, in the order of submission; outputs have no streams."""
+        ...
+
+    def dump(self) -> Iterator[tuple[str, Row]]:
+        """Everything, as tables and rows: what another store can `load`."""
+        ...
+
+    def load(self, rows: Iterable[tuple[str, Row]]) -> None:
+        """Take in what another store has dumped, all of it or nothing that could be taken for all of it. StoreError:
+        there are jobs here already."""
         ...
 
     def close(self) -> None:

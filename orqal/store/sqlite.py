@@ -7,13 +7,14 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from orqal import cache
 from orqal.models import BatchInfo, JobRecord, Output, Status
-from orqal.store.base import BatchPage, JobFilter, JobGone, Page, Submission
+from orqal.store.base import TABLES, BatchPage, JobFilter, JobGone, Page, Row, StoreError, Submission
+from orqal.store.encoding import decode, distinct, encode, moment, seconds
 
 T = TypeVar("T")
 
@@ -118,7 +119,42 @@ _SLICE = 500
 """Rows fetched at once: what a long reading holds in memory, and variables in a statement (SQLite takes 999)."""
 _NEVER = 1 << 62
 _RECORD = "record, cache_hits, cache_last_hit, retried_as"
-_KEPT_BY_STORE = {"cache_hits", "cache_last_hit", "retried_as"}
+
+_JOB_COLUMNS = (
+    *("seq", "id", "status", "ok", "app", "user", "host", "ctime", "etime"),
+    *("cache_key", "cache_hits", "cache_last_hit", "retried_as", "record"),
+)
+_JOB_SEQ = "(SELECT seq FROM jobs WHERE id = :job)"
+# Of each table: its columns, what a row that is loaded puts there, and the query that dumps it.
+_DUMPED: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "jobs": (
+        _JOB_COLUMNS,
+        ",".join(f":{name}" for name in _JOB_COLUMNS),
+        f"SELECT {','.join(_JOB_COLUMNS)} FROM jobs ORDER BY seq",
+    ),
+    "outputs": (
+        ("id", "stdout", "stderr", "result"),
+        ":id, :stdout, :stderr, :result",
+        "SELECT id, stdout, stderr, result FROM outputs ORDER BY id",
+    ),
+    "batches": (
+        ("seq", "name", "created"),
+        ":seq, :name, :created",
+        "SELECT seq, name, created FROM batches ORDER BY seq",
+    ),
+    "members": (
+        ("seq", "batch", "job"),
+        f":seq, (SELECT seq FROM batches WHERE name = :batch), {_JOB_SEQ}",
+        "SELECT members.seq, name, id FROM members JOIN batches ON batches.seq = batch JOIN jobs ON jobs.seq = job "
+        "ORDER BY members.seq",
+    ),
+    "documents": (
+        ("key", "number", "job"),
+        f":key, :number, {_JOB_SEQ}",
+        "SELECT key, number, id FROM documents JOIN jobs ON jobs.seq = job ORDER BY key, number",
+    ),
+    "leftovers": (("id", "host"), ":id, :host", "SELECT id, host FROM leftovers ORDER BY id, host"),
+}
 
 
 class SqliteStore:
@@ -139,7 +175,7 @@ class SqliteStore:
         connection.execute("PRAGMA journal_mode = WAL")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
-            raise RuntimeError(
+            raise StoreError(
                 f"{self._path} was written by a newer Orqal (schema {version}, this one knows {SCHEMA_VERSION})"
             )
         if version < SCHEMA_VERSION:
@@ -196,7 +232,7 @@ class SqliteStore:
                 cursor = connection.execute(
                     "UPDATE jobs SET status = ?, ok = ?, host = ?, etime = ?, record = ? "
                     f"WHERE id = ? AND status NOT IN {_FINAL}",
-                    (job.current_status.value, job.ok, job.host, _seconds(job.etime), _encode(job), job.id),
+                    (job.current_status.value, job.ok, job.host, seconds(job.etime), encode(job), job.id),
                 )
                 output = outputs.get(job.id)
                 if cursor.rowcount and output is not None:
@@ -259,12 +295,12 @@ class SqliteStore:
     def get(self, job_id: str) -> JobRecord | None:
         """See Store."""
         row = self._connection().execute(f"SELECT {_RECORD} FROM jobs WHERE id = ?", (job_id,)).fetchone()
-        return _decode(*row) if row else None
+        return decode(*row) if row else None
 
     def get_many(self, job_ids: Sequence[str]) -> dict[str, JobRecord]:
         """See Store."""
         rows = self._by_values(f"SELECT {_RECORD} FROM jobs WHERE id IN ({{}})", job_ids)
-        return {job.id: job for job in (_decode(*row) for row in rows)}
+        return {job.id: job for job in (decode(*row) for row in rows)}
 
     def output(self, job_id: str) -> Output:
         """See Store."""
@@ -279,7 +315,7 @@ class SqliteStore:
             f"SELECT cache_key, max(seq), {_RECORD} FROM jobs INDEXED BY jobs_cache "
             f"WHERE cache_key IN ({{}}) AND {_USABLE} GROUP BY cache_key"
         )
-        return {key: _decode(*record) for key, _, *record in self._by_values(query, keys)}
+        return {key: decode(*record) for key, _, *record in self._by_values(query, keys)}
 
     def documents(self, key: str, first: int, last: int) -> dict[int, str]:
         """See Store."""
@@ -303,12 +339,12 @@ class SqliteStore:
             if value is not None:
                 conditions.append(f"{column} = ?")
                 values.append(value.value if isinstance(value, Status) else value)
-        for sign, moment in ((">=", wanted.submitted_after), ("<", wanted.submitted_before)):
-            if moment is not None:
+        for sign, time in ((">=", wanted.submitted_after), ("<", wanted.submitted_before)):
+            if time is not None:
                 # `ctime` never falls as `seq` grows, so a time is a place in the order.
                 place = "SELECT seq FROM jobs WHERE ctime >= ? ORDER BY ctime, seq LIMIT 1"
                 conditions.append(f"{seq} {sign} ifnull(({place}), {_NEVER})")
-                values.append(moment.timestamp())
+                values.append(time.timestamp())
         if cursor is not None:
             conditions.append(f"{seq} < ?")
             values.append(int(cursor))
@@ -321,13 +357,13 @@ class SqliteStore:
             )
             .fetchall()
         )
-        jobs = [_decode(*record) for _, *record in rows[:limit]]
+        jobs = [decode(*record) for _, *record in rows[:limit]]
         return Page(jobs, str(rows[limit - 1][0]) if len(rows) > limit else None)
 
     def unfinished(self) -> Iterator[JobRecord]:
         """See Store."""
         query = f"SELECT seq, {_RECORD} FROM jobs WHERE status NOT IN {_FINAL} AND seq > ? ORDER BY seq LIMIT ?"
-        return self._in_slices(query, (), lambda *record: _decode(*record))
+        return self._in_slices(query, (), lambda *record: decode(*record))
 
     def counts(self) -> dict[Status, int]:
         """See Store."""
@@ -364,7 +400,7 @@ class SqliteStore:
             "SELECT id FROM members CROSS JOIN jobs INDEXED BY jobs_state ON jobs.seq = job "
             f"WHERE batch = ? AND status IN {_FINAL} AND ok = 0 ORDER BY members.seq"
         )
-        return _distinct(job_id for (job_id,) in self._connection().execute(query, (self._batch_seq(batch),)))
+        return distinct(job_id for (job_id,) in self._connection().execute(query, (self._batch_seq(batch),)))
 
     def batch_results(self, batch: str) -> Iterator[tuple[JobRecord, Output]]:
         """See Store."""
@@ -375,8 +411,24 @@ class SqliteStore:
         return self._in_slices(
             query,
             (self._batch_seq(batch),),
-            lambda result, *record: (_decode(*record), Output(result=json.loads(result) if result else None)),
+            lambda result, *record: (decode(*record), Output(result=json.loads(result) if result else None)),
         )
+
+    def dump(self) -> Iterator[tuple[str, Row]]:
+        """See Store."""
+        for table in TABLES:
+            names, _, query = _DUMPED[table]
+            for row in self._connection().execute(query):
+                yield table, dict(zip(names, row, strict=True))
+
+    def load(self, rows: Iterable[tuple[str, Row]]) -> None:
+        """See Store. It is one transaction."""
+        with self._transaction() as connection:
+            if any(connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() for table in TABLES):
+                raise StoreError("there are jobs in it already")
+            for table, row in rows:
+                names, values, _ = _DUMPED[table]
+                connection.execute(f"INSERT INTO {table} ({','.join(names)}) VALUES ({values})", row)
 
     def close(self) -> None:
         """See Store."""
@@ -419,7 +471,7 @@ class SqliteStore:
         ok = sum(int(good) for _, _, good in rows)
         ended = sum(count for name, count in status.items() if name.final)
         return BatchInfo(
-            name=name, created=_moment(created), jobs=sum(status.values()), status=status, ok=ok, failed=ended - ok
+            name=name, created=moment(created), jobs=sum(status.values()), status=status, ok=ok, failed=ended - ok
         )
 
 
@@ -441,9 +493,9 @@ def _insert(connection: sqlite3.Connection, submission: Submission) -> None:
                 job.user,
                 job.host,
                 job.ctime.timestamp(),
-                _seconds(job.etime),
+                seconds(job.etime),
                 cache.key(job),
-                _encode(job),
+                encode(job),
             )
             for job in submission.jobs
         ],
@@ -457,7 +509,7 @@ def _insert(connection: sqlite3.Connection, submission: Submission) -> None:
             raise JobGone
     connection.executemany(
         "INSERT OR IGNORE INTO batches (name, created) VALUES (?,?)",
-        [(batch, at) for batch in _distinct(batch for batch, _ in submission.members)],
+        [(batch, at) for batch in distinct(batch for batch, _ in submission.members)],
     )
     connection.executemany(
         "INSERT INTO members (batch, job) "
@@ -478,30 +530,6 @@ def _insert(connection: sqlite3.Connection, submission: Submission) -> None:
             )
 
 
-def _distinct(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))
-
-
-def _encode(job: JobRecord) -> str:
-    return job.model_dump_json(exclude=_KEPT_BY_STORE)
-
-
-def _decode(record: str, cache_hits: int, cache_last_hit: float | None, retried_as: str | None) -> JobRecord:
-    job = JobRecord.model_validate_json(record)
-    if cache_hits or retried_as:
-        last_hit = None if cache_last_hit is None else _moment(cache_last_hit)
-        job = job.model_copy(update={"cache_hits": cache_hits, "cache_last_hit": last_hit, "retried_as": retried_as})
-    return job
-
-
-def _seconds(moment: datetime | None) -> float | None:
-    return None if moment is None else moment.timestamp()
-
-
 def _seconds_of_text(text: str | None) -> float | None:
     # Older Pythons do not know the Z of UTC.
     return None if text is None else datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
-
-
-def _moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, timezone.utc)

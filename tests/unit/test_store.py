@@ -1,4 +1,4 @@
-"""What every store has to do. Another store is added to `stores` below and runs the same tests."""
+"""What every store has to do. Another store is added to `factory` below and runs the same tests."""
 
 from __future__ import annotations
 
@@ -15,18 +15,26 @@ from hypothesis import strategies as st
 
 from orqal import cache
 from orqal.models import BatchInfo, ErrorType, JobError, JobRecord, Output, Status
-from orqal.store import JobFilter, JobGone, SqliteStore, Store, Submission
-from orqal.store.sqlite import _SLICE
+from orqal.store import JobFilter, JobGone, SqliteStore, Store, Submission, mongo, sqlite
+from orqal.store.mongo import MongoStore
 from tests.unit.stores import NOON, add, done, ids, job, jobs, store_of
 
 Factory = Callable[[], Store]
 
 
-@pytest.fixture(params=["sqlite"])
-def factory(request: pytest.FixtureRequest, tmp_path: Path) -> Factory:
+SLICE = 20
+"""What stores read at once, in these tests: some servers are slow with many jobs."""
+
+
+@pytest.fixture(params=["sqlite", "mongo"])
+def factory(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Factory:
     """Opens the same store again at each call."""
-    stores: dict[str, Factory] = {"sqlite": lambda: SqliteStore(tmp_path / "deep" / "orqal.sqlite")}
-    return stores[request.param]
+    monkeypatch.setattr(sqlite, "_SLICE", SLICE)
+    monkeypatch.setattr(mongo, "_SLICE", SLICE)
+    if request.param == "sqlite":
+        return lambda: SqliteStore(tmp_path / "deep" / "orqal.sqlite")
+    url: str = request.getfixturevalue("mongo_url")
+    return lambda: MongoStore(url, "cluster")
 
 
 @pytest.fixture
@@ -192,7 +200,7 @@ def test_the_newest_that_waits_runs_or_has_succeeded_is_the_candidate(store: Sto
     store.update([done(good), done(failed, 1)], {})
     assert store.cached([key])[key].id == good.id
     store.update([done(other)], {})
-    many = [cache.key(job(input=number)) for number in range(_SLICE + 1)]
+    many = [cache.key(job(input=number)) for number in range(SLICE + 1)]
     assert {record.id for record in store.cached(many).values()} == {other.id}
 
 
@@ -368,7 +376,7 @@ def test_an_update_moves_a_job_to_its_new_listings(store: Store) -> None:
 
 
 def test_unfinished_are_all_that_have_not_ended_the_oldest_first(store: Store) -> None:
-    records = jobs(_SLICE * 2 + 3)
+    records = jobs(SLICE * 2 + 3)
     add(store, records)
     store.update([done(record) for record in records[1::3]], {})
     store.update([record.failed(ErrorType.CANCELLED, "") for record in records[2::3]], {})
@@ -377,7 +385,7 @@ def test_unfinished_are_all_that_have_not_ended_the_oldest_first(store: Store) -
     assert ids(store.unfinished()) == ids(records[::3])
 
 
-@pytest.mark.parametrize("count", [_SLICE, 2 * _SLICE])
+@pytest.mark.parametrize("count", [SLICE, 2 * SLICE])
 def test_unfinished_of_exactly_full_slices(store: Store, count: int) -> None:
     records = jobs(count)
     add(store, records)
@@ -385,7 +393,7 @@ def test_unfinished_of_exactly_full_slices(store: Store, count: int) -> None:
 
 
 def test_jobs_may_end_while_the_unfinished_are_read(store: Store) -> None:
-    records = jobs(_SLICE + 10)
+    records = jobs(SLICE + 10)
     add(store, records)
     seen = []
     for record in store.unfinished():
@@ -426,7 +434,7 @@ def test_batches_the_newest_first_page_by_page(store: Store) -> None:
 
 
 def test_batch_results_in_the_order_of_submission_without_streams(store: Store) -> None:
-    records = jobs(2 * _SLICE + 1, batch="b")
+    records = jobs(2 * SLICE + 1, batch="b")
     add(store, list(itertools.chain(*((record, job()) for record in records))))
     for part in (records[::-2], records[1::2]):
         store.update(
@@ -447,7 +455,7 @@ def test_batch_results_of_jobs_that_brought_nothing_and_of_no_batch(store: Store
 
 
 def test_many_by_id(store: Store) -> None:
-    records = jobs(2_600)
+    records = jobs(130)
     add(store, records)
     wanted = ids(records)
     assert store.get_many([*wanted, "f" * 24]) == {record.id: record for record in records}

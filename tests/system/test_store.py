@@ -1,0 +1,87 @@
+"""Orqal with its jobs in a MongoDB, on a real engine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mongo_server import Server
+from tests.system.orqal_process import Orqal, free_port
+
+SECRET = "hush-hush"
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    home = Path(tempfile.mkdtemp(prefix="orqal-test-"))
+    yield home
+    shutil.rmtree(home)
+
+
+def _everything(orqal: Orqal) -> list[dict[str, object]]:
+    with orqal.http() as http:
+        return [http.get(f"/job/{job['_id']}").json() for job in http.get("/jobs").json()["jobs"]]
+
+
+@pytest.mark.timeout(240)
+def test_jobs_in_a_mongodb_are_there_after_a_restart_and_move_to_sqlite_and_back(
+    image: str, home: Path, mongo: Server, mongo_url: str
+) -> None:
+    orqal = Orqal(home, settings={"ORQAL_STORE": mongo_url})
+    try:
+        orqal.up()
+        assert orqal.command("sh", "-c", "echo out; echo err >&2; exit 3", batch="b")["exit_code"] == 3
+        assert orqal.command("true", batch="b")["ok"]
+        assert orqal.run("Nothing of the kind")["error"]["type"] == "no_such_app"
+        refused = orqal.cli("copy-store", str(home / "other.sqlite"), check=False)
+        assert refused.returncode == 1 and "orqal down" in refused.stderr
+        before = _everything(orqal)
+        assert len(before) == 3
+        orqal.down()
+        assert not (home / "orqal.sqlite").exists()
+        orqal.up()
+        assert _everything(orqal) == before
+        assert orqal.command("true")["ok"]
+        before = _everything(orqal)
+        orqal.down()
+        # To a file, and what runs on the file says the same; then back, into another database.
+        there = json.loads(orqal.cli("copy-store", str(home / "orqal.sqlite"), "--json").stdout)
+        assert there["rows"]["jobs"] == 4 and there["from"] == mongo_url.replace("?", "").rstrip("/")
+        del orqal.settings["ORQAL_STORE"]
+        orqal.up()
+        assert _everything(orqal) == before
+        orqal.down()
+        with mongo.database() as other:
+            text = orqal.cli("copy-store", other).stdout
+            assert "4 jobs" in text and "ORQAL_STORE" in text
+            back = json.loads(orqal.cli("copy-store", other, "--json").stdout)  # once more: it is the same
+            assert back["sha256"] == there["sha256"]
+    finally:
+        if orqal.processes():
+            orqal.cli("down", check=False)
+        for container in orqal.containers():
+            container.remove(force=True)
+
+
+def test_up_without_the_server_says_what_to_do_and_leaves_nothing(image: str, home: Path) -> None:
+    url = f"mongodb://lab:{SECRET}@127.0.0.1:{free_port()}/lab"
+    orqal = Orqal(home, settings={"ORQAL_STORE": url})
+    done = orqal.cli("up", "--port", str(orqal.port), check=False, timeout=30)
+    words = " ".join(done.stderr.split())
+    assert done.returncode == 1
+    assert "no MongoDB answers at mongodb://127.0.0.1" in words and "ORQAL_STORE" in words
+    assert SECRET not in done.stdout + done.stderr
+    assert orqal.processes() == []
+    assert not any(SECRET.encode() in file.read_bytes() for file in home.rglob("*") if file.is_file())
+
+
+def test_copying_to_nowhere_and_from_nothing(home: Path) -> None:
+    orqal = Orqal(home)
+    done = orqal.cli("copy-store", f"mongodb://lab:{SECRET}@127.0.0.1:{free_port()}/lab", check=False)
+    assert done.returncode == 1 and "There is no store at" in done.stderr
+    assert SECRET not in done.stderr and not (home / "orqal.sqlite").exists()
