@@ -130,10 +130,11 @@ def test_wrong_usage_exits_2_and_asks_nobody(run: Callable[..., Done], server: S
 
 @pytest.mark.parametrize("command", [name for names in _COMMANDS.values() for name in names])
 def test_the_help_of_each_command_has_an_example(run: Callable[..., Done], command: Callable[..., None]) -> None:
-    done = run(command.__name__, "--help")
+    name = command.__name__.replace("_", "-")
+    done = run(name, "--help")
     assert done.code == 0
     assert "Example: " in done.out
-    assert f"orqal {command.__name__}" in done.out
+    assert f"orqal {name}" in done.out
 
 
 def test_the_version(run: Callable[..., Done]) -> None:
