@@ -24,7 +24,7 @@ from orqal.actors.runners import Runners
 from orqal.docker_engine import ContainerKey, ContainerSpec, Deaths, Ended, Engine, EngineError, with_tag
 from orqal.metering import Cgroups, Usage
 from orqal.models import ErrorType, JobError, JobRecord, Load, Output, now
-from orqal.output import Collected
+from orqal.output import Collected, Piece
 from orqal.settings import Settings
 from orqal.wrappers import calls
 from orqal.wrappers.base import WrapperJob
@@ -37,8 +37,6 @@ _THREADS = 64
 _SAMPLERS = 8
 """Threads that ask what containers use, where that must be asked: each waits up to a second for its answer."""
 _RECONNECT = 1.0
-PIECE = 1 << 20
-"""Bytes of a file or output that travel at once."""
 
 
 class HostReport(NamedTuple):
@@ -191,11 +189,11 @@ class HostActor:
         """The ids of the jobs that have directories here."""
         return await self._loop.run_in_executor(self._pool, output.directories, self._settings.jobs_dir)
 
-    async def read_file(self, job: str, name: str, offset: int) -> tuple[bytes, int] | None:
-        """Up to PIECE bytes of a file of a job's directory, and the whole file's size. None: no such file."""
+    async def read_file(self, job: str, name: str, offset: int, size: int) -> Piece | None:
+        """Up to `size` bytes of a file of a job's directory. None: no such file."""
         directory = self._settings.jobs_dir / job
         try:
-            return await self._loop.run_in_executor(self._pool, output.read_piece, directory, name, offset, PIECE)
+            return await self._loop.run_in_executor(self._pool, output.read_piece, directory, name, offset, size)
         except FileNotFoundError:
             return None
 

@@ -249,12 +249,29 @@ class Client:
                 patience.fail(error)
 
     def download(self, id: str, name: str, to: Path) -> Path:
-        """Save a file of the job's directory as `to`, which appears when it is complete."""
+        """Save a file of the job's directory as `to`, which appears when it is complete. When the connection breaks, it
+        goes on where it was."""
         partial = to.with_name(f".{to.name}.part")
+        patience = Patience(self)
+        headers: dict[str, str] = {}
         try:
-            with self._stream("GET", download_path(id, name)) as response, partial.open("wb") as file:
-                for chunk in response.iter_bytes():
-                    file.write(chunk)
+            with partial.open("wb") as file:
+                while True:
+                    try:
+                        with self._stream("GET", download_path(id, name), headers=headers) as response:
+                            if response.status_code != 206:  # all of it, perhaps because it has changed
+                                file.seek(0)
+                                file.truncate()
+                            headers = {"if-range": response.headers.get("etag", "")}
+                            for chunk in response.iter_bytes():
+                                patience.renew()
+                                file.write(chunk)
+                        break
+                    except (ServerUnreachable, RequestFailed) as error:
+                        if not headers.get("if-range"):
+                            raise
+                        patience.fail(error)
+                        headers["range"] = f"bytes={file.tell()}-"
             partial.replace(to)
         finally:
             partial.unlink(missing_ok=True)
