@@ -243,8 +243,8 @@ class Backend:
             yield data
 
     async def file(self, record: JobRecord, name: str) -> JobFile:
-        """A file of a job's directory: from the job's host or, while that is away, from any that sees the same directory.
-        NotThere: no such file. Away: the host is away, and no other has the file."""
+        """A file of a job's directory: from the job's host or, while that is away, from one that sees the same
+        directory. NotThere: no such file. Away: the host is away, and no other has the file."""
         hosts = await self.hosts()
         own = [host for host in hosts if host.name == record.host]
         for info in own or hosts:
