@@ -147,6 +147,10 @@ class HostActor:
         self._found |= {key: container for key, container, _ in containers if container not in held}
         return [key for key, container, _ in containers if container not in held]
 
+    async def is_empty(self) -> bool:
+        """True when no container of a job is left here. EngineError: the daemon does not answer."""
+        return not await self._docker(lambda engine: list(engine.own_containers()))
+
     async def remove_directories(self, jobs: Sequence[str]) -> list[str]:
         """Remove the directories of deleted jobs: those of which nothing is left."""
         return await self._loop.run_in_executor(self._pool, output.remove_directories, self._settings.jobs_dir, jobs)

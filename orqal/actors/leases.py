@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -41,6 +42,20 @@ class Leases:
 
     def __init__(self) -> None:
         self._idle: list[Lease] = []
+        self._held: dict[str, Lease] = {}
+        self._changed: dict[str, float] = {}
+
+    def held(self, node_id: str) -> Resources:
+        """What Ray has given us of a node."""
+        total = Resources(0, 0)
+        for lease in self._held.values():
+            if lease.node_id == node_id:
+                total = total.plus(lease.resources)
+        return total
+
+    def unchanged(self, node_id: str, since: float) -> bool:
+        """True when nothing of a node was asked for or given back since then, by the monotonic clock."""
+        return self._changed.get(node_id, 0.0) < since
 
     def take(self, node_id: str, resources: Resources) -> Lease | None:
         """A lease of exactly this kind that nobody uses any more, if there is one."""
@@ -53,6 +68,7 @@ class Leases:
     async def create(self, node_id: str, resources: Resources) -> Lease:
         """A new lease. Contended: Ray did not give it in time."""
         name = f"{PREFIX}{uuid.uuid4().hex[:12]}"
+        self._changed[node_id] = time.monotonic()
         group = placement_group(
             [resources.to_ray()],
             name=name,
@@ -65,7 +81,13 @@ class Leases:
         except asyncio.TimeoutError:
             remove_placement_group(group)
             raise Contended from None
-        return Lease(name, node_id, resources, group)
+        finally:
+            self._changed[node_id] = time.monotonic()
+        return self._hold(Lease(name, node_id, resources, group))
+
+    def _hold(self, lease: Lease) -> Lease:
+        self._held[lease.name] = lease
+        return lease
 
     def free(self, lease: Lease) -> None:
         """The job has ended: the lease is there for the next of its kind, until `drop_idle`."""
@@ -75,13 +97,14 @@ class Leases:
         """Give back to Ray what nobody took."""
         for lease in self._idle:
             remove_placement_group(lease.group)
+            del self._held[lease.name]
+            self._changed[lease.node_id] = time.monotonic()
         self._idle.clear()
 
-    @staticmethod
-    def adopt(name: str, node_id: str, resources: Resources) -> Lease | None:
+    def adopt(self, name: str, node_id: str, resources: Resources) -> Lease | None:
         """The lease of this name from before a restart; None: it is gone."""
         try:
-            return Lease(name, node_id, resources, get_placement_group(name))
+            return self._hold(Lease(name, node_id, resources, get_placement_group(name)))
         except ValueError:
             return None
 

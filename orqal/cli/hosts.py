@@ -48,6 +48,11 @@ def _tell(host: dict[str, Any], json: bool) -> None:
         out().print(f"{host['name']} is {host['state']}{left}.", markup=False)
 
 
+def _others(amount: float | None) -> str:
+    """What other Ray programs hold, if anything."""
+    return f" ({amount:.3g} others')" if amount else ""
+
+
 def hosts_table(hosts: list[dict[str, Any]]) -> Table:
     """A table of hosts for people."""
     labelled = any(host.get("labels") for host in hosts)
@@ -58,8 +63,9 @@ def hosts_table(hosts: list[dict[str, Any]]) -> Table:
             cell(host["name"], "bold"),
             cell(host["state"], _COLOURS.get(host["state"], "red")),
             str(host.get("jobs", 0)),
-            f"{host.get('threads_in_use', 0):g} of {host.get('threads', 0):g}",
-            f"{host.get('ram_gb_in_use', 0):.3g} of {host.get('ram_gb', 0):.3g}",
+            f"{host.get('threads_in_use', 0):g} of {host.get('threads', 0):g}" + _others(host.get("threads_of_others")),
+            f"{host.get('ram_gb_in_use', 0):.3g} of {host.get('ram_gb', 0):.3g}"
+            + _others(host.get("ram_gb_of_others")),
             f"{load.get('cpu', 0):.0f}%",
             f"{load.get('mem', 0):.0f}%",
             cell(host.get("docker_version")),
