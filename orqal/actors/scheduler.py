@@ -345,7 +345,7 @@ class Scheduler:
             if host.info.node_id == node_id:
                 update = {"state": report.state, "docker_version": report.docker_version, "load": report.load}
                 host.info = host.info.model_copy(update=update)
-                host.counted.images = report.images
+                host.counted.images, host.counted.pulling = report.images, report.pulling
                 host.reopen(time.monotonic())
                 self._wake.set()
 
