@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import ModuleType
@@ -12,7 +13,8 @@ from orqal.cli.show import fail
 
 @contextmanager
 def local_cluster() -> Generator[ModuleType, None, None]:
-    """The module that does it, and its errors as ours."""
+    """The module that does it, and its errors as ours. SIGTERM is taken as Ctrl-C: nothing half done is left."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         from orqal import cluster
 

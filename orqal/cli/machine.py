@@ -5,18 +5,27 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from orqal.cli.locally import local_cluster as _cluster
-from orqal.cli.show import out, print_json, say
+from orqal.cli.show import fail, out, print_json, say
 from orqal.settings import Settings
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
 
 
+Block = Annotated[
+    bool,
+    typer.Option(
+        "--block",
+        help="Stay in the foreground, for systemd or a container: stops on SIGTERM, and exits with 1 when Ray dies, so "
+        "that the supervisor starts it again.",
+    ),
+]
 Labels = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="What an app may require of its hosts, as gpu=a100. May be repeated."),
@@ -26,6 +35,15 @@ _LABEL = re.compile("[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")  # as Ray h
 
 def _step(step: str) -> None:
     say(step, "dim")
+
+
+def _stay(wait: Callable[[], str]) -> None:
+    """Wait for the end of what was started: by a signal, then it is stopped; or by itself, then we fail."""
+    try:
+        died = wait()
+    except KeyboardInterrupt:
+        return
+    fail(f"Ray is dead: its process {died} has ended, and the others were stopped. Containers go on.")
 
 
 def _parsed_labels(texts: list[str] | None) -> dict[str, str]:
@@ -66,6 +84,7 @@ def up(
         Path | None,
         typer.Option(exists=True, dir_okay=False, resolve_path=True, help="A Ray cluster file, for Ray's autoscaler."),
     ] = None,
+    block: Block = False,
     json: Json = False,
 ) -> None:
     """Start Orqal on this machine: Ray, the scheduler, the HTTP API, and its Docker daemon as the first host."""
@@ -82,7 +101,13 @@ def up(
         )
     if json:
         print_json(about)
-        return
+    else:
+        _tell_up(about, address, no_token)
+    if block:
+        _stay(lambda: str(cluster.stay_up(Settings())))
+
+
+def _tell_up(about: dict[str, Any], address: str, no_token: bool) -> None:
     from rich.text import Text
 
     console = out()
@@ -108,6 +133,7 @@ def join(
         ),
     ] = None,
     label: Labels = None,
+    block: Block = False,
     json: Json = False,
 ) -> None:
     """Make a Docker daemon a host of the cluster whose head is at HEAD.
@@ -135,6 +161,8 @@ def join(
         print_json(about)
     else:
         out().print(f"{about['name']} is a host of the cluster: it gets work now.")
+    if block:
+        _stay(lambda: str(cluster.stay_joined(settings, str(about["name"]))))
 
 
 def leave(
