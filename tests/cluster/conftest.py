@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from examples.local_image import DEMO_IMAGE, make_image
+from tests.cluster.lab import Lab, a_lab
 from tests.cluster.namespaces import Namespaces, Unavailable
 from tests.conftest import PROGRAMS
 
@@ -39,3 +40,10 @@ def cluster() -> Iterator[Namespaces]:
             with contextlib.closing(host.docker()) as client:
                 make_image(DEMO_IMAGE, PROGRAMS, client=client)
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def lab(cluster: Namespaces) -> Iterator[Lab]:
+    """An Orqal on all three hosts, for the tests of a module. A test leaves it without unfinished jobs."""
+    with a_lab(cluster) as lab:
+        yield lab

@@ -97,6 +97,11 @@ class Host:
                 return process.pid
         raise RuntimeError(f"{self.name} is off")
 
+    @property
+    def on(self) -> bool:
+        """Whether it is up."""
+        return bool(self._processes())
+
     def popen(self, command: Sequence[str | Path], env: dict[str, str] | None = None, **options: Any) -> Any:
         """Start a command on the host, in its HOME, with a root login's environment and `env`: a subprocess.Popen."""
         # Not `ip netns exec`: it mounts a new /sys, without cgroups.
@@ -544,7 +549,7 @@ def print_status() -> None:
         print("no cluster; `make cluster-up` starts one")
     for name in kept():
         for host in _hosts(name):
-            on = "on" if host._processes() else "off"
+            on = "on" if host.on else "off"
             daemon = "" if host.name == "laptop" else f"  DOCKER_HOST={host.docker_host}"
             print(f"{host.name:8} {host.address:13} {on:4}{daemon}")
         print(f"log in:         ssh -F {RUNS / name}/ssh_config h1")
