@@ -125,6 +125,9 @@ class Settings:
     run_mounts: Mapping[str, bool] = field(default_factory=lambda: _mounts("RUN_MOUNTS"))
     """ORQAL_RUN_MOUNTS: host paths that `orqal run` may mount, separated by commas, `:ro` after a path for read-only:
     {path: read-only}. Nothing below them, for a job could put a link there."""
+    volumes: Mapping[str, bool] = field(default_factory=lambda: _mounts("VOLUMES"))
+    """ORQAL_VOLUMES: host paths that wrappers mount which say nothing of volumes, in the same form. Each is at its own
+    path in the container."""
     autoscaling_config: str = field(default_factory=lambda: _text("AUTOSCALING_CONFIG", ""))
     """ORQAL_AUTOSCALING_CONFIG: the Ray cluster file whose node types Ray's autoscaler may start. Set for the cluster's
     processes by `orqal up --autoscaling-config`."""
