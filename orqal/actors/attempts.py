@@ -9,8 +9,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import ActorUnschedulableError, RayActorError, RayError
 
 from orqal.actors.apps import Apps
 from orqal.actors.changes import Changes
@@ -23,12 +24,10 @@ from orqal.actors.tasks import Tasks
 from orqal.actors.waiting import Waiting, line
 from orqal.docker_engine import ContainerKey, container_name
 from orqal.models import Change, ErrorType, JobError, JobRecord, Output, Resources, Status
-from orqal.scheduling import LineKey, Placement
+from orqal.scheduling import Host, LineKey, Placement
 
 log = logging.getLogger("orqal.attempts")
 
-ADOPT_WITHIN = 60.0
-"""Seconds in which the host of a job that ran before a restart must be back; then the job runs again elsewhere."""
 ATTEMPTS = 5
 """Attempts at a job, if each but the last ends by the fault of the infrastructure."""
 ACTOR_DEATHS = 5
@@ -45,6 +44,8 @@ class _Active:
     key: LineKey
     host: str
     resources: Resources
+    counted: Host | None
+    """Where they are counted as used; a host that comes back counts anew."""
     record: JobRecord | None = None
     """None for the moment between its placement and its record's arrival from the store."""
     lease: Lease | None = None
@@ -58,8 +59,15 @@ class _Active:
         return self.cancelled or self.evicted
 
 
+class _Orphan(NamedTuple):
+    """A job whose host is away."""
+
+    record: JobRecord
+    since: float
+
+
 class Attempts:
-    """All that are under way, and the orphans: those of before a restart whose hosts are not back yet."""
+    """All that are under way, and the orphans: those whose hosts are away, or not back yet after a restart."""
 
     def __init__(
         self,
@@ -71,12 +79,13 @@ class Attempts:
         journal: Journal,
         changes: Changes,
         ledger: Ledger,
+        host_lost_after: float,
     ) -> None:
         self._apps, self._hosts, self._leases, self._waiting = apps, hosts, leases, waiting
         self._journal, self._changes, self._ledger = journal, changes, ledger
         self._active: dict[str, _Active] = {}
-        self._orphans: dict[str, JobRecord] = {}
-        self._orphaned = time.monotonic()
+        self._orphans: dict[str, _Orphan] = {}
+        self._host_lost_after = host_lost_after
         self._tasks = Tasks()
         self.in_use: Counter[str] = Counter()
         """Units of threads, by user."""
@@ -124,8 +133,10 @@ class Attempts:
     def place(self, placements: Sequence[Placement]) -> None:
         """These jobs have been taken off the queue for these hosts; `start` them once their records are known."""
         for placement in placements:
-            active = _Active(placement.job, placement.key, placement.host, placement.resources)
-            if (host := self._hosts.get(placement.host)) is not None:
+            host = self._hosts.get(placement.host)
+            counted = host.counted if host else None
+            active = _Active(placement.job, placement.key, placement.host, placement.resources, counted)
+            if host is not None:
                 active.lease = self._leases.take(host.info.node_id, placement.resources)
             self._active[placement.job] = active
         self._leases.drop_idle()
@@ -136,39 +147,57 @@ class Attempts:
         active.record = record
         self._tasks.spawn(self._run(active, record))
 
+    def not_started(self, placements: Sequence[Placement]) -> None:
+        """Their records could not be read: they wait again."""
+        for placement in placements:
+            active = self._active[placement.job]
+            self._let_go(active)
+            self._waiting.put_back(active.job, active.key)
+
     def orphan(self, record: JobRecord) -> None:
-        """One of before a restart: it goes on when its host comes back."""
-        self._orphans[record.id] = record
+        """Its host is away, or not back yet after a restart. Its container may go on there: it is attached to when the
+        host comes back in time."""
+        self._orphans[record.id] = _Orphan(record, time.monotonic())
 
     def resume_on(self, host: KnownHost) -> None:
         """A host is there: what it ran goes on."""
-        for record in [record for record in self._orphans.values() if record.host == host.info.name]:
+        records = [orphan.record for orphan in self._orphans.values() if orphan.record.host == host.info.name]
+        for record in records:
             del self._orphans[record.id]
             self._resume(record, host)
 
     async def give_up_orphans(self) -> None:
         """Those whose hosts have not come back in time run again, elsewhere."""
-        if not self._orphans or time.monotonic() - self._orphaned < ADOPT_WITHIN:
-            return
-        for record in list(self._orphans.values()):
-            del self._orphans[record.id]
-            error = JobError(type=ErrorType.HOST_LOST, message=f"the host {record.host} has not come back")
+        moment = time.monotonic()
+        for record, since in list(self._orphans.values()):
+            if moment - since < self._host_lost_after:
+                continue
+            if self._orphans.pop(record.id, None) is None:  # it was cancelled this very moment
+                continue
+            error = JobError(
+                type=ErrorType.HOST_LOST,
+                message=f"the host {record.host} was away for more than {self._host_lost_after:g} s",
+            )
             again = record.to_do_again(error)
-            await self._journal.update(again)
+            await self._ledger.step(again)
             await self._waiting.put(again)
 
     def _resume(self, record: JobRecord, host: KnownHost) -> None:
         """A job that its host was running: it holds what it holds there, and the host attaches to it."""
         key = line(record, self._apps.get(record.app))
-        active = _Active(record.id, key, host.info.name, Resources.from_ray(record.granted), record)
+        resources = Resources.from_ray(record.granted)
+        active = _Active(record.id, key, host.info.name, resources, host.counted, record)
         self._active[record.id] = active
         host.counted.used = host.counted.used.plus(active.resources)
         self.in_use[key.user] += active.resources.threads
         self._tasks.spawn(self._resumed(active, record, host))
 
     async def _resumed(self, active: _Active, record: JobRecord, host: KnownHost) -> None:
-        lease = record.lease and self._leases.adopt(record.lease, host.info.node_id, active.resources)
-        while not lease:
+        # That of a Ray node that has died is of no use: the host is another node now.
+        lease: Lease | None = None
+        if record.lease is not None and record.node_id == host.info.node_id:
+            lease = self._leases.adopt(record.lease, host.info.node_id, active.resources)
+        while lease is None:
             try:
                 lease = await self._leases.create(host.info.node_id, active.resources)
             except Contended:  # its container runs all the same: what it uses is counted as soon as it can be
@@ -186,7 +215,7 @@ class Attempts:
         for active in here:
             active.cancelled = True
             self._tell_to_end(active)
-        orphans = [self._orphans.pop(job) for job in jobs if job in self._orphans]
+        orphans = [self._orphans.pop(job).record for job in jobs if job in self._orphans]
         ends = [record.failed(ErrorType.CANCELLED, "cancelled while its host was away") for record in orphans]
         await asyncio.gather(*(self._ledger.finish(record) for record in ends))
         return len(here) + len(orphans)
@@ -221,7 +250,7 @@ class Attempts:
         """It has containers that no attempt there holds: those that are over are let go."""
         for key in containers:
             active, orphan = self._active.get(key.job), self._orphans.get(key.job)
-            record = active.record if active else orphan
+            record = active.record if active else orphan.record if orphan else None
             if record is None or record.attempt != key.attempt:
                 host.actor.release.remote(*key)
 
@@ -277,6 +306,9 @@ class Attempts:
             timeout = active.record.timeout or app.info.timeout
             order = Order(active.record, app.ref, active.resources, timeout)
             outcome_or_loss = await self._on_host(order, active, host)
+            if outcome_or_loss is None:
+                await self._lost(active, host)
+                return
             if isinstance(outcome_or_loss, JobError):
                 await self._again(active, outcome_or_loss)
                 return
@@ -296,8 +328,21 @@ class Attempts:
         with contextlib.suppress(RayError):  # a host that is back tells of what it has: see `found`
             await host.actor.release.remote(record.id, record.attempt)
 
-    async def _on_host(self, order: Order, active: _Active, host: KnownHost) -> Outcome | JobError:
-        """The outcome, or why there is none by no fault of the job's."""
+    async def _lost(self, active: _Active, host: KnownHost) -> None:
+        """Its host is away."""
+        assert active.record is not None
+        self._let_go(active)
+        if active.cancelled:
+            await self._ledger.finish(active.record.failed(ErrorType.CANCELLED, "cancelled while its host was away"))
+        else:
+            log.warning("the host %s of %s is away", active.host, active.job)
+            self.orphan(active.record)
+            back = self._hosts.get(active.host)
+            if back is not None and back is not host:  # already, as another node
+                self.resume_on(back)
+
+    async def _on_host(self, order: Order, active: _Active, host: KnownHost) -> Outcome | JobError | None:
+        """The outcome, or why there is none by no fault of the job's. None: the host is away."""
         deaths = 0
         self._hosts.wake_up(host)
         while True:
@@ -307,10 +352,12 @@ class Attempts:
             try:
                 outcome: Outcome = await call
                 return outcome
+            except ActorUnschedulableError:  # its node is dead
+                return None
             except RayActorError as error:
-                deaths += 1
                 if self._hosts.get(host.info.name) is not host:
-                    return JobError(type=ErrorType.HOST_LOST, message=f"the host {host.info.name} went away")
+                    return None
+                deaths += 1
                 log.warning("the actor of %s died under %s: %s", host.info.name, order.job.id, error)
                 if deaths >= ACTOR_DEATHS:
                     message = f"the actor of {host.info.name} died {deaths} times while it ran the job"
@@ -337,8 +384,8 @@ class Attempts:
     def _let_go(self, active: _Active) -> None:
         """Its resources are free again."""
         self._active.pop(active.job, None)
-        if host := self._hosts.get(active.host):
-            host.counted.used = host.counted.used.minus(active.resources)
+        if active.counted is not None:
+            active.counted.used = active.counted.used.minus(active.resources)
         self.in_use[active.key.user] -= active.resources.threads
         if self.in_use[active.key.user] <= 0:
             del self.in_use[active.key.user]

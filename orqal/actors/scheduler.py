@@ -67,6 +67,7 @@ class Scheduler:
             journal=self._journal,
             changes=self._changes,
             ledger=self._ledger,
+            host_lost_after=self._settings.host_lost_after,
         )
         self._intake = Intake(
             self._store,
@@ -295,7 +296,11 @@ class Scheduler:
         self._attempts.place(placements)
         self._wake_when_patience_ends(moment)
         if placements:
-            records = await asyncio.to_thread(self._store.get_many, [placement.job for placement in placements])
+            try:
+                records = await asyncio.to_thread(self._store.get_many, [placement.job for placement in placements])
+            except BaseException:
+                self._attempts.not_started(placements)
+                raise
             for placement in placements:
                 self._attempts.start(records[placement.job])
 

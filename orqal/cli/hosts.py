@@ -48,9 +48,10 @@ def _tell(host: dict[str, Any], json: bool) -> None:
         out().print(f"{host['name']} is {host['state']}{left}.", markup=False)
 
 
-def _others(amount: float | None) -> str:
+def _others(host: dict[str, Any], resource: str) -> str:
     """What other Ray programs hold, if anything."""
-    return f" ({amount:.3g} others')" if amount else ""
+    amount = host.get(f"{resource}_of_others", 0)
+    return f", {amount:.3g} others'" if amount else ""
 
 
 def hosts_table(hosts: list[dict[str, Any]]) -> Table:
@@ -63,11 +64,9 @@ def hosts_table(hosts: list[dict[str, Any]]) -> Table:
             cell(host["name"], "bold"),
             cell(host["state"], _COLOURS.get(host["state"], "red")),
             str(host.get("jobs", 0)),
-            f"{host.get('threads_in_use', 0):g} of {host.get('threads', 0):g}" + _others(host.get("threads_of_others")),
-            f"{host.get('ram_gb_in_use', 0):.3g} of {host.get('ram_gb', 0):.3g}"
-            + _others(host.get("ram_gb_of_others")),
-            f"{load.get('cpu', 0):.0f}%",
-            f"{load.get('mem', 0):.0f}%",
+            f"{host.get('threads_in_use', 0):g} of {host.get('threads', 0):g}{_others(host, 'threads')}",
+            f"{host.get('ram_gb_in_use', 0):.3g} of {host.get('ram_gb', 0):.3g}{_others(host, 'ram_gb')}",
+            *("?" if (busy := load.get(part)) is None else f"{busy:.0f}%" for part in ("cpu", "mem")),
             cell(host.get("docker_version")),
             *[cell(" ".join(f"{key}={value}" for key, value in (host.get("labels") or {}).items()))] * labelled,
         )

@@ -10,7 +10,7 @@ import threading
 
 import ray
 from ray._common.usage.usage_lib import get_cluster_metadata
-from ray._raylet import GcsClient
+from ray._raylet import GcsClient  # type: ignore[attr-defined] # compiled
 from ray.exceptions import AuthenticationError, RaySystemError, RpcError
 
 from orqal import __version__

@@ -33,6 +33,8 @@ EVENTS_AHEAD = 10_000
 """Changes that are kept for a reader of events who is slow; beyond that they are dropped, and the reader is told."""
 OVERVIEW_WITHIN = 10.0
 """Seconds in which a daemon tells of itself."""
+DOING_WITHIN = 3.0
+"""Seconds in which a host tells what it does with a job."""
 SLICE = 1_000
 """Jobs that are looked up at once."""
 
@@ -260,6 +262,19 @@ class Backend:
             f"the host {record.host} is away, and the files of the job {record.id} are there: they can be had again "
             "when it is back (`orqal hosts`)"
         )
+
+    async def doing(self, record: JobRecord) -> str | None:
+        """What the host of a job does before its container runs, in words; None: that is over, or it does not tell."""
+        if record.current_status is not Status.INIT:
+            return None
+        try:
+            host = await self._host(record)
+            doing: str | None = await asyncio.wait_for(
+                _answer(host.doing.remote(record.id, record.attempt)), DOING_WITHIN
+            )
+        except (NotThere, RayError, ValueError, asyncio.TimeoutError):
+            return None
+        return doing
 
     async def overview(self, host: HostInfo) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """What a host's daemon says of itself, and of Orqal's running containers; empty while it does not answer."""
