@@ -5,20 +5,27 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from orqal.cli.locally import local_cluster as _cluster
 from orqal.cli.show import fail, out, print_json, say
 from orqal.settings import Settings
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
 
 
+Block = Annotated[
+    bool,
+    typer.Option(
+        "--block",
+        help="Stay in the foreground, for systemd or a container: stops on SIGTERM, and exits with 1 when Ray dies, so "
+        "that the supervisor starts it again.",
+    ),
+]
 Labels = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="What an app may require of its hosts, as gpu=a100. May be repeated."),
@@ -30,20 +37,13 @@ def _step(step: str) -> None:
     say(step, "dim")
 
 
-@contextmanager
-def _cluster() -> Generator[ModuleType, None, None]:
-    """The module that does it, and its errors as ours."""
+def _stay(wait: Callable[[], str]) -> None:
+    """Wait for the end of what was started: by a signal, then it is stopped; or by itself, then we fail."""
     try:
-        from orqal import cluster
-
-        try:
-            yield cluster
-        except cluster.ClusterError as error:
-            fail(str(error))
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] == "orqal":
-            raise
-        fail(f"This needs the package {error.name}: pip install 'orqal[cluster]'")
+        died = wait()
+    except KeyboardInterrupt:
+        return
+    fail(f"Ray is dead: its process {died} has ended, and the others were stopped. Containers go on.")
 
 
 def _parsed_labels(texts: list[str] | None) -> dict[str, str]:
@@ -84,6 +84,7 @@ def up(
         Path | None,
         typer.Option(exists=True, dir_okay=False, resolve_path=True, help="A Ray cluster file, for Ray's autoscaler."),
     ] = None,
+    block: Block = False,
     json: Json = False,
 ) -> None:
     """Start Orqal on this machine: Ray, the scheduler, the HTTP API, and its Docker daemon as the first host."""
@@ -100,7 +101,13 @@ def up(
         )
     if json:
         print_json(about)
-        return
+    else:
+        _tell_up(about, address, no_token)
+    if block:
+        _stay(lambda: str(cluster.stay_up(Settings())))
+
+
+def _tell_up(about: dict[str, Any], address: str, no_token: bool) -> None:
     from rich.text import Text
 
     console = out()
@@ -126,6 +133,7 @@ def join(
         ),
     ] = None,
     label: Labels = None,
+    block: Block = False,
     json: Json = False,
 ) -> None:
     """Make a Docker daemon a host of the cluster whose head is at HEAD.
@@ -153,6 +161,8 @@ def join(
         print_json(about)
     else:
         out().print(f"{about['name']} is a host of the cluster: it gets work now.")
+    if block:
+        _stay(lambda: str(cluster.stay_joined(settings, str(about["name"]))))
 
 
 def leave(
@@ -177,62 +187,6 @@ def down(
     with _cluster() as cluster:
         cluster.down(Settings(), kill_jobs=kill_jobs, report=_step)
     out().print("Orqal is down.")
-
-
-def copy_store(
-    to: Annotated[
-        str,
-        typer.Argument(
-            metavar="TO",
-            envvar="ORQAL_COPY_TO",
-            help="A SQLite file or mongodb://…, as in ORQAL_STORE. A password is better in ORQAL_COPY_TO than in the "
-            "command line, where others can see it.",
-            show_default=False,
-        ),
-    ],
-    source: Annotated[
-        str | None,
-        typer.Option("--from", envvar="ORQAL_COPY_FROM", help="Another store than that of ORQAL_STORE."),
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Copy all jobs to another store, and compare; while Orqal is down. The original stays as it is."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-
-    tasks: dict[str, TaskID] = {}
-    with (
-        _cluster() as cluster,
-        Progress(
-            TextColumn("{task.description:9}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("rows"),
-            console=Console(stderr=True),
-        ) as bars,
-    ):
-
-        def progress(doing: str, rows: int) -> None:
-            if doing not in tasks:
-                # What there is, is known once it has been read.
-                total = bars.tasks[tasks["Reading"]].completed if tasks else None
-                tasks[doing] = bars.add_task(doing, total=total)
-            bars.update(tasks[doing], completed=rows)
-
-        about = cluster.copy_store(Settings(), to, source, progress)
-        bars.update(tasks["Reading"], total=bars.tasks[tasks["Reading"]].completed)
-    if json:
-        print_json(about)
-        return
-    rows = about["rows"]
-    out().print(
-        f"{rows['jobs']:,} jobs, {rows['outputs']:,} outputs and {rows['batches']:,} batches are copied and compared, "
-        f"with all that belongs to them.\nFrom {about['from']}\nto   {about['to']}\n"
-        "Set ORQAL_STORE to the new place, then `orqal up`.",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
 
 
 def env(json: Json = False) -> None:
