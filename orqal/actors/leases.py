@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -41,6 +42,11 @@ class Leases:
 
     def __init__(self) -> None:
         self._idle: list[Lease] = []
+        self._coming: set[str] = set()
+
+    def at_hand(self) -> set[str]:
+        """The names of those that nobody holds: the idle ones, and those that are just being got."""
+        return {lease.name for lease in self._idle} | self._coming
 
     def take(self, node_id: str, resources: Resources) -> Lease | None:
         """A lease of exactly this kind that nobody uses any more, if there is one."""
@@ -53,6 +59,7 @@ class Leases:
     async def create(self, node_id: str, resources: Resources) -> Lease:
         """A new lease. Contended: Ray did not give it in time."""
         name = f"{PREFIX}{uuid.uuid4().hex[:12]}"
+        self._coming.add(name)
         group = placement_group(
             [resources.to_ray()],
             name=name,
@@ -65,6 +72,8 @@ class Leases:
         except asyncio.TimeoutError:
             remove_placement_group(group)
             raise Contended from None
+        finally:
+            self._coming.discard(name)
         return Lease(name, node_id, resources, group)
 
     def free(self, lease: Lease) -> None:
@@ -89,10 +98,24 @@ class Leases:
     def drop_strays(keep: Iterable[str]) -> None:
         """Give back the leases of before a restart that no running job holds."""
         names = set(keep)
-        for group in placement_group_table().values():
-            name = group["name"]
-            if name.startswith(PREFIX) and name not in names and group["state"] != "REMOVED":
-                remove_placement_group(get_placement_group(name))
+        for name in groups():
+            if name not in names:
+                drop(name)
+
+
+def groups() -> dict[str, str]:
+    """All leases that Ray knows of, whoever holds them: name -> state of the placement group."""
+    return {
+        group["name"]: group["state"]
+        for group in placement_group_table().values()
+        if group["name"].startswith(PREFIX) and group["state"] != "REMOVED"
+    }
+
+
+def drop(name: str) -> None:
+    """Give the lease of this name back to Ray, if there is one."""
+    with contextlib.suppress(ValueError):
+        remove_placement_group(get_placement_group(name))
 
 
 async def _ready(group: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import stat
 import threading
@@ -53,7 +52,7 @@ def test_there_and_back(settings: Settings, records: list[JobRecord], tmp_path: 
     about = save(settings, file, overwrite=False, progress=quiet)
     assert (about["jobs"], about["unfinished"], about["bytes"]) == (3, 1, file.stat().st_size)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert set(os.listdir(tmp_path)) == {"home", "backup.sqlite"}
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "backup.sqlite"}
     settings.store_path.unlink()
     back = restore(settings, file, overwrite=False, progress=quiet)
     assert (back["jobs"], back["unfinished"], back["replaced"]) == (3, 1, None)
@@ -161,7 +160,7 @@ def test_what_is_no_backup_or_damaged_is_refused_and_changes_nothing(
     with pytest.raises(ClusterError, match="There is no file"):
         restore(settings, tmp_path / "nothing", overwrite=True, progress=quiet)
     assert there(settings.store_path) == records
-    assert sorted(os.listdir(settings.home)) == ["cluster_id", "orqal.sqlite"]
+    assert sorted(path.name for path in settings.home.iterdir()) == ["cluster_id", "orqal.sqlite"]
 
 
 def test_a_damaged_store_makes_no_backup_and_replaces_none(
