@@ -18,6 +18,12 @@ from tests.cluster.namespaces import Host, Namespaces
 
 pytestmark = pytest.mark.timeout(300)
 WITHIN = 120
+# The folder relative, as from where the command is given; and a bundle, which requests would believe more.
+TLS = {
+    "DOCKER_TLS_VERIFY": "1",
+    "DOCKER_CERT_PATH": "certs",
+    "REQUESTS_CA_BUNDLE": "/etc/ssl/certs/ca-certificates.crt",
+}
 
 SERVICES = """
 from pathlib import Path
@@ -97,8 +103,7 @@ def lab(cluster: Namespaces, far: str) -> Iterator[Lab]:
     with a_lab(cluster, services=SERVICES, joined=0) as lab:
         h2 = cluster.hosts[1]
         options = ("--docker-host", far, "--name", "far", "--label", "machine=far")
-        # Relative, as from where the command was given.
-        lab.join(h2, *options, env={"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": "certs"})
+        lab.join(h2, *options, env=TLS)
         yield lab
 
 
