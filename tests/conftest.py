@@ -11,7 +11,7 @@ import pytest
 from examples.local_image import DEMO_IMAGE, DEMO_PROGRAMS, make_image
 from tests.mongo_server import Server, server
 
-PROGRAMS = (*DEMO_PROGRAMS, "dd", "env", "head", "id", "ls", "mkdir", "ln", "nproc", "seq", "yes")
+PROGRAMS = (*DEMO_PROGRAMS, "dd", "env", "head", "id", "ls", "mkdir", "ln", "mknod", "nproc", "seq", "yes")
 """The tests' containers need more than the demo's."""
 
 
