@@ -95,9 +95,7 @@ def conclude(ref: WrapperRef, job: WrapperJob, cap: int, memory: int | None) -> 
 
 
 def _default_volumes() -> dict[str, dict[str, str]]:
-    return {
-        path: {"bind": path, "mode": "ro" if read_only else "rw"} for path, read_only in Settings().volumes.items()
-    }
+    return {path: {"bind": path, "mode": "ro" if read_only else "rw"} for path, read_only in Settings().volumes.items()}
 
 
 def _is_str(value: Any) -> bool:
