@@ -126,9 +126,28 @@ class Client:
         counts: dict[str, int] = self._json("GET", "jobs/status")
         return counts
 
-    def cancel(self, ids: Sequence[str] = (), *, batch: str | None = None) -> int:
-        """Cancel these jobs, or all of a batch; the answer is how many had not ended yet."""
-        answer = self._json("POST", "jobs/cancel", json=_which(ids, batch))
+    def cancel(
+        self,
+        ids: Sequence[str] = (),
+        *,
+        batch: str | None = None,
+        status: str | None = None,
+        app: str | None = None,
+        user: str | None = None,
+        host: str | None = None,
+        all: bool = False,
+    ) -> int:
+        """Cancel these jobs, or `all`, or those to which all of these apply: in a batch, in a state (todo, init or
+        running), of an app, of a user, on a host. The answer is how many had not ended yet."""
+        if batch is not None:
+            _check_batch_name(batch)
+        filters = {"batch": batch, "status": status, "app": app, "user": user, "host": host}
+        which: dict[str, Any] = {name: value for name, value in filters.items() if value is not None}
+        if all:
+            which["all"] = True
+        if ids or not which:
+            which["ids"] = list(ids)
+        answer = self._json("POST", "jobs/cancel", json=which)
         return int(answer["cancelled"])
 
     def retry(self, id: str) -> str:
