@@ -40,7 +40,7 @@ def main(count: int) -> int:
         else:
             found = ["", "", str(job.error or job.stderr)]
         table.add_row(Path(job.input).name, *found, job.host)
-    console = Console()
+    console = Console(highlight=False)
     console.print(table)
     if count > SHOWN:
         console.print(f"… and {count - SHOWN} more")

@@ -46,15 +46,23 @@ class Launched(Lab):
         (laptop.home / CLUSTER_FILE).write_text(filled_in(text, self.cluster))
         laptop.run(["bash", "-c", how_to_make_the_token(text)])
 
-    def ray_command(self, command: str, *args: str | Path) -> list[str | Path]:
-        """A command of Ray's launcher, for a user in the checkout's folder on the laptop."""
-        answers = ["-y"] if command in ("up", "down") else []
-        return ["env", "-C", REPOSITORY, "ray", command, *answers, f"{ROOT_HOME}/{CLUSTER_FILE}", *args]
+    def popen(self, command: str, *args: str | Path, **options: Any) -> subprocess.Popen[str]:
+        """Start a command of Ray's launcher, as a user in the checkout's folder on the laptop: see Host.popen."""
+        line, environ = self._line(command, *args)
+        process: subprocess.Popen[str] = self.cluster.laptop.popen(line, environ, **options)
+        return process
 
-    def ray(self, command: str, *args: str | Path, timeout: float = UP_WITHIN) -> subprocess.CompletedProcess[str]:
-        """Run it: its output, without Ray's own log lines."""
-        environ = {"COLUMNS": "120", "RAY_USAGE_STATS_ENABLED": "0"}
-        return self.cluster.laptop.run(self.ray_command(command, *args), environ, timeout=timeout)
+    def ray(self, command: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run one; it must succeed. Its output, with what is said on the head."""
+        line, environ = self._line(command, *args)
+        return self.cluster.laptop.run(line, environ, timeout=UP_WITHIN)
+
+    @staticmethod
+    def _line(command: str, *args: str | Path) -> tuple[list[str | Path], dict[str, str]]:
+        # Said as in a terminal, wherever the output goes.
+        options = ["--log-style", "pretty", *(["-y"] if command in ("up", "down") else [])]
+        line = ["env", "-C", REPOSITORY, "ray", command, *options, f"{ROOT_HOME}/{CLUSTER_FILE}", *args]
+        return line, {"RAY_USAGE_STATS_ENABLED": "0"}
 
     def await_hosts(self, names: Iterable[str], within: float = UP_WITHIN) -> None:
         """Return when these hosts take work: `ray up` itself waits for the head alone."""
