@@ -28,9 +28,7 @@ def main(count: int) -> int:
     """Submit so many jobs, wait, and print: 0 when all of them went well."""
     programs = sorted(path for path in Path("/usr/bin").iterdir() if path.is_file() and not path.is_symlink())
     # use_cache: run each again, although there may be a result of it from last time.
-    jobs = batch(
-        [Job(app="Checksum", input=str(programs[i % len(programs)]), use_cache=False) for i in range(count)]
-    )
+    jobs = batch([Job(app="Checksum", input=str(programs[i % len(programs)]), use_cache=False) for i in range(count)])
     wait(jobs)
 
     table = Table("program", "bytes", "lines", "sha256", "host")

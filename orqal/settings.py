@@ -103,6 +103,9 @@ class Settings:
     """ORQAL_PIDS_LIMIT: processes in one container."""
     stop_grace: int = field(default_factory=lambda: int(_number("STOP_GRACE", 5)))
     """ORQAL_STOP_GRACE: from SIGTERM to SIGKILL, when a container is cancelled or over its time."""
+    host_lost_after: float = field(default_factory=lambda: _number("HOST_LOST_AFTER", 60))
+    """ORQAL_HOST_LOST_AFTER: how long a host may be away until its jobs run again elsewhere. Its containers go on: when
+    it comes back in time they are found again, later they are stopped."""
     job_ttl: float = field(default_factory=lambda: _number("JOB_TTL", 7 * 86_400))
     """ORQAL_JOB_TTL: how long jobs and their directories are kept after their end; 0: for ever."""
     protected_containers: str = field(default_factory=lambda: _text("PROTECTED_CONTAINERS", ""))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +20,14 @@ from orqal.settings import Settings
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
 
 
+Block = Annotated[
+    bool,
+    typer.Option(
+        "--block",
+        help="Stay in the foreground, for systemd or a container: stops on SIGTERM, and exits with 1 when Ray dies, so "
+        "that the supervisor starts it again.",
+    ),
+]
 Labels = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="What an app may require of its hosts, as gpu=a100. May be repeated."),
@@ -32,7 +41,8 @@ def _step(step: str) -> None:
 
 @contextmanager
 def _cluster() -> Generator[ModuleType, None, None]:
-    """The module that does it, and its errors as ours."""
+    """The module that does it, and its errors as ours. SIGTERM is taken as Ctrl-C: nothing half done is left."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         from orqal import cluster
 
@@ -44,6 +54,15 @@ def _cluster() -> Generator[ModuleType, None, None]:
         if (error.name or "").split(".")[0] == "orqal":
             raise
         fail(f"This needs the package {error.name}: pip install 'orqal[cluster]'")
+
+
+def _stay(wait: Callable[[], str]) -> None:
+    """Wait for the end of what was started: by a signal, then it is stopped; or by itself, then we fail."""
+    try:
+        died = wait()
+    except KeyboardInterrupt:
+        return
+    fail(f"Ray is dead: its process {died} has ended, and the others were stopped. Containers go on.")
 
 
 def _parsed_labels(texts: list[str] | None) -> dict[str, str]:
@@ -84,6 +103,7 @@ def up(
         Path | None,
         typer.Option(exists=True, dir_okay=False, resolve_path=True, help="A Ray cluster file, for Ray's autoscaler."),
     ] = None,
+    block: Block = False,
     json: Json = False,
 ) -> None:
     """Start Orqal on this machine: Ray, the scheduler, the HTTP API, and its Docker daemon as the first host."""
@@ -100,7 +120,13 @@ def up(
         )
     if json:
         print_json(about)
-        return
+    else:
+        _tell_up(about, address, no_token)
+    if block:
+        _stay(lambda: str(cluster.stay_up(Settings())))
+
+
+def _tell_up(about: dict[str, Any], address: str, no_token: bool) -> None:
     from rich.text import Text
 
     console = out()
@@ -126,6 +152,7 @@ def join(
         ),
     ] = None,
     label: Labels = None,
+    block: Block = False,
     json: Json = False,
 ) -> None:
     """Make a Docker daemon a host of the cluster whose head is at HEAD.
@@ -153,6 +180,8 @@ def join(
         print_json(about)
     else:
         out().print(f"{about['name']} is a host of the cluster: it gets work now.")
+    if block:
+        _stay(lambda: str(cluster.stay_joined(settings, str(about["name"]))))
 
 
 def leave(

@@ -9,9 +9,22 @@ driver.py     what is done inside the Ray cluster, in a process of its own
 """
 
 from orqal.cluster.head import down, environment, up
+from orqal.cluster.head import stay as stay_up
 from orqal.cluster.member import join, leave
+from orqal.cluster.member import stay as stay_joined
 from orqal.cluster.node import resources
 from orqal.cluster.processes import ClusterError
 from orqal.cluster.stores import copy_store
 
-__all__ = ["ClusterError", "copy_store", "down", "environment", "join", "leave", "resources", "up"]
+__all__ = [
+    "ClusterError",
+    "copy_store",
+    "down",
+    "environment",
+    "join",
+    "leave",
+    "resources",
+    "stay_joined",
+    "stay_up",
+    "up",
+]

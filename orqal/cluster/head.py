@@ -135,6 +135,14 @@ def _disband(settings: Settings, report: Report) -> ClusterError | None:
     return None
 
 
+def stay(settings: Settings) -> str:
+    """Wait until the head dies, stop what is left of it, and tell what died first. An interrupt stops it too."""
+    try:
+        return processes.await_end(home_id(settings), socket.gethostname())
+    finally:
+        _stop(settings)
+
+
 def environment(settings: Settings) -> dict[str, str]:
     """What Ray's own tools (`ray status`, `ray list`, the Jobs CLI) need in their environment to find this Ray."""
     known = _running(settings)

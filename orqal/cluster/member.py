@@ -66,6 +66,15 @@ def join(
     return {"name": name, "address": address, "head": head, **offered}
 
 
+def stay(settings: Settings, name: str) -> str:
+    """Wait until a host's Ray node dies, stop what is left of it, and tell what died first. An interrupt stops it too:
+    its containers go on, and are found again when it joins again."""
+    try:
+        return processes.await_end(home_id(settings), name)
+    finally:
+        _stop(settings, name)
+
+
 def leave(settings: Settings, name: str | None = None, *, now: bool = False, report: Report) -> str:
     """Let a host of this machine end its jobs, and then leave the cluster: its name. `now`: its jobs are stopped and
     run elsewhere. ClusterError: there is no such host, or it is the head's own."""

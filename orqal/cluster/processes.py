@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import subprocess
 import time
@@ -23,6 +24,7 @@ MARK = "ORQAL_CLUSTER_ID"
 NODE_MARK = "ORQAL_NODE"
 """The name of the host whose Ray node a process belongs to."""
 _STOP_WITHIN = 3.0
+_RAYLET, _GCS = "raylet", "gcs_server"
 
 
 class Node(NamedTuple):
@@ -58,6 +60,24 @@ def find(home: str, node: str | None = None) -> set[psutil.Process]:
     return found
 
 
+def await_end(home: str, node: str) -> str:
+    """Wait until one of the processes that a node lives by, its raylet or the head's GCS, has ended: its name."""
+    with contextlib.ExitStack() as stack:
+        ends = select.poll()
+        names: dict[int, str] = {}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                environ, name = process.environ(), process.name()
+                if environ.get(MARK) == home and environ.get(NODE_MARK) == node and name in (_RAYLET, _GCS):
+                    end = os.pidfd_open(process.pid)  # can be read once the process has ended
+                    stack.callback(os.close, end)
+                    ends.register(end, select.POLLIN)
+                    names[end] = name
+        if _RAYLET not in names.values():
+            return _RAYLET
+        return names[ends.poll()[0][0]]
+
+
 def nodes(home: str) -> dict[str, Node]:
     """The Ray nodes of a home that run on this machine, by name."""
     raylets: dict[str, str] = {}
@@ -65,9 +85,9 @@ def nodes(home: str) -> dict[str, Node]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             environ = process.environ()
-            if environ.get(MARK) == home and process.name() == "raylet":
+            if environ.get(MARK) == home and process.name() == _RAYLET:
                 raylets[environ[NODE_MARK]] = environ["RAY_ADDRESS"]
-            elif environ.get(MARK) == home and process.name() == "gcs_server":
+            elif environ.get(MARK) == home and process.name() == _GCS:
                 heads.add(environ[NODE_MARK])
     return {name: Node(address, name in heads) for name, address in raylets.items()}
 

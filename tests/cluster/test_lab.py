@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
-from tests.cluster.lab import Lab
+from tests.cluster.lab import Lab, processes
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -20,3 +22,22 @@ def test_jobs_run_on_all_hosts(lab: Lab) -> None:
     ended = [lab.ended(job) for job in jobs]
     assert [(job["ok"], job["error"]) for job in ended] == [(True, None)] * 3
     assert {job["host"] for job in ended} == {"h1", "h2", "h3"}
+
+
+def test_a_supervised_host_ends_when_ray_dies_or_when_it_is_told_to(lab: Lab) -> None:
+    """What systemd needs: an exit code that says that it is to be started again, and nothing left."""
+    h3 = lab.cluster.hosts[2]
+    lab.orqal("down", on=h3)
+    for kill, code in (("raylet", 1), ("join", 0)):
+        with h3.popen(
+            ["orqal", "join", lab.head.address, "--block"], {"TERM": "dumb"}, stdout=subprocess.PIPE, text=True
+        ) as join:
+            assert join.stdout is not None
+            assert "h3 is a host of the cluster" in join.stdout.readline()
+            if kill == "raylet":
+                h3.run(["pkill", "-KILL", "raylet"])
+            else:
+                h3.run(["pkill", "-TERM", "-f", "orqal join"])
+            assert join.wait(60) == code
+        assert processes(h3) == []
+    lab.join(h3)
