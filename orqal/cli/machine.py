@@ -205,7 +205,8 @@ def down(
         bool,
         typer.Option(
             "--everywhere",
-            help="On the head: stop the other hosts too, and everywhere the containers; `orqal up` runs these jobs again.",
+            help="On the head: stop the other hosts too, and the containers on all of them. The next `orqal up` runs "
+            "these jobs again.",
         ),
     ] = False,
 ) -> None:

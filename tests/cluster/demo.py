@@ -1,8 +1,8 @@
-"""A lab's whole day in some minutes: a cluster of three hosts on this machine, `ray up`, `ray submit` of 300 jobs, every
-result checked, `ray down`; and nothing is left. `make cluster-demo` calls this.
+"""A lab's whole day in some minutes: three hosts on this machine, `ray up`, `ray submit` of 300 jobs, every
+result checked, `ray down`; nothing is left. `make cluster-demo` calls this.
 
-The hosts are network namespaces with an SSH server and a Docker daemon each (namespaces.py); the commands are those of a
-user on a laptop, with this checkout's cluster.yaml.
+The hosts are network namespaces with an SSH server and a Docker daemon each (namespaces.py); the commands are those of
+a user on a laptop, with this checkout's cluster.yaml.
 """
 
 from __future__ import annotations

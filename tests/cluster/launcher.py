@@ -1,4 +1,5 @@
-"""An Orqal that Ray's launcher starts on the hosts of a cluster of namespaces: `ray up` of this checkout's cluster.yaml."""
+"""An Orqal on the hosts of a cluster of namespaces that Ray's launcher starts: `ray up`, with this checkout's
+cluster.yaml."""
 
 from __future__ import annotations
 
