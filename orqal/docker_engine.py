@@ -6,49 +6,67 @@ LABEL_CLUSTER, LABEL_JOB and LABEL_ATTEMPT; no other container is ever touched.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
-import threading
+import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import docker
+import docker.auth
 import docker.errors
 import requests
-from docker.types import LogConfig
-from docker.utils import version_gte
+import urllib3
+from docker.types import LogConfig, Mount
+from docker.utils import parse_repository_tag, version_gte
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection
 
 from orqal.models import ErrorType, Resources
 
 LABEL_CLUSTER = "orqal.cluster"
 LABEL_JOB = "orqal.job"
 LABEL_ATTEMPT = "orqal.attempt"
+LABEL_FILES = "orqal.files"
+"""Says where in the container the job's directory is, if it is to be fetched after the end; else empty."""
 
 STDOUT, STDERR = 1, 2
 """Docker's numbers of the streams."""
 
 _CONNECT_TIMEOUT = 60.0
+_SILENCE = 300.0
+"""Seconds without news of a pull after which it is given up."""
 _POOL = 64
+
+_MISSING = "not found|manifest unknown|does not exist|invalid reference"
+"""How registries, and the daemon, say that there is no such image."""
+_NOT_ALLOWED = "unauthorized|no basic auth credentials|denied|authentication required|incorrect username|forbidden"
+_FOR_GOOD = "x509|certificate|HTTP response to HTTPS client|no matching manifest|unsupported|exec format"
+"""Other refusals of which a later attempt would hear again."""
 
 
 class EngineError(Exception):
     """A daemon's refusal or silence, as the error that a job may end with."""
 
-    def __init__(self, type: ErrorType, message: str, exit_code: int | None = None) -> None:
+    def __init__(self, type: ErrorType, message: str, exit_code: int | None = None, *, passing: bool = False) -> None:
         super().__init__(message)
         self.type = type
         self.message = message
         self.exit_code = exit_code
+        self.passing = passing
+        """Another attempt, later or on another host, may succeed."""
 
 
 class Unreachable(EngineError):
     """The daemon does not answer. What was asked may have been done or not."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(ErrorType.DOCKER_ERROR, message)
+        super().__init__(ErrorType.DOCKER_ERROR, message, passing=True)
 
 
 class EngineInfo(NamedTuple):
@@ -87,6 +105,10 @@ class ContainerSpec:
     pids_limit: int
     cgroup_parent: str | None
     """The cgroup to put it in; None: the daemon's own choice."""
+    mounted: str | None = None
+    """The job's directory, at the same path on the daemon's machine; it must be there."""
+    fetched: str | None = None
+    """The job's directory, which the daemon's machine does not see: a path in the container alone."""
 
 
 class Ended(NamedTuple):
@@ -96,6 +118,8 @@ class Ended(NamedTuple):
     out_of_memory: bool
     state: dict[str, Any]
     """`State` of `docker inspect`."""
+    fetched: str | None
+    """See ContainerSpec."""
 
 
 class Frame(NamedTuple):
@@ -108,14 +132,16 @@ class Frame(NamedTuple):
 class Engine:
     """A Docker daemon: the one of DOCKER_HOST, DOCKER_TLS_VERIFY and DOCKER_CERT_PATH, or the local socket."""
 
-    def __init__(self, cluster: str) -> None:
-        """`cluster` marks the containers as ours. Unreachable: no daemon answers."""
+    def __init__(self, cluster: str, logins: Path | None = None) -> None:
+        """`cluster` marks the containers as ours; `logins`: see Settings.registry_auth. Unreachable: no daemon
+        answers."""
         self.cluster = cluster
+        self._logins = logins
         with _translated("connect"):
             self._client = docker.from_env(timeout=int(_CONNECT_TIMEOUT), max_pool_size=_POOL)
         self._api = self._client.api
-        self._pulls: dict[str, threading.Lock] = {}
-        self._pulls_lock = threading.Lock()
+        if self._api.base_url.startswith(("http://", "https://")):
+            self._api.mount(self._api.base_url, _Tcp(pool_maxsize=_POOL))
 
     def info(self) -> EngineInfo:
         """What the daemon is, and the capacity of its machine."""
@@ -135,17 +161,6 @@ class Engine:
 
     # Images
 
-    def ensure_image(self, image: str) -> str:
-        """Have the image here, pulling it if it is not: its id. Many who want one image make one pull."""
-        reference = with_tag(image)
-        found = self._image_id(reference)
-        if found:
-            return found
-        with self._pulls_lock:
-            lock = self._pulls.setdefault(reference, threading.Lock())
-        with lock:
-            return self._image_id(reference) or self._pull(reference)
-
     def images(self) -> frozenset[str]:
         """The names, with tag or digest, of all images that are here."""
         with _translated("list the images"):
@@ -154,10 +169,12 @@ class Engine:
 
     def image_digests(self, images: Iterable[str]) -> dict[str, str]:
         """The ids of those of these images that are here."""
-        found = {image: self._image_id(with_tag(image)) for image in images}
+        found = {image: self.image_id(image) for image in images}
         return {image: digest for image, digest in found.items() if digest is not None}
 
-    def _image_id(self, reference: str) -> str | None:
+    def image_id(self, image: str) -> str | None:
+        """The id of an image that is here. EngineError: that is no image's name."""
+        reference = with_tag(image)
         with _translated("inspect the image"):
             try:
                 image_id: str = self._api.inspect_image(reference)["Id"]  # type: ignore[no-untyped-call]
@@ -171,28 +188,47 @@ class Engine:
                 ) from error
             return image_id
 
-    def _pull(self, reference: str) -> str:
+    def pull(self, image: str) -> Pull:
+        """Have the daemon pull an image. EngineError, here or while it comes: it cannot be had; see `passing`."""
+        reference = with_tag(image)
         try:
-            image = self._client.images.pull(reference)
-        except docker.errors.NotFound as error:
-            raise EngineError(
-                ErrorType.IMAGE_NOT_FOUND,
-                f"there is no image {reference!r}, neither on the host nor in its registry: {_words(error)}. "
-                "Check the name and tag; a private registry may ask for `docker login` on the host.",
-            ) from error
-        except docker.errors.APIError as error:
-            words = _words(error)
-            # Docker Hub and others answer "denied" for what does not exist.
-            missing = re.search(r"not found|manifest unknown|does not exist|invalid reference", words)
-            kind = ErrorType.IMAGE_NOT_FOUND if missing else ErrorType.PULL_FAILED
-            raise EngineError(
-                kind,
-                f"the image {reference!r} is not on the host and could not be pulled: {words}. "
-                f"Check the name and the host's network, or load it there (`docker load`, `docker import`).",
-            ) from error
+            repository, tag = parse_repository_tag(reference)
+            login = self._login(reference, repository)
+            response = self._api.post(
+                f"{self._api.base_url}/v{self._api.api_version}/images/create",
+                params={"fromImage": repository, "tag": tag},
+                headers={"X-Registry-Auth": login} if login else {},
+                stream=True,
+                timeout=(_CONNECT_TIMEOUT, _SILENCE),
+            )
         except requests.RequestException as error:
-            raise Unreachable(f"the Docker daemon went away during the pull of {reference!r}: {error}") from error
-        return str(image.id)
+            raise _broken_off(reference, error) from error
+        if response.status_code != 200:
+            raise _not_pulled(reference, _message(response), response.status_code)
+        return Pull(reference, response)
+
+    def _login(self, reference: str, repository: str) -> bytes | None:
+        """What the registry is told of who we are. Read anew each time: somebody may have logged in since."""
+        try:
+            if self._logins and not isinstance(json.loads(self._logins.read_bytes()), dict):
+                raise ValueError("it is not a JSON object")
+        except (OSError, ValueError) as error:
+            raise EngineError(
+                ErrorType.PULL_FAILED,
+                f"the image {reference!r} is not on the host, and was not pulled, for the host's file of credentials "
+                f"(ORQAL_REGISTRY_AUTH), {self._logins}, cannot be read: {error}",
+            ) from error
+        try:
+            self._api.reload_config(str(self._logins) if self._logins else None)
+            registry, _ = docker.auth.resolve_repository_name(repository)
+            login = docker.auth.get_config_header(self._api, registry)
+        except docker.errors.DockerException as error:  # of a program that keeps credentials, mostly
+            raise EngineError(
+                ErrorType.PULL_FAILED,
+                f"the image {reference!r} is not on the host, and was not pulled, for the credentials for its registry "
+                f"cannot be read: {error}",
+            ) from error
+        return login
 
     # Containers
 
@@ -201,6 +237,8 @@ class Engine:
         with _translated("create the container"):
             host_config = self._api.create_host_config(
                 binds=dict(spec.volumes),
+                # Unlike `binds`, this makes no folder of that name where there is none.
+                mounts=[Mount(spec.mounted, spec.mounted, type="bind")] if spec.mounted else None,
                 nano_cpus=spec.resources.nano_cpus,
                 mem_limit=spec.resources.mem_bytes,
                 # Equal to mem_limit: no swap on top of it.
@@ -226,9 +264,17 @@ class Engine:
                         LABEL_CLUSTER: self.cluster,
                         LABEL_JOB: spec.key.job,
                         LABEL_ATTEMPT: str(spec.key.attempt),
+                        # Always: the image may have such a label of its own.
+                        LABEL_FILES: spec.fetched or "",
                     },
                 )
             except docker.errors.APIError as error:
+                if spec.mounted and f"source path does not exist: {spec.mounted}" in _words(error):
+                    raise EngineError(
+                        ErrorType.DOCKER_ERROR,
+                        f"the job's directory {spec.mounted} is not on the Docker daemon's machine. ORQAL_JOBS_DIR is "
+                        "to be a file system that both machines have at that path; unset, files are carried over",
+                    ) from error
                 existing = self.find(spec.key) if error.status_code == 409 else None
                 if existing is None:
                     raise
@@ -242,6 +288,21 @@ class Engine:
             found = self._api.containers(all=True, filters={"label": labels})
         return str(found[0]["Id"]) if found else None
 
+    def put(self, container: str, archive: bytes) -> None:
+        """Unpack a tar at the root of its file system."""
+        with _translated("put files into the container"):
+            self._api.put_archive(container, "/", archive)
+
+    def fetch(self, container: str, path: str) -> Archive | None:
+        """What is at a path of its file system, as a tar; None: nothing."""
+        url = f"{self._api.base_url}/v{self._api.api_version}/containers/{container}/archive"
+        with _translated("fetch the container's files"):
+            response = self._api.get(url, params={"path": path}, headers={"Accept-Encoding": "identity"}, stream=True)
+            if response.status_code == 404 and self.started(container):  # it is there, and the path is not
+                return None
+            response.raise_for_status()
+        return Archive(response)
+
     def start(self, container: str) -> None:
         """Start it; nothing happens if it runs already."""
         with _translated("start the container"):
@@ -250,10 +311,12 @@ class Engine:
     def ended(self, container: str) -> Ended | None:
         """How it ended; None: it has not."""
         with _translated("inspect the container"):
-            state = self._api.inspect_container(container)["State"]
+            found = self._api.inspect_container(container)
+        state = found["State"]
         if state["Status"] not in ("exited", "dead"):
             return None
-        return Ended(int(state["ExitCode"]), bool(state["OOMKilled"]), state)
+        fetched = (found["Config"]["Labels"] or {}).get(LABEL_FILES)
+        return Ended(int(state["ExitCode"]), bool(state["OOMKilled"]), state, fetched or None)
 
     def started(self, container: str) -> bool:
         """True when it has been started, whether or not it has ended."""
@@ -343,6 +406,75 @@ class Engine:
         self._client.close()
 
 
+class Pull:
+    """An image on its way here. Call `wait` in a thread; `close` it from another to stop it."""
+
+    def __init__(self, reference: str, response: requests.Response) -> None:
+        self._reference, self._response = reference, response
+        self._layers: dict[str, tuple[int, int | None]] = {}
+
+    def wait(self) -> None:
+        """Return when it is here. EngineError: it cannot be had; see `passing`."""
+        try:
+            for line in self._response.iter_lines():
+                self._on_news(json.loads(line))
+        except (requests.RequestException, OSError, AttributeError, ValueError) as error:
+            # AttributeError, ValueError: closed by another thread.
+            raise _broken_off(self._reference, error) from error
+        finally:
+            self.close()
+
+    def _on_news(self, news: dict[str, Any]) -> None:
+        # https://docs.docker.com/reference/api/engine/ (Create an image); what it says of layers is not documented.
+        if "error" in news:
+            raise _not_pulled(self._reference, str(news["error"]))
+        layer, detail = str(news.get("id")), news.get("progressDetail") or {}
+        match news.get("status"):
+            case "Pulling fs layer" | "Waiting":
+                self._layers.setdefault(layer, (0, None))
+            case "Downloading" if "total" in detail:
+                self._layers[layer] = int(detail["current"]), int(detail["total"])
+            case "Download complete":
+                _, total = self._layers.get(layer, (0, None))
+                self._layers[layer] = total or 0, total or 0
+
+    def __str__(self) -> str:
+        """How far it is; empty while that is not known."""
+        layers = list(self._layers.values())
+        total = sum(total or 0 for _, total in layers)
+        if not total:
+            return ""
+        # Of a layer that has not begun the size is not told.
+        least = "at least " if any(total is None for _, total in layers) else ""
+        return f"{sum(done for done, _ in layers) / 1e6:.0f} of {least}{total / 1e6:.0f} MB"
+
+    def close(self) -> None:
+        """Stop it, if it is not over."""
+        _shutdown(self._response)
+        self._response.close()
+
+
+class Archive:
+    """A tar that comes from a daemon: a file to be read to its end, once. Close it to stop early, from any thread."""
+
+    def __init__(self, response: requests.Response) -> None:
+        self._response = response
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes; none at the end. Unreachable: it broke off."""
+        try:
+            data: bytes = self._response.raw.read(size)
+        except (urllib3.exceptions.HTTPError, OSError, AttributeError, ValueError) as error:
+            # AttributeError, ValueError: closed by another thread.
+            raise Unreachable(f"the job's files broke off on their way: {error}") from error
+        return data
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        _shutdown(self._response)
+        self._response.close()
+
+
 class Logs:
     """An output that is being read, frame by frame. Close it to stop early, from any thread."""
 
@@ -354,8 +486,8 @@ class Logs:
     def __iter__(self) -> Iterator[Frame]:
         try:
             yield from frames(self._response.iter_content(self._chunk))
-        except (requests.RequestException, OSError, AttributeError) as error:
-            # AttributeError: closed by another thread while it waited for more.
+        except (requests.RequestException, OSError, AttributeError, ValueError) as error:
+            # AttributeError, ValueError: closed by another thread while it waited for more.
             raise Unreachable(f"the output broke off: {error}") from error
         finally:
             self.close()
@@ -432,9 +564,79 @@ def _translated(action: str) -> Iterator[None]:
             code, words = 126, f"the command cannot be executed in the image: {words}"
         raise EngineError(ErrorType.DOCKER_ERROR, f"Docker would not {action}: {words}", code) from error
     except (docker.errors.DockerException, requests.RequestException) as error:
+        if distrust := _distrust(error):
+            raise Unreachable(
+                f"the Docker daemon at {os.environ.get('DOCKER_HOST')} and this machine differ about TLS: {distrust}. "
+                "DOCKER_CERT_PATH is to have ca.pem, of the authority that has signed the daemon's certificate, and "
+                "cert.pem and key.pem, signed by one that the daemon trusts; DOCKER_TLS_VERIFY=1 turns TLS on."
+            ) from error
         raise Unreachable(
             f"the Docker daemon does not answer ({action}: {error}). Is it running? `docker info` tells."
         ) from error
+
+
+def _distrust(error: BaseException) -> str | None:
+    """What an error says of certificates; None: it is of another kind."""
+    while not isinstance(error, ssl.SSLError | docker.errors.TLSParameterError):
+        # What urllib3 wraps is in its arguments.
+        inner = error.__cause__ or error.__context__
+        if inner is None:
+            return None
+        error = inner
+    return str(error)
+
+
+def _not_pulled(reference: str, words: str, status: int = 500) -> EngineError:
+    """A pull that the registry, or the daemon, refused: for good, or perhaps not."""
+    words = words.strip().rstrip(".")
+
+    def says(pattern: str) -> bool:
+        return re.search(pattern, words, re.IGNORECASE) is not None
+
+    # Docker Hub and others answer "denied" for what does not exist.
+    if status == 404 or says(_MISSING):
+        return EngineError(
+            ErrorType.IMAGE_NOT_FOUND,
+            f"there is no image {reference!r}, neither on the host nor in its registry: {words}. "
+            "Check the name and tag; a private registry may ask for `docker login` on the host.",
+        )
+    if says(_NOT_ALLOWED):
+        return EngineError(
+            ErrorType.PULL_FAILED,
+            f"the registry does not let this host pull the image {reference!r}: unauthorized, it wants other "
+            f"credentials ({words}). Have them on the host: `docker login` as the user that Orqal runs as, or in the "
+            "file that ORQAL_REGISTRY_AUTH names.",
+        )
+    return EngineError(
+        ErrorType.PULL_FAILED,
+        f"the image {reference!r} is not on the host and could not be pulled: {words}. "
+        "Check the name, the registry and the host's network, or load it there (`docker load`, `docker import`).",
+        passing=status >= 500 and not says(_FOR_GOOD),
+    )
+
+
+def _broken_off(reference: str, error: Exception) -> Unreachable:
+    return Unreachable(f"the Docker daemon went away, or was silent, during the pull of {reference!r}: {error}")
+
+
+def _message(response: requests.Response) -> str:
+    """What the daemon says in an answer that is an error."""
+    try:
+        return str(response.json()["message"])
+    except (requests.RequestException, ValueError, KeyError, TypeError):
+        return f"{response.status_code} {response.reason}"
+
+
+class _Tcp(HTTPAdapter):
+    """Connections to a daemon elsewhere: when its machine is gone, one that waits for news is told within 30 s."""
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        alive = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+        with suppress(AttributeError):  # not on every system
+            for option, value in (socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3):
+                alive.append((socket.IPPROTO_TCP, option, value))
+        options["socket_options"] = [*HTTPConnection.default_socket_options, *alive]
+        super().init_poolmanager(*args, **options)
 
 
 def _by_socket() -> bool:

@@ -314,10 +314,10 @@ class AppInfo(BaseModel):
 class Load(BaseModel):
     """How busy a host is."""
 
-    cpu: float = 0
-    """Percent of all its cores."""
-    mem: float = 0
-    """Percent of its memory."""
+    cpu: float | None = None
+    """Percent of all its cores; None: not known, as of a machine of which only the Docker daemon can be reached."""
+    mem: float | None = None
+    """Percent of its memory; None: not known."""
     images: dict[str, int] = Field(default_factory=dict)
     """Running containers per image."""
 

@@ -152,7 +152,7 @@ def read_piece(directory: Path, name: str, offset: int, size: int) -> tuple[byte
     if not parts or any(part == ".." or "/" in part or "\0" in part for part in parts):
         raise FileNotFoundError(name)
     try:
-        with _walk(directory, parts[:-1]) as parent:
+        with walk(directory, parts[:-1]) as parent:
             # Not blocking: a pipe without a writer would keep us for ever.
             file = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
     except (OSError, UnicodeEncodeError) as error:
@@ -167,7 +167,8 @@ def read_piece(directory: Path, name: str, offset: int, size: int) -> tuple[byte
 
 
 @contextmanager
-def _walk(directory: Path, parts: Iterable[str]) -> Iterator[int]:
+def walk(directory: Path, parts: Iterable[str]) -> Iterator[int]:
+    """A descriptor of a folder below a job's directory. OSError: there is none, or a link is on the way to it."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     current = os.open(directory, flags)
     try:

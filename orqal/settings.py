@@ -86,7 +86,14 @@ class Settings:
     """ORQAL_STORE: where jobs are kept: a SQLite file, or mongodb://… or mongodb+srv://…, which may have a password in
     it and is shown nowhere. Empty: `home`/orqal.sqlite."""
     jobs_dir_text: str = field(default_factory=lambda: _text("JOBS_DIR", ""))
-    """ORQAL_JOBS_DIR: where jobs have their directories. Empty: `home`/jobs."""
+    """ORQAL_JOBS_DIR: where jobs have their directories. Empty: `home`/jobs, on the host's machine, or on the one that
+    fronts the host (`orqal join --docker-host`), where the files are fetched after the end. Who sets it promises that
+    it is on the Docker daemon's machine too, at the same path: the same disk, or a file system that they share."""
+    registry_auth_text: str = field(default_factory=lambda: _text("REGISTRY_AUTH", ""))
+    """ORQAL_REGISTRY_AUTH: a file on the host with credentials for registries, in the form of Docker's config.json.
+    Empty: Docker's own, ~/.docker/config.json or that in the folder DOCKER_CONFIG, of the user who runs Orqal there."""
+    pull_patience: float = field(default_factory=lambda: _number("PULL_PATIENCE", 60))
+    """ORQAL_PULL_PATIENCE: how long a host tries again when a registry does not answer; then the attempt has failed."""
     keep_threads: float = field(default_factory=lambda: _number("KEEP_THREADS", 0))
     """ORQAL_KEEP_THREADS: cores of a host that jobs do not get."""
     keep_ram_gb: float = field(default_factory=lambda: _number("KEEP_RAM_GB", 0))
@@ -118,6 +125,9 @@ class Settings:
     run_mounts: Mapping[str, bool] = field(default_factory=lambda: _mounts("RUN_MOUNTS"))
     """ORQAL_RUN_MOUNTS: host paths that `orqal run` may mount, separated by commas, `:ro` after a path for read-only:
     {path: read-only}. Nothing below them, for a job could put a link there."""
+    volumes: Mapping[str, bool] = field(default_factory=lambda: _mounts("VOLUMES"))
+    """ORQAL_VOLUMES: host paths that wrappers mount which say nothing of volumes, in the same form. Each is at its own
+    path in the container."""
     autoscaling_config: str = field(default_factory=lambda: _text("AUTOSCALING_CONFIG", ""))
     """ORQAL_AUTOSCALING_CONFIG: the Ray cluster file whose node types Ray's autoscaler may start. Set for the cluster's
     processes by `orqal up --autoscaling-config`."""
@@ -143,6 +153,16 @@ class Settings:
     def jobs_dir(self) -> Path:
         """The folder of the jobs' directories on each host."""
         return Path(self.jobs_dir_text).expanduser().absolute() if self.jobs_dir_text else self.home / "jobs"
+
+    @property
+    def jobs_dir_is_shared(self) -> bool:
+        """Whether it is on the Docker daemon's machine at the same path, also where that is another machine."""
+        return bool(self.jobs_dir_text)
+
+    @property
+    def registry_auth(self) -> Path | None:
+        """The file with credentials for registries; None: Docker's own."""
+        return Path(self.registry_auth_text).expanduser().absolute() if self.registry_auth_text else None
 
     @property
     def dataset_path(self) -> Path:

@@ -8,11 +8,26 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "compatibility.md").read_text())
+TABLE = (ROOT / "docs" / "compatibility.md").read_text()
+NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TABLE)
+ROUTES = [
+    *("GET /api/job/{id}", "POST /api/job", "GET /api/jobs/status", "GET /api/job/{id}/download/{path}"),
+    *("POST /api/batch", "POST /api/batch/{name}", "GET /api/batch/{name}"),
+    *("GET /api/stream/http://{host}/{container id}", "GET /api/load", "GET /api/status", "GET /api/dataset.json"),
+    *("GET /api/clean/all", "GET /api/clean/scheduled", "GET /api/clean/containers", "GET /api/clean/old"),
+    *("/", "/jobs/{status}", "/jobs/{status}/{page}", "/logs/{process}", "/doc"),
+]
+"""Of the predecessor."""
 
 
 def test_there_are_such_tables() -> None:
     assert len(NAMED) > 15
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_each_route_of_the_predecessor_has_a_row_with_its_test(route: str) -> None:
+    [row] = [line for line in TABLE.splitlines() if f"`{route}`" in line.partition(" | ")[0]]
+    assert "::test_" in row
 
 
 @pytest.mark.parametrize(("file", "test"), sorted(set(NAMED)))

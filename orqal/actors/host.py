@@ -16,12 +16,22 @@ from typing import Any, NamedTuple, TypeVar
 
 import psutil
 
-from orqal import metering, output
+from orqal import archive, metering, output
 from orqal.actors.logs import LogReaders
 from orqal.actors.messages import Order, Outcome, Started
 from orqal.actors.names import log_to_ray
+from orqal.actors.pulls import Pulls, Wanted
 from orqal.actors.runners import Runners
-from orqal.docker_engine import ContainerKey, ContainerSpec, Deaths, Ended, Engine, EngineError, with_tag
+from orqal.docker_engine import (
+    ContainerKey,
+    ContainerSpec,
+    Deaths,
+    Ended,
+    Engine,
+    EngineError,
+    EngineInfo,
+    with_tag,
+)
 from orqal.metering import Cgroups, Usage
 from orqal.models import ErrorType, JobError, JobRecord, Load, Output, now
 from orqal.output import Collected
@@ -37,6 +47,8 @@ _THREADS = 64
 _SAMPLERS = 8
 """Threads that ask what containers use, where that must be asked: each waits up to a second for its answer."""
 _RECONNECT = 1.0
+_CANCELLED_FETCH = 10.0
+"""Seconds in which the files of a job that is cancelled must be here, when they come from another machine."""
 PIECE = 1 << 20
 """Bytes of a file or output that travel at once."""
 
@@ -49,6 +61,8 @@ class HostReport(NamedTuple):
     load: Load
     images: frozenset[str]
     """The images that it has, with their tags."""
+    pulling: frozenset[str]
+    """Those that are on their way to it."""
 
 
 class _Cancelled(Exception):
@@ -66,6 +80,8 @@ class _Attempt:
     """It was cancelled for the host's sake: the job is to run elsewhere."""
     usage: Usage = field(default_factory=Usage)
     """What the daemon has told while the container ran."""
+    image: Wanted | None = None
+    """What it waits for before there is a container."""
 
     def why_cancelled(self) -> JobError:
         """The error that it ends with."""
@@ -92,11 +108,12 @@ class HostActor:
         self._found: dict[ContainerKey, str] = {}
         self._engine: Engine | None = None
         self._cgroups: Cgroups | None = None
-        self._version = ""
+        self._daemon: EngineInfo | None = None
         self._connected = asyncio.Event()
         self._state = "connecting to Docker"
         self._logs = LogReaders(self._loop)
         self._runners = Runners(node_id)
+        self._pulls = Pulls(self._settings.pull_patience, self._tell)
         threading.Thread(target=self._listen, name="docker events", daemon=True).start()
         self._load, self._images = Load(), frozenset[str]()
         self._reporting = asyncio.create_task(self._report_forever())
@@ -183,6 +200,11 @@ class HostActor:
         """Stop reading."""
         self._logs.close(handle)
 
+    async def doing(self, job: str, number: int) -> str | None:
+        """What an attempt waits for while it has no container, in words; None: that is over, or not known."""
+        attempt = self._attempts.get(ContainerKey(job, number))
+        return str(attempt.image) if attempt and attempt.image else None
+
     async def overview(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """See Engine.overview."""
         return await self._docker(lambda engine: engine.overview())
@@ -205,7 +227,7 @@ class HostActor:
         job = order.job
         directory = self._settings.jobs_dir / job.id
         try:
-            await self._connected.wait()
+            await self._unless_cancelled(attempt, self._connected.wait())
             attempt.container = self._found.pop(key, None)
             if attempt.container is None or not await self._was_started(attempt.container):
                 job = await self._start(key, order, attempt, directory)
@@ -213,7 +235,10 @@ class HostActor:
                 job = job.model_copy(update={"container_id": attempt.container, "wd": str(directory)})
             with self._sampled(key, attempt):
                 timed_out = await self._end(attempt, _time_left(order.timeout, job))
-            ended, streams = await self._collect(attempt, directory)
+            ended = await self._how_it_ended(attempt)
+            if ended.fetched:
+                await self._fetch(attempt, ended.fetched, directory)
+            streams = await self._collect(attempt, directory)
             usage = attempt.usage.at_least(self._cgroups.usage(key) if self._cgroups else Usage())
             job = await self._ended(job, directory, ended, streams, usage)
             if error := self._error(job, attempt, ended, order, timed_out):
@@ -223,7 +248,7 @@ class HostActor:
             return self._failed(job, attempt.why_cancelled())
         except EngineError as error:
             job = job.model_copy(update={"exit_code": error.exit_code})
-            return self._failed(job, JobError(type=error.type, message=error.message))
+            return self._failed(job, JobError(type=error.type, message=error.message), passing=error.passing)
         except OSError as error:
             message = f"the host could not keep the job's files: {error}. Is there room in {directory}?"
             return self._failed(job, JobError(type=ErrorType.DOCKER_ERROR, message=message))
@@ -238,32 +263,35 @@ class HostActor:
         """Ask the wrapper, have the image, make and start the container. The job, with what is known of it now."""
         command = await self._unless_cancelled(attempt, self._prepare(order, directory))
         image = command.image
-        digest = await self._unless_cancelled(attempt, self._docker(lambda engine: engine.ensure_image(image)))
+        digest = await self._have_image(attempt, image)
         if (name := with_tag(image)) not in self._images:
             self._images |= {name}
             self._tell()  # others that want it had better come here, too
-        volumes = dict(command.volumes)
-        if command.create_dir:
-            params = json.dumps(order.job.params).encode()
+        params = json.dumps(order.job.params).encode()
+        if command.create_dir and not self._carries:
             await self._loop.run_in_executor(self._pool, output.make_directory, directory, params)
-            volumes[str(directory)] = {"bind": str(directory), "mode": "rw"}
         spec = ContainerSpec(
             key=key,
             image=image,
             cmd=command.cmd,
             resources=order.resources,
-            volumes=volumes,
+            volumes=command.volumes,
             environment=command.environment,
             working_dir=command.working_dir,
             network=command.network,
             pids_limit=self._settings.pids_limit,
             cgroup_parent=self._cgroups.parent(key) if self._cgroups else None,
+            mounted=str(directory) if command.create_dir and not self._carries else None,
+            fetched=str(directory) if command.create_dir and self._carries else None,
         )
         container = attempt.container = await self._docker(lambda engine: engine.create(spec))
         # Before the start, so that no end is missed.
         self._ends[container] = asyncio.Event()
         if attempt.cancelled.is_set():
             raise _Cancelled
+        if spec.fetched:
+            files = archive.packed(spec.fetched, params)
+            await self._docker(lambda engine: engine.put(container, files))
         await self._docker(lambda engine: engine.start(container))
         started = Started(
             job=key.job,
@@ -278,13 +306,29 @@ class HostActor:
         self._scheduler.started.remote(started)
         return order.job.started(image, digest, started.cmd, container, started.wd, started.at)
 
-    async def _unless_cancelled(self, attempt: _Attempt, work: Awaitable[T]) -> T:
-        """Wait for work that may be left behind half done: `cancel` does not wait for it."""
+    async def _have_image(self, attempt: _Attempt, image: str) -> str:
+        engine = self._engine
+        assert engine is not None  # connected once, and never forgotten
+        with self._pulls.of(engine, image) as attempt.image:
+            try:
+                return await self._unless_cancelled(attempt, attempt.image.id)
+            finally:
+                attempt.image = None
+
+    @property
+    def _carries(self) -> bool:
+        """The daemon does not see this machine's files: those of a job are put into its container, and fetched."""
+        return self._daemon is not None and not self._daemon.local and not self._settings.jobs_dir_is_shared
+
+    async def _unless_cancelled(self, attempt: _Attempt, work: Awaitable[T], grace: float = 0) -> T:
+        """Wait for work that may be left behind half done: `cancel` does not wait for it, or `grace` seconds."""
         task = asyncio.ensure_future(work)
         waiting = asyncio.ensure_future(attempt.cancelled.wait())
         try:
             await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            if attempt.cancelled.is_set():
+            if attempt.cancelled.is_set() and grace:
+                await asyncio.wait({task}, timeout=grace)
+            if attempt.cancelled.is_set() and not (grace and task.done()):
                 task.add_done_callback(_forget)
                 raise _Cancelled
             return await task
@@ -329,16 +373,31 @@ class HostActor:
                 stats = await self._docker(lambda engine: engine.stats(container), self._samplers)
                 attempt.usage = attempt.usage.at_least(Usage.of_stats(stats))
 
-    async def _collect(self, attempt: _Attempt, directory: Path) -> tuple[Ended, tuple[Collected, Collected]]:
-        container, cap = attempt.container, self._settings.output_cap
+    async def _how_it_ended(self, attempt: _Attempt) -> Ended:
+        container = attempt.container
         assert container is not None
-        ended, streams = await asyncio.gather(
-            self._docker(lambda engine: engine.ended(container)),
-            self._docker(lambda engine: output.collect(engine.logs(container), directory, cap)),
-        )
+        ended = await self._docker(lambda engine: engine.ended(container))
         if ended is None:
             raise EngineError(ErrorType.DOCKER_ERROR, "the container runs though Docker had told of its end")
-        return ended, streams
+        return ended
+
+    async def _fetch(self, attempt: _Attempt, path: str, directory: Path) -> None:
+        """Have the job's directory here, as it is in the container. Done again, it is all made anew."""
+        container = attempt.container
+        assert container is not None
+        files = await self._docker(lambda engine: engine.fetch(container, path))
+        if files is None:  # the container has removed it
+            return
+        unpacking = self._loop.run_in_executor(self._pool, archive.unpack, files, directory)
+        try:
+            await self._unless_cancelled(attempt, unpacking, _CANCELLED_FETCH)
+        finally:
+            files.close()
+
+    async def _collect(self, attempt: _Attempt, directory: Path) -> tuple[Collected, Collected]:
+        container, cap = attempt.container, self._settings.output_cap
+        assert container is not None
+        return await self._docker(lambda engine: output.collect(engine.logs(container), directory, cap))
 
     async def _ended(
         self, job: JobRecord, directory: Path, ended: Ended, streams: tuple[Collected, Collected], usage: Usage
@@ -380,8 +439,15 @@ class HostActor:
             return self._failed(job, JobError(type=ErrorType.WRAPPER_ERROR, message=result.message), streams)
         return Outcome(job.exited(), _output(streams, json.loads(result)))
 
-    def _failed(self, job: JobRecord, error: JobError, streams: tuple[Collected, Collected] | None = None) -> Outcome:
-        return Outcome(job.failed(error.type, error.message), _output(streams))
+    def _failed(
+        self,
+        job: JobRecord,
+        error: JobError,
+        streams: tuple[Collected, Collected] | None = None,
+        *,
+        passing: bool = False,
+    ) -> Outcome:
+        return Outcome(job.failed(error.type, error.message), _output(streams), passing)
 
     # The wrapper's methods
 
@@ -418,7 +484,7 @@ class HostActor:
         while True:
             deaths: Deaths | None = None
             try:
-                engine = self._engine or Engine(self._cluster)
+                engine = self._engine or Engine(self._cluster, self._settings.registry_auth)
                 info = engine.info()
                 cgroups = Cgroups.of(info, self._cluster)
                 # Before the containers: an attempt that has one, but no container and none who holds it, is over.
@@ -426,7 +492,7 @@ class HostActor:
                 deaths = engine.deaths()
                 # Only now, so that an end is in the list, in the events, or in both.
                 containers = list(engine.own_containers())
-                about = info.version, engine.images()
+                about = info, engine.images()
                 self._loop.call_soon_threadsafe(self._on_connect, engine, *about, containers, cgroups, metered)
                 for container in deaths:
                     self._loop.call_soon_threadsafe(self._on_death, container)
@@ -444,13 +510,13 @@ class HostActor:
     def _on_connect(
         self,
         engine: Engine,
-        version: str,
+        info: EngineInfo,
         images: frozenset[str],
         containers: list[tuple[ContainerKey, str, str]],
         cgroups: Cgroups | None,
         metered: set[ContainerKey],
     ) -> None:
-        self._engine, self._version, self._state = engine, version, "ready"
+        self._engine, self._daemon, self._state = engine, info, "ready"
         self._images, self._cgroups = images, cgroups
         ours = {attempt.container for attempt in self._attempts.values()}
         self._found = {key: container for key, container, _ in containers if container not in ours}
@@ -489,10 +555,13 @@ class HostActor:
             )
         except EngineError:
             in_use = {}
-        self._load = Load(cpu=psutil.cpu_percent(), mem=psutil.virtual_memory().percent, images=in_use)
+        self._load = Load(images=in_use)
+        if self._daemon is None or self._daemon.local:  # else its machine is not this one
+            self._load.cpu, self._load.mem = psutil.cpu_percent(), psutil.virtual_memory().percent
 
     def _report(self) -> HostReport:
-        return HostReport(self._state, self._version, self._load, self._images)
+        version = self._daemon.version if self._daemon else ""
+        return HostReport(self._state, version, self._load, self._images, self._pulls.under_way)
 
     def _tell(self) -> None:
         self._scheduler.report.remote(self._node_id, self._report())

@@ -166,7 +166,7 @@ class Hosts:
             return
         update = {"state": report.state, "docker_version": report.docker_version, "load": report.load}
         host.info = host.info.model_copy(update=update)
-        host.counted.images = report.images
+        host.counted.images, host.counted.pulling = report.images, report.pulling
         self.reopen(host)
 
     async def image_digests(self, images: Sequence[str]) -> dict[str, set[str]]:

@@ -39,3 +39,5 @@ class Outcome:
 
     job: JobRecord
     output: Output
+    passing: bool = False
+    """Its error is none of the job's: another attempt, later or on another host, may succeed."""

@@ -11,6 +11,8 @@ usage; 130 after Ctrl-C; `orqal run` has the container's.
     hosts.py      commands about the Docker hosts
     tidy.py       the command that cleans up
     machine.py    commands that start and stop Orqal on this machine
+    backups.py    commands that move all jobs: to a file and back, or to another store
+    locally.py    what these two share
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Annotated
 
 import typer
 
-from orqal.cli import hosts, look, machine, tidy, work
+from orqal.cli import backups, hosts, look, machine, tidy, work
 from orqal.cli.show import say, sentence
 from orqal.client import OrqalError
 
@@ -85,7 +87,9 @@ _COMMANDS: dict[str, dict[Callable[..., None], str]] = {
         machine.join: "orqal join 10.0.0.5 --label gpu=a100",
         machine.leave: "orqal leave",
         machine.down: "orqal down",
-        machine.copy_store: "orqal copy-store mongodb://db.example.org/orqal",
+        backups.backup: "orqal backup /backups/orqal-$(date +%F).sqlite",
+        backups.restore: "orqal restore /backups/orqal-2026-01-31.sqlite",
+        backups.copy_store: "orqal copy-store mongodb://db.example.org/orqal",
         machine.env: 'eval "$(orqal env)"; ray status',
         machine.resources: 'ray start --address HEAD:6379 --resources "$(orqal resources)"',
     },

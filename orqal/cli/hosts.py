@@ -60,8 +60,7 @@ def hosts_table(hosts: list[dict[str, Any]]) -> Table:
             str(host.get("jobs", 0)),
             f"{host.get('threads_in_use', 0):g} of {host.get('threads', 0):g}",
             f"{host.get('ram_gb_in_use', 0):.3g} of {host.get('ram_gb', 0):.3g}",
-            f"{load.get('cpu', 0):.0f}%",
-            f"{load.get('mem', 0):.0f}%",
+            *("?" if (busy := load.get(part)) is None else f"{busy:.0f}%" for part in ("cpu", "mem")),
             cell(host.get("docker_version")),
             *[cell(" ".join(f"{key}={value}" for key, value in (host.get("labels") or {}).items()))] * labelled,
         )

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-import signal
 import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any
 
 import typer
 
+from orqal.cli.locally import local_cluster as _cluster
 from orqal.cli.show import fail, out, print_json, say
 from orqal.settings import Settings
 
@@ -37,23 +35,6 @@ _LABEL = re.compile("[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")  # as Ray h
 
 def _step(step: str) -> None:
     say(step, "dim")
-
-
-@contextmanager
-def _cluster() -> Generator[ModuleType, None, None]:
-    """The module that does it, and its errors as ours. SIGTERM is taken as Ctrl-C: nothing half done is left."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        from orqal import cluster
-
-        try:
-            yield cluster
-        except cluster.ClusterError as error:
-            fail(str(error))
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] == "orqal":
-            raise
-        fail(f"This needs the package {error.name}: pip install 'orqal[cluster]'")
 
 
 def _stay(wait: Callable[[], str]) -> None:
@@ -214,62 +195,6 @@ def down(
     with _cluster() as cluster:
         cluster.down(Settings(), kill_jobs=kill_jobs, everywhere=everywhere, report=_step)
     out().print("Orqal is down.")
-
-
-def copy_store(
-    to: Annotated[
-        str,
-        typer.Argument(
-            metavar="TO",
-            envvar="ORQAL_COPY_TO",
-            help="A SQLite file or mongodb://…, as in ORQAL_STORE. A password is better in ORQAL_COPY_TO than in the "
-            "command line, where others can see it.",
-            show_default=False,
-        ),
-    ],
-    source: Annotated[
-        str | None,
-        typer.Option("--from", envvar="ORQAL_COPY_FROM", help="Another store than that of ORQAL_STORE."),
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Copy all jobs to another store, and compare; while Orqal is down. The original stays as it is."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-
-    tasks: dict[str, TaskID] = {}
-    with (
-        _cluster() as cluster,
-        Progress(
-            TextColumn("{task.description:9}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("rows"),
-            console=Console(stderr=True),
-        ) as bars,
-    ):
-
-        def progress(doing: str, rows: int) -> None:
-            if doing not in tasks:
-                # What there is, is known once it has been read.
-                total = bars.tasks[tasks["Reading"]].completed if tasks else None
-                tasks[doing] = bars.add_task(doing, total=total)
-            bars.update(tasks[doing], completed=rows)
-
-        about = cluster.copy_store(Settings(), to, source, progress)
-        bars.update(tasks["Reading"], total=bars.tasks[tasks["Reading"]].completed)
-    if json:
-        print_json(about)
-        return
-    rows = about["rows"]
-    out().print(
-        f"{rows['jobs']:,} jobs, {rows['outputs']:,} outputs and {rows['batches']:,} batches are copied and compared, "
-        f"with all that belongs to them.\nFrom {about['from']}\nto   {about['to']}\n"
-        "Set ORQAL_STORE to the new place, then `orqal up`.",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
 
 
 def env(json: Json = False) -> None:

@@ -5,9 +5,12 @@ member.py     further hosts: a Ray node for each Docker daemon
 node.py       how a Ray node is started for a daemon, and with which settings of Ray
 processes.py  the cluster's processes on this machine: found by a mark, run, stopped
 stores.py     the store: whether it can be opened, and a copy of all jobs to another one
+backups.py    the store into a file that can be put away, and back
 driver.py     what is done inside the Ray cluster, in a process of its own
 """
 
+from orqal.cluster.backups import restore
+from orqal.cluster.backups import save as backup
 from orqal.cluster.head import down, environment, up
 from orqal.cluster.head import stay as stay_up
 from orqal.cluster.member import join, leave
@@ -18,12 +21,14 @@ from orqal.cluster.stores import copy_store
 
 __all__ = [
     "ClusterError",
+    "backup",
     "copy_store",
     "down",
     "environment",
     "join",
     "leave",
     "resources",
+    "restore",
     "stay_joined",
     "stay_up",
     "up",

@@ -30,6 +30,8 @@ def daemon(settings: Settings) -> EngineInfo:
         raise ClusterError(
             f"{error.message}\nOrqal needs a Docker daemon. Install one on this machine (Debian, Ubuntu: "
             "apt-get install docker.io) and start it, or set DOCKER_HOST to where one listens."
+            if not os.environ.get("DOCKER_HOST")
+            else f"{error.message}\nThe daemon is to be that of DOCKER_HOST={os.environ['DOCKER_HOST']}."
         ) from error
 
 
@@ -121,6 +123,8 @@ def ray_environment(settings: Settings, name: str, head: str, *, no_token: bool 
     return {
         MARK: home_id(settings),
         NODE_MARK: name,
+        # A folder that is meant from here; Ray's processes are elsewhere.
+        **({"DOCKER_CERT_PATH": str(Path(path).absolute())} if (path := os.environ.get("DOCKER_CERT_PATH")) else {}),
         "ORQAL_HOME": str(settings.home),
         # Said in any case: what the user's environment says of it does not count.
         "ORQAL_NO_TOKEN": "1" if no_token else "0",

@@ -26,6 +26,8 @@ class Host:
     labels: Mapping[str, str] = field(default_factory=dict)
     images: frozenset[str] = frozenset()
     """The images that it need not pull, with their tags."""
+    pulling: frozenset[str] = frozenset()
+    """The images that it is pulling."""
 
     @property
     def room(self) -> Resources:
@@ -81,6 +83,8 @@ def place(queue: Queue, hosts: Collection[Host], in_use: dict[str, int], now: fl
             if now - line.since >= PATIENCE:
                 kept |= _keep(line.key.shape, hosts, kept)
             continue
+        if line.key.image and line.key.image not in host.images:
+            host.pulling |= {line.key.image}
         resources = host.request(line.key.shape)
         host.used = host.used.plus(resources)
         in_use[line.key.user] = in_use.get(line.key.user, 0) + resources.threads
@@ -129,13 +133,18 @@ def _rank(line: Line, queue: Queue, in_use: dict[str, int]) -> _Rank:
 
 
 def _choose(key: LineKey, hosts: Iterable[Host]) -> Host | None:
-    """Of the hosts that have the image, or else of all, the one with the largest part of its cores free: containers
-    disturb each other least there."""
+    """Of the hosts that have the image, or else of those that are pulling it, or else of all, the one with the largest
+    part of its cores free: containers disturb each other least there."""
     shape = key.shape
     able = [host for host in hosts if host.open and host.could_ever(shape) and host.request(shape).fits(host.room)]
     return max(
         able,
-        key=lambda host: (key.image in host.images, host.room.threads / host.capacity.threads, host.id),
+        key=lambda host: (
+            key.image in host.images,
+            key.image in host.pulling,
+            host.room.threads / host.capacity.threads,
+            host.id,
+        ),
         default=None,
     )
 

@@ -32,6 +32,8 @@ EVENTS_AHEAD = 10_000
 """Changes that are kept for a reader of events who is slow; beyond that they are dropped, and the reader is told."""
 OVERVIEW_WITHIN = 10.0
 """Seconds in which a daemon tells of itself."""
+DOING_WITHIN = 3.0
+"""Seconds in which a host tells what it does with a job."""
 SLICE = 1_000
 """Jobs that are looked up at once."""
 
@@ -249,6 +251,19 @@ class Backend:
             offset += len(data)
             if not data or offset >= size:
                 return
+
+    async def doing(self, record: JobRecord) -> str | None:
+        """What the host of a job does before its container runs, in words; None: that is over, or it does not tell."""
+        if record.current_status is not Status.INIT:
+            return None
+        try:
+            host = await self._host(record)
+            doing: str | None = await asyncio.wait_for(
+                _answer(host.doing.remote(record.id, record.attempt)), DOING_WITHIN
+            )
+        except (NotThere, RayError, ValueError, asyncio.TimeoutError):
+            return None
+        return doing
 
     async def overview(self, host: HostInfo) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """What a host's daemon says of itself, and of Orqal's running containers; empty while it does not answer."""

@@ -8,24 +8,24 @@ from orqal.models import JobRecord, Status
 from orqal.serve_app.views import Explanation, HostReason
 
 
-def explained(job: JobRecord, reasons: Mapping[str, str]) -> Explanation:
-    """`reasons`: why each host does not take it, of a job that waits."""
+def explained(job: JobRecord, reasons: Mapping[str, str], doing: str | None = None) -> Explanation:
+    """`reasons`: why each host does not take it, of a job that waits. `doing`: what its host does before its start."""
     return Explanation(
         id=job.id,
         current_status=job.current_status,
-        summary=" ".join([_state(job, reasons), *_history(job)]),
+        summary=" ".join([_state(job, reasons, doing), *_history(job)]),
         cache=_cache(job),
         hosts=[HostReason(name=name, reason=reason) for name, reason in reasons.items()],
     )
 
 
-def _state(job: JobRecord, reasons: Mapping[str, str]) -> str:
+def _state(job: JobRecord, reasons: Mapping[str, str], doing: str | None) -> str:
     if job.current_status is Status.TODO:
         if not reasons:
             return "It waits, and there is no host."
         return "It waits: " + "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) + "."
     if job.current_status is Status.INIT:
-        return f"{job.host} makes its image and container ready."
+        return f"{job.host} is {doing.rstrip('.')}." if doing else f"{job.host} makes its image and container ready."
     if job.current_status is Status.RUNNING:
         return f"It runs on {job.host}."
     if job.error is not None:

@@ -159,10 +159,10 @@ class OldBatch(BaseModel):
 class HostLoad(BaseModel):
     """How busy a host is."""
 
-    mem: float
-    """Percent of its memory."""
-    cpu: float
-    """Percent of all its cores."""
+    mem: float | None
+    """Percent of its memory; null: not known, for only the host's Docker daemon can be reached."""
+    cpu: float | None
+    """Percent of all its cores; null: not known."""
     images: dict[str, int]
     """Running containers per image."""
 

@@ -77,7 +77,8 @@ class AbstractWrapper:
     docker_url: str | None = None
     """The image; tag `latest` unless given."""
     volumes: dict[str, dict[str, str]] | None = None
-    """Host paths in the container, in the docker SDK's form: {path: {"bind": path, "mode": "ro"}}."""
+    """Host paths in the container, in the docker SDK's form: {path: {"bind": path, "mode": "ro"}}; None: those of the
+    administrator's ORQAL_VOLUMES."""
     threads: float | None = None
     """Cores, enforced; None: all those of the host."""
     memory_in_gb: float | None = None

@@ -71,6 +71,7 @@ class Test(AbstractWrapper):
     """Does what its params say: prints `echo`, takes `time` seconds, exits with `exit_code`."""
 
     docker_url = "orqal/demo"
+    volumes: dict[str, dict[str, str]] = {}
     threads = 0.5
     memory_in_gb = 0.05
     network = "none"

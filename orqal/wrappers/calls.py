@@ -14,6 +14,7 @@ from typing import Any
 import pydantic_core
 from pydantic import TypeAdapter, ValidationError
 
+from orqal.settings import Settings
 from orqal.wrappers.base import AbstractWrapper, WrapperJob
 from orqal.wrappers.catalog import WrapperRef, explain
 from orqal.wrappers.limits import memory_limit
@@ -55,7 +56,7 @@ def prepare(ref: WrapperRef, job: WrapperJob, memory: int | None) -> Command | F
             asked = {
                 "image": image,
                 "cmd": cmd if isinstance(cmd, str) else list(cmd),
-                "volumes": wrapper.volumes or {},
+                "volumes": _default_volumes() if wrapper.volumes is None else wrapper.volumes,
                 "environment": {str(name): str(value) for name, value in (wrapper.environment or {}).items()},
                 "network": wrapper.network,
                 "working_dir": wrapper.working_dir,
@@ -91,6 +92,10 @@ def conclude(ref: WrapperRef, job: WrapperJob, cap: int, memory: int | None) -> 
             "Write large results to a file in the job's directory (create_dir = True)."
         )
     return encoded
+
+
+def _default_volumes() -> dict[str, dict[str, str]]:
+    return {path: {"bind": path, "mode": "ro" if read_only else "rw"} for path, read_only in Settings().volumes.items()}
 
 
 def _is_str(value: Any) -> bool:

@@ -68,6 +68,9 @@ class StandIn:
                 return job
         raise NotThere("there is no such job")
 
+    async def doing(self, job: JobRecord) -> str | None:
+        return f"pulling {HOSTILE}" if job.current_status is Status.INIT else None
+
     async def hosts(self) -> list[HostInfo]:
         hosts: list[HostInfo] = await self.scheduler("hosts")
         return hosts

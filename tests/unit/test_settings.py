@@ -30,6 +30,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert settings.api_url == ""
     numbers = {f.name: getattr(settings, f.name) for f in fields(Settings) if f.type in ("int", "float")}
     assert numbers == {
+        "pull_patience": 60,
         "keep_threads": 0,
         "keep_ram_gb": 0,
         "wrapper_timeout": 60,
@@ -38,6 +39,7 @@ def test_defaults(tmp_path: Path) -> None:
         "result_cap": 16 << 20,
         "pids_limit": 4096,
         "stop_grace": 5,
+        "host_lost_after": 60,
         "job_ttl": 604_800,
         "load_period": 3,
     }

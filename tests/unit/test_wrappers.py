@@ -72,6 +72,22 @@ def test_the_seed_s_example_runs_as_printed(tmp_path: Path) -> None:
     assert isinstance(result, bytes) and json.loads(result) == RABIN2_RESULT
 
 
+def test_who_says_nothing_of_volumes_gets_the_administrators(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORQAL_VOLUMES", "/scratch, /database:ro")
+    get_cmd = "def get_cmd(self, params): return 'x'\n"
+    silent, none, own = (
+        calls.prepare(ref_of(line + get_cmd), a_job(), MEMORY)
+        for line in ("", "volumes = {}\n", "volumes = {'/a': {'bind': '/b', 'mode': 'ro'}}\n")
+    )
+    assert isinstance(silent, Command) and isinstance(none, Command) and isinstance(own, Command)
+    assert silent.volumes == {
+        "/scratch": {"bind": "/scratch", "mode": "rw"},
+        "/database": {"bind": "/database", "mode": "ro"},
+    }
+    assert none.volumes == {}
+    assert own.volumes == {"/a": {"bind": "/b", "mode": "ro"}}
+
+
 def test_a_job_s_lines_are_those_of_the_whole_output(tmp_path: Path) -> None:
     (tmp_path / "long").write_bytes(b"a\r\n\xff\n")
     seen = a_job(outputs=(tmp_path / "long", "e\n"))

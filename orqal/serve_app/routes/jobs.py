@@ -87,7 +87,7 @@ async def explain_job(job_id: JobId, backend: Inside) -> Explanation:
     reasons: dict[str, str] = {}
     if job.current_status is Status.TODO:
         reasons = await backend.scheduler("reasons", job_id)
-    return explained(job, reasons)
+    return explained(job, reasons, await backend.doing(job))
 
 
 @router.get(

@@ -1,0 +1,211 @@
+"""A real registry for images (Debian's docker-registry), behind a gate that can be shut, slow, or hang."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+
+from examples.local_image import make_image
+
+USER, PASSWORD = "user", "secret"
+# As htpasswd -B writes it.
+_HTPASSWD = "user:$2b$04$Tti4LVbNNnKbj8X1Dx4Q3u/IskVFRPE3Ji.TI2DjUFWdAEj2r4aIO\n"
+_READY_WITHIN = 30
+_PIECE = 1 << 14
+
+
+class Gate:
+    """Hands connections on, in front of a server on this machine; for a daemon it is the server."""
+
+    def __init__(self, target: int, address: str = "127.0.0.1") -> None:
+        """`target`: the server's port."""
+        self._target = target
+        self._changed = threading.Condition()
+        self._left: int | None = None
+        self._open: set[socket.socket] = set()
+        self._listener: socket.socket | None = None
+        self.address = (address, 0)
+        self.unlock()
+
+    def unlock(self) -> None:
+        """Let everything through, as at first."""
+        self.limit(None)
+        if self._listener is None:
+            self._listener = socket.create_server(self.address)
+            self.address = self._listener.getsockname()
+            threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def limit(self, size: int | None) -> None:
+        """So many more bytes come from the server; then it hangs."""
+        with self._changed:
+            self._left = size
+            self._changed.notify_all()
+
+    def shut(self) -> None:
+        """Refuse connections, and break off those that there are."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            # A thread waits for it.
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+        with self._changed:
+            for connection in self._open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            self._changed.notify_all()
+
+    def empty(self, within: float = 20) -> bool:
+        """Whether all who had come have gone before the time, in seconds, is over."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._open, within)
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._target)) as server:
+            with self._changed:
+                self._open.add(client)
+            try:
+                threading.Thread(target=self._hand_on, args=(client, server, False), daemon=True).start()
+                self._hand_on(server, client, True)
+            finally:
+                with self._changed:
+                    self._open.discard(client)
+                    self._changed.notify_all()
+
+    def _hand_on(self, one: socket.socket, other: socket.socket, limited: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(_PIECE):
+                if limited and not self._may_pass(other, len(data)):
+                    break
+                other.sendall(data)
+        for end in one, other:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _may_pass(self, client: socket.socket, size: int) -> bool:
+        """Wait for room; False: the client has gone meanwhile."""
+        with self._changed:
+            while self._left is not None and self._left <= 0:
+                self._changed.wait(0.1)
+                if _has_gone(client):
+                    return False
+            if self._left is not None:
+                self._left -= size
+            return True
+
+
+def _has_gone(client: socket.socket) -> bool:
+    try:
+        return client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+class Registry:
+    """One that lets in who has the password."""
+
+    def __init__(self, folder: Path, port: int, gate: Gate) -> None:
+        self._folder, self._port, self.gate = folder, port, gate
+
+    @property
+    def name(self) -> str:
+        """What its images' names begin with."""
+        address, port = self.gate.address
+        return f"{address}:{port}"
+
+    def logins(self, password: str = PASSWORD) -> str:
+        """Docker's config.json of one who has logged in."""
+        auth = base64.b64encode(f"{USER}:{password}".encode()).decode()
+        return json.dumps({"auths": {self.name: {"auth": auth}}})
+
+    def push(self, name: str, megabytes: int = 1) -> str:
+        """Make an image that nobody has: it is in the registry, not in the engine, and has so much that does not
+        shrink."""
+        image = f"{self.name}/{name}"
+        with contextlib.closing(docker.from_env()) as client:
+            make_image(image, ("sh", "cat", "echo"), extra_files={"/data": os.urandom(megabytes << 20)}, client=client)
+            told = client.api.push(
+                image, stream=True, decode=True, auth_config={"username": USER, "password": PASSWORD}
+            )
+            errors = [line["error"] for line in told if "error" in line]
+            client.images.remove(image)
+        assert errors == []
+        return image
+
+    def fetched(self, image: str) -> int:
+        """How often the layer of an image was fetched."""
+        name = re.escape(image.split("/", 1)[1])
+        # An image's configuration is a blob too, of less than these digits.
+        return len(re.findall(rf'"GET /v2/{name}/blobs/\S+ HTTP/1.1" 200 \d{{6,}}', self.log))
+
+    @property
+    def log(self) -> str:
+        """What it has told of its visitors."""
+        return (self._folder / "log").read_text()
+
+
+@contextlib.contextmanager
+def a_registry(address: str = "127.0.0.1") -> Iterator[Registry]:
+    """One that runs. Its gate is at this address of this machine."""
+    folder = Path(tempfile.mkdtemp(prefix="orqal-registry-"))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    (folder / "htpasswd").write_text(_HTPASSWD)
+    config = {
+        "version": 0.1,
+        "log": {"level": "error"},
+        "storage": {"filesystem": {"rootdirectory": f"{folder}/data"}},
+        "http": {"addr": f"127.0.0.1:{port}", "relativeurls": True},
+        "auth": {"htpasswd": {"realm": "orqal", "path": f"{folder}/htpasswd"}},
+    }
+    (folder / "config.yml").write_text(json.dumps(config))  # YAML is a superset of JSON
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(["docker-registry", "serve", folder / "config.yml"], stdout=log, stderr=log)
+    gate = Gate(port, address)
+    try:
+        _await_answer(port, process)
+        yield Registry(folder, port, gate)
+    finally:
+        gate.shut()
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder)
+
+
+def missing() -> str | None:
+    """Why there can be no registry here; None: there can."""
+    return None if shutil.which("docker-registry") else "needs docker-registry; run `bash scripts/cluster_tools.sh`"
+
+
+def _await_answer(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _READY_WITHIN
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline or process.poll() is not None:
+                raise
+            time.sleep(0.05)

@@ -1,0 +1,81 @@
+"""Processes that write a store until they are killed: what the tests of that run in children."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from orqal.actors.journal import Journal
+from orqal.models import ErrorType, JobRecord, Output, Status, now
+from orqal.store import SqliteStore, Submission
+
+CLIENTS = 4
+"""Who write at once: the journal puts what they write together."""
+GROUP = 3
+"""Jobs of one submission."""
+DOOMED = "doomed"
+"""The app of jobs that fail and are deleted; no other job is."""
+
+
+def output_of(job: str) -> Output:
+    """The one output that a job may have: of up to 80 kB, so that the log of SQLite is often written back."""
+    chance = random.Random(job)
+    return Output(stdout=job * chance.choice([1, 10, 3_000]), stderr=job[::-1], result={"job": job})
+
+
+def open_and_close(path: Path, told: Connection) -> None:
+    """Open a store, which makes or upgrades it."""
+    told.send("ready")
+    SqliteStore(path).close()
+    told.send("opened")
+
+
+def write_forever(path: Path, round_number: int, told: Connection) -> None:
+    """Insert, update and delete; what has been done is told once the journal says that it is on disk."""
+    told.send("ready")
+    asyncio.run(_write(path, round_number, told))
+
+
+async def _write(path: Path, round_number: int, told: Connection) -> None:
+    store = SqliteStore(path)
+    journal = Journal(store)
+    clients: list[Awaitable[None]] = [
+        _client(journal, f"{round_number:08x}{client:02x}", told) for client in range(CLIENTS)
+    ]
+    await asyncio.gather(*clients, _deleter(store, journal, f"{round_number:08x}ff", told))
+
+
+async def _client(journal: Journal, prefix: str, told: Connection) -> None:
+    for number in range(1 << 24):
+        group = [_job(f"{prefix}{number:012x}{part:02x}", "A", f"{prefix}{number}") for part in range(GROUP)]
+        await journal.insert(
+            Submission(
+                at=now(),
+                jobs=group,
+                members=[(job.batch, job.id) for job in group if job.batch],
+                documents=[(f"{prefix}{number}", place, job.id) for place, job in enumerate(group, 1)],
+            )
+        )
+        told.send(("inserted", [job.id for job in group]))
+        running = group[0].model_copy(update={"current_status": Status.RUNNING, "host": "h"})
+        await journal.update(running)
+        told.send(("running", running.id))
+        ended = running.model_copy(update={"exit_code": 0}).exited()
+        await journal.update(ended, output_of(ended.id))
+        told.send(("exited", ended.id))
+
+
+async def _deleter(store: SqliteStore, journal: Journal, prefix: str, told: Connection) -> None:
+    for number in range(1 << 24):
+        job = _job(f"{prefix}{number:014x}", DOOMED, None).model_copy(update={"host": "h"})
+        await journal.insert(Submission(at=now(), jobs=[job]))
+        await journal.update(job.failed(ErrorType.TIMEOUT, "too long"), output_of(job.id))
+        deleted = await journal.apart(store.delete_ended, 10, None, Status.ERROR)
+        told.send(("deleted", deleted))
+
+
+def _job(job_id: str, app: str, batch: str | None) -> JobRecord:
+    return JobRecord(id=job_id, app=app, batch=batch, input={"of": job_id}, ctime=now())
