@@ -336,6 +336,9 @@ class HostInfo(BaseModel):
     ram_gb: float = 0
     threads_in_use: float = 0
     ram_gb_in_use: float = 0
+    threads_of_others: float = 0
+    """What Ray programs that are not Orqal hold of it."""
+    ram_gb_of_others: float = 0
     jobs: int = 0
     """Jobs that hold a lease on it."""
     load: Load = Field(default_factory=Load)

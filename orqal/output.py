@@ -142,8 +142,18 @@ def listing(directory: Path) -> list[str]:
     return sorted(name.encode("utf-8", "replace").decode("utf-8") for name in names)
 
 
-def read_piece(directory: Path, name: str, offset: int, size: int) -> tuple[bytes, int]:
-    """A piece of a file of a job's directory, and the size of the whole file, in bytes.
+class Piece(NamedTuple):
+    """A part of a file, and what the whole file is at that moment."""
+
+    data: bytes
+    size: int
+    """Bytes of the whole file."""
+    modified: int
+    """When the file was last written to, in ns of its file system's clock."""
+
+
+def read_piece(directory: Path, name: str, offset: int, size: int) -> Piece:
+    """Up to `size` bytes of a file of a job's directory.
 
     FileNotFoundError: there is no such regular file below the directory, or a link is on the way to it.
     """
@@ -161,7 +171,7 @@ def read_piece(directory: Path, name: str, offset: int, size: int) -> tuple[byte
         state = os.fstat(file)
         if not stat.S_ISREG(state.st_mode):
             raise FileNotFoundError(name)
-        return os.pread(file, size, offset), state.st_size
+        return Piece(os.pread(file, size, offset), state.st_size, state.st_mtime_ns)
     finally:
         os.close(file)
 

@@ -485,6 +485,36 @@ def test_a_file_is_downloaded_with_the_token_and_appears_when_complete(server: S
     assert job.download("a b#.txt", tmp_path / "other").name == "other"
 
 
+def test_a_download_that_breaks_goes_on_where_it_was(
+    server: StandInServer, tmp_path: Path, pauses: list[float]
+) -> None:
+    etag = {"etag": '"1"'}
+    server.answers[f"GET job/{A}/download/f"] = [
+        Reply(b"one ", breaks=True, headers=etag),
+        Reply(b"away", 503),
+        Reply(b"two ", 206, breaks=True, headers=etag),
+        Reply(b"three", 206, headers=etag),
+    ]
+    assert Job(A).download("f", tmp_path).read_bytes() == b"one two three"
+    asked = [(request.headers.get("range"), request.headers.get("if-range")) for request in server.requests]
+    assert asked == [(None, None), ("bytes=4-", '"1"'), ("bytes=4-", '"1"'), ("bytes=8-", '"1"')]
+    assert len(pauses) == 3
+
+
+def test_a_file_that_has_changed_meanwhile_is_downloaded_anew(
+    server: StandInServer, tmp_path: Path, pauses: list[float]
+) -> None:
+    server.answers[f"GET job/{A}/download/f"] = [
+        Reply(b"a longer one", breaks=True, headers={"etag": '"1"'}),
+        Reply(b"another", headers={"etag": '"2"'}),
+    ]
+    assert Job(A).download("f", tmp_path).read_bytes() == b"another"
+    server.answers[f"GET job/{A}/download/f"] = [Reply(b"half", breaks=True, headers={"etag": '"1"'}), Reply(b"", 404)]
+    with pytest.raises(NotFound):
+        Job(A).download("f", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
 def test_logs_are_text_even_where_a_character_is_cut(server: StandInServer) -> None:
     euro = "€".encode()
     server.answers[f"GET job/{A}/logs"] = frame(1, euro[:1]) + frame(2, b"\xff!") + frame(1, euro[1:])

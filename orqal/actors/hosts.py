@@ -22,8 +22,6 @@ from orqal.settings import Settings
 
 log = logging.getLogger("orqal.hosts")
 
-CONTENDED_FOR = 2.0
-"""Seconds for which a host gets no work after Ray refused resources there that we count as free."""
 SLEEPS_AFTER = 5.0
 """Seconds without work after which a host that an autoscaler may take away sleeps."""
 ANSWER_WITHIN = 5.0
@@ -40,15 +38,16 @@ class KnownHost:
     on_head: bool
     drained: bool = False
     """Its administrator wants it to get no more work."""
-    contended_until: float = 0.0
+    contended: bool = False
+    """Ray refused resources there that we count as free, and it is not known yet what others hold."""
     busy: float = field(default_factory=time.monotonic)
     """When it was last seen with a job."""
     asleep: bool = False
     """Its actor was ended, so that Ray sees an idle node, which its autoscaler may take away."""
 
-    def reopen(self, moment: float) -> None:
-        """It gets work if its daemon answers and nobody else holds what we count as free."""
-        self.counted.open = self.info.state == "ready" and not self.drained and self.contended_until <= moment
+    def reopen(self) -> None:
+        """It gets work if its daemon answers and it is known what of it is free."""
+        self.counted.open = self.info.state == "ready" and not self.drained and not self.contended
 
 
 class Hosts:
@@ -184,21 +183,33 @@ class Hosts:
 
     def reopen(self, host: KnownHost) -> None:
         """It may get work again."""
-        host.reopen(time.monotonic())
+        host.reopen()
         self._changed()
 
     def contended(self, host: KnownHost) -> None:
-        """Ray refused what we count as free there: it gets no work for a while."""
-        host.contended_until = time.monotonic() + CONTENDED_FOR
-        host.reopen(time.monotonic())
-        asyncio.get_running_loop().call_later(CONTENDED_FOR, self.reopen, host)
+        """Ray refused what we count as free there: it gets no work until `others_hold` tells what is."""
+        host.contended = True
+        host.reopen()
+
+    def others_hold(self, host: KnownHost, ours: Resources, free: Resources) -> None:
+        """What is neither ours nor free is held by other Ray programs."""
+        others = host.counted.capacity.minus(ours).minus(free)
+        others = Resources(max(0, others.threads), max(0, others.ram))
+        if host.contended or others != host.counted.others:
+            host.counted.others, host.contended = others, False
+            self.reopen(host)
 
     async def drain(self, host: KnownHost) -> None:
         """It gets no more work, until `undrain`, also after a restart."""
         self._drained.add(host.info.name)
         await asyncio.to_thread(self._write_drained)
         host.drained = True
-        host.reopen(time.monotonic())
+        host.reopen()
+
+    def dismiss(self, host: KnownHost) -> None:
+        """It gets no more work; what comes back under its name does."""
+        host.drained = True
+        host.reopen()
 
     async def undrain(self, host: KnownHost) -> None:
         """It gets work again."""
@@ -217,10 +228,12 @@ class Hosts:
     @staticmethod
     def described(host: KnownHost, jobs: int) -> HostInfo:
         """It, with what is in use of it now; `jobs`: how many it has."""
-        used = host.counted.used.to_ray()
+        used, others = host.counted.used.to_ray(), host.counted.others.to_ray()
         update: dict[str, Any] = {
             "threads_in_use": used.get("threads", 0),
             "ram_gb_in_use": used.get("ram_gb", 0),
+            "threads_of_others": others.get("threads", 0),
+            "ram_gb_of_others": others.get("ram_gb", 0),
             "jobs": jobs,
         }
         if host.drained and host.info.state == "ready":

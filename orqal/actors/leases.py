@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -41,6 +43,25 @@ class Leases:
 
     def __init__(self) -> None:
         self._idle: list[Lease] = []
+        self._held: dict[str, Lease] = {}
+        self._changed: dict[str, float] = {}
+        self._coming: set[str] = set()
+
+    def held(self, node_id: str) -> Resources:
+        """What Ray has given us of a node."""
+        total = Resources(0, 0)
+        for lease in self._held.values():
+            if lease.node_id == node_id:
+                total = total.plus(lease.resources)
+        return total
+
+    def unchanged(self, node_id: str, since: float) -> bool:
+        """True when nothing of a node was asked for or given back since then, by the monotonic clock."""
+        return self._changed.get(node_id, 0.0) < since
+
+    def at_hand(self) -> set[str]:
+        """The names of those that nobody holds: the idle ones, and those that are just being got."""
+        return {lease.name for lease in self._idle} | self._coming
 
     def take(self, node_id: str, resources: Resources) -> Lease | None:
         """A lease of exactly this kind that nobody uses any more, if there is one."""
@@ -53,6 +74,8 @@ class Leases:
     async def create(self, node_id: str, resources: Resources) -> Lease:
         """A new lease. Contended: Ray did not give it in time."""
         name = f"{PREFIX}{uuid.uuid4().hex[:12]}"
+        self._changed[node_id] = time.monotonic()
+        self._coming.add(name)
         group = placement_group(
             [resources.to_ray()],
             name=name,
@@ -65,7 +88,14 @@ class Leases:
         except asyncio.TimeoutError:
             remove_placement_group(group)
             raise Contended from None
-        return Lease(name, node_id, resources, group)
+        finally:
+            self._changed[node_id] = time.monotonic()
+            self._coming.discard(name)
+        return self._hold(Lease(name, node_id, resources, group))
+
+    def _hold(self, lease: Lease) -> Lease:
+        self._held[lease.name] = lease
+        return lease
 
     def free(self, lease: Lease) -> None:
         """The job has ended: the lease is there for the next of its kind, until `drop_idle`."""
@@ -75,13 +105,14 @@ class Leases:
         """Give back to Ray what nobody took."""
         for lease in self._idle:
             remove_placement_group(lease.group)
+            del self._held[lease.name]
+            self._changed[lease.node_id] = time.monotonic()
         self._idle.clear()
 
-    @staticmethod
-    def adopt(name: str, node_id: str, resources: Resources) -> Lease | None:
+    def adopt(self, name: str, node_id: str, resources: Resources) -> Lease | None:
         """The lease of this name from before a restart; None: it is gone."""
         try:
-            return Lease(name, node_id, resources, get_placement_group(name))
+            return self._hold(Lease(name, node_id, resources, get_placement_group(name)))
         except ValueError:
             return None
 
@@ -89,10 +120,24 @@ class Leases:
     def drop_strays(keep: Iterable[str]) -> None:
         """Give back the leases of before a restart that no running job holds."""
         names = set(keep)
-        for group in placement_group_table().values():
-            name = group["name"]
-            if name.startswith(PREFIX) and name not in names and group["state"] != "REMOVED":
-                remove_placement_group(get_placement_group(name))
+        for name in groups():
+            if name not in names:
+                drop(name)
+
+
+def groups() -> dict[str, str]:
+    """All leases that Ray knows of, whoever holds them: name -> state of the placement group."""
+    return {
+        group["name"]: group["state"]
+        for group in placement_group_table().values()
+        if group["name"].startswith(PREFIX) and group["state"] != "REMOVED"
+    }
+
+
+def drop(name: str) -> None:
+    """Give the lease of this name back to Ray, if there is one."""
+    with contextlib.suppress(ValueError):
+        remove_placement_group(get_placement_group(name))
 
 
 async def _ready(group: Any) -> None:

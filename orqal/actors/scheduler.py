@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 import ray
+from ray._private.state import available_resources_per_node
 from ray.exceptions import RayError
 
 from orqal.actors.apps import Apps
@@ -19,14 +20,15 @@ from orqal.actors.host import HostReport
 from orqal.actors.hosts import Hosts
 from orqal.actors.intake import Intake, Taken
 from orqal.actors.journal import Journal
-from orqal.actors.leases import Leases
+from orqal.actors.leases import Leases, drop
 from orqal.actors.ledger import Ledger
-from orqal.actors.messages import Started
+from orqal.actors.messages import InHand, Started
 from orqal.actors.names import log_to_ray
 from orqal.actors.tasks import Tasks
 from orqal.actors.waiting import Waiting, line
 from orqal.docker_engine import ContainerKey
-from orqal.models import AppInfo, Change, ErrorType, HostInfo, JobRecord, JobSpec, Status
+from orqal.doctor import StoredJob, is_over
+from orqal.models import AppInfo, Change, ErrorType, HostInfo, JobRecord, JobSpec, Resources, Status
 from orqal.scheduling import demand, impossible, place, why_not
 from orqal.scheduling.placement import PATIENCE
 from orqal.settings import Settings
@@ -36,6 +38,8 @@ log = logging.getLogger("orqal.scheduler")
 
 NODE_PERIOD = 1.0
 """Seconds between looks at Ray's list of nodes."""
+SETTLES = 0.5
+"""Seconds after which Ray's own count of what is free has in it what we took and gave back."""
 AT_ONCE = 1_000
 """Jobs that are cancelled at a time: their records are in memory meanwhile."""
 
@@ -55,10 +59,11 @@ class Scheduler:
         self._apps = Apps(self._settings)
         self._hosts = Hosts(self._settings, cluster, self._wake.set)
         self._waiting = Waiting(self._apps, self._ledger, self._wake.set)
+        self._leases = Leases()
         self._attempts = Attempts(
             apps=self._apps,
             hosts=self._hosts,
-            leases=Leases(),
+            leases=self._leases,
             waiting=self._waiting,
             journal=self._journal,
             changes=self._changes,
@@ -190,6 +195,21 @@ class Scheduler:
         jobs = self._attempts.per_host()
         return [self._hosts.described(host, jobs[host.info.name]) for host in self._hosts]
 
+    async def in_hand(self) -> InHand:
+        """What the doctor has to know of the work that is under way."""
+        return InHand(self._attempts.in_hand(), frozenset(self._ledger.writing), self._attempts.leases())
+
+    async def mend(self, node_id: str | None, containers: Sequence[ContainerKey], leases: Sequence[str]) -> None:
+        """Let go of what the doctor found left over: of these containers on a host, those of attempts of which all is
+        in the store; of these leases, those that nobody holds."""
+        if (host := self._hosts.of_node(node_id or "")) is not None:
+            records = await asyncio.to_thread(self._store.get_many, [key.job for key in containers])
+            stored = {job: StoredJob(record.current_status, record.attempt) for job, record in records.items()}
+            over = [key for key in containers if is_over(key, stored.get(key.job))]
+            self._attempts.found(host, over)
+        for name in set(leases) - self._attempts.leases():
+            await asyncio.to_thread(drop, name)
+
     async def wake(self, name: str) -> None:
         """See that a host's actor runs, if there is such a host."""
         if (host := self._hosts.get(name)) is not None:
@@ -210,6 +230,16 @@ class Scheduler:
         if host is None:
             return None
         await self._hosts.drain(host)
+        if now:
+            self._attempts.evict(host)
+        return self._hosts.described(host, self._attempts.per_host()[name])
+
+    async def dismiss(self, name: str, now: bool = False) -> HostInfo | None:
+        """Give a host no more work as long as it is there: it is about to leave. Otherwise as `drain`."""
+        host = self._hosts.get(name)
+        if host is None:
+            return None
+        self._hosts.dismiss(host)
         if now:
             self._attempts.evict(host)
         return self._hosts.described(host, self._attempts.per_host()[name])
@@ -246,6 +276,7 @@ class Scheduler:
                     self._attempts.resume_on(host)
                     self._tasks.spawn(self._hosts.ask(host))
                     self._tasks.spawn(self._cleaning.sweep(host.info.name, host.actor))
+                await self._look_at_others()
                 await self._attempts.give_up_orphans()
                 growth = self._hosts.growth
                 await growth.ask(demand(self._waiting.queue, growth.types, self._attempts.resources()))
@@ -253,6 +284,15 @@ class Scheduler:
             except Exception:
                 log.exception("looking at the nodes failed")
             await asyncio.sleep(NODE_PERIOD)
+
+    async def _look_at_others(self) -> None:
+        """See what other Ray programs hold."""
+        before = time.monotonic()
+        free = await asyncio.to_thread(available_resources_per_node)
+        for host in self._hosts:
+            node = host.info.node_id
+            if node in free and self._leases.unchanged(node, since=before - SETTLES):
+                self._hosts.others_hold(host, self._leases.held(node), Resources.from_ray(free[node]))
 
     async def _dispatch_forever(self) -> None:
         while True:

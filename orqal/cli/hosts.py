@@ -48,6 +48,12 @@ def _tell(host: dict[str, Any], json: bool) -> None:
         out().print(f"{host['name']} is {host['state']}{left}.", markup=False)
 
 
+def _others(host: dict[str, Any], resource: str) -> str:
+    """What other Ray programs hold, if anything."""
+    amount = host.get(f"{resource}_of_others", 0)
+    return f", {amount:.3g} others'" if amount else ""
+
+
 def hosts_table(hosts: list[dict[str, Any]]) -> Table:
     """A table of hosts for people."""
     labelled = any(host.get("labels") for host in hosts)
@@ -58,8 +64,8 @@ def hosts_table(hosts: list[dict[str, Any]]) -> Table:
             cell(host["name"], "bold"),
             cell(host["state"], _COLOURS.get(host["state"], "red")),
             str(host.get("jobs", 0)),
-            f"{host.get('threads_in_use', 0):g} of {host.get('threads', 0):g}",
-            f"{host.get('ram_gb_in_use', 0):.3g} of {host.get('ram_gb', 0):.3g}",
+            f"{host.get('threads_in_use', 0):g} of {host.get('threads', 0):g}{_others(host, 'threads')}",
+            f"{host.get('ram_gb_in_use', 0):.3g} of {host.get('ram_gb', 0):.3g}{_others(host, 'ram_gb')}",
             *("?" if (busy := load.get(part)) is None else f"{busy:.0f}%" for part in ("cpu", "mem")),
             cell(host.get("docker_version")),
             *[cell(" ".join(f"{key}={value}" for key, value in (host.get("labels") or {}).items()))] * labelled,

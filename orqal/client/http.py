@@ -249,12 +249,29 @@ class Client:
                 patience.fail(error)
 
     def download(self, id: str, name: str, to: Path) -> Path:
-        """Save a file of the job's directory as `to`, which appears when it is complete."""
+        """Save a file of the job's directory as `to`, which appears when it is complete. When the connection breaks, it
+        goes on where it was."""
         partial = to.with_name(f".{to.name}.part")
+        patience = Patience(self)
+        headers: dict[str, str] = {}
         try:
-            with self._stream("GET", download_path(id, name)) as response, partial.open("wb") as file:
-                for chunk in response.iter_bytes():
-                    file.write(chunk)
+            with partial.open("wb") as file:
+                while True:
+                    try:
+                        with self._stream("GET", download_path(id, name), headers=headers) as response:
+                            if response.status_code != 206:  # all of it, perhaps because it has changed
+                                file.seek(0)
+                                file.truncate()
+                            headers = {"if-range": response.headers.get("etag", "")}
+                            for chunk in response.iter_bytes():
+                                patience.renew()
+                                file.write(chunk)
+                        break
+                    except (ServerUnreachable, RequestFailed) as error:
+                        if not headers.get("if-range"):
+                            raise
+                        patience.fail(error)
+                        headers["range"] = f"bytes={file.tell()}-"
             partial.replace(to)
         finally:
             partial.unlink(missing_ok=True)
@@ -280,6 +297,11 @@ class Client:
     def undrain(self, host: str) -> dict[str, Any]:
         """Give a host work again: the host."""
         return dict(self._json("POST", f"hosts/{quote(host, safe='')}/undrain"))
+
+    def doctor(self, *, fix: bool = False) -> dict[str, Any]:
+        """What is wrong with the cluster, as doctor.Checkup in JSON. `fix`: what can be mended without harm is."""
+        method, path = ("POST", "doctor/fix") if fix else ("GET", "doctor")
+        return dict(self._json(method, path, timeout=CLEANING))
 
     def services(self) -> list[str]:
         """The names of the apps."""

@@ -13,10 +13,14 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
+from ray.experimental.internal_kv import _internal_kv_put
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orqal.actors.names import NAMESPACE, SCHEDULER, host_actor_name, scheduler
+from orqal import __version__
+from orqal.actors.names import NAMESPACE, SCHEDULER, host_actor, host_actor_name, scheduler
 from orqal.actors.scheduler import Scheduler
+from orqal.cluster.gate import KEYS, VERSION
 from orqal.cluster.processes import MARK, NODE_MARK
 from orqal.docker_engine import Engine
 from orqal.metering import Cgroups
@@ -24,6 +28,8 @@ from orqal.models import HostInfo
 from orqal.settings import Settings
 
 READY_WITHIN = 90.0
+TIDY_WITHIN = 20.0
+"""Seconds in which the containers of a host that leaves are removed."""
 _LOOK_EVERY = 0.1
 
 
@@ -47,6 +53,7 @@ def deploy(cluster: str, address: str, port: int) -> None:
         .remote(cluster)
     )
     ray.get(actor.apps.remote())
+    _internal_kv_put(VERSION, __version__.encode(), overwrite=True, namespace=KEYS)  # who joins looks at it
     serve.start(proxy_location="HeadOnly", http_options={"host": address, "port": port})
     serve.run(app, name="orqal", route_prefix="/", blocking=False)
     _await(lambda: ray.get(actor.ready.remote()), "no host takes work")
@@ -58,22 +65,41 @@ def cancel() -> None:
 
 
 def joined(name: str) -> None:
-    """Wait until the host of this name takes work; it is refused if there are two."""
+    """Wait until the host of this name takes work, or would if it were not drained; it is refused if there are two."""
     if sum(node["Alive"] and node["NodeName"] == name for node in ray.nodes()) > 1:
         sys.exit(f"the cluster has a host {name} already: choose another name (--name)")
-    actor = scheduler()
+    actor = _scheduler_soon()
 
     def ready() -> bool:
-        return any(host.name == name and host.state == "ready" for host in _hosts(actor))
+        return any(host.name == name and host.state in ("ready", "draining", "drained") for host in _hosts(actor))
 
     _await(ready, f"the host {name} does not take work")
 
 
+def _scheduler_soon() -> Any:
+    """The Scheduler; where a launcher starts all machines at once, it may still be on its way."""
+    deadline = time.monotonic() + READY_WITHIN
+    while True:
+        try:
+            return scheduler()
+        except ValueError:
+            if time.monotonic() > deadline:
+                sys.exit(f"the head has had no Scheduler for {READY_WITHIN:g} s: is Orqal up there?")
+            time.sleep(_LOOK_EVERY)
+
+
 def leave(name: str, now: str) -> None:
-    """Drain a host and wait until no job runs there."""
+    """Have a host end its jobs, and wait until none runs there and their containers have gone."""
     actor = scheduler()
-    ray.get(actor.drain.remote(name, now == "now"))
-    while any(host.name == name and host.jobs for host in _hosts(actor)):
+    while (host := ray.get(actor.dismiss.remote(name, now == "now"))) is not None and host.jobs:
+        time.sleep(_LOOK_EVERY)
+    deadline = time.monotonic() + TIDY_WITHIN
+    while host is not None and time.monotonic() < deadline:
+        try:
+            if ray.get(host_actor(host.node_id).is_empty.remote(), timeout=TIDY_WITHIN):
+                return
+        except (RayError, ValueError):
+            return  # its daemon or its actor is gone: they go when the host is back
         time.sleep(_LOOK_EVERY)
 
 
@@ -132,7 +158,10 @@ def _await(condition: Callable[[], bool], otherwise: str) -> None:
     while not condition():
         if time.monotonic() > deadline:
             states = [f"{host.name}: {host.state}" for host in _hosts(scheduler())]
-            sys.exit(f"{otherwise} after {READY_WITHIN:g} s: {', '.join(states) or 'there is no host'}")
+            sys.exit(
+                f"{otherwise} after {READY_WITHIN:g} s: {', '.join(states) or 'there is no host'}. If a firewall is "
+                "between the cluster's machines: each must reach all TCP ports of the others"
+            )
         time.sleep(_LOOK_EVERY)
 
 

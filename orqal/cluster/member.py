@@ -41,22 +41,30 @@ def join(
     name = name or (daemon.name if docker_host is not None else socket.gethostname())
     if name in processes.nodes(home_id(settings)):
         raise ClusterError(f"the host {name} runs here already; `orqal leave {name}` stops it, --name gives another")
-    if token is not None:
-        write_secret(settings.ray_token_path, token)
-    if not settings.ray_token_path.exists():
+    if token is None and not settings.ray_token_path.exists():
         raise ClusterError(
             f"to join a cluster one needs its token: copy the head's file {settings.ray_token_path.name} to "
             f"{settings.ray_token_path}, or give it as ORQAL_JOIN_TOKEN"
         )
     address = _own_address(head)
     processes.stop(home_id(settings), name)  # what is left of a node whose head has gone
+    report(f"Asking the head at {head}")
+    _ask(settings, head, token)
+    if token is not None:
+        write_secret(settings.ray_token_path, token)
     settings.jobs_dir.mkdir(parents=True, exist_ok=True)
     environ = node.ray_environment(settings, name, head)
     try:
         report(f"Joining {head} as {name}: {offered['threads']:g} threads and {offered['ram_gb']:g} GB for jobs")
-        node.start_worker(
-            settings, environ, head=head, name=name, address=address, offered=offered, labels=labels or {}
-        )
+        try:
+            node.start_worker(
+                settings, environ, head=head, name=name, address=address, offered=offered, labels=labels or {}
+            )
+        except ClusterError as error:
+            raise ClusterError(
+                f"{error}\nThe head answers at {head}; does it reach {address}? If a firewall is between the cluster's "
+                "machines: each must reach all TCP ports of the others."
+            ) from error
         report("Waiting until it gets work")
         _drive(settings, environ, "joining", "joined", name)
     except BaseException:
@@ -96,6 +104,14 @@ def leave(settings: Settings, name: str | None = None, *, now: bool = False, rep
     report("Stopping its Ray node")
     _stop(settings, name)
     return name
+
+
+def _ask(settings: Settings, head: str, token: str | None) -> None:
+    """ClusterError: the head does not let us in."""
+    environ = node.driver_environment(settings, head) | {"RAY_BACKEND_LOG_LEVEL": "fatal"}
+    if token is not None:
+        environ["RAY_AUTH_TOKEN"] = token
+    run([sys.executable, "-m", "orqal.cluster.gate", head], settings, "joining", environ)
 
 
 def _drive(settings: Settings, environ: Mapping[str, str], doing: str, *command: str) -> None:

@@ -21,6 +21,8 @@ class Host:
     id: str
     capacity: Resources
     used: Resources = field(default_factory=lambda: Resources(0, 0))
+    others: Resources = field(default_factory=lambda: Resources(0, 0))
+    """What programs that are not Orqal hold of it, by way of Ray."""
     open: bool = True
     """False: it gets no new work."""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -31,8 +33,8 @@ class Host:
 
     @property
     def room(self) -> Resources:
-        """What is not in use."""
-        return self.capacity.minus(self.used)
+        """What is not in use; less than nothing, if others took what was about to be ours."""
+        return self.capacity.minus(self.used).minus(self.others)
 
     def request(self, shape: Shape) -> Resources:
         """What a job of this shape gets here: None is all that the host has."""
@@ -110,7 +112,12 @@ def why_not(shape: Shape, host: Host) -> str | None:
     if not host.open:
         return "it gets no work now"
     if not asked.fits(room):
-        return f"no room now: {_words(room)} of {_words(host.capacity)} are free, and the job asks for {_words(asked)}"
+        others = f" (other Ray programs hold {_words(host.others)})" if any(host.others) else ""
+        free = Resources(max(0, room.threads), max(0, room.ram))
+        return (
+            f"no room now: {_words(free)} of {_words(host.capacity)} are free{others}, and the job asks for "
+            f"{_words(asked)}"
+        )
     return None
 
 

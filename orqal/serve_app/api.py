@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from orqal import __version__
 from orqal.serve_app import routes
-from orqal.serve_app.backend import Backend, NotThere
+from orqal.serve_app.backend import Away, Backend, NotThere
 from orqal.serve_app.documents import BadDocument
 from orqal.serve_app.flow import AtReplica
 from orqal.serve_app.guard import Guard
@@ -54,6 +54,7 @@ def build() -> FastAPI:
     api.add_middleware(Guard, token=settings.token, no_token=settings.no_token)
     api.add_middleware(AtReplica)
     api.add_exception_handler(NotThere, _not_there)
+    api.add_exception_handler(Away, _away)
     api.add_exception_handler(BadDocument, _bad_document)
     api.add_exception_handler(RayActorError, _restarting)
     api.add_exception_handler(RayTaskError, _inside)
@@ -69,6 +70,10 @@ async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
 
 async def _not_there(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, 404)
+
+
+async def _away(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, 503)
 
 
 async def _bad_document(request: Request, error: Exception) -> JSONResponse:

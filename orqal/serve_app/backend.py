@@ -17,6 +17,7 @@ from orqal.actors.logs import NoReader
 from orqal.docker_engine import STDERR, STDOUT, Frame, frames
 from orqal.models import Change, HostInfo, JobRecord, Status
 from orqal.output import NAMES
+from orqal.serve_app.files import JobFile
 from orqal.serve_app.views import Missed
 from orqal.settings import Settings
 from orqal.store import Store, open_store
@@ -42,6 +43,10 @@ STREAMS = {STDOUT: "stdout", STDERR: "stderr"}
 
 class NotThere(Exception):
     """What was asked for does not exist; the message is for the user."""
+
+
+class Away(Exception):
+    """What was asked for is on a host that is not there now; the message is for the user."""
 
 
 class Backend:
@@ -227,10 +232,11 @@ class Backend:
             return
 
     async def _stored(self, record: JobRecord, stream: int, start: int) -> AsyncIterator[bytes]:
-        """From byte `start` on, of an output that is complete."""
+        """From byte `start` on, of an output that is complete. Away: it is a file, and its host is away."""
         if STREAMS[stream] in record.truncated:
             with contextlib.suppress(NotThere):
-                async for piece in self.file(record, NAMES[stream], start):
+                file = await self.file(record, NAMES[stream])
+                async for piece in file.pieces(start, file.size):
                     yield piece
             return
         output = await self.read(self.store.output, record.id)
@@ -238,19 +244,24 @@ class Backend:
         if data:
             yield data
 
-    async def file(self, record: JobRecord, name: str, offset: int = 0) -> AsyncGenerator[bytes, None]:
-        """A file of a job's directory, in pieces. NotThere: no such file, or its host is away."""
-        host = await self._host(record)
-        while True:
-            piece = await host.read_file.remote(record.id, name, offset)
-            if piece is None:
-                raise NotThere(f"the job {record.id} has no file {name!r}")
-            data, size = piece
-            if data:
-                yield data
-            offset += len(data)
-            if not data or offset >= size:
-                return
+    async def file(self, record: JobRecord, name: str) -> JobFile:
+        """A file of a job's directory: from the job's host or, while that is away, from one that sees the same
+        directory. NotThere: no such file. Away: the host is away, and no other has the file."""
+        hosts = await self.hosts()
+        own = [host for host in hosts if host.name == record.host]
+        for info in own or hosts:
+            with contextlib.suppress(RayActorError, ValueError):  # it goes away at this moment
+                host = await self.actor(info) if own else names.host_actor(info.node_id)
+                if file := await JobFile.found(host, record.id, name):
+                    return file
+                if own:
+                    raise NotThere(f"the job {record.id} has no file {name!r}")
+        if record.host is None:
+            raise NotThere(f"the job {record.id} has no file {name!r}: no host has run it")
+        raise Away(
+            f"the host {record.host} is away, and the files of the job {record.id} are there: they can be had again "
+            "when it is back (`orqal hosts`)"
+        )
 
     async def doing(self, record: JobRecord) -> str | None:
         """What the host of a job does before its container runs, in words; None: that is over, or it does not tell."""
@@ -268,7 +279,7 @@ class Backend:
     async def overview(self, host: HostInfo) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """What a host's daemon says of itself, and of Orqal's running containers; empty while it does not answer."""
         try:
-            call = (await self._actor(host)).overview.remote()
+            call = (await self.actor(host)).overview.remote()
             overview: tuple[dict[str, Any], list[dict[str, Any]]] = await asyncio.wait_for(
                 _answer(call), OVERVIEW_WITHIN
             )
@@ -280,7 +291,7 @@ class Backend:
     async def clean_directories(self) -> AsyncIterator[str]:
         """Remove the directories on all hosts whose jobs are gone: their names, as they go."""
         for info in await self.hosts():
-            host = await self._actor(info)
+            host = await self.actor(info)
             for part in _slices(await host.directories.remote()):
                 there = await self.read(self.store.get_many, part)
                 for name in await host.remove_directories.remote([name for name in part if name not in there]):
@@ -289,10 +300,10 @@ class Backend:
     async def _host(self, record: JobRecord) -> Any:
         for host in await self.hosts():
             if host.name == record.host:
-                return await self._actor(host)
+                return await self.actor(host)
         raise NotThere(f"the host of the job {record.id} is not there: {record.host}")
 
-    async def _actor(self, host: HostInfo) -> Any:
+    async def actor(self, host: HostInfo) -> Any:
         """The HostActor of a host, woken if it sleeps. ValueError: the host has just gone."""
         try:
             return names.host_actor(host.node_id)

@@ -158,9 +158,9 @@ def test_a_directory_made_twice_replaces_what_was_planted(job: Path, outside: Pa
 def test_reading_in_pieces(job: Path) -> None:
     (job / "a" / "b").mkdir(parents=True)
     (job / "a" / "b" / "é f").write_bytes(b"0123456789")
-    assert read_piece(job, "a/b/é f", 0, 4) == (b"0123", 10)
-    assert read_piece(job, "a//b/./é f", 8, 4) == (b"89", 10)
-    assert read_piece(job, "a/b/é f", 10, 4) == (b"", 10)
+    assert read_piece(job, "a/b/é f", 0, 4)[:2] == (b"0123", 10)
+    assert read_piece(job, "a//b/./é f", 8, 4)[:2] == (b"89", 10)
+    assert read_piece(job, "a/b/é f", 10, 4)[:2] == (b"", 10)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from operator import attrgetter
 from typing import Annotated
 
-from fastapi import APIRouter, Body, HTTPException, Query, Request
+from fastapi import APIRouter, Body, Header, HTTPException, Query, Request
 from fastapi.responses import PlainTextResponse, Response
 from pydantic import AwareDatetime
 
@@ -18,6 +18,7 @@ from orqal.models import MAX_NAME, BatchName, Change, JobSpec, Status
 from orqal.serve_app import examples
 from orqal.serve_app.documents import BadDocument, DocumentReader
 from orqal.serve_app.explain import explained
+from orqal.serve_app.files import wanted
 from orqal.serve_app.routes.shared import (
     ALWAYS,
     BAD_BODY,
@@ -104,9 +105,11 @@ async def get_logs(
 ) -> Response:
     """A job's output: so far, or to its end. `Accept: application/vnd.docker.multiplexed-stream` keeps the
     streams apart, in the format of the Docker Engine API."""
-    await backend.job(job_id)
-    wanted = {"stdout": {STDOUT}, "stderr": {STDERR}, "both": {STDOUT, STDERR}}[stream]
-    frames = backend.output(job_id, frozenset(wanted), follow)
+    job = await backend.job(job_id)
+    streams = {"stdout": {STDOUT}, "stderr": {STDERR}, "both": {STDOUT, STDERR}}[stream]
+    frames = backend.output(job_id, frozenset(streams), follow)
+    if job.current_status.final:  # what is complete can be missing
+        frames = await begun(frames)
     if MULTIPLEXED in request.headers.get("accept", ""):
         return Streamed(formed(frames, multiplexed), media_type=MULTIPLEXED)
     return Streamed(formed(frames, attrgetter("data")), media_type="text/plain; charset=utf-8")
@@ -117,14 +120,40 @@ async def get_logs(
     response_class=Response,
     responses={
         **NO_JOB,
-        **problems(_404="there is no such job or file"),
+        **problems(
+            _404="there is no such job or file",
+            _416="the file has no such part",
+            _503="the file's host is away, or the scheduler is restarting; try again",
+        ),
         200: {"content": {"application/octet-stream": {}}},
+        206: {"description": "a part of the file", "content": {"application/octet-stream": {}}},
     },
 )
-async def download(job_id: JobId, path: str, backend: Inside) -> Response:
-    """A file of the job's directory."""
-    pieces = backend.file(await backend.job(job_id), path)
-    return Streamed(await begun(pieces), media_type="application/octet-stream")
+async def download(
+    job_id: JobId,
+    path: str,
+    backend: Inside,
+    range: Annotated[str | None, Header(description="a part of the file: `bytes=1000-`, say")] = None,
+    if_range: Annotated[str | None, Header(description="an ETag: all of the file, if it is another one now")] = None,
+) -> Response:
+    """A file of the job's directory, or a part of it, wherever its host is."""
+    file = await backend.file(await backend.job(job_id), path)
+    etag = f'"{file.version}"'
+    headers = {"Accept-Ranges": "bytes", "ETag": etag}
+    try:
+        part = wanted(range, file.size) if if_range in (None, etag) else None
+    except ValueError as error:
+        raise HTTPException(416, str(error), headers={"Content-Range": f"bytes */{file.size}"}) from None
+    start, end = part or (0, file.size)
+    headers["Content-Length"] = str(end - start)
+    if part is not None:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size}"
+    return Streamed(
+        file.pieces(start, end),
+        status_code=200 if part is None else 206,
+        headers=headers,
+        media_type="application/octet-stream",
+    )
 
 
 @router.post("/job/{job_id}/cancel", responses={**NO_JOB, **examples.shown(examples.CANCELLED)})
