@@ -47,11 +47,11 @@ def join(
             f"{settings.ray_token_path}, or give it as ORQAL_JOIN_TOKEN"
         )
     address = _own_address(head)
-    processes.stop(home_id(settings), name)  # what is left of a node whose head has gone
     report(f"Asking the head at {head}")
     _ask(settings, head, token)
     if token is not None:
         write_secret(settings.ray_token_path, token)
+    processes.stop(home_id(settings), name)  # what is left of a node whose head has gone
     settings.jobs_dir.mkdir(parents=True, exist_ok=True)
     environ = node.ray_environment(settings, name, head)
     try:
