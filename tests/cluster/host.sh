@@ -31,9 +31,6 @@ for root in "${cgroups[@]}"; do
         for file in cpuset.cpus cpuset.mems; do # version 1: empty in a new one, which may then have no process
             if [[ -e $parent/$file ]]; then cat "$parent/$file" >"$parent/$part/$file"; fi
         done
-        # Else all processes of the cluster together get as much of the cores as any one process beside them.
-        if [[ -e $parent/$part/cpu.shares ]]; then echo 20480 >"$parent/$part/cpu.shares"; fi
-        if [[ -e $parent/$part/cpu.weight ]]; then echo 2000 >"$parent/$part/cpu.weight"; fi
         if [[ -e $parent/cgroup.controllers ]]; then # version 2: controllers are passed down one by one
             sed 's/[a-z]\+/+&/g' "$parent/cgroup.controllers" >"$parent/cgroup.subtree_control"
         fi
