@@ -121,6 +121,8 @@ def test_ray_down_leaves_nothing_running(launched: Launched, before: dict[str, s
 
     # The head alone is started again, by hand.
     launched.up()
+    # Where others join, also a moment after the last one ended.
+    assert f"RAY_ADDRESS={launched.head.address}:6379" in launched.orqal("env").stdout
     mine = [job for job in jobs if ran_on[job] == launched.head.name]
     for job in mine:
         launched.running(job)
