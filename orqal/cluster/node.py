@@ -119,7 +119,8 @@ def _start(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700)
         try:
-            return run(command, settings, "starting Ray", environ)
+            run(command, settings, "starting Ray", environ)
+            return
         except ClusterError as error:
             if final or _TOO_SLOW not in str(error):
                 raise
