@@ -7,7 +7,7 @@ ENGINE := bash scripts/engine.sh
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench cluster-up cluster-down setup engine-stop clean
+.PHONY: help demo test check bench cluster-demo cluster-up cluster-down setup engine-stop clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +31,13 @@ check: setup ## lint, formatting, types
 bench: setup ## compare with docker run, the plain SDK and Swarm; writes build/bench.json
 	@$(ENGINE) with $(PYTHON) benchmarks/bench.py $(ARGS)
 
+cluster-demo: setup ## ray up, 300 jobs and ray down on a cluster of three hosts on this machine (as root)
+	@$(ENGINE) install
+	@bash scripts/cluster_tools.sh
+	@$(PYTHON) -m tests.cluster.demo $(ARGS)
+
 cluster-up: setup ## start a cluster of three hosts on this machine (as root), and say how to use it
+	@$(ENGINE) install
 	@bash scripts/cluster_tools.sh
 	@$(PYTHON) -m tests.cluster.namespaces up
 

@@ -2,6 +2,7 @@
 # The Docker engine that the demo, the tests and the benchmark run on. Needs .venv (scripts/setup.sh).
 #
 #   scripts/engine.sh start       see that an engine answers: where none does, install it and start it
+#   scripts/engine.sh install     see that an engine is installed; whether it runs stays as it is
 #   scripts/engine.sh stop        stop the engine, if `start` started it
 #   scripts/engine.sh with CMD…   start, run CMD, stop what this call started; exits as CMD does
 #
@@ -186,6 +187,14 @@ ours= # set once this call has started an engine
 case ${1:-} in
 start) start ;;
 stop) stop ;;
+install)
+    # Its package may start it: `start` knows.
+    if ! command -v dockerd >/dev/null; then
+        unset DOCKER_HOST
+        start
+        stop
+    fi
+    ;;
 with)
     shift
     # A signal waits until CMD, which gets it too, has ended.

@@ -870,7 +870,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         up=up,
         join=join,
         leave=leave,
-        down=lambda settings, *, kill_jobs, report: report(f"kill_jobs={kill_jobs}"),
+        down=lambda settings, *, report, **how: report(str(sorted(name for name, wanted in how.items() if wanted))),
         environment=lambda settings: {"RAY_ADDRESS": "a b", "RAY_AUTH_MODE": "token"},
         resources=lambda settings: {"threads": 2.0, "ram_gb": 8.5},
     )
@@ -924,7 +924,9 @@ def test_up_that_fails_says_why(run: Callable[..., Done], cluster: ModuleType) -
 
 
 def test_down_env_resources(run: Callable[..., Done], cluster: ModuleType) -> None:
-    assert run("down", "--kill-jobs").err == "kill_jobs=True\n"
+    assert run("down").err == "[]\n"
+    assert run("down", "--kill-jobs").err == "['kill_jobs']\n"
+    assert run("down", "--everywhere").err == "['everywhere']\n"
     assert run("env").out == "export RAY_ADDRESS='a b'\nexport RAY_AUTH_MODE=token\n"
     assert run("resources").documents == [{"threads": 2.0, "ram_gb": 8.5}]
 

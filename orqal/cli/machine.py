@@ -182,10 +182,18 @@ def down(
         bool,
         typer.Option("--kill-jobs", help="End the running containers too. Without it they go on, and are found again."),
     ] = False,
+    everywhere: Annotated[
+        bool,
+        typer.Option(
+            "--everywhere",
+            help="On the head: stop the other hosts too, and the containers on all of them. The next `orqal up` runs "
+            "these jobs again.",
+        ),
+    ] = False,
 ) -> None:
     """Stop Orqal on this machine. Jobs are kept: `orqal up` goes on with them."""
     with _cluster() as cluster:
-        cluster.down(Settings(), kill_jobs=kill_jobs, report=_step)
+        cluster.down(Settings(), kill_jobs=kill_jobs, everywhere=everywhere, report=_step)
     out().print("Orqal is down.")
 
 

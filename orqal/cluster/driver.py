@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from typing import Any
 
 import ray
@@ -14,10 +18,14 @@ from ray.experimental.internal_kv import _internal_kv_put
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orqal import __version__
-from orqal.actors.names import NAMESPACE, SCHEDULER, host_actor, scheduler
+from orqal.actors.names import NAMESPACE, SCHEDULER, host_actor, host_actor_name, scheduler
 from orqal.actors.scheduler import Scheduler
 from orqal.cluster.gate import KEYS, VERSION
+from orqal.cluster.processes import MARK, NODE_MARK
+from orqal.docker_engine import Engine
+from orqal.metering import Cgroups
 from orqal.models import HostInfo
+from orqal.settings import Settings
 
 READY_WITHIN = 90.0
 TIDY_WITHIN = 20.0
@@ -60,12 +68,24 @@ def joined(name: str) -> None:
     """Wait until the host of this name takes work, or would if it were not drained; it is refused if there are two."""
     if sum(node["Alive"] and node["NodeName"] == name for node in ray.nodes()) > 1:
         sys.exit(f"the cluster has a host {name} already: choose another name (--name)")
-    actor = scheduler()
+    actor = _scheduler_soon()
 
     def ready() -> bool:
         return any(host.name == name and host.state in ("ready", "draining", "drained") for host in _hosts(actor))
 
     _await(ready, f"the host {name} does not take work")
+
+
+def _scheduler_soon() -> Any:
+    """The Scheduler; where a launcher starts all machines at once, it may still be on its way."""
+    deadline = time.monotonic() + READY_WITHIN
+    while True:
+        try:
+            return scheduler()
+        except ValueError:
+            if time.monotonic() > deadline:
+                sys.exit(f"the head has had no Scheduler for {READY_WITHIN:g} s: is Orqal up there?")
+            time.sleep(_LOOK_EVERY)
 
 
 def leave(name: str, now: str) -> None:
@@ -81,6 +101,51 @@ def leave(name: str, now: str) -> None:
         except (RayError, ValueError):
             return  # its daemon or its actor is gone: they go when the host is back
         time.sleep(_LOOK_EVERY)
+
+
+def disband(cluster: str) -> None:
+    """End all that runs on all hosts, and the nodes of all but the head's, and wait until they have gone. What the
+    store says of the jobs stays as it is: the next Scheduler runs again what ran."""
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("threads")]
+    # First those who would take the end of a container for the end of its job.
+    for name in (SCHEDULER, *(host_actor_name(node["NodeID"]) for node in nodes)):
+        with suppress(ValueError):  # there is none
+            ray.kill(ray.get_actor(name, namespace=NAMESPACE))
+    ray.get([_on(node, _end_containers).remote(cluster) for node in nodes], timeout=READY_WITHIN)
+    members = [node for node in nodes if "node:__internal_head__" not in node["Resources"]]
+    ray.get([_on(node, _end_node).remote() for node in members], timeout=READY_WITHIN)
+    gone = {node["NodeID"] for node in members}
+    deadline = time.monotonic() + READY_WITHIN
+    while left := [node for node in ray.nodes() if node["Alive"] and node["NodeID"] in gone]:
+        if time.monotonic() > deadline:
+            sys.exit(f"still there after {READY_WITHIN:g} s: {', '.join(node['NodeName'] for node in left)}")
+        time.sleep(_LOOK_EVERY)
+
+
+def _on(node: dict[str, Any], function: Callable[..., None]) -> Any:
+    """A Ray task of this function on that node."""
+    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    return ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+
+
+def _end_containers(cluster: str) -> None:
+    """Stop and remove the containers of a cluster's jobs that this node's daemon has."""
+    grace = Settings().stop_grace
+
+    def end(container: str) -> None:
+        engine.stop(container, grace)
+        engine.remove(container)
+
+    with closing(Engine(cluster)) as engine, ThreadPoolExecutor() as pool:
+        list(pool.map(end, [container for _, container, _ in engine.own_containers()]))
+        if cgroups := Cgroups.of(engine.info(), cluster):
+            cgroups.close(keep=[])
+
+
+def _end_node() -> None:
+    """Stop the Ray node that this runs on, a moment later."""
+    environ = {name: value for name, value in os.environ.items() if name not in (MARK, NODE_MARK)}
+    subprocess.run([sys.executable, "-m", "orqal.cluster.member", os.environ[NODE_MARK]], env=environ, check=True)
 
 
 def _hosts(actor: Any) -> list[HostInfo]:
@@ -107,6 +172,8 @@ if __name__ == "__main__":
             deploy(cluster, address, int(port))
         case ["cancel"]:
             cancel()
+        case ["disband", cluster]:
+            disband(cluster)
         case ["joined", name]:
             joined(name)
         case ["leave", name, now]:

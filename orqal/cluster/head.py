@@ -92,10 +92,13 @@ def up(
     return info
 
 
-def down(settings: Settings, *, kill_jobs: bool, report: Report) -> None:
+def down(settings: Settings, *, kill_jobs: bool, everywhere: bool = False, report: Report) -> None:
     """Stop all of Orqal on this machine: what `up` started, and what `join` did. Containers that run go on, and the
-    next `up` finds them again; with `kill_jobs` all jobs that have not ended are cancelled first. ClusterError:
-    nothing runs."""
+    next `up` finds them again.
+
+    `kill_jobs`: all jobs that have not ended are cancelled first. `everywhere`, on the head: the other hosts are
+    stopped too, and on all of them the containers; the next `up` runs these jobs again. ClusterError: nothing runs, or
+    other hosts could not be stopped."""
     home = home_id(settings)
     if not processes.find(home):
         _info_file(settings).unlink(missing_ok=True)
@@ -103,8 +106,11 @@ def down(settings: Settings, *, kill_jobs: bool, report: Report) -> None:
     if kill_jobs:
         report("Cancelling all jobs that have not ended")
         _drive(settings, "cancelling the jobs", "cancel")
+    problem = _disband(settings, report) if everywhere else None
     report("Stopping the API, the actors and Ray")
     _stop(settings)
+    if problem:
+        raise problem
     with contextlib.suppress(EngineError):
         engine = Engine(home)
         left = list(engine.own_containers())
@@ -113,6 +119,20 @@ def down(settings: Settings, *, kill_jobs: bool, report: Report) -> None:
         if left:
             how_many = "1 container of a job is" if len(left) == 1 else f"{len(left)} containers of jobs are"
             report(f"{how_many} still there; the next `orqal up` takes them up again")
+
+
+def _disband(settings: Settings, report: Report) -> ClusterError | None:
+    """Stop the jobs on all hosts, and the other hosts. The error, if that is not possible: what is here can be stopped
+    all the same."""
+    report("Stopping the running jobs, and the other hosts")
+    try:
+        _drive(settings, "stopping the other hosts", "disband", home_id(settings))
+    except ClusterError as error:
+        return ClusterError(
+            f"{error}\nThis machine is down. On others Ray ends by itself within a minute or "
+            "two; containers of jobs go on there, and the next `orqal up` and `orqal join` find them again."
+        )
+    return None
 
 
 def stay(settings: Settings) -> str:

@@ -51,6 +51,7 @@ def join(
     _ask(settings, head, token)
     if token is not None:
         write_secret(settings.ray_token_path, token)
+    processes.stop(home_id(settings), name)  # what is left of a node whose head has gone
     settings.jobs_dir.mkdir(parents=True, exist_ok=True)
     environ = node.ray_environment(settings, name, head)
     try:
@@ -134,3 +135,11 @@ def _own_address(head: str) -> str:
             f"`orqal up --address {host}`. Is there a firewall between?"
         ) from error
     return address
+
+
+if __name__ == "__main__":
+    # A host's end that was called for from the head, in a process of that host's node: not one that ends with it.
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    _stop(Settings(), sys.argv[1])

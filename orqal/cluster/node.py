@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from orqal.cluster.processes import MARK, NODE_MARK, ClusterError, free_port, home_id, run
+from orqal.cluster.processes import MARK, NODE_MARK, ClusterError, free_port, home_id, run, stop
 from orqal.docker_engine import Engine, EngineError, EngineInfo
 from orqal.models import UNITS
 from orqal.settings import Settings
@@ -18,6 +18,8 @@ from orqal.settings import Settings
 _HEAD_OBJECT_STORE = 512 << 20
 _OBJECT_STORE = 128 << 20
 """Bytes for what travels between nodes: orders and outcomes."""
+_TOO_SLOW = "The current node timed out during startup"
+"""Ray gives a node 30 s. On a machine whose cores are all busy, with jobs say, it may need a second try."""
 _PRESTARTED = 4
 """Ray starts a worker process for each CPU that it is told of; wrappers' methods need only a few."""
 
@@ -104,8 +106,6 @@ def _start(
     labels: Mapping[str, str],
 ) -> None:
     folder = temporary_folder(settings, name)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats", *options),
         *("--node-ip-address", address, "--node-name", name, "--temp-dir", str(folder)),
@@ -115,7 +115,16 @@ def _start(
         *("--dashboard-agent-listen-port", str(free_port(address))),
         *("--dashboard-agent-grpc-port", str(free_port(address))),
     ]
-    run(command, settings, "starting Ray", environ)
+    for final in (False, True):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        try:
+            run(command, settings, "starting Ray", environ)
+            return
+        except ClusterError as error:
+            if final or _TOO_SLOW not in str(error):
+                raise
+            stop(home_id(settings), name)
 
 
 def ray_environment(settings: Settings, name: str, head: str, *, no_token: bool = False) -> dict[str, str]:

@@ -130,6 +130,8 @@ def run(command: list[str], settings: Settings, doing: str, environ: Mapping[str
 def free_port(address: str, wanted: int = 0) -> int:
     """The wanted port of this machine's address if nobody has it, else any that is free."""
     with socket.socket() as probe:
+        # Connections of a server that has just ended do not hinder the next one.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, wanted))
         except OSError:

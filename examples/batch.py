@@ -1,0 +1,53 @@
+"""A batch of jobs on the cluster: what came of each, and how many of them ran on which host.
+
+    ray submit cluster.yaml examples/batch.py        from your laptop: it runs on the head
+    ray submit cluster.yaml examples/batch.py 300    as many jobs
+    python examples/batch.py                         on the head itself
+
+Each job is one container, that counts a program of /usr/bin with the app Checksum. It needs the image orqal/demo on
+each host: examples/local_image.py makes it. In a notebook the same lines do.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from orqal import Job, batch, wait
+
+COUNT = 40
+SHOWN = 20
+"""Rows of the table; beyond that it says how many more there are."""
+
+
+def main(count: int) -> int:
+    """Submit so many jobs, wait, and print: 0 when all of them went well."""
+    programs = sorted(path for path in Path("/usr/bin").iterdir() if path.is_file() and not path.is_symlink())
+    # use_cache: run each again, although there may be a result of it from last time.
+    jobs = batch([Job(app="Checksum", input=str(programs[i % len(programs)]), use_cache=False) for i in range(count)])
+    wait(jobs)
+
+    table = Table("program", "bytes", "lines", "sha256", "host")
+    for job in jobs[:SHOWN]:
+        if job.result:
+            found = [str(job.result["bytes"]), str(job.result["lines"]), job.result["sha256"][:16]]
+        else:
+            found = ["", "", str(job.error or job.stderr)]
+        table.add_row(Path(job.input).name, *found, job.host)
+    console = Console(highlight=False)
+    console.print(table)
+    if count > SHOWN:
+        console.print(f"… and {count - SHOWN} more")
+    for host, number in sorted(Counter(job.host for job in jobs).items()):
+        console.print(f"{number:5} ran on {host}")
+    ok = sum(bool(job.ok) for job in jobs)
+    console.print(f"{ok} of {count} went well.")
+    return 0 if ok == count else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else COUNT))
