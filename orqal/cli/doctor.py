@@ -65,12 +65,12 @@ def _show(checked: Mapping[str, int], findings: list[dict[str, Any]], fix: bool)
             details.append(("tried", "It could not be mended now; the log of its host says why (page /logs)."))
         for label, words in details:
             text = Text.assemble((f"{label}: ", "dim"), clean(words))
-            console.print(Padding(text, (0, 0, 0, 7)))
+            console.print(Padding(text, (0, 0, 0, 7), expand=False))
     left = sum(not finding.get("mended") for finding in findings)
     mendable = sum(bool(finding["mendable"]) and not finding.get("mended") for finding in findings)
     words = [f"Looked at: {looked}."]
     if left:
-        words.append(f"{left} {'thing is' if left == 1 else 'things are'} not as they should be.")
+        words.append("1 thing is not as it should be." if left == 1 else f"{left} things are not as they should be.")
     else:
         words.append("All is well now.")
     if mendable and not fix:
