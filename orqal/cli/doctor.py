@@ -52,7 +52,7 @@ def _show(checked: Mapping[str, int], findings: list[dict[str, Any]], fix: bool)
     from rich.text import Text
 
     console = out()
-    looked = ", ".join(f"{count:,} {what if count != 1 else what.removesuffix('s')}" for what, count in checked.items())
+    looked = ", ".join(f"{count:,} {_one(what) if count == 1 else what}" for what, count in checked.items())
     if not findings:
         console.print(Text.assemble(("All is well.", "bold green"), f" Looked at: {looked}."), soft_wrap=True)
         return
@@ -74,5 +74,16 @@ def _show(checked: Mapping[str, int], findings: list[dict[str, Any]], fix: bool)
     else:
         words.append("All is well now.")
     if mendable and not fix:
-        words.append(f"`orqal doctor --fix` mends {'it' if mendable == left == 1 else f'{mendable} of them'}.")
+        words.append(f"`orqal doctor --fix` mends {_how_many(mendable, left)}.")
     console.print(Text("\n" + " ".join(words)))
+
+
+def _one(things: str) -> str:
+    """The word for one of them."""
+    return things[:-3] + "y" if things.endswith("ies") else things.removesuffix("s")
+
+
+def _how_many(mendable: int, left: int) -> str:
+    if mendable < left:
+        return f"{mendable} of them"
+    return "it" if left == 1 else "them"

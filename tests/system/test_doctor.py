@@ -63,10 +63,8 @@ def stranger(orqal: Orqal) -> Iterator[Any]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """What a Ray node that died long ago left."""
+    """The place of what a Ray node that died long ago left."""
     folder = Path(f"/tmp/orqal-{os.getuid()}-deadbeef")
-    folder.mkdir(exist_ok=True)
-    os.utime(folder, (time.time() - 100_000,) * 2)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -86,6 +84,8 @@ def test_planted_leftovers_are_found_and_mended_and_all_else_stays(
     planted = {("stray_container", container(orqal, orqal.cluster, job).id)}
     (orqal.home / "jobs" / job).mkdir(parents=True)
     (orqal.home / "jobs" / job / "file").write_text("left")
+    folder.mkdir()
+    os.utime(folder, (time.time() - 100_000,) * 2)
     planted |= {("stray_directory", job), ("stale_folder", str(folder))}
     environ = orqal.environ | json.loads(orqal.cli("env", "--json").stdout)
     python = str(Path(ORQAL[0]).with_name("python"))
@@ -95,8 +95,8 @@ def test_planted_leftovers_are_found_and_mended_and_all_else_stays(
     planted.add(("open_secret", str(orqal.home / "token")))
     for cgroup in cgroups_of(orqal.cluster):
         for of_engine in filter(Path.is_dir, cgroup.iterdir()):
-            (of_engine / f"{job}_1").mkdir()
-            planted.add(("stray_cgroup", f"{job}_1"))
+            (of_engine / f"{job}_2").mkdir()  # the container may need the other
+            planted.add(("stray_cgroup", f"{job}_2"))
     (services / "broken.py").write_text("import no_such_module\n")
     try:
         found = checkup(orqal, code=1)
