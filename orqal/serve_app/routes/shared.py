@@ -48,6 +48,7 @@ def problems(**reasons: str) -> Responses:
 ALWAYS = problems(
     _401="the token is missing or wrong",
     _403="a web page of another origin made the browser send this",
+    _429="too many requests are under way; try again after `Retry-After` seconds",
     _503="the scheduler is restarting, or the store cannot take it now; try again",
 )
 NO_JOB = problems(_404="there is no such job", _422="that is no job's id, or another value is none that there can be")
