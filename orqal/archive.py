@@ -19,6 +19,8 @@ from orqal.docker_engine import Unreachable
 from orqal.output import walk
 
 _PIECE = 1 << 20
+_BUFFER = 1 << 16
+"""Bytes that tarfile reads at once, and copies for every header."""
 _BLOCK = 4096
 """What a file takes of a disk at least, in bytes."""
 KEPT_FREE = 256 << 20
@@ -60,7 +62,7 @@ def unpack(archive: Readable, directory: Path) -> None:
     room = disk.f_bavail * disk.f_frsize - KEPT_FREE
     try:
         # It is only read. errorlevel: no error is passed over.
-        with tarfile.open(fileobj=cast(IO[bytes], archive), mode="r|", bufsize=_PIECE, errorlevel=2) as tar:
+        with tarfile.open(fileobj=cast(IO[bytes], archive), mode="r|", bufsize=_BUFFER, errorlevel=2) as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined] # else it remembers all there ever were
                 room -= _BLOCK + member.size

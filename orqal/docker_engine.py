@@ -81,6 +81,8 @@ class EngineInfo(NamedTuple):
     """`cgroupfs`, `systemd` or `none`."""
     local: bool
     """It runs on this machine, and not in a virtual one of its own."""
+    data_root: str = ""
+    """The folder of its images and containers, on its machine."""
 
 
 class ContainerKey(NamedTuple):
@@ -156,6 +158,7 @@ class Engine:
             ram_bytes=int(info["MemTotal"]),
             id=info["ID"],
             cgroup_driver=info["CgroupDriver"],
+            data_root=info["DockerRootDir"],
             local=_by_socket() and here == (os.uname().nodename, os.uname().release),
         )
 

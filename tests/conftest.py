@@ -6,10 +6,15 @@ import os
 from collections.abc import Iterator
 
 import docker
+import hypothesis
 import pytest
 
 from examples.local_image import DEMO_IMAGE, DEMO_PROGRAMS, make_image
 from tests.mongo_server import Server, server
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("orqal", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("orqal")
 
 PROGRAMS = (*DEMO_PROGRAMS, "dd", "env", "head", "id", "ls", "mkdir", "ln", "nproc", "seq", "yes")
 """The tests' containers need more than the demo's."""

@@ -23,6 +23,7 @@ from orqal.actors.messages import Order, Outcome, Started
 from orqal.actors.tasks import Tasks
 from orqal.actors.waiting import Waiting, line
 from orqal.docker_engine import ContainerKey, container_name
+from orqal.doctor import JobInHand
 from orqal.models import Change, ErrorType, JobError, JobRecord, Output, Resources, Status
 from orqal.scheduling import Host, LineKey, Placement
 
@@ -123,6 +124,31 @@ class Attempts:
             and record.container_id is not None
             and container_name(record.image or "", ContainerKey(active.job, record.attempt)) not in but
         ]
+
+    def in_hand(self) -> list[JobInHand]:
+        """What is known of each, the orphans included."""
+        records = [
+            *(active.record for active in self._active.values() if active.record is not None),
+            *(orphan.record for orphan in self._orphans.values()),
+        ]
+        return [
+            JobInHand(
+                job=record.id,
+                attempt=record.attempt,
+                status=record.current_status,
+                host=record.host,
+                lease=record.lease,
+                container=record.container_id,
+            )
+            for record in records
+        ]
+
+    def leases(self) -> frozenset[str]:
+        """The names of all leases that are held, or at hand, or were held before a restart."""
+        held = {active.lease.name for active in self._active.values() if active.lease is not None}
+        orphans = {lease for record, _ in self._orphans.values() if (lease := record.lease) is not None}
+        resumed = {active.record.lease for active in self._active.values() if active.record and active.record.lease}
+        return frozenset(held | orphans | resumed | self._leases.at_hand())
 
     async def finished(self) -> None:
         """Return when those that there are now are over."""

@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -16,9 +17,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import psutil
 
-from orqal import archive, metering, output
+from orqal import archive, checkup, metering, output
 from orqal.actors.logs import LogReaders
-from orqal.actors.messages import Order, Outcome, Started
+from orqal.actors.messages import Examined, Order, Outcome, Started
 from orqal.actors.names import log_to_ray
 from orqal.actors.pulls import Pulls, Wanted
 from orqal.actors.runners import Runners
@@ -32,6 +33,7 @@ from orqal.docker_engine import (
     EngineInfo,
     with_tag,
 )
+from orqal.doctor import Machine
 from orqal.metering import Cgroups, Usage
 from orqal.models import ErrorType, JobError, JobRecord, Load, Output, now
 from orqal.output import Collected, Piece
@@ -171,6 +173,46 @@ class HostActor:
     async def remove_directories(self, jobs: Sequence[str]) -> list[str]:
         """Remove the directories of deleted jobs: those of which nothing is left."""
         return await self._loop.run_in_executor(self._pool, output.remove_directories, self._settings.jobs_dir, jobs)
+
+    async def examine(self) -> Examined:
+        """For the doctor: all that is here of Orqal."""
+        begun = time.time()
+        containers, root, silent = dict[ContainerKey, str](), None, None
+        try:
+            engine_info = await self._docker(lambda engine: engine.info())
+            root = engine_info.data_root if engine_info.local else None
+            containers = {key: name for key, name, _ in await self._docker(lambda e: list(e.own_containers()))}
+        except EngineError as error:
+            silent = error.message
+
+        def look() -> tuple[list[str], set[ContainerKey], Machine]:
+            cgroups = self._cgroups.attempts() if self._cgroups else set()
+            return (
+                output.directories(self._settings.jobs_dir),
+                cgroups,
+                checkup.machine(self._settings, root),
+            )
+
+        directories, cgroups, machine = await self._loop.run_in_executor(self._pool, look)
+        return Examined(
+            begun=begun,
+            daemon_silent=silent,
+            containers=containers,
+            directories=frozenset(directories),
+            cgroups=frozenset(cgroups - set(self._attempts)),
+            machine=machine,
+            answered=time.time(),
+        )
+
+    async def mend(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:
+        """For the doctor: see checkup.mend, and remove these cgroups, unless something is in them."""
+
+        def work() -> None:
+            checkup.mend(self._settings, paths)
+            if self._cgroups:
+                self._cgroups.remove([key for key in cgroups if key not in self._attempts])
+
+        await self._loop.run_in_executor(self._pool, work)
 
     async def report(self) -> HostReport:
         """How this host is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import Iterable
@@ -44,6 +45,7 @@ class Leases:
         self._idle: list[Lease] = []
         self._held: dict[str, Lease] = {}
         self._changed: dict[str, float] = {}
+        self._coming: set[str] = set()
 
     def held(self, node_id: str) -> Resources:
         """What Ray has given us of a node."""
@@ -57,6 +59,10 @@ class Leases:
         """True when nothing of a node was asked for or given back since then, by the monotonic clock."""
         return self._changed.get(node_id, 0.0) < since
 
+    def at_hand(self) -> set[str]:
+        """The names of those that nobody holds: the idle ones, and those that are just being got."""
+        return {lease.name for lease in self._idle} | self._coming
+
     def take(self, node_id: str, resources: Resources) -> Lease | None:
         """A lease of exactly this kind that nobody uses any more, if there is one."""
         for lease in self._idle:
@@ -69,6 +75,7 @@ class Leases:
         """A new lease. Contended: Ray did not give it in time."""
         name = f"{PREFIX}{uuid.uuid4().hex[:12]}"
         self._changed[node_id] = time.monotonic()
+        self._coming.add(name)
         group = placement_group(
             [resources.to_ray()],
             name=name,
@@ -83,6 +90,7 @@ class Leases:
             raise Contended from None
         finally:
             self._changed[node_id] = time.monotonic()
+            self._coming.discard(name)
         return self._hold(Lease(name, node_id, resources, group))
 
     def _hold(self, lease: Lease) -> Lease:
@@ -112,10 +120,24 @@ class Leases:
     def drop_strays(keep: Iterable[str]) -> None:
         """Give back the leases of before a restart that no running job holds."""
         names = set(keep)
-        for group in placement_group_table().values():
-            name = group["name"]
-            if name.startswith(PREFIX) and name not in names and group["state"] != "REMOVED":
-                remove_placement_group(get_placement_group(name))
+        for name in groups():
+            if name not in names:
+                drop(name)
+
+
+def groups() -> dict[str, str]:
+    """All leases that Ray knows of, whoever holds them: name -> state of the placement group."""
+    return {
+        group["name"]: group["state"]
+        for group in placement_group_table().values()
+        if group["name"].startswith(PREFIX) and group["state"] != "REMOVED"
+    }
+
+
+def drop(name: str) -> None:
+    """Give the lease of this name back to Ray, if there is one."""
+    with contextlib.suppress(ValueError):
+        remove_placement_group(get_placement_group(name))
 
 
 async def _ready(group: Any) -> None:

@@ -20,13 +20,14 @@ from orqal.actors.host import HostReport
 from orqal.actors.hosts import Hosts
 from orqal.actors.intake import Intake, Taken
 from orqal.actors.journal import Journal
-from orqal.actors.leases import Leases
+from orqal.actors.leases import Leases, drop
 from orqal.actors.ledger import Ledger
-from orqal.actors.messages import Started
+from orqal.actors.messages import InHand, Started
 from orqal.actors.names import log_to_ray
 from orqal.actors.tasks import Tasks
 from orqal.actors.waiting import Waiting, line
 from orqal.docker_engine import ContainerKey
+from orqal.doctor import StoredJob, is_over
 from orqal.models import AppInfo, Change, ErrorType, HostInfo, JobRecord, JobSpec, Resources, Status
 from orqal.scheduling import demand, impossible, place, why_not
 from orqal.scheduling.placement import PATIENCE
@@ -193,6 +194,21 @@ class Scheduler:
         """All hosts, with what is in use of them now."""
         jobs = self._attempts.per_host()
         return [self._hosts.described(host, jobs[host.info.name]) for host in self._hosts]
+
+    async def in_hand(self) -> InHand:
+        """What the doctor has to know of the work that is under way."""
+        return InHand(self._attempts.in_hand(), frozenset(self._ledger.writing), self._attempts.leases())
+
+    async def mend(self, node_id: str | None, containers: Sequence[ContainerKey], leases: Sequence[str]) -> None:
+        """Let go of what the doctor found left over: of these containers on a host, those of attempts of which all is
+        in the store; of these leases, those that nobody holds."""
+        if (host := self._hosts.of_node(node_id or "")) is not None:
+            records = await asyncio.to_thread(self._store.get_many, [key.job for key in containers])
+            stored = {job: StoredJob(record.current_status, record.attempt) for job, record in records.items()}
+            over = [key for key in containers if is_over(key, stored.get(key.job))]
+            self._attempts.found(host, over)
+        for name in set(leases) - self._attempts.leases():
+            await asyncio.to_thread(drop, name)
 
     async def wake(self, name: str) -> None:
         """See that a host's actor runs, if there is such a host."""

@@ -9,6 +9,7 @@ usage; 130 after Ctrl-C; `orqal run` has the container's.
     documents.py  the jobs that they send, checked
     look.py       commands that look at jobs, batches, apps and hosts
     hosts.py      commands about the Docker hosts
+    doctor.py     the command that looks for what is wrong
     tidy.py       the command that cleans up
     machine.py    commands that start and stop Orqal on this machine
     backups.py    commands that move all jobs: to a file and back, or to another store
@@ -24,7 +25,7 @@ from typing import Annotated
 
 import typer
 
-from orqal.cli import backups, hosts, look, machine, tidy, work
+from orqal.cli import backups, doctor, hosts, look, machine, tidy, work
 from orqal.cli.show import say, sentence
 from orqal.client import OrqalError
 
@@ -76,6 +77,7 @@ _COMMANDS: dict[str, dict[Callable[..., None], str]] = {
         look.results: "orqal results nightly --format csv -o nightly.csv",
         look.apps: "orqal apps",
         look.status: "orqal status",
+        doctor.doctor: "orqal doctor",
     },
     "Hosts": {
         hosts.hosts: "orqal hosts",

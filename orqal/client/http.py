@@ -298,6 +298,11 @@ class Client:
         """Give a host work again: the host."""
         return dict(self._json("POST", f"hosts/{quote(host, safe='')}/undrain"))
 
+    def doctor(self, *, fix: bool = False) -> dict[str, Any]:
+        """What is wrong with the cluster, as doctor.Checkup in JSON. `fix`: what can be mended without harm is."""
+        method, path = ("POST", "doctor/fix") if fix else ("GET", "doctor")
+        return dict(self._json(method, path, timeout=CLEANING))
+
     def services(self) -> list[str]:
         """The names of the apps."""
         return list(self._json("GET", "status")["_services"])

@@ -6,11 +6,13 @@ node.py       how a Ray node is started for a daemon, and with which settings of
 processes.py  the cluster's processes on this machine: found by a mark, run, stopped
 stores.py     the store: whether it can be opened, and a copy of all jobs to another one
 backups.py    the store into a file that can be put away, and back
+examine.py    what is wrong with this machine, while the API does not answer
 driver.py     what is done inside the Ray cluster, in a process of its own
 """
 
 from orqal.cluster.backups import restore
 from orqal.cluster.backups import save as backup
+from orqal.cluster.examine import alone as examine
 from orqal.cluster.head import down, environment, up
 from orqal.cluster.head import stay as stay_up
 from orqal.cluster.member import join, leave
@@ -25,6 +27,7 @@ __all__ = [
     "copy_store",
     "down",
     "environment",
+    "examine",
     "join",
     "leave",
     "resources",

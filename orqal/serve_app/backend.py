@@ -251,7 +251,7 @@ class Backend:
         own = [host for host in hosts if host.name == record.host]
         for info in own or hosts:
             with contextlib.suppress(RayActorError, ValueError):  # it goes away at this moment
-                host = await self._actor(info) if own else names.host_actor(info.node_id)
+                host = await self.actor(info) if own else names.host_actor(info.node_id)
                 if file := await JobFile.found(host, record.id, name):
                     return file
                 if own:
@@ -279,7 +279,7 @@ class Backend:
     async def overview(self, host: HostInfo) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """What a host's daemon says of itself, and of Orqal's running containers; empty while it does not answer."""
         try:
-            call = (await self._actor(host)).overview.remote()
+            call = (await self.actor(host)).overview.remote()
             overview: tuple[dict[str, Any], list[dict[str, Any]]] = await asyncio.wait_for(
                 _answer(call), OVERVIEW_WITHIN
             )
@@ -291,7 +291,7 @@ class Backend:
     async def clean_directories(self) -> AsyncIterator[str]:
         """Remove the directories on all hosts whose jobs are gone: their names, as they go."""
         for info in await self.hosts():
-            host = await self._actor(info)
+            host = await self.actor(info)
             for part in _slices(await host.directories.remote()):
                 there = await self.read(self.store.get_many, part)
                 for name in await host.remove_directories.remote([name for name in part if name not in there]):
@@ -300,10 +300,10 @@ class Backend:
     async def _host(self, record: JobRecord) -> Any:
         for host in await self.hosts():
             if host.name == record.host:
-                return await self._actor(host)
+                return await self.actor(host)
         raise NotThere(f"the host of the job {record.id} is not there: {record.host}")
 
-    async def _actor(self, host: HostInfo) -> Any:
+    async def actor(self, host: HostInfo) -> Any:
         """The HostActor of a host, woken if it sleeps. ValueError: the host has just gone."""
         try:
             return names.host_actor(host.node_id)

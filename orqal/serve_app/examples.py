@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
+from orqal.doctor import Checkup, Finding, Kind
 from orqal.models import AppInfo, BatchInfo, Change, HostInfo, JobRecord, Load, Status
 from orqal.serve_app.views import (
     BatchList,
@@ -111,6 +112,21 @@ STATUS = ClusterStatus(
     containers=[{"lab1": [("ef" * 32, "orqal/demo", "running")]}],
 )
 HEALTH = Health(status="ok")
+CHECKUP = Checkup(
+    checked={"hosts": 1, "jobs": 42, "jobs on hosts": 1, "containers": 2, "directories": 7, "leases": 1},
+    findings=[
+        Finding(
+            kind=Kind.STRAY_CONTAINER,
+            where="lab1",
+            subject="ab" * 32,
+            what=f"The container abababababab is left on lab1: attempt 1 of the job {JOB_ID} is over.",
+            why="It takes room, and, if it runs, threads and memory that nobody counts.",
+            remedy="`orqal doctor --fix` removes it.",
+            mendable=True,
+        )
+    ],
+)
+CHECKUP_MENDED = Checkup(checked=CHECKUP.checked, findings=[CHECKUP.findings[0].model_copy(update={"mended": True})])
 
 
 def line(view: BaseModel) -> str:

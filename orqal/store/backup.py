@@ -75,8 +75,7 @@ def check(file: Path, progress: Progress) -> Contents:
                 raise StoreError(
                     f"{file} is of a newer Orqal (schema {version}, this one knows {SCHEMA_VERSION}). Install that one."
                 )
-            problems = [problem for (problem,) in connection.execute("PRAGMA integrity_check(3)")]
-            if problems != ["ok"]:
+            if problems := problems_of(connection):
                 raise StoreError(f"{file} is damaged: {'; '.join(problems)}")
             final = ",".join(f"'{status}'" for status in FINAL)
             jobs, unfinished = connection.execute(
@@ -86,6 +85,12 @@ def check(file: Path, progress: Progress) -> Contents:
             raise StoreError(f"{file} is no file of Orqal's jobs, or is damaged: {error}") from error
     progress("Checking", 1, 1)
     return Contents(file.stat().st_size, int(jobs), int(unfinished))
+
+
+def problems_of(connection: sqlite3.Connection) -> list[str]:
+    """What SQLite finds wrong with a file, a few of it. sqlite3.DatabaseError: it cannot even be read."""
+    problems = [str(problem) for (problem,) in connection.execute("PRAGMA integrity_check(3)")]
+    return [] if problems == ["ok"] else problems
 
 
 def opened(file: Path) -> sqlite3.Connection:

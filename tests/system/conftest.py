@@ -39,11 +39,14 @@ def services() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def running(image: str, services: Path) -> Iterator[Orqal]:
     """The one Orqal, from the first test that wants it to the end of all."""
+    (services / "logins.json").write_text("{}")
     settings = {
         "ORQAL_SERVICES": str(services),
         "ORQAL_WRAPPER_TIMEOUT": WRAPPER_TIMEOUT,
         "ORQAL_WRAPPER_MEMORY_GB": "1",
         "ORQAL_LOAD_PERIOD": "1",
+        "ORQAL_REGISTRY_AUTH": str(services / "logins.json"),
+        "ORQAL_PULL_PATIENCE": "2",
         "PYTHONPATH": str(PACKAGES),
         # What stands in a user's environment lets nobody in without the token.
         "ORQAL_NO_TOKEN": "1",

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orqal.docker_engine import STDERR, STDOUT, Frame, frames, multiplexed, with_tag
+from orqal.docker_engine import STDERR, STDOUT, Frame, _not_pulled, frames, multiplexed, with_tag
+from orqal.models import ErrorType
 
 FRAMES = st.lists(st.builds(Frame, st.sampled_from([STDOUT, STDERR]), st.binary(max_size=40)), max_size=8)
 
@@ -58,3 +59,28 @@ DIGEST = "sha256:" + "0" * 64
 )
 def test_with_tag(image: str, tagged: str) -> None:
     assert with_tag(image) == tagged
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "kind", "passing"),
+    [
+        (404, "manifest for a:1 not found: manifest unknown", ErrorType.IMAGE_NOT_FOUND, False),
+        (500, "manifest unknown", ErrorType.IMAGE_NOT_FOUND, False),
+        (404, "pull access denied for a, repository does not exist or …", ErrorType.IMAGE_NOT_FOUND, False),
+        (400, "invalid reference format", ErrorType.IMAGE_NOT_FOUND, False),
+        (500, "unauthorized: authentication required", ErrorType.PULL_FAILED, False),
+        (500, 'Head "http://r/v2/": no basic auth credentials', ErrorType.PULL_FAILED, False),
+        (500, "denied: requested access to the resource is denied", ErrorType.PULL_FAILED, False),
+        (500, "x509: certificate signed by unknown authority", ErrorType.PULL_FAILED, False),
+        (500, "http: server gave HTTP response to HTTPS client", ErrorType.PULL_FAILED, False),
+        (500, "dial tcp 127.0.0.1:1: connect: connection refused", ErrorType.PULL_FAILED, True),
+        (500, "dial tcp: lookup registry.lab: no such host", ErrorType.PULL_FAILED, True),
+        (500, "received unexpected HTTP status: 503 Service Unavailable", ErrorType.PULL_FAILED, True),
+        (500, "toomanyrequests: you have reached your pull rate limit", ErrorType.PULL_FAILED, True),
+        (500, "unexpected EOF", ErrorType.PULL_FAILED, True),
+    ],
+)
+def test_pulls_that_fail_for_good_or_in_passing(status: int, words: str, kind: ErrorType, passing: bool) -> None:
+    error = _not_pulled("a:1", words, status)
+    assert (error.type, error.passing) == (kind, passing)
+    assert words in error.message and "'a:1'" in error.message

@@ -19,6 +19,8 @@ def test_a_job_that_waits_tells_each_hosts_reason() -> None:
 def test_the_states() -> None:
     on = {"host": "h"}
     assert explained(job(current_status=Status.INIT, **on), {}).summary.startswith("h makes")
+    pulling = explained(job(current_status=Status.INIT, **on), {}, "pulling tool:1: 120 of 800 MB")
+    assert pulling.summary == "h is pulling tool:1: 120 of 800 MB."
     assert explained(job(current_status=Status.RUNNING, **on), {}).summary == "It runs on h."
     assert explained(done(job(**on)), {}).summary == "It ran on h and exited with 0."
     assert "exited with 3" in explained(done(job(**on), 3), {}).summary

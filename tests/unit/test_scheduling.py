@@ -395,6 +395,26 @@ def test_a_host_that_has_the_image_goes_before_one_that_must_pull() -> None:
     assert [scene.running[job].host for job in numbered("j", 5)] == ["a", "a", "a", "b", "b"]
 
 
+def test_a_host_that_pulls_the_image_goes_before_one_that_would_have_to() -> None:
+    scene = Scene(host("a", threads=2, pulling=frozenset({"tool:1"})), host("b", threads=8))
+    scene.push(*numbered("j", 3), image="tool:1")
+    scene.place()
+    assert [scene.running[job].host for job in numbered("j", 3)] == ["a", "a", "b"]
+    has = Scene(host("a", threads=2, pulling=frozenset({"tool:1"})), host("b", threads=1, images=frozenset({"tool:1"})))
+    has.push("first", image="tool:1")
+    has.place()
+    assert has.running["first"].host == "b"
+
+
+def test_jobs_of_one_moment_make_one_host_pull_while_it_has_room() -> None:
+    scene = Scene(host("a", threads=2), host("b", threads=2), host("c", threads=2))
+    scene.push(*numbered("j", 3), image="tool:1")
+    scene.push(*numbered("k", 3), image=None)
+    scene.place()
+    assert [scene.running[job].host for job in numbered("j", 3)] == ["c", "c", "b"]
+    assert {scene.running[job].host for job in numbered("k", 3)} == {"a", "b"}
+
+
 def test_a_full_host_with_the_image_keeps_nobody_waiting() -> None:
     scene = Scene(host("a", threads=1, images=frozenset({"tool:1"})), host("b", threads=1))
     scene.push("other", image="other:1")  # it would go to b: the last by name, and equally free

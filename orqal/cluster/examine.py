@@ -1,0 +1,87 @@
+"""What is wrong with this machine's home, while the API does not answer."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing, suppress
+
+import psutil
+from pymongo.errors import PyMongoError
+
+from orqal import checkup
+from orqal.cluster import processes
+from orqal.cluster.processes import ClusterError
+from orqal.docker_engine import Engine, EngineError
+from orqal.doctor import PARTS, Alone, Checkup, judge_alone
+from orqal.settings import Settings
+from orqal.store import backup, open_store
+
+
+def alone(settings: Settings, silence: str, *, fix: bool = False) -> Checkup:
+    """Look at this machine alone. `silence`: why the API does not answer. `fix`: mend what can be mended without harm.
+    ClusterError: there is no home of Orqal here."""
+    if not settings.cluster_path.exists():
+        raise ClusterError(f"{silence} And on this machine there is no Orqal to look at: no {settings.home}.")
+    facts = _facts(settings, silence)
+    findings = judge_alone(facts)
+    if fix:
+        mended = checkup.mend(settings, [finding.subject for finding in findings if finding.mendable])
+        findings = [
+            finding.model_copy(update={"mended": finding.subject in mended}) if finding.mendable else finding
+            for finding in findings
+        ]
+    return Checkup(checked={"machines": 1}, findings=findings)
+
+
+def _facts(settings: Settings, silence: str) -> Alone:
+    docker_root, daemon_silent = None, None
+    try:
+        info = Engine("").info()
+        docker_root = info.data_root if info.local else None
+    except EngineError as error:
+        daemon_silent = error.message
+    return Alone(
+        home=str(settings.home),
+        known_up=(settings.home / "cluster.json").exists(),
+        parts=_parts(processes.find(settings.cluster_path.read_text().strip())),
+        silence=silence.strip().rstrip("."),
+        store=settings.store_place,
+        store_problems=_store_problems(settings),
+        daemon_silent=daemon_silent,
+        machine=checkup.machine(settings, docker_root),
+    )
+
+
+def _parts(found: set[psutil.Process]) -> frozenset[str]:
+    """Which of the head's parts run. An actor's process tells its class in its command line: Ray writes it there."""
+    names = []
+    for process in found:
+        with suppress(psutil.Error):
+            command = "".join(process.cmdline()[:1])
+            names.append(command if command.startswith("ray::") else process.name())
+    return frozenset(part for part in PARTS if any(part in name for name in names))
+
+
+def _store_problems(settings: Settings) -> list[str]:
+    if settings.store_is_mongo:
+        return _problems(lambda: open_store(settings, read_only=True).counts())
+    if not settings.store_path.exists():
+        return []  # nobody has submitted anything yet
+
+    def look() -> None:
+        with closing(backup.opened(settings.store_path)) as connection:
+            if problems := backup.problems_of(connection):
+                raise ClusterError("; ".join(problems))
+
+    return _problems(look)
+
+
+def _problems(look: Callable[[], object]) -> list[str]:
+    try:
+        look()
+    except (ClusterError, RuntimeError, sqlite3.Error, OSError) as error:
+        return [str(error)]
+    except PyMongoError as error:  # its words may have the URL in them
+        return [type(error).__name__]
+    return []
