@@ -23,7 +23,7 @@ import docker.errors
 import requests
 import urllib3
 from docker.types import LogConfig, Mount
-from docker.utils import parse_repository_tag, version_gte
+from docker.utils import kwargs_from_env, parse_repository_tag, version_gte
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 
@@ -140,10 +140,7 @@ class Engine:
         self.cluster = cluster
         self._logins = logins
         with _translated("connect"):
-            self._client = docker.from_env(timeout=int(_CONNECT_TIMEOUT), max_pool_size=_POOL)
-        self._api = self._client.api
-        if self._api.base_url.startswith(("http://", "https://")):
-            self._api.mount(self._api.base_url, _Tcp(pool_maxsize=_POOL))
+            self._api = _Api(timeout=int(_CONNECT_TIMEOUT), max_pool_size=_POOL, **kwargs_from_env())
 
     def info(self) -> EngineInfo:
         """What the daemon is, and the capacity of its machine."""
@@ -398,7 +395,7 @@ class Engine:
         """The ids of this cluster's containers as they end, from now on."""
         with _translated("listen to events"):
             filters = {"type": "container", "event": "die", "label": self._label}
-            return Deaths(self._client.events(decode=True, filters=filters))
+            return Deaths(self._api.events(decode=True, filters=filters))
 
     @property
     def _label(self) -> list[str]:
@@ -406,7 +403,7 @@ class Engine:
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self._api.close()
 
 
 class Pull:
@@ -579,14 +576,14 @@ def _translated(action: str) -> Iterator[None]:
 
 
 def _distrust(error: BaseException) -> str | None:
-    """What an error says of certificates; None: it is of another kind."""
-    while not isinstance(error, ssl.SSLError | docker.errors.TLSParameterError):
-        # What urllib3 wraps is in its arguments.
-        inner = error.__cause__ or error.__context__
-        if inner is None:
-            return None
-        error = inner
-    return str(error)
+    """What an error says of TLS; None: it is of another kind."""
+    cause: BaseException | None = error
+    while cause is not None:
+        plainly = "HTTP request to an HTTPS server" in str(cause)
+        if plainly or isinstance(cause, ssl.SSLError | urllib3.exceptions.SSLError | docker.errors.TLSParameterError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _not_pulled(reference: str, words: str, status: int = 500) -> EngineError:
@@ -628,6 +625,19 @@ def _message(response: requests.Response) -> str:
         return str(response.json()["message"])
     except (requests.RequestException, ValueError, KeyError, TypeError):
         return f"{response.status_code} {response.reason}"
+
+
+class _Api(docker.APIClient):
+    """The SDK's client, as it is to be towards a daemon elsewhere."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if self.base_url.startswith(("http://", "https://")):
+            self.mount(self.base_url, _Tcp(pool_maxsize=_POOL))
+
+    def send(self, request: Any, **options: Any) -> requests.Response:
+        """As requests' own, which would believe REQUESTS_CA_BUNDLE more than the daemon's ca.pem."""
+        return super().send(request, **options | ({"verify": self.verify} if isinstance(self.verify, str) else {}))
 
 
 class _Tcp(HTTPAdapter):

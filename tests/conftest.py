@@ -16,7 +16,7 @@ from tests.mongo_server import Server, server
 hypothesis.settings.register_profile("orqal", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("orqal")
 
-PROGRAMS = (*DEMO_PROGRAMS, "dd", "env", "head", "id", "ls", "mkdir", "ln", "nproc", "seq", "yes")
+PROGRAMS = (*DEMO_PROGRAMS, "dd", "env", "head", "id", "ls", "mkdir", "ln", "mknod", "mv", "nproc", "seq", "yes")
 """The tests' containers need more than the demo's."""
 
 

@@ -147,13 +147,13 @@ def test_a_job_is_explained(run: Callable[..., Done], server: StandInServer) -> 
         "_id": A,
         "current_status": "todo",
         "summary": "It waits: h: [too] little \x1b[2Jmemory is free.",
-        "cache": "It was run because use_cache was off.",
+        "cache": "No earlier job answered for it: use_cache was off.",
         "hosts": [{"name": "h", "reason": "[too] little memory is free"}],
     }
     server.answers[f"GET job/{A}/explain"] = explanation
     assert run("explain", A) == (
         0,
-        "It waits: h: [too] little [2Jmemory is free.\nIt was run because use_cache was off.\n",
+        "It waits: h: [too] little [2Jmemory is free.\nNo earlier job answered for it: use_cache was off.\n",
         "",
     )
     assert run("explain", A.upper(), "--json").documents == [explanation]

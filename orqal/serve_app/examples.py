@@ -80,7 +80,7 @@ EXPLANATION = Explanation(
     id=JOB_ID,
     current_status=Status.TODO,
     summary="It waits: lab1: no room now.",
-    cache=f"It was run because {JOB.cache_miss}.",
+    cache=f"No earlier job answered for it: {JOB.cache_miss}.",
     hosts=[HostReason(name="lab1", reason="no room now")],
 )
 SUBMITTED, CANCELLED, RETRIED = Submitted(id=JOB_ID), Cancelled(cancelled=2), Retried(retried=1)

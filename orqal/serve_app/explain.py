@@ -49,7 +49,9 @@ def _history(job: JobRecord) -> list[str]:
 
 
 def _cache(job: JobRecord) -> str:
-    ran = f"It was run because {job.cache_miss}." if job.cache_miss else "Nobody looked for an earlier job."
+    ran = (
+        f"No earlier job answered for it: {job.cache_miss}." if job.cache_miss else "Nobody looked for an earlier job."
+    )
     times = "once" if job.cache_hits == 1 else f"{job.cache_hits} times"
     last = f", the last time at {job.cache_last_hit:%Y-%m-%d %H:%M:%S} UTC" if job.cache_last_hit else ""
     return (

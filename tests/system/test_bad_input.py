@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import secrets
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -363,16 +364,35 @@ def test_wrapper_file_that_cannot_be_imported(orqal: Orqal, services: Path) -> N
             (services / f"{name}.py").unlink()
 
 
-@pytest.mark.parametrize("path", ["%2e%2e/%2e%2e/token", "%2Fetc%2Fpasswd", "link", "missing", "d/%2e%2e/file"])
-def test_download_stays_in_the_jobs_directory(orqal: Orqal, services: Path, path: str) -> None:
+CLIMBING = [
+    *("../../token", "d/../../../token", "%2e%2e/%2e%2e/token", "..%2f..%2ftoken", "%252e%252e%252ftoken"),
+    *("..%5c..%5ctoken", "%c0%ae%c0%ae/token", "%ff", "%00", "file%00"),
+    *("/etc/passwd", "//etc/passwd", "%2Fetc%2Fpasswd", "file:///etc/passwd"),
+    *("link", "root/etc/passwd", "root%2fetc/passwd", "d/out/passwd", "hop"),
+    *("pipe", "d", "d/", ".", "", "d/%2e%2e/file", "missing"),
+]
+"""What is no file of the job's directory, however it is spelt."""
+
+
+def test_download_stays_in_the_jobs_directory(orqal: Orqal, services: Path) -> None:
+    links = "ln -s /etc/passwd link; ln -s / root; mkdir d; ln -s /etc d/out; ln -s link hop; mknod pipe p"
     (services / "files.py").write_text(
         BASE.format(name="Files").replace("threads = 0.5", "threads = 0.5\n    create_dir = True")
-        + "        \n    def get_cmd(self, params):\n"
-        "        return ['sh', '-c', 'echo content > file; ln -s /etc/passwd link; ln -s / root; mkdir d']\n"
+        + f"""
+    def get_cmd(self, params):
+        return ['sh', '-c', 'echo content > file; {links}; echo below > d/file']
+"""
     )
     job = orqal.run("Files")
-    assert job["lswd"] == ["d", "file", "link", "params.json", "root"]
-    with orqal.http() as http:
-        assert http.get(f"/job/{job['_id']}/download/file").text == "content\n"
-        assert http.get(f"/job/{job['_id']}/download/{path}").status_code == 404
-        assert http.get(f"/job/{job['_id']}/download/root/etc/passwd").status_code == 404
+    assert job["lswd"] == ["d", "file", "hop", "link", "params.json", "pipe", "root"], job
+    with orqal.http() as client:
+        assert client.get(f"/job/{job['_id']}/download/file").text == "content\n"
+        assert client.get(f"/job/{job['_id']}/download/d/file").text == "below\n"
+    for path in CLIMBING:
+        # As it stands here: a client of its own mind would take the dots out.
+        with socket.create_connection(("127.0.0.1", orqal.port), timeout=20) as sock:
+            head = f"GET /api/job/{job['_id']}/download/{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            sock.sendall(f"{head}Authorization: Bearer {orqal.token}\r\n\r\n".encode())
+            answer = b"".join(iter(lambda: sock.recv(65536), b""))
+        status = int(answer.split()[1])
+        assert 400 <= status < 500 and b"root:" not in answer and orqal.token.encode() not in answer, (path, answer)

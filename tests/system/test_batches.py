@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import secrets
 import socket
 from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import docker
 
 from tests.system.orqal_process import Orqal
 
@@ -88,6 +93,38 @@ def test_listing_by_time(orqal: Orqal) -> None:
         assert http.get("/jobs", params={"submitted_after": "yesterday"}).status_code == 422
 
 
+def test_listing_by_host_and_a_cursor_that_stays_right_while_jobs_change(orqal: Orqal) -> None:
+    user = secrets.token_hex(4)
+    [host] = orqal.http().get("/hosts").json()
+    whole = {"user": user, "threads": host["threads"], "params": {"time": 1000}}
+    with orqal.http() as http:
+
+        def listed(**query: Any) -> tuple[list[str], str | None]:
+            page = http.get("/jobs", params={"user": user, **query}).raise_for_status().json()
+            return [job["_id"] for job in page["jobs"]], page["cursor"]
+
+        before = http.get("/jobs/status").json()
+        ended = [orqal.run("Test", user=user)["_id"] for _ in range(3)]
+        assert http.get("/jobs/status").json()["exited"] == before.get("exited", 0) + 3
+        assert listed(host=host["name"]) == listed(host=host["name"], status="exited") == (ended[::-1], None)
+        assert listed(host="elsewhere") == ([], None)
+        running, *waiting = (orqal.submit("Test", **whole) for _ in range(6))
+        orqal.running(running)
+        assert listed(status="todo") == (waiting[::-1], None)
+        page, cursor = listed(limit=2)
+        assert page == [waiting[4], waiting[3]]
+        # One that was told and one that was not end, and there is a new one.
+        assert http.post("/jobs/cancel", json={"ids": [waiting[3], waiting[2]]}).json() == {"cancelled": 2}
+        orqal.submit("Test", **whole)
+        page, cursor = listed(limit=2, cursor=cursor)
+        assert page == [waiting[2], waiting[1]]
+        # The one after which the next page begins is deleted, and all that wait with it.
+        http.get("/clean/scheduled").raise_for_status()
+        page, cursor = listed(limit=2, cursor=cursor)
+        assert page == [running, ended[2]]
+        assert listed(limit=2, cursor=cursor) == ([ended[1], ended[0]], None)
+
+
 def test_a_client_that_sends_half_and_dies_leaves_the_first_half(orqal: Orqal) -> None:
     name = f"half{secrets.token_hex(4)}"
     document = b'{"app": "Nope", "input": "%d"}'
@@ -104,11 +141,30 @@ def test_a_client_that_sends_half_and_dies_leaves_the_first_half(orqal: Orqal) -
         assert http.get(f"/batches/{name}").json()["jobs"] == 2
 
 
-def test_what_a_job_was_made_by(orqal: Orqal) -> None:
-    job = orqal.command("sh", "-c", "echo x")
-    assert job["image_digest"].startswith("sha256:") and len(job["wrapper_digest"]) == 64
-    assert job["cmd"] == ["sh", "-c", "echo x"] and job["exit_code"] == 0 and job["host"]
-    assert job["ctime"] < job["stime"] < job["etime"]
+def test_what_a_job_was_made_by(orqal: Orqal, services: Path) -> None:
+    file = services / "provenance.py"
+    file.write_text(
+        "class Provenance(AbstractWrapper):\n"
+        "    docker_url, threads, memory_in_gb = 'orqal/demo', 0.5, 0.05\n"
+        "    def get_cmd(self, params):\n"
+        "        return ['sh', '-c', 'exit 3', self.job.input]\n"
+    )
+    engine = docker.from_env()
+    [host] = orqal.http().get("/hosts").json()
+    begin = datetime.now(timezone.utc)
+    try:
+        job = orqal.run("Provenance", "in put")
+        assert job["image"] == "orqal/demo" and job["image_digest"] == engine.images.get("orqal/demo").id
+        assert job["wrapper_digest"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert job["cmd"] == ["sh", "-c", "exit 3", "in put"]
+        assert (job["host"], job["exit_code"]) == (host["name"], 3)
+        times = [datetime.fromisoformat(job[name].replace("Z", "+00:00")) for name in ("ctime", "stime", "etime")]
+        times = [begin, *times, datetime.now(timezone.utc)]
+        assert times == sorted(times)
+        assert {"peak_memory", "cpu_seconds"} <= job.keys()  # test_metering.py holds them to the kernel
+    finally:
+        engine.close()
+        file.unlink()
 
 
 def test_explaining_a_job_that_waits(orqal: Orqal) -> None:

@@ -53,6 +53,7 @@ def test_the_same_job_answers_whether_it_waits_runs_or_has_succeeded(orqal: Orqa
     with orqal.http() as http:
         explanation = http.get(f"/job/{first}/explain").json()
     assert "2 times" in explanation["cache"] and "exited with 0" in explanation["summary"]
+    assert " ".join(explanation["cache"].split()) in " ".join(orqal.cli("explain", first).stdout.split())
 
 
 def test_a_job_that_failed_answers_for_none(orqal: Orqal) -> None:

@@ -132,6 +132,13 @@ def test_a_page_cannot_hide_itself(orqal: Orqal) -> None:
     assert orqal.job(job_id)["ok"]
 
 
+def test_a_browser_behind_a_proxy_that_ends_tls(orqal: Orqal) -> None:
+    page = {**BROWSER, "Host": "orqal.example", "Origin": "https://orqal.example"}
+    with httpx.Client(base_url=orqal.root, auth=("me", orqal.token), headers=page) as http:
+        assert http.post("/api/job", json={"app": "Test"}).status_code == 403
+        assert http.post("/api/job", json={"app": "Test"}, headers={"X-Forwarded-Proto": "https"}).status_code == 200
+
+
 # Without a token
 
 

@@ -71,3 +71,13 @@ def test_no_request_is_answered_otherwise_than_documented(fuzzed: Orqal) -> None
         tried += 1
     assert tried > 25
     assert not problems, "\n\n".join(f"{label}:\n{problem}" for label, problem in problems.items())
+
+
+def test_run_that_is_switched_off(fuzzed: Orqal) -> None:
+    params = {"image": "orqal/demo", "cmd": ["true"]}
+    job = fuzzed.run("Run", params=params)
+    assert (job["error"]["type"], job["container_id"]) == ("no_such_app", None)
+    assert "ORQAL_RUN=off" in job["error"]["message"]
+    assert "Run" not in [app["name"] for app in fuzzed.http().get("/apps").json()]
+    done = fuzzed.cli("run", "orqal/demo", "--", "true", check=False)
+    assert done.returncode == 125 and "switched it off" in " ".join(done.stderr.split()), done

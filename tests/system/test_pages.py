@@ -80,7 +80,7 @@ def test_job_that_succeeded(orqal: Orqal, get: Get) -> None:
         job["wrapper_digest"],
         "sha256sum < ",
         job["container_id"],
-        "It was run because",
+        "No earlier job answered for it",
     ):
         assert expected in page, expected
     assert f"Host {job['host']} " in page

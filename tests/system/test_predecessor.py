@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import docker
 import httpx
 import pytest
 
@@ -216,7 +217,22 @@ def test_the_dataset_is_the_administrators_file(open_to_all: Orqal) -> None:
         assert http.get("/dataset.json").json() == [{"_id": 1}]
 
 
-def test_cleaning(open_to_all: Orqal) -> None:
+@pytest.fixture
+def strangers(image: str) -> Iterator[list[Any]]:
+    """Containers that this Orqal did not start: one of nobody's, and one of another Orqal's."""
+    engine = docker.from_env()
+    all_labels: list[dict[str, str]] = [{}, {"orqal.cluster": "another", "orqal.job": "f" * 24, "orqal.attempt": "1"}]
+    started = [
+        engine.containers.run(image, ["sleep", "1000"], detach=True, network_mode="none", labels=labels)
+        for labels in all_labels
+    ]
+    yield started
+    for container in started:
+        container.remove(force=True)
+    engine.close()
+
+
+def test_cleaning(open_to_all: Orqal, strangers: list[Any]) -> None:
     orqal = open_to_all
     params = {"image": "orqal/demo", "cmd": ["sleep", "100"], "network": "none"}
     with plain(orqal) as http:
@@ -240,3 +256,6 @@ def test_cleaning(open_to_all: Orqal) -> None:
         assert http.get("/clean/containers").raise_for_status().text == "containers removed"
         assert http.get(f"/job/{running}").json()["error"]["type"] == "cancelled"
         assert http.get("/clean/everything").status_code == 422
+    for container in strangers:
+        container.reload()
+        assert container.status == "running"

@@ -37,7 +37,9 @@ def test_attempts_and_retries_are_told() -> None:
 
 
 def test_the_cache_is_told() -> None:
-    assert explained(job(cache_miss="use_cache was off"), {}).cache == "It was run because use_cache was off."
+    assert (
+        explained(job(cache_miss="use_cache was off"), {}).cache == "No earlier job answered for it: use_cache was off."
+    )
     hit = job(cache_miss="none was there", cache_hits=1, cache_last_hit=NOON + timedelta(minutes=1))
     assert "once, the last time at 2026-01-01 12:01:00 UTC" in explained(hit, {}).cache
     assert "3 times" in explained(job(cache_hits=3), {}).cache

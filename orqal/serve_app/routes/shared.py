@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from itertools import islice
 from typing import Annotated, Any, TypeVar
+from uuid import uuid4
 
 from fastapi import Depends, Header, HTTPException, Path, Request
 from fastapi.responses import Response, StreamingResponse
@@ -172,6 +173,8 @@ async def submit(
     backend: Backend, specs: list[JobSpec], key: str | None, first: int = 1, replace_batch: str | None = None
 ) -> list[Taken]:
     """Hand documents to the Scheduler. BadDocument: one is another than before under its idempotency key."""
+    # Ray repeats the call when the Scheduler dies under it: what it had written by then is found by a key.
+    key = key or uuid4().hex
     try:
         taken: list[Taken] = await backend.scheduler("submit", specs, key=key, first=first, replace_batch=replace_batch)
     except RayTaskError as error:
