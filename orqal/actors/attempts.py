@@ -104,6 +104,14 @@ class Attempts:
         """How many of them there are, by host."""
         return Counter(active.host for active in self._active.values())
 
+    def leased(self, host: str) -> Resources:
+        """What Ray has given to those on a host."""
+        total = Resources(0, 0)
+        for active in self._active.values():
+            if active.host == host and active.lease is not None:
+                total = total.plus(active.resources)
+        return total
+
     def is_cancelled(self, job: str) -> bool:
         """True while it is being cancelled."""
         return job in self._active and self._active[job].cancelled

@@ -40,7 +40,7 @@ def test_what_is_neither_free_nor_ours_is_others(hosts: Hosts, host: KnownHost, 
     hosts.others_hold(host, ours=Resources.of(1, 2), free=Resources.of(1.5, 5))
     assert host.counted.others == Resources.of(1.5, 1)
     assert host.counted.room == Resources.of(1.5, 5)
-    about = Hosts.described(host, jobs=1)
+    about = Hosts.described(host, jobs=1, leased=Resources.of(1, 2))
     assert (about.threads_in_use, about.threads_of_others, about.ram_gb_of_others) == (1, 1.5, 1)
     assert len(changes) == 1
     hosts.others_hold(host, ours=Resources.of(1, 2), free=Resources.of(1.5, 5))
@@ -64,7 +64,7 @@ def test_a_host_where_ray_refused_gets_no_work_until_it_is_known_what_is_free(ho
 def test_a_host_that_is_dismissed_is_not_written_down_as_drained(hosts: Hosts, host: KnownHost, tmp_path: Path) -> None:
     host.reopen()
     hosts.dismiss(host)
-    assert not host.counted.open and Hosts.described(host, jobs=0).state == "drained"
+    assert not host.counted.open and Hosts.described(host, jobs=0, leased=Resources(0, 0)).state == "drained"
     assert not (tmp_path / "drained.json").exists()
     asyncio.run(hosts.drain(host))
     assert (tmp_path / "drained.json").exists()
