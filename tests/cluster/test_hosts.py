@@ -360,12 +360,13 @@ def test_another_ray_program_is_respected(members: Lab) -> None:
 
 def test_a_host_is_drained_and_labels_keep_jobs_where_they_belong(members: Lab) -> None:
     lab = members
-    here = lab.submit("OnGpu", "sleep 2; echo done")
+    here = lab.submit("OnGpu", "while [ ! -e go ]; do sleep 0.1; done; echo done")
     lab.running(here)
     drained = told(lab.orqal("drain", "h2", "--json"))
     assert (drained["state"], drained["jobs"]) == ("draining", 1)
     others = [sleeper(lab, 0.1, threads=0.5, memory_in_gb=0.1) for _ in range(4)]
     assert "h2" not in {lab.ended(job)["host"] for job in others}
+    (lab.cluster.hosts[1].home / ".orqal/jobs" / here / "go").touch()
     assert (lab.ended(here)["stdout"], lab.job(here)["host"]) == (["done", ""], "h2")
     later = lab.submit("OnGpu", "true")
     assert "h2: drained" in lab.orqal("explain", later).stdout
