@@ -53,14 +53,14 @@ class Server:
 
 
 @contextlib.contextmanager
-def server() -> Iterator[Server | None]:
-    """The server; None: there is none to be had."""
+def server(listen: str = "127.0.0.1") -> Iterator[Server | None]:
+    """The server, which listens at this address of the machine if it is started here; None: there is none to be had."""
     port, folder = free_port(), Path(tempfile.mkdtemp(prefix="orqal-mongo-"))
-    address = f"mongodb://127.0.0.1:{port}"
+    address = f"mongodb://{listen}:{port}"
     commands = {
-        "mongod": (shutil.which("mongod"), "--port", port, "--bind_ip", "127.0.0.1", "--dbpath", folder),
+        "mongod": (shutil.which("mongod"), "--port", port, "--bind_ip", listen, "--dbpath", folder),
         "given": (),
-        "FerretDB": (shutil.which("ferretdb", path=BUILT), f"127.0.0.1:{port}", folder),
+        "FerretDB": (shutil.which("ferretdb", path=BUILT), f"{listen}:{port}", folder),
         "nx-27017": (shutil.which("nx-27017", path=BUILT / "nx" / "bin"), "--port", port, *_nx_files(folder)),
     }
     wanted = os.environ.get("ORQAL_TEST_MONGO")  # to try another one than the first

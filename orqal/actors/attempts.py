@@ -118,6 +118,14 @@ class Attempts:
         """True if it is here and has not ended."""
         return job in self._orphans or (job in self._active and self._active[job].can_end)
 
+    def leased(self, host: str) -> Resources:
+        """What Ray has given to those on a host."""
+        total = Resources(0, 0)
+        for active in self._active.values():
+            if active.host.info.name == host and active.lease is not None:
+                total = total.plus(active.resources)
+        return total
+
     def is_cancelled(self, job: str) -> bool:
         """True while it is being cancelled."""
         return job in self._active and self._active[job].cancelled

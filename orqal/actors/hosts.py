@@ -261,9 +261,9 @@ class Hosts:
     # In words
 
     @staticmethod
-    def described(host: KnownHost, jobs: int) -> HostInfo:
-        """It, with what is in use of it now; `jobs`: how many it has."""
-        used, others = host.counted.used.to_ray(), host.counted.others.to_ray()
+    def described(host: KnownHost, jobs: int, leased: Resources) -> HostInfo:
+        """It, with what is in use of it now; `jobs`: how many it has, `leased`: what Ray has given them."""
+        used, others = leased.to_ray(), host.counted.others.to_ray()
         update: dict[str, Any] = {
             "threads_in_use": used.get("threads", 0),
             "ram_gb_in_use": used.get("ram_gb", 0),

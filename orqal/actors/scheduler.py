@@ -17,7 +17,7 @@ from orqal.actors.attempts import Attempts
 from orqal.actors.changes import Changes, Cursor, News
 from orqal.actors.cleaning import Cleaning
 from orqal.actors.host import HostReport
-from orqal.actors.hosts import Hosts
+from orqal.actors.hosts import Hosts, KnownHost
 from orqal.actors.intake import Intake, Taken
 from orqal.actors.journal import Journal
 from orqal.actors.leases import Leases, drop
@@ -227,8 +227,11 @@ class Scheduler:
 
     async def hosts(self) -> list[HostInfo]:
         """All hosts, with what is in use of them now."""
-        jobs = self._attempts.per_host()
-        return [self._hosts.described(host, jobs[host.info.name]) for host in self._hosts]
+        return [self._described(host) for host in self._hosts]
+
+    def _described(self, host: KnownHost) -> HostInfo:
+        name = host.info.name
+        return self._hosts.described(host, self._attempts.per_host()[name], self._attempts.leased(name))
 
     async def in_hand(self) -> InHand:
         """What the doctor has to know of the work that is under way."""
@@ -267,7 +270,7 @@ class Scheduler:
         await self._hosts.drain(host)
         if now:
             self._attempts.evict(host)
-        return self._hosts.described(host, self._attempts.per_host()[name])
+        return self._described(host)
 
     async def dismiss(self, name: str, now: bool = False) -> HostInfo | None:
         """Give a host no more work as long as it is there: it is about to leave. Otherwise as `drain`."""
@@ -277,7 +280,7 @@ class Scheduler:
         self._hosts.dismiss(host)
         if now:
             self._attempts.evict(host)
-        return self._hosts.described(host, self._attempts.per_host()[name])
+        return self._described(host)
 
     async def undrain(self, name: str) -> HostInfo | None:
         """Give a host work again. The host; None: there is no such host."""
@@ -285,7 +288,7 @@ class Scheduler:
         if host is None:
             return None
         await self._hosts.undrain(host)
-        return self._hosts.described(host, self._attempts.per_host()[name])
+        return self._described(host)
 
     # What HostActors call
 

@@ -91,8 +91,12 @@ def _scheduler_soon() -> Any:
 def leave(name: str, now: str) -> None:
     """Have a host end its jobs, and wait until none runs there and their containers have gone."""
     actor = scheduler()
-    while (host := ray.get(actor.dismiss.remote(name, now == "now"))) is not None and host.jobs:
+    host: HostInfo | None = ray.get(actor.dismiss.remote(name, now == "now"))
+    while host is not None and host.jobs:
         time.sleep(_LOOK_EVERY)
+        host = next((host for host in _hosts(actor) if host.name == name), None)
+        if host is not None and host.state == "ready":  # the Scheduler was restarted, and knows nothing of it
+            host = ray.get(actor.dismiss.remote(name, now == "now"))
     deadline = time.monotonic() + TIDY_WITHIN
     while host is not None and time.monotonic() < deadline:
         try:

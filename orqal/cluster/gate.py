@@ -19,7 +19,7 @@ VERSION = b"version"
 """The key, in Ray's store of such, under which a head keeps Orqal's version."""
 KEYS = b"orqal"
 """Their namespace."""
-ANSWER_WITHIN = 20.0
+ANSWER_WITHIN = 10.0
 """Seconds that a head may take. What listens there and is not Ray says nothing for ever."""
 
 

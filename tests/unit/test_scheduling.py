@@ -534,13 +534,20 @@ class Cluster(RuleBasedStateMachine):
     def open_or_close(self, name: str) -> None:
         self.scene.hosts[name].open = not self.scene.hosts[name].open
 
+    @rule(name=st.sampled_from("abc"), part=st.sampled_from([0.0, 0.3, 1.0]))
+    def others_take_and_give_back(self, name: str, part: float) -> None:
+        """Another Ray program has so much of what is free: no more, for Ray gives it only that."""
+        at = self.scene.hosts[name]
+        free = at.capacity.minus(at.used)
+        at.others = Resources(int(free.threads * part), int(free.ram * part))
+
     @invariant()
     def no_host_is_overbooked(self) -> None:
         for name, at in self.scene.hosts.items():
             used = [placed.resources for placed in self.scene.running.values() if placed.host == name]
             total = Resources(sum(part.threads for part in used), sum(part.ram for part in used))
             assert total == at.used
-            assert total.fits(at.capacity)
+            assert total.plus(at.others).fits(at.capacity)
 
     @invariant()
     def nothing_is_lost(self) -> None:
@@ -554,7 +561,7 @@ class Cluster(RuleBasedStateMachine):
     def teardown(self) -> None:
         """All that could ever run does, once there is room."""
         for at in self.scene.hosts.values():
-            at.open = True
+            at.open, at.others = True, Resources(0, 0)
         while self.scene.running or self.scene.place():
             self.scene.end(*self.scene.running)
         assert all(impossible(line.key.shape, self.scene.hosts.values()) for line in self.scene.queue.lines())
@@ -570,6 +577,12 @@ def test_why_not() -> None:
     assert why_not(Shape(2, 1), host) == (
         "no room now: 1 threads and 6 GB of 4 threads and 8 GB are free, and the job asks for 2 threads and 1 GB"
     )
+    host.others = Resources.of(1, 7)
+    assert why_not(Shape(0.5, 1), host) == (
+        "no room now: 0 threads and 0 GB of 4 threads and 8 GB are free (other Ray programs hold 1 threads and 7 GB), "
+        "and the job asks for 0.5 threads and 1 GB"
+    )
+    host.others = Resources(0, 0)
     assert "too small: it has 4 threads and 8 GB in all" in (why_not(Shape(5, 1), host) or "")
     assert "asks for 4 threads" in (why_not(Shape(None, 1), host) or "")
     host.open = False

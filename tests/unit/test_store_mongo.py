@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -249,6 +250,18 @@ def test_a_result_and_streams_beyond_one_document(store: MongoStore) -> None:
     store.update([done(record), done(small)], {record.id: large, small.id: Output(result=1)})
     assert store.output(record.id) == large
     assert [output.result for _, output in store.batch_results("b")] == [large.result, 1]
+
+
+def test_very_many_jobs_go_in_slices_with_little_memory(mongo: Server, store: MongoStore) -> None:
+    """100,000, as a request with so many gives them to the store; fewer where the server takes a minute for them."""
+    slices = 10 if mongo.slow else 100
+    add(store, jobs(1_000, batch="b"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(slices - 1):
+        add(store, jobs(1_000, batch="b"))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert store.counts() == {Status.TODO: slices * 1_000}
+    assert grown < 50_000, f"{grown} KiB"
 
 
 def test_a_record_too_large_for_a_document_can_never_be_written(store: MongoStore) -> None:

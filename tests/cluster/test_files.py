@@ -1,0 +1,104 @@
+"""Files of jobs on other hosts than the head, without a shared file system: through the HostActor, in pieces."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import psutil
+import pytest
+
+from tests.cluster.lab import Lab, a_lab, processes
+from tests.cluster.namespaces import Namespaces
+
+pytestmark = pytest.mark.timeout(600)
+
+SIZE = 2 << 30
+SERVICES = '''
+class Big(AbstractWrapper):
+    """Makes a file of 2 GiB, most of it a hole, and prints its sum and much else."""
+    docker_url = "orqal/demo"
+    threads = 1
+    memory_in_gb = 0.5
+    network = "none"
+    create_dir = True
+    requires = {"disk": "large"}
+    def get_cmd(self, params):
+        return ["sh", "-c", """
+            dd if=/dev/urandom of=big bs=1048576 count=64 &&
+            dd if=/dev/urandom of=big bs=1048576 count=1 seek=2047 &&
+            sha256sum < big > sum && cat sum && head -c 3000000 /dev/urandom >&2"""]
+'''
+ALLOWED = 400 << 20
+"""Bytes that all processes together may take more while 2 GiB pass: Ray's object stores keep what they once had."""
+
+
+@pytest.fixture(scope="module")
+def lab(cluster: Namespaces) -> Iterator[Lab]:
+    """A head, and h2 with a disk."""
+    with a_lab(cluster, services=SERVICES, joined=0) as lab:
+        lab.join(cluster.hosts[1], "--label", "disk=large")
+        yield lab
+
+
+def memory(lab: Lab) -> dict[str, int]:
+    """Bytes of memory (PSS) by kind of process: those that a file passes through."""
+    found: dict[str, int] = {}
+    for host in lab.cluster.hosts[:2]:
+        for process in processes(host):
+            with suppress(psutil.Error):
+                kind = process.name() if process.name() == "raylet" else " ".join(process.cmdline())[:24]
+                if kind == "raylet" or kind.startswith("ray::"):
+                    found[kind] = found.get(kind, 0) + process.memory_full_info().pss
+    return found
+
+
+def test_a_file_of_gigabytes_on_another_host(lab: Lab) -> None:
+    job = lab.run("Big")
+    assert (job["ok"], job["host"]) == (True, "h2")
+    with lab.http() as http:
+        expected = http.get(f"/job/{job['_id']}/download/sum").text.split()[0]
+        # What h2 printed is there, too: the whole of it is a file.
+        logs = http.get(f"/job/{job['_id']}/logs", params={"stream": "stderr"}).content
+        assert len(logs) >= 3_000_000 and job["truncated"] == ["stderr"]
+
+        path = f"/job/{job['_id']}/download/big"
+        before = memory(lab)
+        most = dict(before)
+        digest, count, began, watched = hashlib.sha256(), 0, time.monotonic(), 0.0
+        with http.stream("GET", path) as response:
+            assert response.headers["content-length"] == str(SIZE)
+            etag = response.headers["etag"]
+            for chunk in response.iter_raw():
+                digest.update(chunk)
+                count += len(chunk)
+                if time.monotonic() > watched + 1:
+                    most = {kind: max(size, most.get(kind, 0)) for kind, size in memory(lab).items()}
+                    watched = time.monotonic()
+                if count >= SIZE // 2:
+                    break  # the connection breaks
+        headers = {"Range": f"bytes={count}-", "If-Range": etag}
+        with http.stream("GET", path, headers=headers) as response:
+            assert response.status_code == 206
+            assert response.headers["content-range"] == f"bytes {count}-{SIZE - 1}/{SIZE}"
+            for chunk in response.iter_raw():
+                digest.update(chunk)
+                count += len(chunk)
+                if time.monotonic() > watched + 1:
+                    most = {kind: max(size, most.get(kind, 0)) for kind, size in memory(lab).items()}
+                    watched = time.monotonic()
+        took = time.monotonic() - began
+        assert (count, digest.hexdigest()) == (SIZE, expected)
+        grown = {kind: round((size - before.get(kind, 0)) / 1e6, 1) for kind, size in most.items()}
+        print(f"{SIZE / 1e6 / took:.0f} MB/s; more memory, in MB: {grown}")
+        assert sum(most.values()) - sum(before.values()) < ALLOWED, grown
+
+        # Parts of it, and what there is not.
+        part = http.get(path, headers={"Range": f"bytes={SIZE - 4}-"})
+        assert (part.status_code, len(part.content)) == (206, 4)
+        assert http.get(path, headers={"Range": f"bytes={SIZE}-"}).status_code == 416
+        with http.stream("GET", path, headers={"Range": "bytes=5-", "If-Range": '"other"'}) as response:
+            assert (response.status_code, response.headers["content-length"]) == (200, str(SIZE))
+        assert http.get(f"/job/{job['_id']}/download/none").status_code == 404
