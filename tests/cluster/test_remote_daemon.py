@@ -179,7 +179,7 @@ def test_limits(lab: Lab, h3: Host) -> None:
     with contextlib.closing(h3.docker()) as client:
         [container] = client.containers.list(filters={"label": f"orqal.job={held}"})
         config = container.attrs["HostConfig"]
-    assert (config["NanoCpus"], config["Memory"], config["Binds"]) == (500_000_000, 100_000_000, None)
+    assert (config["NanoCpus"], config["Memory"], container.attrs["Mounts"]) == (500_000_000, 100_000_000, [])
     let_go(lab, h3, held)
     assert lab.ended(held)["ok"]
 
