@@ -82,8 +82,12 @@ def members(lab: Lab) -> Lab:
 
 
 @pytest.fixture(autouse=True)
-def no_jobs_left(lab: Lab) -> Iterator[None]:
+def as_it_was(lab: Lab) -> Iterator[None]:
+    """A test that fails leaves neither jobs nor drained hosts to the next."""
     yield
+    for name, host in lab.hosts().items():
+        if host["state"] in ("draining", "drained"):
+            lab.orqal("undrain", name)
     with lab.http() as http:
         http.post("/jobs/cancel", json={"all": True}).raise_for_status()
         with http.stream("POST", "/jobs/wait", json={"all": True}) as response:
