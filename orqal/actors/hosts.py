@@ -177,12 +177,14 @@ class Hosts:
         # It gets no work until it reports again.
         host.info = host.info.model_copy(update={"state": "its actor is restarting"})
         host.reopen()
-        begun = time.monotonic()
+        begun, before = time.monotonic(), host.incarnation
         while self._hosts.get(host.info.name) is host and time.monotonic() - begun < self._lost_after:
             try:
                 host.incarnation = await asyncio.wait_for(_answer(host.actor.incarnation.remote()), ANSWER_WITHIN)
             except (RayError, asyncio.TimeoutError):  # Ray starts it again
                 await asyncio.sleep(ACTOR_RESTARTS)
+                if host.incarnation != before:  # it has reported meanwhile, even if it has died again since
+                    return True
             else:
                 return True
         return False
