@@ -25,7 +25,9 @@ class Api(ABC):
     def http(self, **options: Any) -> httpx.Client:
         """A client of the API, with the token."""
         return httpx.Client(
-            base_url=f"{self.root}/api", headers={"Authorization": f"Bearer {self.token}"}, timeout=60, **options
+            base_url=f"{self.root}/api",
+            headers={"Authorization": f"Bearer {self.token}"},
+            **{"timeout": 60, **options},
         )
 
     def submit(self, app: str, input: Any = None, **more: Any) -> str:
