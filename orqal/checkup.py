@@ -19,8 +19,9 @@ from orqal import __version__
 from orqal.doctor import Disk, Machine
 from orqal.settings import Settings
 
-STALE_AFTER = 600.0
-"""Seconds without a change after which a folder of a Ray node that nobody uses is left over."""
+STALE_AFTER = 3_600.0
+"""Seconds without a change after which a folder of a Ray node that nobody uses is left over: until then somebody may
+want to read its logs."""
 _FOLDER = re.compile(r"orqal-(\d+)-[0-9a-f]{8}")
 _TMP = Path("/tmp")  # noqa: S108 - where the folders of Ray nodes are: see cluster/node.py
 

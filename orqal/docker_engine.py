@@ -14,6 +14,7 @@ import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -324,6 +325,17 @@ class Engine:
             state = self._api.inspect_container(container)["State"]
         return bool(state["Status"] != "created")
 
+    def ran_for(self, container: str) -> float | None:
+        """Seconds since its start, both times by the daemon's own clock; None: it was not started, or is not there."""
+        with _translated("inspect the container"):
+            try:
+                state = self._api.inspect_container(container)["State"]
+            except docker.errors.NotFound:
+                return None
+            if state["Status"] == "created":
+                return None
+            return _seconds(self._api.info()["SystemTime"]) - _seconds(state["StartedAt"])
+
     def stats(self, container: str) -> dict[str, Any]:
         """What it uses at this moment, as the Engine API says it. The answer takes the daemon up to a second."""
         with _translated("tell what the container uses"):
@@ -359,7 +371,7 @@ class Engine:
             # The SDK's own logs() glues the streams together; its client is a requests session.
             response = self._api.get(url, params=flags, stream=True, timeout=(_CONNECT_TIMEOUT, None))
             if response.status_code == 404:
-                raise EngineError(ErrorType.DOCKER_ERROR, f"there is no container {container}")
+                raise EngineError(ErrorType.DOCKER_ERROR, f"there is no container {container}", passing=True)
             response.raise_for_status()
         return Logs(response, follow)
 
@@ -562,7 +574,10 @@ def _translated(action: str) -> Iterator[None]:
             code, words = 127, f"the command does not exist in the image: {words}"
         elif re.search(r"exec.*permission denied", words):
             code, words = 126, f"the command cannot be executed in the image: {words}"
-        raise EngineError(ErrorType.DOCKER_ERROR, f"Docker would not {action}: {words}", code) from error
+        passing = code is None and _passes(error)
+        raise EngineError(
+            ErrorType.DOCKER_ERROR, f"Docker would not {action}: {words}", code, passing=passing
+        ) from error
     except (docker.errors.DockerException, requests.RequestException) as error:
         if distrust := _distrust(error):
             raise Unreachable(
@@ -658,6 +673,21 @@ def _by_socket() -> bool:
 
 def _words(error: docker.errors.APIError) -> str:
     return str(error.explanation or error).strip().rstrip(".")
+
+
+def _passes(error: docker.errors.APIError) -> bool:
+    """True when it is not what was asked for that is wrong: the daemon is in trouble (a full disk, say), or somebody
+    removed a container or image that was there a moment ago."""
+    if error.status_code == 404:
+        return re.search("No such (container|image)", str(error.explanation)) is not None
+    return error.status_code is None or error.status_code in (408, 409, 429) or error.status_code >= 500
+
+
+def _seconds(time: str) -> float:
+    """A time of the Engine API, which has up to nine digits after the point, in seconds since 1970."""
+    found = re.fullmatch(r"(.{19})(\.\d+)?(Z|[+-]\d\d:\d\d)", time)
+    assert found is not None, time
+    return datetime.fromisoformat(found[1] + found[3].replace("Z", "+00:00")).timestamp() + float(found[2] or 0)
 
 
 def _shutdown(response: requests.Response) -> None:

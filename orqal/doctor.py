@@ -417,7 +417,7 @@ def _of_host(host: HostFacts, facts: Cluster) -> Iterator[Finding]:
             kind=Kind.VERSIONS_DIFFER,
             where=host.name,
             subject=host.name,
-            what=f"{host.name} has other versions than the head (in brackets): {told}.",
+            what=f"The host {host.name} has other versions than the head (in brackets): {told}.",
             why="Parts that were not made for each other may misunderstand each other.",
             remedy=f"Install the head's versions there, then `orqal leave` and `orqal join` on {host.name}.",
         )

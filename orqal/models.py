@@ -7,11 +7,21 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, computed_field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainValidator,
+    WithJsonSchema,
+    computed_field,
+)
 
 from orqal.states import Status as Status
 
@@ -19,6 +29,12 @@ MAX_NAME = 200
 """Characters in the name of an app, a user, a batch or a param, and in an idempotency key."""
 MAX_PARAMS = 1_000
 """Params of one job."""
+
+MAX_RETRIES = 100
+"""Times that a job is tried again after it failed by itself."""
+MAX_RETRY_DELAY = 86_400.0
+"""Seconds between two attempts at a job, at most."""
+MAX_MEMORY_FACTOR = 16.0
 
 UNITS = 10_000
 """Ray counts a resource in steps of 1/10000 (its FixedPoint type); so does Orqal, in whole numbers."""
@@ -116,6 +132,26 @@ MemoryGb = Annotated[float, Field(ge=0.0063, le=1_000_000), BeforeValidator(_fin
 """10^9 bytes; Docker takes no less than 6 MiB."""
 Seconds = Annotated[float, Field(gt=0), BeforeValidator(_finite)]
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+Retries = Annotated[int, Field(ge=0, le=MAX_RETRIES)]
+RetryDelay = Annotated[float, Field(ge=0, le=MAX_RETRY_DELAY), BeforeValidator(_finite)]
+"""Seconds."""
+MemoryFactor = Annotated[float, Field(ge=1, le=MAX_MEMORY_FACTOR), BeforeValidator(_finite)]
+_CAUSES = ("exit_code", "timeout", "out_of_memory")
+
+
+def _retry_cause(value: Any) -> Any:
+    if (isinstance(value, str) and value in _CAUSES) or (type(value) is int and 1 <= value <= 255):
+        return value
+    raise ValueError(f"must be an exit code from 1 to 255, or one of {', '.join(_CAUSES)}")
+
+
+RetryCause = Annotated[
+    int | str,
+    PlainValidator(_retry_cause),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 255}, {"enum": list(_CAUSES)}]}),
+]
+"""A failure of a job's own: one exit code, `exit_code` for any but 0, or the error it ended with."""
+RetryOn = Annotated[list[RetryCause], Field(max_length=300)]
 _NOT_IN_BATCH_NAMES = re.compile("[/\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -152,6 +188,36 @@ class JobSpec(BaseModel):
     """Memory for this job, in 10^9 bytes; None: as its app says."""
     timeout: Seconds | None = None
     """Seconds the container may run; None: as its app says."""
+    retries: Retries | None = None
+    """How often it is tried again when it fails by itself; None: as its app says. What is the infrastructure's fault is
+    repeated all the same, and does not count."""
+    retry_on: RetryOn | None = None
+    """Which failures: exit codes, `exit_code` (any but 0), `timeout`, `out_of_memory`; None: as its app says."""
+    retry_delay: RetryDelay | None = None
+    """Seconds before the first retry, twice as many before each further one; None: as its app says."""
+    retry_memory_factor: MemoryFactor | None = None
+    """After `out_of_memory` the next attempt gets so many times the memory, at most the largest host's; None: as its
+    app says."""
+
+
+class RetryPolicy(BaseModel):
+    """What becomes of a job's failures: what the job says, or else its app."""
+
+    retries: Retries = 0
+    retry_on: RetryOn = list(_CAUSES)
+    retry_delay: RetryDelay = 10.0
+    retry_memory_factor: MemoryFactor = 1.0
+
+
+class Fault(str, Enum):
+    """Whose fault it was that an attempt did not succeed."""
+
+    JOB = "job"
+    """The program's: its retries are for that."""
+    INFRASTRUCTURE = "infrastructure"
+    """A host's, a daemon's, a network's: it is repeated without counting as a retry."""
+    DRAIN = "drain"
+    """Nobody's: its host was to be empty. It is repeated however often."""
 
 
 class Attempt(BaseModel):
@@ -160,8 +226,23 @@ class Attempt(BaseModel):
     number: int
     host: str | None = None
     started: datetime | None = None
+    """When its container started; None: it had none that did."""
     ended: datetime
-    error: JobError
+    fault: Fault = Fault.INFRASTRUCTURE
+    error: JobError | None = None
+    """None: the container ended by itself."""
+    exit_code: int | None = None
+    peak_memory: int | None = None
+    """Bytes; None: nobody has told."""
+    ram_gb: float | None = None
+    """The memory that it had, in 10^9 bytes."""
+
+    @property
+    def why(self) -> str:
+        """How it ended, in words that follow its number."""
+        if self.error is not None:
+            return f"ended as {self.error.type.value}"
+        return f"exited with {self.exit_code}"
 
 
 class JobRecord(JobSpec):
@@ -190,6 +271,14 @@ class JobRecord(JobSpec):
     attempt: int = 1
     attempts: list[Attempt] = Field(default_factory=list)
     """The tries before the present one."""
+    retry_policy: RetryPolicy | None = None
+    """What becomes of its failures; known from its first attempt on."""
+    not_before: datetime | None = None
+    """Of a job that waits to be tried again: when that may be."""
+    next_memory_in_gb: float | None = None
+    """What it asks for in the place of `memory_in_gb` since it ran out of memory."""
+    cancel_requested: datetime | None = None
+    """When somebody asked for its end."""
     node_id: str | None = None
     """The Ray node that has it."""
     host: str | None = None
@@ -223,9 +312,23 @@ class JobRecord(JobSpec):
     """The streams of which the record holds the end only; the whole is
     the file `orqal.stdout` or `orqal.stderr` in `wd`."""
 
-    def to_do_again(self, error: JobError) -> JobRecord:
-        """This job back in the queue, after an attempt that failed by no fault of its own."""
-        over = Attempt(number=self.attempt, host=self.host, started=self.stime, ended=now(), error=error)
+    def over(self, fault: Fault) -> Attempt:
+        """Its present attempt, which has ended or is given up."""
+        return Attempt(
+            number=self.attempt,
+            host=self.host,
+            started=self.stime,
+            ended=self.etime or now(),
+            fault=fault,
+            error=self.error,
+            exit_code=self.exit_code,
+            peak_memory=self.peak_memory,
+            ram_gb=self.granted.get("ram_gb"),
+        )
+
+    def to_do_again(self, over: Attempt, delay: float = 0.0, memory_in_gb: float | None = None) -> JobRecord:
+        """This job back among those that wait, `delay` seconds at least, after an attempt that is `over`.
+        `memory_in_gb`: what it asks for from now on; None: what it asked for before."""
         return JobRecord(
             **self.model_dump(include=set(JobSpec.model_fields)),
             id=self.id,
@@ -234,6 +337,10 @@ class JobRecord(JobSpec):
             ctime=self.ctime,
             attempt=self.attempt + 1,
             attempts=[*self.attempts, over],
+            retry_policy=self.retry_policy,
+            not_before=now() + timedelta(seconds=delay) if delay else None,
+            next_memory_in_gb=memory_in_gb or self.next_memory_in_gb,
+            cancel_requested=self.cancel_requested,
         )
 
     def failed(self, type: ErrorType, message: str) -> JobRecord:
@@ -304,6 +411,13 @@ class AppInfo(BaseModel):
     timeout: float | None = None
     requires: dict[str, str] | None = None
     """Labels that a host must have to get its jobs."""
+    retries: int = 0
+    """How often its jobs are tried again when they fail by themselves."""
+    retry_on: RetryOn | None = None
+    """Which failures; None: all of them."""
+    retry_delay: float | None = None
+    """Seconds before the first retry; None: 10."""
+    retry_memory_factor: float = 1.0
     doc: str = ""
     origin: str
     """"built in", the wrapper's file, or the entry point's package."""

@@ -104,6 +104,10 @@ def ended(*changes: dict[str, Any]) -> Reply:
         "submit Test x --param =v",
         "submit Test x --timeout -1",
         "submit Test x --batch a/b",
+        "submit Test x --retries 101",
+        "submit Test x --retries 1 --retry-on sometimes",
+        "submit Test x --retries 1 --retry-on 256",
+        "run --retry-delay -1 i",
         "batch jobs.jsonl --name a/b",
         "wait --batch ..",
         "cancel --batch a/b",
@@ -113,6 +117,9 @@ def ended(*changes: dict[str, Any]) -> Reply:
         f"wait {A} --batch b",
         "cancel",
         "cancel 123",
+        f"cancel {A} --all",
+        "cancel --all --user ada",
+        "cancel --status exited",
         "job nosuch",
         "jobs --status asleep",
         "results b --format xml",
@@ -440,6 +447,20 @@ def test_a_file_that_cannot_be_read_is_an_error(run: Callable[..., Done], file: 
     assert (done.code, len(done.err.splitlines())) == (2, 1)
 
 
+RETRIES = ("--retries", "3", "--retry-on", "75", "--retry-on", "timeout", "--retry-memory-factor", "2")
+SENT = {"retries": 3, "retry_on": [75, "timeout"], "retry_memory_factor": 2}
+
+
+def test_retries_are_asked_for(run: Callable[..., Done], server: StandInServer, lines: Callable[..., str]) -> None:
+    server.answers["POST jobs"] = Reply(ndjson({"_id": A}))
+    assert run("submit", "Test", "x", *RETRIES).code == 0
+    server.answers["POST jobs"] = Reply(ndjson({"_id": A}, {"_id": B}))
+    # A line that says something itself goes before.
+    assert run("batch", lines('{"app": "Test"}', '{"app": "Test", "retries": 0}'), *RETRIES).code == 0
+    sent = [job for request in server.asked("POST jobs") for job in request.documents]
+    assert [{key: job.get(key) for key in SENT} for job in sent] == [SENT, SENT, SENT | {"retries": 0}]
+
+
 def test_a_batch_is_sent_in_slices_with_all_that_a_line_asks_for(
     run: Callable[..., Done], server: StandInServer, lines: Callable[..., str]
 ) -> None:
@@ -552,7 +573,14 @@ def test_cancelling_a_batch(run: Callable[..., Done], server: StandInServer) -> 
     server.answers["POST jobs/cancel"] = {"cancelled": 7}
     assert run("cancel", "--batch", "b", "--json").documents == [{"cancelled": 7}]
     assert run("cancel", A).out == "7 cancelled.\n"
-    assert [json.loads(r.body) for r in server.requests] == [{"batch": "b"}, {"ids": [A]}]
+    run("cancel", "--status", "todo", "--app", "Test", "--user", "ada", "--host", "h", "--batch", "b")
+    run("cancel", "--all")
+    assert [json.loads(r.body) for r in server.requests] == [
+        {"batch": "b"},
+        {"ids": [A]},
+        {"batch": "b", "status": "todo", "app": "Test", "user": "ada", "host": "h"},
+        {"all": True},
+    ]
 
 
 # Looking

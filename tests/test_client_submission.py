@@ -259,3 +259,38 @@ def test_what_was_there_already_is_counted_once_though_it_is_told_twice(
     submission = Client().submit_many([b"{}", b"{}"])
     assert len(list(submission)) == 2
     assert submission.cached == 2
+
+
+CROWDED = Reply({"detail": "1,000 requests are being answered; try again in a second"}, 429, {"Retry-After": "3"})
+
+
+@pytest.mark.parametrize("call", ["submit", "counts", "submit_many", "changes", "logs"])
+def test_a_server_that_is_too_busy_is_asked_again_when_it_said(
+    server: StandInServer, pauses: list[float], call: str
+) -> None:
+    client = Client(server.url)
+    calls: dict[str, tuple[str, Reply, Callable[[], Any]]] = {
+        "submit": ("POST job", Reply(A.encode()), lambda: client.submit(b"{}")),
+        "counts": ("GET jobs/status", Reply({"todo": 1}), client.counts),
+        "submit_many": ("POST jobs", ndjson({"_id": A}), lambda: list(client.submit_many([b"{}"]))),
+        "changes": (
+            "POST jobs/wait",
+            ndjson({"_id": A, "unknown": False, "current_status": "exited"}),
+            lambda: list(client.changes([A])),
+        ),
+        "logs": (f"GET job/{A}/logs", Reply(b""), lambda: list(client.logs(A))),
+    }
+    route, good, run = calls[call]
+    server.answers[route] = [CROWDED, CROWDED, good]
+    run()
+    assert len(server.requests) == 3
+    assert len(pauses) == 2 and all(3 <= pause <= 4.5 for pause in pauses)
+
+
+def test_a_server_that_stays_too_busy_is_given_up_with_its_own_words(
+    server: StandInServer, pauses: list[float], hurried: None
+) -> None:
+    server.answers["GET jobs/status"] = [CROWDED] * 40
+    with pytest.raises(RequestFailed, match="1,000 requests are being answered") as raised:
+        Client(server.url).counts()
+    assert (raised.value.status, raised.value.retry_after) == (429, 3)

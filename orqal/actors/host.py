@@ -8,10 +8,12 @@ import json
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -31,12 +33,14 @@ from orqal.docker_engine import (
     Engine,
     EngineError,
     EngineInfo,
+    Unreachable,
     with_tag,
 )
 from orqal.doctor import Machine
 from orqal.metering import Cgroups, Usage
-from orqal.models import ErrorType, JobError, JobRecord, Load, Output, now
+from orqal.models import ErrorType, Fault, JobError, JobRecord, Load, Output, now
 from orqal.output import Collected, Piece
+from orqal.scheduling.retries import Again, decide
 from orqal.settings import Settings
 from orqal.wrappers import calls
 from orqal.wrappers.base import WrapperJob
@@ -63,6 +67,8 @@ class HostReport(NamedTuple):
     """The images that it has, with their tags."""
     pulling: frozenset[str]
     """Those that are on their way to it."""
+    incarnation: str
+    """Another one for each process that this actor has been."""
 
 
 class _Cancelled(Exception):
@@ -99,6 +105,7 @@ class HostActor:
         self._settings = Settings()
         self._cluster = cluster
         self._node_id = node_id
+        self._incarnation = uuid.uuid4().hex
         self._scheduler = scheduler
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
@@ -173,6 +180,10 @@ class HostActor:
     async def remove_directories(self, jobs: Sequence[str]) -> list[str]:
         """Remove the directories of deleted jobs: those of which nothing is left."""
         return await self._loop.run_in_executor(self._pool, output.remove_directories, self._settings.jobs_dir, jobs)
+
+    async def incarnation(self) -> str:
+        """Another answer from each process that this actor has been."""
+        return self._incarnation
 
     async def examine(self) -> Examined:
         """For the doctor: all that is here of Orqal."""
@@ -268,17 +279,41 @@ class HostActor:
     # An attempt
 
     async def _run(self, key: ContainerKey, order: Order, attempt: _Attempt) -> Outcome:
+        """An attempt, however often its daemon goes away for a while."""
+        while True:
+            try:
+                return await self._run_once(key, order, attempt)
+            except Unreachable as error:
+                attempt.container = attempt.container or self._found.get(key)
+                if attempt.container is None or not await self._is_back(attempt.container):
+                    return self._failed(
+                        order.job, JobError(type=error.type, message=error.message), passing=error.passing
+                    )
+
+    async def _is_back(self, container: str) -> bool:
+        """Return when the daemon that has the container answers again; False: it is gone for too long."""
+        patience = self._loop.time() + self._settings.host_lost_after
+        while self._loop.time() < patience:
+            await asyncio.sleep(_RECONNECT)
+            with suppress(Unreachable):
+                await self._ran_for(container)
+                return True
+        return False
+
+    async def _run_once(self, key: ContainerKey, order: Order, attempt: _Attempt) -> Outcome:
         job = order.job
         directory = self._settings.jobs_dir / job.id
         try:
             await self._unless_cancelled(attempt, self._connected.wait())
-            attempt.container = self._found.pop(key, None)
-            if attempt.container is None or not await self._was_started(attempt.container):
+            attempt.container = self._found.pop(key, None) or attempt.container
+            ran = await self._ran_for(attempt.container)
+            if ran is None:
                 job = await self._start(key, order, attempt, directory)
             elif job.container_id is None:  # the actor died before it could tell of the start
-                job = job.model_copy(update={"container_id": attempt.container, "wd": str(directory)})
+                began = now() - timedelta(seconds=ran)
+                job = job.model_copy(update={"container_id": attempt.container, "wd": str(directory), "stime": began})
             with self._sampled(key, attempt):
-                timed_out = await self._end(attempt, _time_left(order.timeout, job))
+                timed_out = await self._end(attempt, _time_left(order.timeout, ran or 0.0))
             ended = await self._how_it_ended(attempt)
             if ended.fetched:
                 await self._fetch(attempt, ended.fetched, directory)
@@ -287,21 +322,26 @@ class HostActor:
             job = await self._ended(job, directory, ended, streams, usage)
             if error := self._error(job, attempt, ended, order, timed_out):
                 return self._failed(job, error, streams)
-            return await self._concluded(job, order.ref, streams)
+            if attempt.cancelled.is_set() or not _is_repeated(job):
+                return await self._concluded(job, order.ref, streams)
+            return Outcome(job.exited(), _output(streams))
         except _Cancelled:
             return self._failed(job, attempt.why_cancelled())
+        except Unreachable:
+            raise
         except EngineError as error:
             job = job.model_copy(update={"exit_code": error.exit_code})
             return self._failed(job, JobError(type=error.type, message=error.message), passing=error.passing)
         except OSError as error:
             message = f"the host could not keep the job's files: {error}. Is there room in {directory}?"
-            return self._failed(job, JobError(type=ErrorType.DOCKER_ERROR, message=message))
+            return self._failed(job, JobError(type=ErrorType.DOCKER_ERROR, message=message), passing=True)
         finally:
             if attempt.container is not None:
                 self._ends.pop(attempt.container, None)
 
-    async def _was_started(self, container: str) -> bool:
-        return await self._docker(lambda engine: engine.started(container))
+    async def _ran_for(self, container: str | None) -> float | None:
+        """Seconds since its start; None: it has not been started, or is not there."""
+        return None if container is None else await self._docker(lambda engine: engine.ran_for(container))
 
     async def _start(self, key: ContainerKey, order: Order, attempt: _Attempt, directory: Path) -> JobRecord:
         """Ask the wrapper, have the image, make and start the container. The job, with what is known of it now."""
@@ -422,7 +462,9 @@ class HostActor:
         assert container is not None
         ended = await self._docker(lambda engine: engine.ended(container))
         if ended is None:
-            raise EngineError(ErrorType.DOCKER_ERROR, "the container runs though Docker had told of its end")
+            raise EngineError(
+                ErrorType.DOCKER_ERROR, "the container runs though Docker had told of its end", passing=True
+            )
         return ended
 
     async def _fetch(self, attempt: _Attempt, path: str, directory: Path) -> None:
@@ -520,7 +562,7 @@ class HostActor:
         """A call of the daemon, in a thread."""
         engine = self._engine
         if engine is None:
-            raise EngineError(ErrorType.DOCKER_ERROR, self._state)
+            raise Unreachable(self._state)
         return await self._loop.run_in_executor(threads or self._pool, functools.partial(call, engine))
 
     def _listen(self) -> None:
@@ -605,17 +647,22 @@ class HostActor:
 
     def _report(self) -> HostReport:
         version = self._daemon.version if self._daemon else ""
-        return HostReport(self._state, version, self._load, self._images, self._pulls.under_way)
+        return HostReport(self._state, version, self._load, self._images, self._pulls.under_way, self._incarnation)
 
     def _tell(self) -> None:
         self._scheduler.report.remote(self._node_id, self._report())
 
 
-def _time_left(timeout: float | None, job: JobRecord) -> float | None:
+def _time_left(timeout: float | None, ran: float) -> float | None:
     """Seconds the container may still run."""
-    if timeout is None or job.stime is None:
-        return timeout
-    return max(0.0, timeout - (now() - job.stime).total_seconds())
+    return None if timeout is None else max(0.0, timeout - ran)
+
+
+def _is_repeated(job: JobRecord) -> bool:
+    """True for one whose container ended by itself and that is tried again for that: its result is the next one's."""
+    if not job.exit_code or job.retry_policy is None:
+        return False
+    return isinstance(decide(job.over(Fault.JOB), job.attempts, job.retry_policy), Again)
 
 
 def _wrapper_job(job: JobRecord, directory: Path, streams: tuple[Collected, Collected] | None = None) -> WrapperJob:

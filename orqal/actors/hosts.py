@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orqal.actors.growth import Growth
 from orqal.actors.host import HostActor, HostReport
 from orqal.actors.names import NAMESPACE, host_actor_name
+from orqal.actors.suspects import Suspects
 from orqal.models import UNITS, HostInfo, Resources, Shape
 from orqal.scheduling import Host
 from orqal.settings import Settings
@@ -25,7 +27,9 @@ log = logging.getLogger("orqal.hosts")
 SLEEPS_AFTER = 5.0
 """Seconds without work after which a host that an autoscaler may take away sleeps."""
 ANSWER_WITHIN = 5.0
-"""Seconds in which a host tells what images it has; what it does not tell is taken as unchanged."""
+"""Seconds in which a host answers to a question; what it does not tell of images is taken as unchanged."""
+ACTOR_RESTARTS = 1.0
+"""Seconds between looks whether Ray has started an actor again."""
 
 
 @dataclass
@@ -42,6 +46,10 @@ class KnownHost:
     """Ray refused resources there that we count as free, and it is not known yet what others hold."""
     busy: float = field(default_factory=time.monotonic)
     """When it was last seen with a job."""
+    suspects: Suspects = field(default_factory=Suspects)
+    incarnation: str | None = None
+    """Another one after each death of its actor; None: it has not told yet."""
+    reviving: asyncio.Task[bool] | None = None
     asleep: bool = False
     """Its actor was ended, so that Ray sees an idle node, which its autoscaler may take away."""
 
@@ -56,6 +64,7 @@ class Hosts:
     def __init__(self, settings: Settings, cluster: str, changed: Callable[[], None]) -> None:
         self.growth = Growth(settings.autoscaling_config)
         self._cluster = cluster
+        self._lost_after = settings.host_lost_after
         self._changed = changed
         self._hosts: dict[str, KnownHost] = {}
         self._drained_path = settings.drained_path
@@ -84,6 +93,11 @@ class Hosts:
     def conceivable(self) -> list[Host]:
         """The hosts that there are, and one of each kind that the autoscaler may start."""
         return [*self.counted(), *(kind.host for kind in self.growth.types)]
+
+    def most_memory_gb(self, shape: Shape) -> float | None:
+        """The most memory that a job with this wish for threads and labels can get; None: of no host."""
+        able = (host for host in self.conceivable() if host.could_ever(shape._replace(ram_gb=0)))
+        return max((host.capacity.ram / UNITS for host in able), default=None)
 
     # They come and go
 
@@ -153,6 +167,26 @@ class Hosts:
         if host.asleep:
             host.actor, host.asleep = self._actor_of(host.info), False
 
+    async def revived(self, host: KnownHost) -> bool:
+        """Return when its actor answers again; False: the host is gone, or its actor stays away as if it were."""
+        if host.reviving is None or host.reviving.done():
+            host.reviving = asyncio.create_task(self._revive(host))
+        return await asyncio.shield(host.reviving)
+
+    async def _revive(self, host: KnownHost) -> bool:
+        # It gets no work until it reports again.
+        host.info = host.info.model_copy(update={"state": "its actor is restarting"})
+        host.reopen()
+        begun = time.monotonic()
+        while self._hosts.get(host.info.name) is host and time.monotonic() - begun < self._lost_after:
+            try:
+                host.incarnation = await asyncio.wait_for(_answer(host.actor.incarnation.remote()), ANSWER_WITHIN)
+            except (RayError, asyncio.TimeoutError):  # Ray starts it again
+                await asyncio.sleep(ACTOR_RESTARTS)
+            else:
+                return True
+        return False
+
     # What they tell
 
     async def ask(self, host: KnownHost) -> None:
@@ -165,6 +199,7 @@ class Hosts:
             return
         update = {"state": report.state, "docker_version": report.docker_version, "load": report.load}
         host.info = host.info.model_copy(update=update)
+        host.incarnation = report.incarnation
         host.counted.images, host.counted.pulling = report.images, report.pulling
         self.reopen(host)
 

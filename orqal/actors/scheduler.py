@@ -28,7 +28,7 @@ from orqal.actors.tasks import Tasks
 from orqal.actors.waiting import Waiting, line
 from orqal.docker_engine import ContainerKey
 from orqal.doctor import StoredJob, is_over
-from orqal.models import AppInfo, Change, ErrorType, HostInfo, JobRecord, JobSpec, Resources, Status
+from orqal.models import AppInfo, Change, ErrorType, HostInfo, JobRecord, JobSpec, Resources, Status, now
 from orqal.scheduling import demand, impossible, place, why_not
 from orqal.scheduling.placement import PATIENCE
 from orqal.settings import Settings
@@ -77,7 +77,7 @@ class Scheduler:
             checked=self._checked,
             admitted=self._admitted,
             image_digests=self._hosts.image_digests,
-            is_ending=self._attempts.is_cancelled,
+            is_ending=lambda job: job in self._ending or self._attempts.is_cancelled(job),
         )
         self._cleaning = Cleaning(
             self._store,
@@ -86,6 +86,8 @@ class Scheduler:
             lambda: [(host.info.name, host.actor) for host in self._hosts.awake()],
         )
         self._tasks = Tasks()
+        self._ending: set[str] = set()
+        """Jobs on their way to their end, from nobody's hands or out of the queue: they answer for no other."""
         await self._apps.refresh()
         await self._recover()
         self._tasks.spawn(self._watch_nodes())
@@ -96,7 +98,9 @@ class Scheduler:
         """Take up the work of the Scheduler before us, from the store."""
         Leases.drop_strays(record.lease for record in self._store.unfinished() if record.lease is not None)
         for record in self._store.unfinished():
-            if record.current_status is Status.TODO:
+            if record.current_status is Status.TODO and record.cancel_requested is not None:
+                await self._ledger.finish(_cancelled(record))
+            elif record.current_status is Status.TODO:
                 await self._waiting.put(record)
             else:
                 self._attempts.orphan(record)
@@ -128,18 +132,49 @@ class Scheduler:
         for record in records:
             if record.current_status.final:
                 self._changes.add(Change.of(record))
+            elif record.id in self._ending:  # somebody has seen it in the store, and wants its end
+                self._ending.discard(record.id)
+                self._tasks.spawn(self._ledger.finish(_cancelled(record)))
             elif not self._waiting.push(record):  # its file has gone this very moment
                 self._tasks.spawn(self._waiting.put(record))
 
     async def cancel(self, jobs: Sequence[str]) -> int:
         """End jobs, wherever they are on their way: how many of them had not ended. They end as `cancelled`, unless
-        they end by themselves before that."""
-        waiting = [job for job in jobs if self._waiting.queue.remove(job)]
-        running = await self._attempts.cancel(jobs)
-        records = await asyncio.to_thread(self._store.get_many, waiting)
-        ends = [record.failed(ErrorType.CANCELLED, "cancelled while it waited") for record in records.values()]
+        they end by themselves before that. Whoever dies after the answer, they do."""
+        jobs = list(dict.fromkeys(jobs))
+        waiting = [job for job in jobs if self._waiting.remove(job)]
+        self._ending |= set(waiting)
+        try:
+            running = await self._attempts.cancel(jobs)
+            elsewhere = [job for job in jobs if job not in running]
+            records = await asyncio.to_thread(self._store.get_many, elsewhere)
+        except BaseException:
+            for job in waiting:  # where it stood among them is lost, and it is not
+                self._tasks.spawn(self._put_back(job))
+            raise
+        ends = [_cancelled(records[job]) for job in waiting if job in records]
         await asyncio.gather(*(self._ledger.finish(record) for record in ends))
-        return len(waiting) + running
+        self._ending -= set(waiting)
+        between = [
+            record for record in records.values() if not record.current_status.final and record.id not in waiting
+        ]
+        return len(ends) + len(running) + await self._cancel_between(between)
+
+    async def _cancel_between(self, records: Sequence[JobRecord]) -> int:
+        """End jobs that were in nobody's hands when their end was asked for, on their way into the queue or to a host,
+        or to an end."""
+        met = [record.id for record in records if record.id in self._waiting or self._attempts.can_end(record.id)]
+        taken = self._ending.union(met)
+        new = [record for record in records if record.id not in taken and record.id not in self._attempts]
+        self._ending |= {record.id for record in new}
+        wishes = [record.model_copy(update={"cancel_requested": now()}) for record in new]
+        await asyncio.gather(*(self._journal.update(record) for record in wishes))
+        return len(new) + (await self.cancel(met) if met else 0)
+
+    async def _put_back(self, job: str) -> None:
+        self._ending.discard(job)
+        if (record := await asyncio.to_thread(self._store.get, job)) is not None:
+            await self._waiting.put(record)
 
     async def cancel_all(self) -> None:
         """Cancel every job, and return when all of them have ended and their containers have gone."""
@@ -152,7 +187,7 @@ class Scheduler:
         """Delete what is over: how many jobs, or containers. Jobs that run stay, but for the action `containers`."""
         if action == "containers":
             return await self._clean_containers()
-        waiting = self._waiting.queue.jobs()
+        waiting = self._waiting.jobs()
         for start in range(0, len(waiting), AT_ONCE):
             await self.cancel(waiting[start : start + AT_ONCE])
         return await self._cleaning.delete(status=Status.ERROR if action == "scheduled" else None)
@@ -324,3 +359,7 @@ class Scheduler:
         lines = self._waiting.queue.lines()
         if ends := [line.since + PATIENCE for line in lines if line.since + PATIENCE > moment]:
             asyncio.get_running_loop().call_later(min(ends) - moment, self._wake.set)
+
+
+def _cancelled(record: JobRecord) -> JobRecord:
+    return record.failed(ErrorType.CANCELLED, "cancelled while it waited")

@@ -52,7 +52,7 @@ def _show(checked: Mapping[str, int], findings: list[dict[str, Any]], fix: bool)
     from rich.text import Text
 
     console = out()
-    looked = ", ".join(f"{count:,} {what if count != 1 else what.removesuffix('s')}" for what, count in checked.items())
+    looked = ", ".join(f"{count:,} {_one(what) if count == 1 else what}" for what, count in checked.items())
     if not findings:
         console.print(Text.assemble(("All is well.", "bold green"), f" Looked at: {looked}."), soft_wrap=True)
         return
@@ -65,14 +65,25 @@ def _show(checked: Mapping[str, int], findings: list[dict[str, Any]], fix: bool)
             details.append(("tried", "It could not be mended now; the log of its host says why (page /logs)."))
         for label, words in details:
             text = Text.assemble((f"{label}: ", "dim"), clean(words))
-            console.print(Padding(text, (0, 0, 0, 7)))
+            console.print(Padding(text, (0, 0, 0, 7), expand=False))
     left = sum(not finding.get("mended") for finding in findings)
     mendable = sum(bool(finding["mendable"]) and not finding.get("mended") for finding in findings)
     words = [f"Looked at: {looked}."]
     if left:
-        words.append(f"{left} {'thing is' if left == 1 else 'things are'} not as they should be.")
+        words.append("1 thing is not as it should be." if left == 1 else f"{left} things are not as they should be.")
     else:
         words.append("All is well now.")
     if mendable and not fix:
-        words.append(f"`orqal doctor --fix` mends {'it' if mendable == left == 1 else f'{mendable} of them'}.")
+        words.append(f"`orqal doctor --fix` mends {_how_many(mendable, left)}.")
     console.print(Text("\n" + " ".join(words)))
+
+
+def _one(things: str) -> str:
+    """The word for one of them."""
+    return things[:-3] + "y" if things.endswith("ies") else things.removesuffix("s")
+
+
+def _how_many(mendable: int, left: int) -> str:
+    if mendable < left:
+        return f"{mendable} of them"
+    return "it" if left == 1 else "them"

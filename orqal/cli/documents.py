@@ -90,9 +90,18 @@ def check(lines: Iterable[bytes], file: str) -> tuple[int, dict[str, int]]:
     return total, apps
 
 
-def line_document(spec: JobSpec | str) -> bytes:
-    """The JSON that is sent for a line that was found right before."""
+def checked(usual: Mapping[str, Any]) -> dict[str, Any]:
+    """What jobs ask for that say nothing else. BadParameter: no job can."""
+    try:
+        JobSpec.model_validate({"app": "any", **usual})
+    except ValidationError as error:
+        raise typer.BadParameter(_sentence(error)) from None
+    return {name: value for name, value in usual.items() if value is not None}
+
+
+def line_document(spec: JobSpec | str, usual: Mapping[str, Any]) -> bytes:
+    """The JSON that is sent for a line that was found right before. `usual`: what it asks for if it says nothing."""
     if isinstance(spec, str):
         raise OrqalError(f"The file has changed while it was read: {spec}.")
     document = spec.model_dump(mode="json", exclude={"batch"}, exclude_none=True)
-    return json.dumps({**document, "user": spec.user or user_name()}).encode()
+    return json.dumps({**usual, **document, "user": spec.user or user_name()}).encode()

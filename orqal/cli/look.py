@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from enum import Enum
@@ -170,7 +170,9 @@ def job(id: Id, json: Json = False) -> None:
     row("retry of", record.get("retry_of"))
     row("retried as", record.get("retried_as"))
     for attempt in record.get("attempts") or ():
-        row(f"attempt {attempt['number']}", f"{attempt['error']['type']}: {attempt['error']['message']}")
+        row(f"attempt {attempt['number']}", _attempt(attempt))
+    if again := moment(record.get("not_before")):
+        row("tried again", f"not before {again:%Y-%m-%d %H:%M:%S}, as attempt {record['attempt']}")
     row("result", record.get("result"))
     row("files", "  ".join(record.get("lswd") or ()))
     console = out()
@@ -180,6 +182,17 @@ def job(id: Id, json: Json = False) -> None:
         if lines:
             console.print(Text(f"\n{name}", "bold"))
             console.print(Text("\n".join(lines)), soft_wrap=True)
+
+
+def _attempt(attempt: Mapping[str, Any]) -> str:
+    """An earlier attempt on one line."""
+    error = attempt.get("error")
+    why = f"{error['type']}: {error['message']}" if error else f"exit code {attempt.get('exit_code')}"
+    about = [f"on {attempt['host']}"] if attempt.get("host") else []
+    if attempt.get("ram_gb"):
+        peak = attempt.get("peak_memory")
+        about.append((f"{size(peak)} of " if peak is not None else "with ") + f"{attempt['ram_gb']:g} GB")
+    return " ".join([why, *([f"({', '.join(about)})"] if about else [])])
 
 
 def _times(record: dict[str, Any]) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ import typer
 
 from orqal.cli.show import PROBLEMS, clean, fail, out, print_json, results_table, say, seconds, sentence
 from orqal.client import STDERR, Client, NotFound, RequestFailed, SubmissionFailed, progress_bar
+from orqal.states import Status
 
 if TYPE_CHECKING:
     from orqal.models import Change
@@ -40,6 +41,38 @@ Memory = Annotated[
     float | None, typer.Option(metavar="GB", min=0.0063, help="Memory in GB (10^9 bytes). Default: what the app says.")
 ]
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", min=0.001, help="Seconds the container may run.")]
+Retries = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=0, max=100, help="Try again up to N times if it fails by itself. Default: what the app says."
+    ),
+]
+RetryOn = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CAUSE",
+        help="Only after this: an exit code, exit_code (any but 0), timeout or out_of_memory; may be repeated.",
+    ),
+]
+RetryDelay = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        min=0,
+        max=86_400,
+        help="Seconds before the first retry, twice as many before each further one.",
+    ),
+]
+RetryMemory = Annotated[
+    float | None,
+    typer.Option(
+        "--retry-memory-factor",
+        metavar="FACTOR",
+        min=1,
+        max=16,
+        help="After out_of_memory, so many times the memory, at most the largest host's.",
+    ),
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until all have ended; exit 1 if one is not ok.")]
 
 
@@ -79,6 +112,10 @@ def run(
     threads: Annotated[float, typer.Option(metavar="CORES", min=0.01, help="Cores.")] = 1,
     memory: Annotated[float, typer.Option(metavar="GB", min=0.0063, help="Memory in GB (10^9 bytes).")] = 1,
     timeout: Timeout = None,
+    retries: Retries = None,
+    retry_on: RetryOn = None,
+    retry_delay: RetryDelay = None,
+    retry_memory_factor: RetryMemory = None,
     env: Annotated[
         list[str] | None,
         typer.Option("-e", "--env", metavar="K=V", help="A variable of its environment; may be repeated."),
@@ -113,7 +150,14 @@ def run(
     client = Client()
     id = client.submit(
         documents.job_document(
-            "Run", None, params, threads=threads, memory_in_gb=memory, timeout=timeout, use_cache=False
+            "Run",
+            None,
+            params,
+            threads=threads,
+            memory_in_gb=memory,
+            timeout=timeout,
+            use_cache=False,
+            **_retries(retries, retry_on, retry_delay, retry_memory_factor),
         )
     )
     try:
@@ -171,6 +215,10 @@ def submit(
     threads: Threads = None,
     memory: Memory = None,
     timeout: Timeout = None,
+    retries: Retries = None,
+    retry_on: RetryOn = None,
+    retry_delay: RetryDelay = None,
+    retry_memory_factor: RetryMemory = None,
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Take the job of the same input that there is, if it did well.")
     ] = True,
@@ -180,7 +228,13 @@ def submit(
     from orqal.cli import documents
 
     params = {key: documents.value(text) for key, text in _pairs(param, "--param")}
-    asked = {"threads": threads, "memory_in_gb": memory, "timeout": timeout, "use_cache": cache}
+    asked = {
+        "threads": threads,
+        "memory_in_gb": memory,
+        "timeout": timeout,
+        "use_cache": cache,
+        **_retries(retries, retry_on, retry_delay, retry_memory_factor),
+    }
     no_input: list[str | None] = [None]
     jobs = [documents.job_document(app, documents.job_input(text), params, **asked) for text in inputs or no_input]
     client = Client()
@@ -201,6 +255,14 @@ def submit(
         results_table(ended, out(), limit=len(ids))
         _tell_what_to_do(failed, batch)
     raise typer.Exit(1 if failed else 0)
+
+
+def _retries(
+    retries: int | None, retry_on: Sequence[str] | None, delay: float | None, factor: float | None
+) -> dict[str, Any]:
+    """What a job says of its retries."""
+    causes = [int(cause) if cause.isdecimal() else cause for cause in retry_on] if retry_on else None
+    return {"retries": retries, "retry_on": causes, "retry_delay": delay, "retry_memory_factor": factor}
 
 
 def _submit(
@@ -263,9 +325,15 @@ def batch(
         ),
     ] = None,
     wait: Wait = False,
+    retries: Retries = None,
+    retry_on: RetryOn = None,
+    retry_delay: RetryDelay = None,
+    retry_memory_factor: RetryMemory = None,
     json: Json = False,
 ) -> None:
     """Submit a file of jobs, one a line: {"app": "Checksum", "input": "/usr/bin/env", "params": {}}.
+
+    The options of retries are for the lines that say nothing of them themselves.
 
     All lines are checked before the first is sent.
 
@@ -274,6 +342,7 @@ def batch(
     """
     from orqal.cli import documents
 
+    usual = documents.checked(_retries(retries, retry_on, retry_delay, retry_memory_factor))
     with _rereadable(file) as lines:
         total, named = documents.check(lines, file)
         client = Client()
@@ -287,7 +356,7 @@ def batch(
         ids = _existing(client, name, total) if name else None
         if ids is None:
             lines.seek(0)
-            jobs = (documents.line_document(spec) for _, spec in documents.specs(lines))
+            jobs = (documents.line_document(spec, usual) for _, spec in documents.specs(lines))
             ids = _submit(client, jobs, total, title, resume=True)
     quoted = shlex.quote(title)
     if wait:
@@ -412,13 +481,31 @@ def _tell_what_to_do(failed: Sequence[Change], batch: str | None) -> None:
 def cancel(
     ids: Ids = None,
     batch: Annotated[
-        str | None, typer.Option(metavar="NAME", callback=batch_name, help="Cancel all the jobs of this batch.")
+        str | None, typer.Option(metavar="NAME", callback=batch_name, help="Cancel the jobs of this batch.")
     ] = None,
+    status: Annotated[
+        Status | None, typer.Option(help="Only jobs in this state: todo (they wait), init (they start) or running.")
+    ] = None,
+    app: Annotated[
+        str | None, typer.Option(metavar="APP", help="Only jobs of this app.", autocompletion=complete_app)
+    ] = None,
+    user: Annotated[str | None, typer.Option(metavar="USER", help="Only jobs of this user.")] = None,
+    host: Annotated[str | None, typer.Option(metavar="HOST", help="Only jobs on this host.")] = None,
+    all: Annotated[bool, typer.Option("--all", help="All jobs, of all users.")] = False,
     json: Annotated[bool, typer.Option("--json", help="The number as JSON.")] = False,
 ) -> None:
-    """End jobs, waiting or running: their containers go away. Those that have ended stay as they are."""
-    _one_of(ids, batch)
-    count = Client().cancel(ids or [], batch=batch)
+    """End jobs, waiting, starting or running: their containers go away. Those that have ended stay as they are.
+
+    Which: by their ids, or by --batch, --status, --app, --user, --host (those to which all of them apply), or --all.
+    """
+    filters = (batch, status, app, user, host)
+    if bool(ids) + any(value is not None for value in filters) + all != 1:
+        raise typer.BadParameter("say which jobs: their ids, or options like --batch NAME or --status todo, or --all")
+    if status is not None and status.final:
+        raise typer.BadParameter("jobs in this state have ended", param_hint="--status")
+    count = Client().cancel(
+        ids or [], batch=batch, status=status.value if status else None, app=app, user=user, host=host, all=all
+    )
     if json:
         print_json({"cancelled": count})
     else:

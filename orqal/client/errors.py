@@ -16,10 +16,12 @@ class ServerUnreachable(OrqalError):
 class RequestFailed(OrqalError):
     """The server answered with an error."""
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int, retry_after: float = 0.0) -> None:
         super().__init__(message)
         self.status = status
         """The HTTP status code."""
+        self.retry_after = retry_after
+        """Seconds after which the server wants to be asked again, if it said so."""
 
 
 class Unauthorized(RequestFailed):

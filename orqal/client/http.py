@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 from uuid import uuid4
 
 from orqal.client.errors import NotFound, OrqalError, RequestFailed, ServerUnreachable, Unauthorized
-from orqal.client.patience import Patience, cut_off
+from orqal.client.patience import PATIENCE, Patience, busy, cut_off
 from orqal.client.streams import MULTIPLEXED, LogParser, split_lines
 from orqal.client.submission import Submission
 from orqal.settings import DEFAULT_API_URL, Settings
@@ -94,7 +94,7 @@ class Client:
         chunks = (b"".join(d + b"\n" for d in documents[i : i + 100]) for i in range(0, len(documents), 100))
         headers = {"content-type": "application/x-ndjson", "idempotency-key": key}
         params = {} if batch is None else {"batch": batch}
-        return self._ndjson("POST", "jobs", content=chunks, headers=headers, params=params)
+        return self._ndjson("POST", "jobs", again=False, content=chunks, headers=headers, params=params)
 
     def job(self, id: str) -> dict[str, Any]:
         """All of a job: its record, output and result."""
@@ -126,9 +126,28 @@ class Client:
         counts: dict[str, int] = self._json("GET", "jobs/status")
         return counts
 
-    def cancel(self, ids: Sequence[str] = (), *, batch: str | None = None) -> int:
-        """Cancel these jobs, or all of a batch; the answer is how many had not ended yet."""
-        answer = self._json("POST", "jobs/cancel", json=_which(ids, batch))
+    def cancel(
+        self,
+        ids: Sequence[str] = (),
+        *,
+        batch: str | None = None,
+        status: str | None = None,
+        app: str | None = None,
+        user: str | None = None,
+        host: str | None = None,
+        all: bool = False,
+    ) -> int:
+        """Cancel these jobs, or `all`, or those to which all of these apply: in a batch, in a state (todo, init or
+        running), of an app, of a user, on a host. The answer is how many had not ended yet."""
+        if batch is not None:
+            _check_batch_name(batch)
+        filters = {"batch": batch, "status": status, "app": app, "user": user, "host": host}
+        which: dict[str, Any] = {name: value for name, value in filters.items() if value is not None}
+        if all:
+            which["all"] = True
+        if ids or not which:
+            which["ids"] = list(ids)
+        answer = self._json("POST", "jobs/cancel", json=which)
         return int(answer["cancelled"])
 
     def retry(self, id: str) -> str:
@@ -159,7 +178,11 @@ class Client:
             try:
                 with (
                     self._stream(
-                        "POST", "jobs/wait", json=_which(list(left), batch), timeout=patience.cut(SILENCE)
+                        "POST",
+                        "jobs/wait",
+                        again=False,
+                        json=_which(list(left), batch),
+                        timeout=patience.cut(SILENCE),
                     ) as response,
                     cut_off(response, patience.left()),
                 ):
@@ -369,34 +392,44 @@ class Client:
             cursor = {"cursor": page["cursor"]}
 
     @contextmanager
-    def _stream(self, method: str, path: str, **options: Any) -> Generator[httpx.Response, None, None]:
-        """An answer of which the body is still to be read; errors, here or while it is read, as ours."""
+    def _stream(
+        self, method: str, path: str, *, again: bool = True, **options: Any
+    ) -> Generator[httpx.Response, None, None]:
+        """An answer of which the body is still to be read; errors, here or while it is read, as ours. `again`: a
+        server that is too busy to begin is asked again, for a while."""
         import httpx
 
         if "timeout" in options:
             options["timeout"] = httpx.Timeout(options["timeout"], connect=min(5, self.timeout))
-        try:
-            with self._http.stream(method, f"{self.base_url}/{path}", **options) as response:
-                self.met = True
-                if not response.is_success:
+        patience: Patience | None = None
+        while True:
+            try:
+                with self._http.stream(method, f"{self.base_url}/{path}", **options) as response:
+                    self.met = True
+                    if response.is_success:
+                        yield response
+                        return
                     response.read()
-                    raise self._failure(response)
-                yield response
-        except (
-            httpx.ConnectError,
-            httpx.ConnectTimeout,
-            httpx.InvalidURL,
-            httpx.ProxyError,
-            httpx.UnsupportedProtocol,
-        ) as error:
-            raise ServerUnreachable(
-                f"No Orqal server at {self.base_url} ({error}). "
-                "Is it up? Start it with `orqal up`, or set ORQAL_API_URL."
-            ) from error
-        except httpx.TransportError as error:
-            self.met = True
-            what = str(error) or type(error).__name__
-            raise ServerUnreachable(f"The connection to the server at {self.base_url} broke: {what}.") from error
+                    failure = self._failure(response)
+                    if not (again and busy(failure)):
+                        raise failure
+            except (
+                httpx.ConnectError,
+                httpx.ConnectTimeout,
+                httpx.InvalidURL,
+                httpx.ProxyError,
+                httpx.UnsupportedProtocol,
+            ) as error:
+                raise ServerUnreachable(
+                    f"No Orqal server at {self.base_url} ({error}). "
+                    "Is it up? Start it with `orqal up`, or set ORQAL_API_URL."
+                ) from error
+            except httpx.TransportError as error:
+                self.met = True
+                what = str(error) or type(error).__name__
+                raise ServerUnreachable(f"The connection to the server at {self.base_url} broke: {what}.") from error
+            patience = patience or Patience(self)
+            patience.fail(failure)
 
     def _failure(self, response: httpx.Response) -> RequestFailed:
         status = response.status_code
@@ -411,9 +444,13 @@ class Client:
             return Unauthorized(f"{sentence} `orqal up` left it in the file ~/.orqal/token of its machine.", status)
         if status == 404:
             return NotFound(detail or f"{response.url} does not exist: is this an Orqal server?", status)
+        wait = response.headers.get("retry-after", "")
+        retry_after = min(float(wait), PATIENCE) if wait.isdecimal() else 0.0
         if status >= 500:
-            return RequestFailed(f"The server failed ({status}): {detail or response.reason_phrase}", status)
-        return RequestFailed(detail or f"The server refused ({status} {response.reason_phrase}).", status)
+            return RequestFailed(
+                f"The server failed ({status}): {detail or response.reason_phrase}", status, retry_after
+            )
+        return RequestFailed(detail or f"The server refused ({status} {response.reason_phrase}).", status, retry_after)
 
 
 def _which(ids: Sequence[str], batch: str | None) -> dict[str, Any]:

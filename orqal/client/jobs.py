@@ -9,7 +9,7 @@ import html
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,9 @@ from orqal.states import Status
 if TYPE_CHECKING:
     from orqal.models import Change
 
-_LISTS = frozenset({"lswd", "stdout", "stderr"})
-_ASKED = ("app", "input", "params", "user", "use_cache", "threads", "memory_in_gb", "timeout")
+_LISTS = frozenset({"lswd", "stdout", "stderr", "attempts"})
+_RETRIES = ("retries", "retry_on", "retry_delay", "retry_memory_factor")
+_ASKED = ("app", "input", "params", "user", "use_cache", "threads", "memory_in_gb", "timeout", *_RETRIES)
 """What the user says of a job."""
 
 
@@ -36,7 +37,8 @@ class Job:
     `image`, `cmd`, `exit_code`, `error`, `ok`, and once it has ended `stdout` and `stderr` (lists of lines),
     `result` and `lswd` (the names of the files in its directory), `image_digest`, `wrapper_digest` (of its source),
     `peak_memory` (bytes) and `cpu_seconds`. `cache_miss` says why it was run and not answered with an earlier job;
-    `cache_hits` is how often it answered for a later one. `retry_of` and `retried_as` are ids. `load()` brings them
+    `cache_hits` is how often it answered for a later one. `attempts` are those before the present one, `attempt` is its
+    number, and `not_before` when it may begin. `retry_of` and `retried_as` are ids. `load()` brings them
     up to date; what the job does not hold yet (after `wait()`, or with an id alone) is loaded when it is first looked
     at.
     """
@@ -50,10 +52,17 @@ class Job:
     threads: float | None
     memory_in_gb: float | None
     timeout: float | None
+    retries: int | None
+    retry_on: Sequence[int | str] | None
+    retry_delay: float | None
+    retry_memory_factor: float | None
     batch: str | None
     current_status: str | None
     ok: bool | None
     exit_code: int | None
+    attempt: int | None
+    attempts: list[dict[str, Any]]
+    not_before: str | None
     error: dict[str, str] | None
     container: None
     host: str | None
@@ -91,12 +100,21 @@ class Job:
         threads: float | None = None,
         memory_in_gb: float | None = None,
         timeout: float | None = None,
+        retries: int | None = None,
+        retry_on: Sequence[int | str] | None = None,
+        retry_delay: float | None = None,
+        retry_memory_factor: float | None = None,
     ) -> None:
         """`id`: of a job that exists; otherwise the `app` to run on `input`, with `params`.
 
         `use_cache`: take the job of the same app, input and params if one waits, runs or has succeeded.
         `start`: submit it at once. `threads` (cores), `memory_in_gb` (10^9 bytes) and `timeout` (seconds):
         None is what the app says.
+
+        `retries`: how often it is tried again when it fails by itself, 100 at most. `retry_on`: which failures, exit
+        codes or "exit_code" (any but 0), "timeout", "out_of_memory". `retry_delay`: seconds before the first retry,
+        twice as many before each further one. `retry_memory_factor`: after "out_of_memory" the next attempt gets so
+        many times the memory, at most the largest host's. None is what the app says.
         """
         self._id = id
         self._loaded = False
@@ -110,6 +128,10 @@ class Job:
             self.threads = threads
             self.memory_in_gb = memory_in_gb
             self.timeout = timeout
+            self.retries = retries
+            self.retry_on = retry_on
+            self.retry_delay = retry_delay
+            self.retry_memory_factor = retry_memory_factor
         if start:
             self.create()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from random import uniform
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
@@ -52,14 +53,24 @@ class Patience:
         left = self.left()
         if left == 0:
             raise TimeoutError(f"Not all jobs have ended after {self._timeout:g} seconds.") from error
-        if not self._client.met or (isinstance(error, RequestFailed) and error.status < 500):
+        refused = isinstance(error, RequestFailed) and error.status < 500
+        if not self._client.met or (refused and not busy(error)):
             raise error
         if monotonic() - self._since >= PATIENCE:
+            if refused:
+                raise error
             raise ServerUnreachable(
                 f"Gave up after {PATIENCE:g} seconds without the server. {error} {self._comfort}".rstrip()
             ) from error
-        sleep(self.cut(self._pause))
+        wanted = error.retry_after if isinstance(error, RequestFailed) else 0.0
+        # Not all who were sent away together are to come again together.
+        sleep(self.cut(max(self._pause, wanted * uniform(1.0, 1.5))))  # noqa: S311 - no secret
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+
+def busy(error: OrqalError) -> bool:
+    """Whether the server has done nothing of it, for it has too much to do: it can be asked again."""
+    return isinstance(error, RequestFailed) and error.status == 429
 
 
 @contextmanager

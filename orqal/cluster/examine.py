@@ -35,6 +35,10 @@ def alone(settings: Settings, silence: str, *, fix: bool = False) -> Checkup:
 
 
 def _facts(settings: Settings, silence: str) -> Alone:
+    home = settings.cluster_path.read_text().strip()
+    known_up = (settings.home / "cluster.json").exists()
+    # Where hosts only have joined, the API is on another machine.
+    has_head = known_up or any(node.is_head for node in processes.nodes(home).values())
     docker_root, daemon_silent = None, None
     try:
         info = Engine("").info()
@@ -43,8 +47,8 @@ def _facts(settings: Settings, silence: str) -> Alone:
         daemon_silent = error.message
     return Alone(
         home=str(settings.home),
-        known_up=(settings.home / "cluster.json").exists(),
-        parts=_parts(processes.find(settings.cluster_path.read_text().strip())),
+        known_up=known_up,
+        parts=_parts(processes.find(home)) if has_head else frozenset(),
         silence=silence.strip().rstrip("."),
         store=settings.store_place,
         store_problems=_store_problems(settings),

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from orqal.models import Shape
 
+_BLANKS = 64
+"""Blanks that a line may have however few wait in it."""
+
 
 class LineKey(NamedTuple):
     """Jobs with the same key are alike to the scheduler: they wait in one line."""
@@ -86,13 +89,16 @@ class Queue:
     def remove(self, job: str) -> bool:
         """Take a job out, wherever it stands; False if it does not wait.
 
-        Its entry stays in the line as a blank until it comes to the front, so this costs no search.
+        Its entry stays in the line as a blank until it comes to the front, so this costs no search; or until there are
+        more blanks than others, so that they cost no more memory than those who wait.
         """
         place = self._places.pop(job, None)
         if place is None:
             return False
         line = self._lines[place[0]]
         line.waiting -= 1
+        if len(line.entries) > 2 * line.waiting + _BLANKS:
+            line.entries = deque(entry for entry in line.entries if self._stands(entry, line))
         self._drop_blanks(line)
         return True
 
@@ -129,7 +135,11 @@ class Queue:
 
     def _drop_blanks(self, line: Line) -> None:
         """Keep the front of the line somebody who waits; a line without anybody goes."""
-        while line.entries and self._places.get(line.entries[0].job) != (line.key, line.number):
+        while line.entries and not self._stands(line.entries[0], line):
             line.entries.popleft()
         if not line.entries:
             del self._lines[line.key]
+
+    def _stands(self, entry: _Entry, line: Line) -> bool:
+        """Whether an entry is one of who waits, and no blank."""
+        return self._places.get(entry.job) == (line.key, entry.number)

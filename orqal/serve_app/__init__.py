@@ -6,10 +6,12 @@ from typing import Any
 
 from ray import serve
 
+from orqal.serve_app import crowd
 from orqal.serve_app.api import build
 
-CLIENTS_AT_ONCE = 2_000
-"""Requests that a replica holds at a time; most of them wait for jobs."""
+CLIENTS_AT_ONCE = crowd.QUICK + crowd.HELD
+"""Requests that a replica holds at a time. The proxy lets no more come, so none has to wait in Serve's own queue,
+where those that only wait for jobs would keep up the others."""
 
 
 @serve.deployment(

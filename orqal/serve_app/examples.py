@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from orqal.doctor import Checkup, Finding, Kind
-from orqal.models import AppInfo, BatchInfo, Change, HostInfo, JobRecord, Load, Status
+from orqal.models import AppInfo, Attempt, BatchInfo, Change, Fault, HostInfo, JobRecord, Load, RetryPolicy, Status
 from orqal.serve_app.views import (
     BatchList,
     Cancelled,
@@ -42,12 +42,27 @@ JOB = JobView(
     batch="sums",
     current_status=Status.EXITED,
     cache_miss="no job of the same app, input and params waits, runs or has succeeded",
-    ctime=_BEGUN,
+    ctime=_BEGUN - timedelta(seconds=31),
     stime=_BEGUN + timedelta(seconds=1),
     etime=_BEGUN + timedelta(seconds=2),
     node_id="0f" * 28,
     host="lab1",
     granted={"threads": 1, "ram_gb": 0.1},
+    retries=3,
+    attempt=2,
+    attempts=[
+        Attempt(
+            number=1,
+            host="lab2",
+            started=_BEGUN - timedelta(seconds=30),
+            ended=_BEGUN - timedelta(seconds=20),
+            fault=Fault.JOB,
+            exit_code=75,
+            peak_memory=5_238_784,
+            ram_gb=0.1,
+        )
+    ],
+    retry_policy=RetryPolicy(retries=3),
     image="orqal/demo",
     image_digest=f"sha256:{'ab' * 32}",
     wrapper_digest="cd" * 32,

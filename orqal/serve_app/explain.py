@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from datetime import datetime
 
 from orqal.models import JobRecord, Status
+from orqal.scheduling.retries import of_how_many
 from orqal.serve_app.views import Explanation, HostReason
 
 
-def explained(job: JobRecord, reasons: Mapping[str, str], doing: str | None = None) -> Explanation:
-    """`reasons`: why each host does not take it, of a job that waits. `doing`: what its host does before its start."""
+def explained(job: JobRecord, reasons: Mapping[str, str], doing: str | None = None, *, moment: datetime) -> Explanation:
+    """`reasons`: why each host does not take it, of a job that waits. `doing`: what its host does before its start.
+    `moment`: the present."""
     return Explanation(
         id=job.id,
         current_status=job.current_status,
-        summary=" ".join([_state(job, reasons, doing), *_history(job)]),
+        summary=" ".join([_state(job, reasons, doing, moment), *_history(job)]),
         cache=_cache(job),
         hosts=[HostReason(name=name, reason=reason) for name, reason in reasons.items()],
     )
 
 
-def _state(job: JobRecord, reasons: Mapping[str, str], doing: str | None) -> str:
+def _state(job: JobRecord, reasons: Mapping[str, str], doing: str | None, moment: datetime) -> str:
     if job.current_status is Status.TODO:
+        if job.not_before is not None and (seconds := (job.not_before - moment).total_seconds()) > 0:
+            return _pause(job, seconds)
         if not reasons:
             return "It waits, and there is no host."
         return "It waits: " + "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) + "."
@@ -35,10 +41,18 @@ def _state(job: JobRecord, reasons: Mapping[str, str], doing: str | None) -> str
     return f"It ran on {job.host} and exited with {job.exit_code}; its output may say why."
 
 
+def _pause(job: JobRecord, seconds: float) -> str:
+    """Of a job that waits to be tried again."""
+    of = f" of {of_how_many(job.attempts, job.retry_policy)}" if job.retry_policy else ""
+    last = job.attempts[-1] if job.attempts else None
+    why = f", because attempt {last.number} {last.why}" if last else ""
+    return f"It waits {math.ceil(seconds)} s before attempt {job.attempt}{of}{why}."
+
+
 def _history(job: JobRecord) -> list[str]:
     sentences = [
-        f"Attempt {attempt.number} on {attempt.host} ended as {attempt.error.type.value}: "
-        f"{attempt.error.message.rstrip('.')}."
+        f"Attempt {attempt.number} on {attempt.host} {attempt.why}"
+        + (f": {attempt.error.message.rstrip('.')}." if attempt.error else ".")
         for attempt in job.attempts
     ]
     if job.retry_of:

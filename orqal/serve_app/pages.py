@@ -367,7 +367,7 @@ async def one_job(backend: Inside, job_id: str) -> Response:
     reasons: dict[str, str] | None = {}
     if job.current_status is Status.TODO:
         reasons = await _told(backend.scheduler("reasons", job.id))
-    explanation = explained(job, reasons or {}, await backend.doing(job))
+    explanation = explained(job, reasons or {}, await backend.doing(job), moment=now())
     waiting = "It waits. The scheduler is restarting; it will tell why in a few seconds."
     summary = waiting if reasons is None else explanation.summary
     return await _page("job.html", job=job, output=output, summary=summary, cache=explanation.cache)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.middleware import Middleware
 
+from orqal.serve_app.crowd import Crowd
 from orqal.serve_app.flow import AtProxy
 from orqal.serve_app.guard import Guard
 from orqal.settings import Settings
@@ -13,4 +14,4 @@ def middlewares() -> list[Middleware]:
     """The innermost first. The guard is that of the application: what the proxy answers by itself (`/-/routes`,
     `/-/healthz`) never comes there."""
     settings = Settings()
-    return [Middleware(AtProxy), Middleware(Guard, token=settings.token, no_token=settings.no_token)]
+    return [Middleware(AtProxy), Middleware(Crowd), Middleware(Guard, token=settings.token, no_token=settings.no_token)]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from orqal.models import BatchInfo, BatchName, JobError, JobRecord, Output, Status
+from orqal.models import MAX_NAME, BatchInfo, BatchName, JobError, JobRecord, Output, Status
 
 Id = Annotated[str, Field(pattern="^[0-9a-f]{24}$")]
 """A job's id: the 24 hex digits of a BSON ObjectId."""
@@ -83,6 +83,37 @@ class Selection(BaseModel):
         if (self.ids is not None) + (self.batch is not None) + self.all != 1:
             raise ValueError("say which jobs, by exactly one of ids, batch and all")
         return self
+
+
+class ToCancel(BaseModel):
+    """Some jobs: those of these ids, all that have not ended, or those of them that are in a batch, in a state, of an
+    app, of a user, or on a host; of several of these, the jobs to which all apply."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"batch": "sums", "status": "todo"}]}, extra="forbid")
+
+    ids: Annotated[list[Id], Field(max_length=1_000_000)] | None = None
+    batch: BatchName | None = None
+    status: Literal["todo", "init", "running"] | None = None
+    app: Annotated[str, Field(max_length=MAX_NAME)] | None = None
+    user: Annotated[str, Field(max_length=MAX_NAME)] | None = None
+    host: Annotated[str, Field(max_length=MAX_NAME)] | None = None
+    all: bool = False
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> ToCancel:
+        by = any(value is not None for value in (self.batch, self.status, self.app, self.user, self.host))
+        if (self.ids is not None) + by + self.all != 1:
+            raise ValueError("say which jobs: by ids, or by some of batch, status, app, user and host, or all")
+        return self
+
+    def means(self, job: JobRecord) -> bool:
+        """True if everything but the batch applies to it."""
+        return (
+            self.status in (None, job.current_status.value)
+            and self.app in (None, job.app)
+            and self.user in (None, job.user)
+            and self.host in (None, job.host)
+        )
 
 
 class Cancelled(BaseModel):

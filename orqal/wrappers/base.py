@@ -71,7 +71,7 @@ class AbstractWrapper:
 
     Subclass it, set the class attributes, write `get_cmd` and, where output is to become a structured
     result, `set_result`. An attribute that depends on the job may be a property that looks at `self.job`;
-    `threads`, `memory_in_gb`, `timeout` and `requires` may not, for they are asked before there is a job.
+    `threads`, `memory_in_gb`, `timeout`, `requires` and those of retries may not: they are asked before there is a job.
     """
 
     docker_url: str | None = None
@@ -87,6 +87,15 @@ class AbstractWrapper:
     """Seconds the container may run; None: no limit."""
     requires: dict[str, str] | None = None
     """Labels that a host must have to get a job, as {"gpu": "a100"}: `orqal join … --label gpu=a100`."""
+    retries: int = 0
+    """How often a job that fails by itself is tried again, at most 100. What is the infrastructure's fault (a host is
+    lost, say) is repeated all the same, and does not count."""
+    retry_on: Sequence[int | str] | None = None
+    """Which failures: exit codes, "exit_code" for any but 0, "timeout", "out_of_memory"; None: all of them."""
+    retry_delay: float | None = None
+    """Seconds before the first retry, twice as many before each further one; None: 10."""
+    retry_memory_factor: float = 1.0
+    """After "out_of_memory" the next attempt gets so many times the memory, at most that of the largest host."""
     create_dir: bool = False
     """Make the job's directory before the start (mode 0777, with `params.json` in it) and mount it."""
     environment: dict[str, str] | None = None

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from orqal.models import AppInfo, MemoryGb, Seconds, Threads
+from orqal.models import AppInfo, MemoryFactor, MemoryGb, Retries, RetryDelay, RetryOn, Seconds, Threads
 from orqal.wrappers.base import AbstractWorker, AbstractWrapper
 from orqal.wrappers.builtin import BUILT_IN, Run
 from orqal.wrappers.limits import memory_limit
@@ -31,6 +31,10 @@ _LIMITS: dict[str, TypeAdapter[Any]] = {
     "memory_in_gb": TypeAdapter(MemoryGb | None),
     "timeout": TypeAdapter(Seconds | None),
     "requires": TypeAdapter(dict[str, str] | None),
+    "retries": TypeAdapter(Retries),
+    "retry_on": TypeAdapter(RetryOn | None),
+    "retry_delay": TypeAdapter(RetryDelay | None),
+    "retry_memory_factor": TypeAdapter(MemoryFactor),
 }
 
 

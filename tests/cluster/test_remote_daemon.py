@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from tests.cluster.lab import Lab, a_lab, processes
 from tests.cluster.namespaces import Host, Namespaces
+from tests.tls import authority, certificate
 
 pytestmark = pytest.mark.timeout(300)
 WITHIN = 120
@@ -43,35 +43,6 @@ class Make(AbstractWrapper):
     def set_result(self, job):
         job.set_result({path.name: path.stat().st_size for path in Path(job.wd).iterdir()})
 """
-
-
-def authority(folder: Path, name: str) -> None:
-    """A certificate authority: NAME.pem and NAME.key."""
-    folder.mkdir(parents=True, exist_ok=True)
-    openssl(
-        *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"),
-        *("-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem"),
-    )
-
-
-def certificate(folder: Path, signer: Path, usage: str, address: str | None = None) -> None:
-    """cert.pem and key.pem, signed by an authority (its path without .pem), and its ca.pem."""
-    folder.mkdir(parents=True, exist_ok=True)
-    request, extensions = folder / "request", folder / "extensions"
-    openssl(
-        *("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=lab", "-keyout", folder / "key.pem", "-out", request)
-    )
-    names = f"subjectAltName=IP:{address}\n" if address else ""
-    extensions.write_text(f"extendedKeyUsage={usage}\n{names}")
-    openssl(
-        *("x509", "-req", "-in", request, "-days", "2", "-CAcreateserial", "-extfile", extensions),
-        *("-CA", f"{signer}.pem", "-CAkey", f"{signer}.key", "-out", folder / "cert.pem"),
-    )
-    (folder / "ca.pem").write_bytes(Path(f"{signer}.pem").read_bytes())
-
-
-def openssl(*args: str | Path) -> None:
-    subprocess.run(["openssl", *args], check=True, capture_output=True, stdin=subprocess.DEVNULL)
 
 
 @pytest.fixture(scope="module")

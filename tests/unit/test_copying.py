@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orqal.models import ErrorType, JobError, JobRecord, Output, Status
+from orqal.models import ErrorType, Fault, JobRecord, Output, Status
 from orqal.store import SqliteStore, Store, StoreError, Submission, mongo, sqlite
 from orqal.store.copying import contents, copy
 from orqal.store.mongo import MongoStore
@@ -64,7 +64,9 @@ def filled(tmp_path: Path) -> Iterator[SqliteStore]:
                 done(record),
                 done(record, 3),
                 record.failed(ErrorType.TIMEOUT, "t"),
-                record.to_do_again(JobError(type=ErrorType.HOST_LOST, message="")).failed(ErrorType.CANCELLED, ""),
+                record.to_do_again(record.failed(ErrorType.HOST_LOST, "").over(Fault.INFRASTRUCTURE)).failed(
+                    ErrorType.CANCELLED, ""
+                ),
             ]
         )
         for record in chance.sample(records, COUNT * 2 // 3)

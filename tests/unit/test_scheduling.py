@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -355,16 +357,55 @@ def test_a_decision_looks_at_each_line_a_few_times_only(monkeypatch: pytest.Monk
 
 
 def test_removing_searches_nothing() -> None:
-    """A job's removal from a long line moves none of the others."""
+    """A job's removal from a long line moves none of the others, until half of them have gone."""
     queue, key = Queue(), LineKey("u", Shape(1, 1))
     for job in numbered("a", 1_000):
         queue.push(job, key, 0)
     (line,) = queue.lines()
-    for job in numbered("a", 1_000)[1:]:
+    for job in numbered("a", 500)[1:]:
         queue.remove(job)
         assert len(line.entries) == 1_000  # blanks
+    for job in numbered("a", 1_000)[500:]:
+        queue.remove(job)
+        assert len(line.entries) <= 2 * line.waiting + 64
     queue.remove("a0")
     assert not line.entries
+
+
+def _bytes_of(work: Callable[[], object]) -> int:
+    """The memory that is held after it, and was not before."""
+    tracemalloc.start()
+    try:
+        kept = work()
+        gc.collect()
+        held = tracemalloc.get_traced_memory()[0]
+        del kept
+        return held
+    finally:
+        tracemalloc.stop()
+
+
+def _full(count: int) -> Queue:
+    queue = Queue()
+    for number in range(count):
+        queue.push(f"{number:024x}", LineKey(f"u{number % 3}", Shape(1, 1)), 0.0)
+    return queue
+
+
+def test_a_waiting_job_costs_bounded_memory() -> None:
+    assert _bytes_of(lambda: _full(20_000)) / 20_000 < 600
+
+
+def test_jobs_that_were_taken_out_cost_no_memory_behind_one_that_waits_for_ever() -> None:
+    def churned() -> Queue:
+        queue = _full(3)
+        for number in range(20_000):
+            queue.push(f"x{number}", LineKey("u0", Shape(1, 1)), 0.0)
+            queue.remove(f"x{number}")
+        assert len(queue) == 3
+        return queue
+
+    assert _bytes_of(churned) < 100_000
 
 
 # Labels and images

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orqal import cache
-from orqal.models import BatchInfo, ErrorType, JobError, JobRecord, Output, Status
+from orqal.models import BatchInfo, ErrorType, Fault, JobRecord, Output, Status
 from orqal.store import JobFilter, JobGone, SqliteStore, Store, Submission, mongo, sqlite
 from orqal.store.mongo import MongoStore
 from tests.unit.stores import NOON, add, done, ids, job, jobs, store_of
@@ -237,7 +237,9 @@ def test_a_batch_goes_with_its_last_job(store: Store) -> None:
 
 def test_the_directories_of_deleted_jobs_are_remembered_until_they_have_gone(store: Store) -> None:
     here = job(host="h")
-    elsewhere = here.to_do_again(JobError(type=ErrorType.HOST_LOST, message="")).model_copy(update={"host": "i"})
+    elsewhere = here.to_do_again(here.failed(ErrorType.HOST_LOST, "").over(Fault.INFRASTRUCTURE)).model_copy(
+        update={"host": "i"}
+    )
     nowhere = job()
     add(store, [elsewhere, nowhere])
     store.update([done(elsewhere), nowhere.failed(ErrorType.NO_SUCH_APP, "")], {})

@@ -165,6 +165,11 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
         "timeout = []",
         "requires = 'gpu'",
         "requires = {'gpu': 1}",
+        "retries = -1",
+        "retries = None",
+        "retry_on = ['host_lost']",
+        "retry_on = [True]",
+        "retry_memory_factor = 0",
     ],
 )
 def test_a_bad_attribute_costs_its_class_only(tmp_path: Path, attribute: str) -> None:

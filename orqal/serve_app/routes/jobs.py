@@ -14,7 +14,7 @@ from pydantic import AwareDatetime
 
 from orqal.actors.intake import Taken
 from orqal.docker_engine import STDERR, STDOUT, multiplexed
-from orqal.models import MAX_NAME, BatchName, Change, JobSpec, Status
+from orqal.models import MAX_NAME, BatchName, Change, JobSpec, Status, now
 from orqal.serve_app import examples
 from orqal.serve_app.documents import BadDocument, DocumentReader
 from orqal.serve_app.explain import explained
@@ -42,8 +42,9 @@ from orqal.serve_app.routes.shared import (
     selected,
     submit,
     taken_in,
+    to_cancel,
 )
-from orqal.serve_app.views import Cancelled, Explanation, JobPage, JobView, Selection, Submitted
+from orqal.serve_app.views import Cancelled, Explanation, JobPage, JobView, Selection, Submitted, ToCancel
 from orqal.store import JobFilter
 
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
@@ -88,7 +89,7 @@ async def explain_job(job_id: JobId, backend: Inside) -> Explanation:
     reasons: dict[str, str] = {}
     if job.current_status is Status.TODO:
         reasons = await backend.scheduler("reasons", job_id)
-    return explained(job, reasons, await backend.doing(job))
+    return explained(job, reasons, await backend.doing(job), moment=now())
 
 
 @router.get(
@@ -257,9 +258,11 @@ async def wait_for_jobs(selection: Annotated[Selection, Body()], backend: Inside
 
 
 @router.post("/jobs/cancel", responses={**NO_BATCH, **examples.shown(examples.CANCELLED)})
-async def cancel_jobs(selection: Annotated[Selection, Body()], backend: Inside) -> Cancelled:
-    """End jobs, wherever they are on their way."""
-    return Cancelled(cancelled=await cancelled(await selected(selection, backend), backend))
+async def cancel_jobs(which: Annotated[ToCancel, Body()], backend: Inside) -> Cancelled:
+    """End jobs, wherever they are on their way: they wait, also for a retry, pull their image, start, or run. Asked
+    again, there is nothing to do. Whatever happens after the answer, they end; one that ends by itself at that moment
+    is told as it ended."""
+    return Cancelled(cancelled=await cancelled(await to_cancel(which, backend), backend))
 
 
 @router.get("/jobs/status", responses=examples.shown(examples.COUNTS))

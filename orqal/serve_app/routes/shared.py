@@ -20,7 +20,7 @@ from orqal.models import MAX_NAME, JobSpec
 from orqal.serve_app import examples
 from orqal.serve_app.backend import Backend, NotThere
 from orqal.serve_app.documents import BadDocument, DocumentReader
-from orqal.serve_app.views import Problem, Selection
+from orqal.serve_app.views import Problem, Selection, ToCancel
 
 T = TypeVar("T")
 
@@ -48,6 +48,7 @@ def problems(**reasons: str) -> Responses:
 ALWAYS = problems(
     _401="the token is missing or wrong",
     _403="a web page of another origin made the browser send this",
+    _429="too many requests are under way; try again after `Retry-After` seconds",
     _503="the scheduler is restarting, or the store cannot take it now; try again",
 )
 NO_JOB = problems(_404="there is no such job", _422="that is no job's id, or another value is none that there can be")
@@ -87,7 +88,14 @@ BODY: dict[str, Any] = {
         "content": {
             "application/json": {
                 "schema": _JOB,
-                "example": {"app": "Checksum", "input": "/usr/bin/env", "params": {}},
+                "example": {
+                    "app": "Checksum",
+                    "input": "/usr/bin/env",
+                    "params": {},
+                    "retries": 3,
+                    "retry_on": [75, "out_of_memory"],
+                    "retry_memory_factor": 2,
+                },
             }
         },
     }
@@ -216,6 +224,19 @@ async def selected(selection: Selection, backend: Backend) -> list[str]:
     if selection.batch is not None:
         return await batch_ids(selection.batch, backend)
     return selection.ids or []
+
+
+async def to_cancel(which: ToCancel, backend: Backend) -> list[str]:
+    """The ids that are meant. NotThere: no such batch."""
+    if which.ids is not None:
+        return which.ids
+    members = None if which.batch is None else set(await batch_ids(which.batch, backend))
+
+    def meant() -> list[str]:
+        jobs = (job for job in backend.store.unfinished() if which.means(job))
+        return [job.id for job in jobs if members is None or job.id in members]
+
+    return await backend.read(meant)
 
 
 async def cancelled(ids: list[str], backend: Backend) -> int:
