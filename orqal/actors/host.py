@@ -642,7 +642,7 @@ class HostActor:
         except EngineError:
             in_use = {}
         self._load = Load(images=in_use)
-        if self._daemon is None or self._daemon.local:  # else its machine is not this one
+        if self._daemon is not None and self._daemon.local:  # else its machine is not this one, or not known yet
             self._load.cpu, self._load.mem = psutil.cpu_percent(), psutil.virtual_memory().percent
 
     def _report(self) -> HostReport:
