@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -173,9 +174,11 @@ class Chaos:
     def _actor(self, host: Host, kind: str) -> None:
         """SIGKILL to an actor's process; return when another one is there."""
 
+        # While a HostActor runs a job, Ray calls its process by that.
+        titles = re.compile(f"ray::({kind}|.+ on {host.name}$)" if kind == "HostActor" else f"ray::{kind}")
+
         def found() -> list[psutil.Process]:
-            title = f"ray::{kind}"
-            return [process for process in processes(host) if "".join(_cmdline(process)[:1]).startswith(title)]
+            return [process for process in processes(host) if titles.match("".join(_cmdline(process)[:1]))]
 
         before = found()
         for process in before:
@@ -228,7 +231,7 @@ def supervise(lab: Lab, host: Host) -> None:
         command = f"orqal join {lab.head.address} --block"
     again = f"while :; do {command}; sleep 1; done >>/tmp/supervisor.log 2>&1"
     host.run(
-        ["bash", "-c", 'setsid --fork bash -c "$1" </dev/null >/dev/null 2>&1', SUPERVISOR, again],
+        ["bash", "-c", 'setsid --fork bash -c "$1" "$0" </dev/null >/dev/null 2>&1', SUPERVISOR, again],
         lab.settings | {"ORQAL_JOIN_TOKEN": JOIN_TOKEN, "TERM": "dumb"},
     )
 
@@ -238,12 +241,10 @@ def supervised(cluster: Namespaces) -> Iterator[Lab]:
     """An Orqal on all hosts that is started again wherever it dies; nothing is left of it in the end."""
     lab = Lab(cluster, {"ORQAL_STOP_GRACE": "1", "ORQAL_HOST_LOST_AFTER": f"{LOST_AFTER:g}"})
     lab.services.write_text(SERVICES)
-    # The disk of the store can be full without that of anything else.
-    prepare = (
-        f"mkdir -p {HOME} && mount -t tmpfs -o size=64m,mode=700 tmpfs {HOME} && umask 077 && "
-        f"printf {JOIN_TOKEN} >{HOME}/ray_token && printf {API_TOKEN} >{HOME}/token"
-    )
-    lab.head.run(["bash", "-c", prepare])
+    secrets = f"umask 077; mkdir -p {HOME} && printf {JOIN_TOKEN} >{HOME}/ray_token && printf {API_TOKEN} >{HOME}/token"
+    # The disk of the store can be full without that of anything else. What lies below it is seen from outside.
+    disk = f"{secrets} && mount -t tmpfs -o size=64m,mode=700 tmpfs {HOME} && {secrets}"
+    lab.head.run(["bash", "-c", disk])
     try:
         for host in cluster.hosts:
             supervise(lab, host)
@@ -252,13 +253,15 @@ def supervised(cluster: Namespaces) -> Iterator[Lab]:
         for host in cluster.hosts:
             host.link_up()
             for process in psutil.Process(host.pid).children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    if SUPERVISOR in process.cmdline():
+                if any(SUPERVISOR in word or word.endswith("/orqal") for word in _cmdline(process)):
+                    with contextlib.suppress(psutil.Error):
                         process.kill()
-        for host in cluster.hosts:
-            wipe(host, lab)
+            for process in processes(host):
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
         lab.head.run(["umount", "--lazy", HOME], check=False)
         for host in cluster.hosts:
+            wipe(host, lab)
             host.run(["bash", "-c", f"rm -rf /tmp/{LEDGER} /tmp/supervisor.log"])
 
 
