@@ -51,6 +51,16 @@ class Api(ABC):
                 assert [json.loads(line)["_id"] for line in response.iter_lines() if line] == [job_id]
             return self.job(job_id)
 
+    def tried(self, job_id: str) -> dict[str, Any]:
+        """Wait until an attempt at a job is over and another one is to come: its record."""
+        with self.http() as http, http.stream("GET", "/events") as events:
+            lines = events.iter_lines()
+            next(lines)  # from now on no change is missed
+            while not (job := self.job(job_id))["attempts"]:
+                assert job["current_status"] not in ("exited", "error"), job["error"]
+                next(lines)
+        return job
+
     def running(self, job_id: str) -> None:
         """Return when a job runs."""
         with self.http() as http, http.stream("GET", "/events") as events:

@@ -207,8 +207,14 @@ def test_image_that_does_not_exist(orqal: Orqal, registry_without_images: str) -
 
 
 def test_registry_that_cannot_be_reached(orqal: Orqal) -> None:
-    job = orqal.run("Run", params={"image": "127.0.0.1:1/no/such", "cmd": ["true"]})
-    assert (job["current_status"], job["error"]["type"]) == ("error", "pull_failed")
+    """It may come back: the job is tried again, with pauses and a limit, and says so meanwhile."""
+    job = orqal.tried(orqal.submit("Run", params={"image": "127.0.0.1:1/no/such", "cmd": ["true"]}))
+    [attempt] = job["attempts"]
+    assert (job["current_status"], attempt["fault"], attempt["error"]["type"]) == (
+        "todo",
+        "infrastructure",
+        "pull_failed",
+    )
 
 
 def test_image_name_that_is_none(orqal: Orqal) -> None:

@@ -77,11 +77,13 @@ def test_a_wrong_password(orqal: Orqal, registry: Registry, services: Path) -> N
 
 
 def test_a_registry_that_is_down(orqal: Orqal, registry: Registry) -> None:
-    """It is tried for ORQAL_PULL_PATIENCE, and then reported."""
+    """It is tried for ORQAL_PULL_PATIENCE, then reported, and the job waits for a further attempt."""
     image = registry.push("lab/away")
     registry.gate.shut()
     job = orqal.submit("Run", params={"image": image, "cmd": ["true"]})
     explained(orqal, job, "pulling.*tried again, for: .*refused")
-    error = orqal.ended(job)["error"]
-    assert error["type"] == "pull_failed"
+    [attempt] = orqal.tried(job)["attempts"]
+    error = attempt["error"]
+    assert (error["type"], attempt["fault"]) == ("pull_failed", "infrastructure")
     assert "refused" in error["message"] and "ORQAL_PULL_PATIENCE" in error["message"]
+    explained(orqal, job, "attempt 2")
