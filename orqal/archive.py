@@ -15,7 +15,7 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol, cast
 
-from orqal.docker_engine import Unreachable
+from orqal.docker_errors import Unreachable
 from orqal.output import walk
 
 _PIECE = 1 << 20

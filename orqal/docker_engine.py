@@ -10,9 +10,8 @@ import json
 import os
 import re
 import socket
-import ssl
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,12 +21,13 @@ import docker
 import docker.auth
 import docker.errors
 import requests
-import urllib3
 from docker.types import LogConfig, Mount
-from docker.utils import kwargs_from_env, parse_repository_tag, version_gte
+from docker.utils import convert_filters, kwargs_from_env, parse_repository_tag, version_gte
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 
+from orqal.docker_errors import EngineError, broken_off, explanation, not_pulled, translated
+from orqal.docker_streams import Archive, Events, Logs, Pull
 from orqal.models import ErrorType, Resources
 
 LABEL_CLUSTER = "orqal.cluster"
@@ -36,38 +36,10 @@ LABEL_ATTEMPT = "orqal.attempt"
 LABEL_FILES = "orqal.files"
 """Says where in the container the job's directory is, if it is to be fetched after the end; else empty."""
 
-STDOUT, STDERR = 1, 2
-"""Docker's numbers of the streams."""
-
 _CONNECT_TIMEOUT = 60.0
 _SILENCE = 300.0
 """Seconds without news of a pull after which it is given up."""
 _POOL = 64
-
-_MISSING = "not found|manifest unknown|does not exist|invalid reference"
-"""How registries, and the daemon, say that there is no such image."""
-_NOT_ALLOWED = "unauthorized|no basic auth credentials|denied|authentication required|incorrect username|forbidden"
-_FOR_GOOD = "x509|certificate|HTTP response to HTTPS client|no matching manifest|unsupported|exec format"
-"""Other refusals of which a later attempt would hear again."""
-
-
-class EngineError(Exception):
-    """A daemon's refusal or silence, as the error that a job may end with."""
-
-    def __init__(self, type: ErrorType, message: str, exit_code: int | None = None, *, passing: bool = False) -> None:
-        super().__init__(message)
-        self.type = type
-        self.message = message
-        self.exit_code = exit_code
-        self.passing = passing
-        """Another attempt, later or on another host, may succeed."""
-
-
-class Unreachable(EngineError):
-    """The daemon does not answer. What was asked may have been done or not."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(ErrorType.DOCKER_ERROR, message, passing=True)
 
 
 class EngineInfo(NamedTuple):
@@ -117,6 +89,7 @@ class ContainerSpec:
 class Ended(NamedTuple):
     """How a container ended."""
 
+    container: str
     exit_code: int
     out_of_memory: bool
     state: dict[str, Any]
@@ -124,12 +97,10 @@ class Ended(NamedTuple):
     fetched: str | None
     """See ContainerSpec."""
 
-
-class Frame(NamedTuple):
-    """A piece of output: its stream (STDOUT or STDERR) and its bytes."""
-
-    stream: int
-    data: bytes
+    @property
+    def ran(self) -> float:
+        """Seconds from its start to its end."""
+        return _seconds(self.state["FinishedAt"]) - _seconds(self.state["StartedAt"])
 
 
 class Engine:
@@ -140,12 +111,12 @@ class Engine:
         answers."""
         self.cluster = cluster
         self._logins = logins
-        with _translated("connect"):
+        with translated("connect"):
             self._api = _Api(timeout=int(_CONNECT_TIMEOUT), max_pool_size=_POOL, **kwargs_from_env())
 
     def info(self) -> EngineInfo:
         """What the daemon is, and the capacity of its machine."""
-        with _translated("info"):
+        with translated("info"):
             info = self._api.info()
         # A socket here may lead to another machine, or into a virtual one.
         here = info["Name"], info["KernelVersion"]
@@ -164,7 +135,7 @@ class Engine:
 
     def images(self) -> frozenset[str]:
         """The names, with tag or digest, of all images that are here."""
-        with _translated("list the images"):
+        with translated("list the images"):
             found = self._api.images()
         return frozenset(name for image in found for kind in ("RepoTags", "RepoDigests") for name in image[kind] or ())
 
@@ -176,7 +147,7 @@ class Engine:
     def image_id(self, image: str) -> str | None:
         """The id of an image that is here. EngineError: that is no image's name."""
         reference = with_tag(image)
-        with _translated("inspect the image"):
+        with translated("inspect the image"):
             try:
                 image_id: str = self._api.inspect_image(reference)["Id"]  # type: ignore[no-untyped-call]
             except docker.errors.ImageNotFound:
@@ -185,7 +156,7 @@ class Engine:
                 if error.status_code != 400:
                     raise
                 raise EngineError(
-                    ErrorType.IMAGE_NOT_FOUND, f"{reference!r} is not the name of an image: {_words(error)}"
+                    ErrorType.IMAGE_NOT_FOUND, f"{reference!r} is not the name of an image: {explanation(error)}"
                 ) from error
             return image_id
 
@@ -203,9 +174,9 @@ class Engine:
                 timeout=(_CONNECT_TIMEOUT, _SILENCE),
             )
         except requests.RequestException as error:
-            raise _broken_off(reference, error) from error
+            raise broken_off(reference, error) from error
         if response.status_code != 200:
-            raise _not_pulled(reference, _message(response), response.status_code)
+            raise not_pulled(reference, _message(response), response.status_code)
         return Pull(reference, response)
 
     def _login(self, reference: str, repository: str) -> bytes | None:
@@ -235,7 +206,7 @@ class Engine:
 
     def create(self, spec: ContainerSpec) -> str:
         """Make a container, not yet started: its id. If it is there already, its id too."""
-        with _translated("create the container"):
+        with translated("create the container"):
             host_config = self._api.create_host_config(
                 binds=dict(spec.volumes),
                 # Unlike `binds`, this makes no folder of that name where there is none.
@@ -270,7 +241,7 @@ class Engine:
                     },
                 )
             except docker.errors.APIError as error:
-                if spec.mounted and f"source path does not exist: {spec.mounted}" in _words(error):
+                if spec.mounted and f"source path does not exist: {spec.mounted}" in explanation(error):
                     raise EngineError(
                         ErrorType.DOCKER_ERROR,
                         f"the job's directory {spec.mounted} is not on the Docker daemon's machine. ORQAL_JOBS_DIR is "
@@ -285,19 +256,19 @@ class Engine:
     def find(self, key: ContainerKey) -> str | None:
         """The id of an attempt's container, if it is there."""
         labels = [*self._label, f"{LABEL_JOB}={key.job}", f"{LABEL_ATTEMPT}={key.attempt}"]
-        with _translated("look for the container"):
+        with translated("look for the container"):
             found = self._api.containers(all=True, filters={"label": labels})
         return str(found[0]["Id"]) if found else None
 
     def put(self, container: str, archive: bytes) -> None:
         """Unpack a tar at the root of its file system."""
-        with _translated("put files into the container"):
+        with translated("put files into the container"):
             self._api.put_archive(container, "/", archive)
 
     def fetch(self, container: str, path: str) -> Archive | None:
         """What is at a path of its file system, as a tar; None: nothing."""
         url = f"{self._api.base_url}/v{self._api.api_version}/containers/{container}/archive"
-        with _translated("fetch the container's files"):
+        with translated("fetch the container's files"):
             response = self._api.get(url, params={"path": path}, headers={"Accept-Encoding": "identity"}, stream=True)
             if response.status_code == 404 and self.started(container):  # it is there, and the path is not
                 return None
@@ -306,28 +277,28 @@ class Engine:
 
     def start(self, container: str) -> None:
         """Start it; nothing happens if it runs already."""
-        with _translated("start the container"):
+        with translated("start the container"):
             self._api.start(container)
 
     def ended(self, container: str) -> Ended | None:
         """How it ended; None: it has not."""
-        with _translated("inspect the container"):
+        with translated("inspect the container"):
             found = self._api.inspect_container(container)
         state = found["State"]
         if state["Status"] not in ("exited", "dead"):
             return None
         fetched = (found["Config"]["Labels"] or {}).get(LABEL_FILES)
-        return Ended(int(state["ExitCode"]), bool(state["OOMKilled"]), state, fetched or None)
+        return Ended(container, int(state["ExitCode"]), bool(state["OOMKilled"]), state, fetched or None)
 
     def started(self, container: str) -> bool:
         """True when it has been started, whether or not it has ended."""
-        with _translated("inspect the container"):
+        with translated("inspect the container"):
             state = self._api.inspect_container(container)["State"]
         return bool(state["Status"] != "created")
 
     def ran_for(self, container: str) -> float | None:
         """Seconds since its start, both times by the daemon's own clock; None: it was not started, or is not there."""
-        with _translated("inspect the container"):
+        with translated("inspect the container"):
             try:
                 state = self._api.inspect_container(container)["State"]
             except docker.errors.NotFound:
@@ -338,7 +309,7 @@ class Engine:
 
     def stats(self, container: str) -> dict[str, Any]:
         """What it uses at this moment, as the Engine API says it. The answer takes the daemon up to a second."""
-        with _translated("tell what the container uses"):
+        with translated("tell what the container uses"):
             # Without one-shot, which Docker 20.10 (API 1.41) brought, the daemon waits for a second measurement.
             one_shot = version_gte(self._api.api_version, "1.41") or None
             stats: dict[str, Any] = self._api.stats(container, stream=False, one_shot=one_shot)
@@ -346,7 +317,7 @@ class Engine:
 
     def stop(self, container: str, grace: int) -> None:
         """SIGTERM, and SIGKILL after `grace` seconds. A container that is gone or has ended is left so."""
-        with _translated("stop the container"):
+        with translated("stop the container"):
             try:
                 self._api.stop(container, timeout=grace)
             except docker.errors.NotFound:
@@ -354,7 +325,7 @@ class Engine:
 
     def remove(self, container: str) -> None:
         """Remove it with its output, running or not. A container that is gone is left so."""
-        with _translated("remove the container"):
+        with translated("remove the container"):
             try:
                 self._api.remove_container(container, force=True, v=True)
             except docker.errors.NotFound:
@@ -367,7 +338,7 @@ class Engine:
         """Its output so far, and, to `follow`, what comes until it ends."""
         flags = {"stdout": int(stdout), "stderr": int(stderr), "follow": int(follow)}
         url = f"{self._api.base_url}/v{self._api.api_version}/containers/{container}/logs"
-        with _translated("read the output"):
+        with translated("read the output"):
             # The SDK's own logs() glues the streams together; its client is a requests session.
             response = self._api.get(url, params=flags, stream=True, timeout=(_CONNECT_TIMEOUT, None))
             if response.status_code == 404:
@@ -377,7 +348,7 @@ class Engine:
 
     def own_containers(self) -> Iterator[tuple[ContainerKey, str, str]]:
         """All containers of this cluster here: whose, id, state in Docker's words."""
-        with _translated("list the containers"):
+        with translated("list the containers"):
             found = self._api.containers(all=True, filters={"label": self._label})
         for container in found:
             labels = container["Labels"]
@@ -387,7 +358,7 @@ class Engine:
 
     def overview(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """What `docker info` says, and `docker inspect` of each running container of this cluster."""
-        with _translated("tell of itself"):
+        with translated("tell of itself"):
             running = self._api.containers(filters={"label": self._label})
             inspected = []
             for container in running:
@@ -398,16 +369,32 @@ class Engine:
     def images_in_use(self) -> dict[str, int]:
         """Running containers per image, strangers' too: the load of the host."""
         counts: dict[str, int] = {}
-        with _translated("list the containers"):
+        with translated("list the containers"):
             for container in self._api.containers():
                 counts[container["Image"]] = counts.get(container["Image"], 0) + 1
         return counts
 
-    def deaths(self) -> Deaths:
-        """The ids of this cluster's containers as they end, from now on."""
-        with _translated("listen to events"):
-            filters = {"type": "container", "event": "die", "label": self._label}
-            return Deaths(self._api.events(decode=True, filters=filters))
+    def events(self) -> Events:
+        """What happens to this cluster's containers, from now on."""
+        with translated("listen to events"):
+            return Events(self._api.events(decode=True, filters=self._events))
+
+    def killed(self) -> set[str]:
+        """The ids of those of this cluster's containers that somebody has had killed, as far as the daemon remembers:
+        it keeps its last 256 events, and forgets them when it ends. A daemon that finds containers running when it
+        starts, and is not to leave them so (`live-restore`), kills them before anybody can listen."""
+        url = f"{self._api.base_url}/v{self._api.api_version}/events"
+        with translated("tell of past events"):
+            # The SDK's own events() takes whole seconds only: the last second's would be missing, or waited for.
+            past = {"since": "1", "until": f"{_seconds(self._api.info()['SystemTime']):.6f}"}
+            response = self._api.get(url, params=past | {"filters": convert_filters(self._events)})
+            response.raise_for_status()
+        events = Events(json.loads(line) for line in response.iter_lines())
+        return {event.container for event in events if event.killed}
+
+    @property
+    def _events(self) -> dict[str, Any]:
+        return {"type": "container", "event": ["die", "kill"], "label": self._label}
 
     @property
     def _label(self) -> list[str]:
@@ -416,140 +403,6 @@ class Engine:
     def close(self) -> None:
         """Close the connections."""
         self._api.close()
-
-
-class Pull:
-    """An image on its way here. Call `wait` in a thread; `close` it from another to stop it."""
-
-    def __init__(self, reference: str, response: requests.Response) -> None:
-        self._reference, self._response = reference, response
-        self._layers: dict[str, tuple[int, int | None]] = {}
-
-    def wait(self) -> None:
-        """Return when it is here. EngineError: it cannot be had; see `passing`."""
-        try:
-            for line in self._response.iter_lines():
-                self._on_news(json.loads(line))
-        except (requests.RequestException, OSError, AttributeError, ValueError) as error:
-            # AttributeError, ValueError: closed by another thread.
-            raise _broken_off(self._reference, error) from error
-        finally:
-            self.close()
-
-    def _on_news(self, news: dict[str, Any]) -> None:
-        # https://docs.docker.com/reference/api/engine/ (Create an image); what it says of layers is not documented.
-        if "error" in news:
-            raise _not_pulled(self._reference, str(news["error"]))
-        layer, detail = str(news.get("id")), news.get("progressDetail") or {}
-        match news.get("status"):
-            case "Pulling fs layer" | "Waiting":
-                self._layers.setdefault(layer, (0, None))
-            case "Downloading" if "total" in detail:
-                self._layers[layer] = int(detail["current"]), int(detail["total"])
-            case "Download complete":
-                _, total = self._layers.get(layer, (0, None))
-                self._layers[layer] = total or 0, total or 0
-
-    def __str__(self) -> str:
-        """How far it is; empty while that is not known."""
-        layers = list(self._layers.values())
-        total = sum(total or 0 for _, total in layers)
-        if not total:
-            return ""
-        # Of a layer that has not begun the size is not told.
-        least = "at least " if any(total is None for _, total in layers) else ""
-        return f"{sum(done for done, _ in layers) / 1e6:.0f} of {least}{total / 1e6:.0f} MB"
-
-    def close(self) -> None:
-        """Stop it, if it is not over."""
-        _shutdown(self._response)
-        self._response.close()
-
-
-class Archive:
-    """A tar that comes from a daemon: a file to be read to its end, once. Close it to stop early, from any thread."""
-
-    def __init__(self, response: requests.Response) -> None:
-        self._response = response
-
-    def read(self, size: int) -> bytes:
-        """Up to `size` bytes; none at the end. Unreachable: it broke off."""
-        try:
-            data: bytes = self._response.raw.read(size)
-        except (urllib3.exceptions.HTTPError, OSError, AttributeError, ValueError) as error:
-            # AttributeError, ValueError: closed by another thread.
-            raise Unreachable(f"the job's files broke off on their way: {error}") from error
-        return data
-
-    def close(self) -> None:
-        """Let go of the connection."""
-        _shutdown(self._response)
-        self._response.close()
-
-
-class Logs:
-    """An output that is being read, frame by frame. Close it to stop early, from any thread."""
-
-    def __init__(self, response: requests.Response, follow: bool) -> None:
-        self._response = response
-        # Docker sends each line as a chunk of its own. Who does not wait for lines takes many at once.
-        self._chunk = None if follow else 1 << 18
-
-    def __iter__(self) -> Iterator[Frame]:
-        try:
-            yield from frames(self._response.iter_content(self._chunk))
-        except (requests.RequestException, OSError, AttributeError, ValueError) as error:
-            # AttributeError, ValueError: closed by another thread while it waited for more.
-            raise Unreachable(f"the output broke off: {error}") from error
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Let go of the connection; a reader that waits for more is woken."""
-        _shutdown(self._response)
-        self._response.close()
-
-
-class Deaths:
-    """A stream of container ids. Ends when the daemon does; close it from another thread to end it."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def __iter__(self) -> Iterator[str]:
-        try:
-            for event in self._stream:
-                yield str(event["Actor"]["ID"])
-        except (requests.RequestException, docker.errors.DockerException, OSError, ValueError):
-            return
-
-    def close(self) -> None:
-        """End the stream."""
-        self._stream.close()
-
-
-def frames(chunks: Iterable[bytes]) -> Iterator[Frame]:
-    """Docker's multiplexed stream, however it is cut into chunks: a header of 8 bytes (stream, 0, 0, 0, length as
-    uint32 big endian), then the bytes. Frames come whole; a last one that is not is left out.
-
-    https://docs.docker.com/reference/api/engine/ (Attach to a container, "Stream format")
-    """
-    buffer = bytearray()
-    for chunk in chunks:
-        buffer += chunk
-        start = 0
-        while len(buffer) - start >= 8:
-            end = start + 8 + int.from_bytes(buffer[start + 4 : start + 8], "big")
-            if len(buffer) < end:
-                break
-            yield Frame(buffer[start], bytes(buffer[start + 8 : end]))
-            start = end
-        del buffer[:start]
-
-
-def multiplexed(frame: Frame) -> bytes:
-    """A frame in Docker's stream format."""
-    return bytes([frame.stream, 0, 0, 0]) + len(frame.data).to_bytes(4, "big") + frame.data
 
 
 def with_tag(image: str) -> str:
@@ -561,85 +414,6 @@ def container_name(image: str, key: ContainerKey) -> str:
     """The name of an attempt's container: `<image>_<job id>`, and from the second attempt on its number."""
     repository = re.sub(r"@.*|:[^/]*$", "", image).rsplit("/", 1)[-1]
     return f"{repository}_{key.job}" + (f"_{key.attempt}" if key.attempt > 1 else "")
-
-
-@contextmanager
-def _translated(action: str) -> Iterator[None]:
-    """Turn the SDK's exceptions into EngineError, with words for the job's user."""
-    try:
-        yield
-    except docker.errors.APIError as error:
-        words, code = _words(error), None
-        if re.search(r"executable file not found|exec.*no such file or directory", words):
-            code, words = 127, f"the command does not exist in the image: {words}"
-        elif re.search(r"exec.*permission denied", words):
-            code, words = 126, f"the command cannot be executed in the image: {words}"
-        passing = code is None and _passes(error)
-        raise EngineError(
-            ErrorType.DOCKER_ERROR, f"Docker would not {action}: {words}", code, passing=passing
-        ) from error
-    except (docker.errors.DockerException, requests.RequestException) as error:
-        if distrust := _distrust(error):
-            raise Unreachable(
-                f"the Docker daemon at {os.environ.get('DOCKER_HOST')} and this machine differ about TLS: {distrust}. "
-                "DOCKER_CERT_PATH is to have ca.pem, of the authority that has signed the daemon's certificate, and "
-                "cert.pem and key.pem, signed by one that the daemon trusts; DOCKER_TLS_VERIFY=1 turns TLS on."
-            ) from error
-        raise Unreachable(
-            f"the Docker daemon does not answer ({action}: {error}). Is it running? `docker info` tells."
-        ) from error
-
-
-def _distrust(error: BaseException) -> str | None:
-    """What an error says of TLS; None: it is of another kind."""
-    cause: BaseException | None = error
-    while cause is not None:
-        plainly = "HTTP request to an HTTPS server" in str(cause)
-        if plainly or isinstance(cause, ssl.SSLError | urllib3.exceptions.SSLError | docker.errors.TLSParameterError):
-            return str(cause)
-        cause = cause.__cause__ or cause.__context__
-    return None
-
-
-def _not_pulled(reference: str, words: str, status: int = 500) -> EngineError:
-    """A pull that the registry, or the daemon, refused: for good, or perhaps not."""
-    words = words.strip().rstrip(".")
-
-    def says(pattern: str) -> bool:
-        return re.search(pattern, words, re.IGNORECASE) is not None
-
-    # Docker Hub and others answer "denied" for what does not exist.
-    if status == 404 or says(_MISSING):
-        return EngineError(
-            ErrorType.IMAGE_NOT_FOUND,
-            f"there is no image {reference!r}, neither on the host nor in its registry: {words}. "
-            "Check the name and tag; a private registry may ask for `docker login` on the host.",
-        )
-    if says(_NOT_ALLOWED):
-        return EngineError(
-            ErrorType.PULL_FAILED,
-            f"the registry does not let this host pull the image {reference!r}: unauthorized, it wants other "
-            f"credentials ({words}). Have them on the host: `docker login` as the user that Orqal runs as, or in the "
-            "file that ORQAL_REGISTRY_AUTH names.",
-        )
-    return EngineError(
-        ErrorType.PULL_FAILED,
-        f"the image {reference!r} is not on the host and could not be pulled: {words}. "
-        "Check the name, the registry and the host's network, or load it there (`docker load`, `docker import`).",
-        passing=status >= 500 and not says(_FOR_GOOD),
-    )
-
-
-def _broken_off(reference: str, error: Exception) -> Unreachable:
-    return Unreachable(f"the Docker daemon went away, or was silent, during the pull of {reference!r}: {error}")
-
-
-def _message(response: requests.Response) -> str:
-    """What the daemon says in an answer that is an error."""
-    try:
-        return str(response.json()["message"])
-    except (requests.RequestException, ValueError, KeyError, TypeError):
-        return f"{response.status_code} {response.reason}"
 
 
 class _Api(docker.APIClient):
@@ -671,18 +445,6 @@ def _by_socket() -> bool:
     return (os.environ.get("DOCKER_HOST") or "unix://").startswith("unix://")
 
 
-def _words(error: docker.errors.APIError) -> str:
-    return str(error.explanation or error).strip().rstrip(".")
-
-
-def _passes(error: docker.errors.APIError) -> bool:
-    """True when it is not what was asked for that is wrong: the daemon is in trouble (a full disk, say), or somebody
-    removed a container or image that was there a moment ago."""
-    if error.status_code == 404:
-        return re.search("No such (container|image)", str(error.explanation)) is not None
-    return error.status_code is None or error.status_code in (408, 409, 429) or error.status_code >= 500
-
-
 def _seconds(time: str) -> float:
     """A time of the Engine API, which has up to nine digits after the point, in seconds since 1970."""
     found = re.fullmatch(r"(.{19})(\.\d+)?(Z|[+-]\d\d:\d\d)", time)
@@ -690,12 +452,9 @@ def _seconds(time: str) -> float:
     return datetime.fromisoformat(found[1] + found[3].replace("Z", "+00:00")).timestamp() + float(found[2] or 0)
 
 
-def _shutdown(response: requests.Response) -> None:
-    """Wake a thread that waits in a read of this response: closing alone would not."""
-    connection = getattr(response.raw, "_connection", None)
-    sock = getattr(connection, "sock", None)
-    if isinstance(sock, socket.socket):
-        try:
-            sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return
+def _message(response: requests.Response) -> str:
+    """What the daemon says in an answer that is an error."""
+    try:
+        return str(response.json()["message"])
+    except (requests.RequestException, ValueError, KeyError, TypeError):
+        return f"{response.status_code} {response.reason}"

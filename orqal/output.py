@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from orqal.docker_engine import STDERR, STDOUT, Frame
+from orqal.docker_streams import STDERR, STDOUT, Frame
 
 LISTED = 10_000
 """Names of files in a job's directory that its record lists at most."""

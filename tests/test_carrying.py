@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from orqal import archive
-from orqal.docker_engine import ContainerKey, ContainerSpec, Ended, Engine, EngineError, Unreachable
+from orqal.docker_engine import ContainerKey, ContainerSpec, Ended, Engine
+from orqal.docker_errors import EngineError, Unreachable
 from orqal.models import Resources
 
 pytestmark = pytest.mark.docker

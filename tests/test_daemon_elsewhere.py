@@ -15,7 +15,8 @@ import pytest
 
 from orqal.actors.host import HostActor
 from orqal.actors.messages import Order
-from orqal.docker_engine import ContainerKey, Engine, Unreachable
+from orqal.docker_engine import ContainerKey, Engine
+from orqal.docker_errors import Unreachable
 from orqal.models import ErrorType, JobRecord, Resources, Status, now
 from orqal.wrappers.catalog import WrapperRef
 from tests import tls

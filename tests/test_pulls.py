@@ -17,7 +17,8 @@ import pytest
 
 from orqal import docker_engine
 from orqal.actors.pulls import Pulls, Wanted
-from orqal.docker_engine import Engine, EngineError
+from orqal.docker_engine import Engine
+from orqal.docker_errors import EngineError
 from orqal.models import ErrorType
 from tests import registry as registries
 from tests.registry import Registry, a_registry

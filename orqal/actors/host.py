@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -20,24 +18,16 @@ from typing import Any, NamedTuple, TypeVar
 import psutil
 
 from orqal import archive, checkup, metering, output
+from orqal.actors.daemon import Daemon, Seen
 from orqal.actors.logs import LogReaders
 from orqal.actors.messages import Examined, Order, Outcome, Started
 from orqal.actors.names import log_to_ray
 from orqal.actors.pulls import Pulls, Wanted
 from orqal.actors.runners import Runners
-from orqal.docker_engine import (
-    ContainerKey,
-    ContainerSpec,
-    Deaths,
-    Ended,
-    Engine,
-    EngineError,
-    EngineInfo,
-    Unreachable,
-    with_tag,
-)
+from orqal.docker_engine import ContainerKey, ContainerSpec, Ended, Engine, with_tag
+from orqal.docker_errors import EngineError, Unreachable
 from orqal.doctor import Machine
-from orqal.metering import Cgroups, Usage
+from orqal.metering import Usage
 from orqal.models import ErrorType, Fault, JobError, JobRecord, Load, Output, now
 from orqal.output import Collected, Piece
 from orqal.scheduling.retries import Again, decide
@@ -49,10 +39,8 @@ from orqal.wrappers.catalog import WrapperRef
 log = logging.getLogger("orqal.host")
 T = TypeVar("T")
 
-_THREADS = 64
 _SAMPLERS = 8
 """Threads that ask what containers use, where that must be asked: each waits up to a second for its answer."""
-_RECONNECT = 1.0
 _CANCELLED_FETCH = 10.0
 """Seconds in which the files of a job that is cancelled must be here, when they come from another machine."""
 
@@ -108,21 +96,16 @@ class HostActor:
         self._incarnation = uuid.uuid4().hex
         self._scheduler = scheduler
         self._loop = asyncio.get_running_loop()
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
         self._samplers = ThreadPoolExecutor(_SAMPLERS, thread_name_prefix="docker stats")
         self._attempts: dict[ContainerKey, _Attempt] = {}
-        self._ends: dict[str, asyncio.Event] = {}
         self._found: dict[ContainerKey, str] = {}
-        self._engine: Engine | None = None
-        self._cgroups: Cgroups | None = None
-        self._daemon: EngineInfo | None = None
-        self._connected = asyncio.Event()
-        self._state = "connecting to Docker"
+        """Containers that no attempt holds."""
+        self._load = Load()
         self._logs = LogReaders(self._loop)
         self._runners = Runners(node_id)
         self._pulls = Pulls(self._settings.pull_patience, self._tell)
-        threading.Thread(target=self._listen, name="docker events", daemon=True).start()
-        self._load, self._images = Load(), frozenset[str]()
+        self._daemon = Daemon(cluster, self._settings.registry_auth, self._on_connect, self._on_change)
+        self._pool = self._daemon.threads
         self._reporting = asyncio.create_task(self._report_forever())
 
     # What the Scheduler calls
@@ -155,9 +138,10 @@ class HostActor:
         container = (attempt.container if attempt else None) or self._found.pop(key, None)
         if container is None:
             return
+        self._daemon.forget(container)
         try:
             await self._docker(lambda engine: engine.remove(container))
-            if cgroups := self._cgroups:
+            if cgroups := self._daemon.cgroups:
                 await self._loop.run_in_executor(self._pool, cgroups.remove, [key])
         except EngineError as error:
             log.warning("the container of %s stays for now: %s", job, error)
@@ -197,7 +181,7 @@ class HostActor:
             silent = error.message
 
         def look() -> tuple[list[str], set[ContainerKey], Machine]:
-            cgroups = self._cgroups.attempts() if self._cgroups else set()
+            cgroups = self._daemon.cgroups.attempts() if self._daemon.cgroups else set()
             return (
                 output.directories(self._settings.jobs_dir),
                 cgroups,
@@ -220,8 +204,8 @@ class HostActor:
 
         def work() -> None:
             checkup.mend(self._settings, paths)
-            if self._cgroups:
-                self._cgroups.remove([key for key in cgroups if key not in self._attempts])
+            if self._daemon.cgroups:
+                self._daemon.cgroups.remove([key for key in cgroups if key not in self._attempts])
 
         await self._loop.run_in_executor(self._pool, work)
 
@@ -284,27 +268,19 @@ class HostActor:
             try:
                 return await self._run_once(key, order, attempt)
             except Unreachable as error:
-                attempt.container = attempt.container or self._found.get(key)
-                if attempt.container is None or not await self._is_back(attempt.container):
+                container = attempt.container = attempt.container or self._found.get(key)
+                if container is None or not await self._daemon.has_again(container, self._settings.host_lost_after):
                     return self._failed(
                         order.job, JobError(type=error.type, message=error.message), passing=error.passing
                     )
-
-    async def _is_back(self, container: str) -> bool:
-        """Return when the daemon that has the container answers again; False: it is gone for too long."""
-        patience = self._loop.time() + self._settings.host_lost_after
-        while self._loop.time() < patience:
-            await asyncio.sleep(_RECONNECT)
-            with suppress(Unreachable):
-                await self._ran_for(container)
-                return True
-        return False
 
     async def _run_once(self, key: ContainerKey, order: Order, attempt: _Attempt) -> Outcome:
         job = order.job
         directory = self._settings.jobs_dir / job.id
         try:
-            await self._unless_cancelled(attempt, self._connected.wait())
+            # Without a container, and with a daemon that has gone meanwhile, it had better run elsewhere.
+            if attempt.container is not None or self._daemon.engine is None:
+                await self._unless_cancelled(attempt, self._daemon.is_connected(self._settings.host_lost_after))
             attempt.container = self._found.pop(key, None) or attempt.container
             ran = await self._ran_for(attempt.container)
             if ran is None:
@@ -313,15 +289,18 @@ class HostActor:
                 began = now() - timedelta(seconds=ran)
                 job = job.model_copy(update={"container_id": attempt.container, "wd": str(directory), "stime": began})
             with self._sampled(key, attempt):
-                timed_out = await self._end(attempt, _time_left(order.timeout, ran or 0.0))
+                timed_out = await self._end(attempt, order.timeout, ran or 0.0)
             ended = await self._how_it_ended(attempt)
             if ended.fetched:
                 await self._fetch(attempt, ended.fetched, directory)
             streams = await self._collect(attempt, directory)
-            usage = attempt.usage.at_least(self._cgroups.usage(key) if self._cgroups else Usage())
+            usage = attempt.usage.at_least(self._daemon.cgroups.usage(key) if self._daemon.cgroups else Usage())
             job = await self._ended(job, directory, ended, streams, usage)
             if error := self._error(job, attempt, ended, order, timed_out):
                 return self._failed(job, error, streams)
+            if others := self._daemon.death(ended.container).by_others(ended):
+                error = JobError(type=ErrorType.DOCKER_ERROR, message=others)
+                return self._failed(job, error, streams, passing=True)
             if attempt.cancelled.is_set() or not _is_repeated(job):
                 return await self._concluded(job, order.ref, streams)
             return Outcome(job.exited(), _output(streams))
@@ -335,9 +314,6 @@ class HostActor:
         except OSError as error:
             message = f"the host could not keep the job's files: {error}. Is there room in {directory}?"
             return self._failed(job, JobError(type=ErrorType.DOCKER_ERROR, message=message), passing=True)
-        finally:
-            if attempt.container is not None:
-                self._ends.pop(attempt.container, None)
 
     async def _ran_for(self, container: str | None) -> float | None:
         """Seconds since its start; None: it has not been started, or is not there."""
@@ -348,8 +324,8 @@ class HostActor:
         command = await self._unless_cancelled(attempt, self._prepare(order, directory))
         image = command.image
         digest = await self._have_image(attempt, image)
-        if (name := with_tag(image)) not in self._images:
-            self._images |= {name}
+        if (name := with_tag(image)) not in self._daemon.images:
+            self._daemon.images |= {name}
             self._tell()  # others that want it had better come here, too
         params = json.dumps(order.job.params).encode()
         if command.create_dir and not self._carries:
@@ -364,13 +340,13 @@ class HostActor:
             working_dir=command.working_dir,
             network=command.network,
             pids_limit=self._settings.pids_limit,
-            cgroup_parent=self._cgroups.parent(key) if self._cgroups else None,
+            cgroup_parent=self._daemon.cgroups.parent(key) if self._daemon.cgroups else None,
             mounted=str(directory) if command.create_dir and not self._carries else None,
             fetched=str(directory) if command.create_dir and self._carries else None,
         )
         container = attempt.container = await self._docker(lambda engine: engine.create(spec))
         # Before the start, so that no end is missed.
-        self._ends[container] = asyncio.Event()
+        self._daemon.death(container)
         if attempt.cancelled.is_set():
             raise _Cancelled
         if spec.fetched:
@@ -391,7 +367,7 @@ class HostActor:
         return order.job.started(image, digest, started.cmd, container, started.wd, started.at)
 
     async def _have_image(self, attempt: _Attempt, image: str) -> str:
-        engine = self._engine
+        engine = self._daemon.engine
         assert engine is not None  # connected once, and never forgotten
         with self._pulls.of(engine, image) as attempt.image:
             try:
@@ -402,7 +378,7 @@ class HostActor:
     @property
     def _carries(self) -> bool:
         """The daemon does not see this machine's files: those of a job are put into its container, and fetched."""
-        return self._daemon is not None and not self._daemon.local and not self._settings.jobs_dir_is_shared
+        return self._daemon.info is not None and not self._daemon.info.local and not self._settings.jobs_dir_is_shared
 
     async def _unless_cancelled(self, attempt: _Attempt, work: Awaitable[T], grace: float = 0) -> T:
         """Wait for work that may be left behind half done: `cancel` does not wait for it, or `grace` seconds."""
@@ -419,18 +395,19 @@ class HostActor:
         finally:
             waiting.cancel()
 
-    async def _end(self, attempt: _Attempt, timeout: float | None) -> bool:
-        """Wait for the container's end; True: it was over its time and was stopped."""
+    async def _end(self, attempt: _Attempt, timeout: float | None, ran: float) -> bool:
+        """Wait for the container's end; True: it was over its time and was stopped. `ran`: seconds that it has."""
         container = attempt.container
         assert container is not None
-        event = self._ends.setdefault(container, asyncio.Event())
-        if await self._docker(lambda engine: engine.ended(container)) is not None:
-            return False
+        death = self._daemon.death(container)
+        if (ended := await self._docker(lambda engine: engine.ended(container))) is not None:
+            # An earlier actor may have stopped it, and died before it could tell.
+            return timeout is not None and ended.exit_code != 0 and ended.ran >= timeout
         if attempt.cancelled.is_set():
             # It was being started when `cancel` came.
             await self._stop(container)
         try:
-            await asyncio.wait_for(event.wait(), timeout)
+            await asyncio.wait_for(death.told.wait(), None if timeout is None else max(0.0, timeout - ran))
         except asyncio.TimeoutError:
             await self._stop(container)
             return True
@@ -439,7 +416,7 @@ class HostActor:
     @contextmanager
     def _sampled(self, key: ContainerKey, attempt: _Attempt) -> Iterator[None]:
         """Meanwhile the daemon is asked what the container uses, if the kernel will not tell after its end."""
-        if self._cgroups and self._cgroups.counts(key):
+        if self._daemon.cgroups and self._daemon.cgroups.counts(key):
             yield
             return
         sampling = asyncio.create_task(self._sample(attempt))
@@ -454,7 +431,7 @@ class HostActor:
         for delay in metering.delays():
             await asyncio.sleep(delay)
             with suppress(EngineError):
-                stats = await self._docker(lambda engine: engine.stats(container), self._samplers)
+                stats = await self._daemon.do(lambda engine: engine.stats(container), self._samplers)
                 attempt.usage = attempt.usage.at_least(Usage.of_stats(stats))
 
     async def _how_it_ended(self, attempt: _Attempt) -> Ended:
@@ -558,71 +535,20 @@ class HostActor:
     async def _stop(self, container: str) -> None:
         await self._docker(lambda engine: engine.stop(container, self._settings.stop_grace))
 
-    async def _docker(self, call: Callable[[Engine], T], threads: ThreadPoolExecutor | None = None) -> T:
-        """A call of the daemon, in a thread."""
-        engine = self._engine
-        if engine is None:
-            raise Unreachable(self._state)
-        return await self._loop.run_in_executor(threads or self._pool, functools.partial(call, engine))
+    async def _docker(self, call: Callable[[Engine], T]) -> T:
+        return await self._daemon.do(call)
 
-    def _listen(self) -> None:
-        """A thread: hear of the ends of containers, and find the daemon again when it is gone for a while."""
-        while True:
-            deaths: Deaths | None = None
-            try:
-                engine = self._engine or Engine(self._cluster, self._settings.registry_auth)
-                info = engine.info()
-                cgroups = Cgroups.of(info, self._cluster)
-                # Before the containers: an attempt that has one, but no container and none who holds it, is over.
-                metered = cgroups.attempts() if cgroups else set()
-                deaths = engine.deaths()
-                # Only now, so that an end is in the list, in the events, or in both.
-                containers = list(engine.own_containers())
-                about = info, engine.images()
-                self._loop.call_soon_threadsafe(self._on_connect, engine, *about, containers, cgroups, metered)
-                for container in deaths:
-                    self._loop.call_soon_threadsafe(self._on_death, container)
-                message = "the Docker daemon has closed the connection"
-            except EngineError as error:
-                message = error.message
-            except Exception as error:
-                log.exception("listening to Docker's events")
-                message = f"{type(error).__name__}: {error}"
-            if deaths is not None:
-                deaths.close()
-            self._loop.call_soon_threadsafe(self._on_disconnect, message)
-            threading.Event().wait(_RECONNECT)
-
-    def _on_connect(
-        self,
-        engine: Engine,
-        info: EngineInfo,
-        images: frozenset[str],
-        containers: list[tuple[ContainerKey, str, str]],
-        cgroups: Cgroups | None,
-        metered: set[ContainerKey],
-    ) -> None:
-        self._engine, self._daemon, self._state = engine, info, "ready"
-        self._images, self._cgroups = images, cgroups
+    def _on_connect(self, seen: Seen) -> None:
         ours = {attempt.container for attempt in self._attempts.values()}
-        self._found = {key: container for key, container, _ in containers if container not in ours}
-        running = {container for _, container, state in containers if state not in ("exited", "dead")}
-        for container, event in self._ends.items():
-            if container not in running:
-                event.set()
-        if cgroups:
-            left_over = metered - set(self._attempts) - {key for key, _, _ in containers}
+        self._found = {key: container for key, container, _ in seen.containers if container not in ours}
+        if cgroups := self._daemon.cgroups:
+            left_over = seen.metered - set(self._attempts) - {key for key, _, _ in seen.containers}
             self._loop.run_in_executor(self._pool, cgroups.remove, left_over)
-        self._connected.set()
-        self._tell()
         self._scheduler.found.remote(self._node_id, list(self._found))
 
-    def _on_death(self, container: str) -> None:
-        if event := self._ends.get(container):
-            event.set()
-
-    def _on_disconnect(self, message: str) -> None:
-        self._state, self._load, self._images = message, Load(), frozenset()
+    def _on_change(self) -> None:
+        if self._daemon.state != "ready":
+            self._load = Load()
         self._tell()
 
     # Load
@@ -636,26 +562,25 @@ class HostActor:
     async def _look(self) -> None:
         """See how busy this host is, and what images it has."""
         try:
-            in_use, self._images = await asyncio.gather(
+            in_use, self._daemon.images = await asyncio.gather(
                 self._docker(lambda engine: engine.images_in_use()), self._docker(lambda engine: engine.images())
             )
         except EngineError:
             in_use = {}
         self._load = Load(images=in_use)
-        if self._daemon is not None and self._daemon.local:  # else its machine is not this one, or not known yet
+        if (
+            self._daemon.info is not None and self._daemon.info.local
+        ):  # else its machine is not this one, or not known yet
             self._load.cpu, self._load.mem = psutil.cpu_percent(), psutil.virtual_memory().percent
 
     def _report(self) -> HostReport:
-        version = self._daemon.version if self._daemon else ""
-        return HostReport(self._state, version, self._load, self._images, self._pulls.under_way, self._incarnation)
+        version = self._daemon.info.version if self._daemon.info else ""
+        return HostReport(
+            self._daemon.state, version, self._load, self._daemon.images, self._pulls.under_way, self._incarnation
+        )
 
     def _tell(self) -> None:
         self._scheduler.report.remote(self._node_id, self._report())
-
-
-def _time_left(timeout: float | None, ran: float) -> float | None:
-    """Seconds the container may still run."""
-    return None if timeout is None else max(0.0, timeout - ran)
 
 
 def _is_repeated(job: JobRecord) -> bool:

@@ -8,7 +8,8 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from threading import Thread
 
-from orqal.docker_engine import Logs, Unreachable, multiplexed
+from orqal.docker_errors import Unreachable
+from orqal.docker_streams import Logs, multiplexed
 
 AHEAD = 16
 """Frames that are read ahead of a reader; Docker's frames have 16 KiB at most."""

@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-from orqal.docker_engine import Engine, EngineError, Pull, with_tag
+from orqal.docker_engine import Engine, with_tag
+from orqal.docker_errors import EngineError
+from orqal.docker_streams import Pull
 from orqal.models import ErrorType
 
 T = TypeVar("T")

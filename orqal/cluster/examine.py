@@ -12,7 +12,8 @@ from pymongo.errors import PyMongoError
 from orqal import checkup
 from orqal.cluster import processes
 from orqal.cluster.processes import ClusterError
-from orqal.docker_engine import Engine, EngineError
+from orqal.docker_engine import Engine
+from orqal.docker_errors import EngineError
 from orqal.doctor import PARTS, Alone, Checkup, judge_alone
 from orqal.settings import Settings
 from orqal.store import backup, open_store

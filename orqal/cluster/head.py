@@ -13,7 +13,8 @@ from typing import Any
 
 from orqal.cluster import node, processes, stores
 from orqal.cluster.processes import ClusterError, Report, free_port, home_id, run
-from orqal.docker_engine import Engine, EngineError
+from orqal.docker_engine import Engine
+from orqal.docker_errors import EngineError
 from orqal.metering import Cgroups
 from orqal.settings import Settings, write_secret
 
@@ -70,7 +71,8 @@ def up(
     environ = node.ray_environment(settings, name, head, no_token=no_token)
     if autoscaling_config is not None:
         environ["ORQAL_AUTOSCALING_CONFIG"] = str(autoscaling_config)
-    try:
+
+    def start() -> None:
         report(f"Starting Ray: {offered['threads']:g} threads and {offered['ram_gb']:g} GB for jobs")
         node.start_head(
             settings,
@@ -84,7 +86,10 @@ def up(
         )
         _info_file(settings).write_text(json.dumps(info, indent=2) + "\n")
         report(f"Starting the scheduler, this machine's host actor, and REST on {address}:{port}")
-        _drive(settings, "deploying", "deploy", home, address, str(port))
+        _drive(settings, "deploying", "deploy", home, address, str(port), node=name)
+
+    try:
+        node.in_two_tries(settings, name, start, report)
     except BaseException:
         report("That did not work: stopping what was started")
         _stop(settings)
@@ -151,8 +156,8 @@ def environment(settings: Settings) -> dict[str, str]:
     return node.driver_environment(settings, str(known["ray_address"]))
 
 
-def _drive(settings: Settings, doing: str, *command: str) -> None:
-    run([sys.executable, "-m", "orqal.cluster.driver", *command], settings, doing, environment(settings))
+def _drive(settings: Settings, doing: str, *command: str, node: str | None = None) -> None:
+    run([sys.executable, "-m", "orqal.cluster.driver", *command], settings, doing, environment(settings), node)
 
 
 def _stop(settings: Settings) -> None:

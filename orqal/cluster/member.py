@@ -14,6 +14,7 @@ from orqal.settings import Settings, write_secret
 
 RAY_PORT = 6379
 _CONNECT_WITHIN = 5.0
+_DRIVER = (sys.executable, "-m", "orqal.cluster.driver")
 
 
 def join(
@@ -54,19 +55,23 @@ def join(
     processes.stop(home_id(settings), name)  # what is left of a node whose head has gone
     settings.jobs_dir.mkdir(parents=True, exist_ok=True)
     environ = node.ray_environment(settings, name, head)
-    try:
+
+    def start() -> None:
         report(f"Joining {head} as {name}: {offered['threads']:g} threads and {offered['ram_gb']:g} GB for jobs")
         try:
             node.start_worker(
                 settings, environ, head=head, name=name, address=address, offered=offered, labels=labels or {}
             )
         except ClusterError as error:
-            raise ClusterError(
+            raise type(error)(
                 f"{error}\nThe head answers at {head}; does it reach {address}? If a firewall is between the cluster's "
                 "machines: each must reach all TCP ports of the others."
             ) from error
         report("Waiting until it gets work")
-        _drive(settings, environ, "joining", "joined", name)
+        run([*_DRIVER, "joined", name], settings, "joining", environ, node=name)
+
+    try:
+        node.in_two_tries(settings, name, start, report)
     except BaseException:
         report("That did not work: stopping what was started")
         _stop(settings, name)
@@ -100,7 +105,7 @@ def leave(settings: Settings, name: str | None = None, *, now: bool = False, rep
         raise ClusterError(f"the host {name} {reason}")
     report(f"Stopping the jobs of {name}" if now else f"Waiting for the jobs of {name} to end; it gets no more")
     environ = node.driver_environment(settings, members[name])
-    _drive(settings, environ, f"letting the jobs of {name} end", "leave", name, "now" if now else "later")
+    run([*_DRIVER, "leave", name, "now" if now else "later"], settings, f"letting the jobs of {name} end", environ)
     report("Stopping its Ray node")
     _stop(settings, name)
     return name
@@ -112,10 +117,6 @@ def _ask(settings: Settings, head: str, token: str | None) -> None:
     if token is not None:
         environ["RAY_AUTH_TOKEN"] = token
     run([sys.executable, "-m", "orqal.cluster.gate", head], settings, "joining", environ)
-
-
-def _drive(settings: Settings, environ: Mapping[str, str], doing: str, *command: str) -> None:
-    run([sys.executable, "-m", "orqal.cluster.driver", *command], settings, doing, environ)
 
 
 def _stop(settings: Settings, name: str) -> None:

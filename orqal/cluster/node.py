@@ -7,11 +7,22 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from orqal.cluster.processes import MARK, NODE_MARK, ClusterError, free_port, home_id, run, stop
-from orqal.docker_engine import Engine, EngineError, EngineInfo
+from orqal.cluster.processes import (
+    MARK,
+    NODE_MARK,
+    ClusterError,
+    NodeEnded,
+    Report,
+    free_port,
+    home_id,
+    run,
+    stop,
+)
+from orqal.docker_engine import Engine, EngineInfo
+from orqal.docker_errors import EngineError
 from orqal.models import UNITS
 from orqal.settings import Settings
 
@@ -19,7 +30,8 @@ _HEAD_OBJECT_STORE = 512 << 20
 _OBJECT_STORE = 128 << 20
 """Bytes for what travels between nodes: orders and outcomes."""
 _TOO_SLOW = "The current node timed out during startup"
-"""Ray gives a node 30 s. On a machine whose cores are all busy, with jobs say, it may need a second try."""
+_LAST_WORDS = 20
+"""Lines of each of Ray's logs that are kept of a node that did not come up."""
 _PRESTARTED = 4
 """Ray starts a worker process for each CPU that it is told of; wrappers' methods need only a few."""
 
@@ -115,16 +127,36 @@ def _start(
         *("--dashboard-agent-listen-port", str(free_port(address))),
         *("--dashboard-agent-grpc-port", str(free_port(address))),
     ]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    try:
+        run(command, settings, "starting Ray", environ)
+    except ClusterError as error:
+        raise NodeEnded(str(error)) if _TOO_SLOW in str(error) else error from None
+
+
+def in_two_tries(settings: Settings, name: str, start: Callable[[], None], report: Report) -> None:
+    """Start a Ray node, and what is to run on it. Ray has limits that no setting changes, 30 s for a node's start and
+    15 s for its agent: on a machine whose cores are all busy, with jobs say, it may need a second try."""
     for final in (False, True):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700)
         try:
-            run(command, settings, "starting Ray", environ)
+            start()
             return
-        except ClusterError as error:
-            if final or _TOO_SLOW not in str(error):
+        except NodeEnded as error:
+            _keep_last_words(settings, name)
+            if final:
                 raise
+            report(f"{str(error).splitlines()[0]} Trying once more")
             stop(home_id(settings), name)
+
+
+def _keep_last_words(settings: Settings, name: str) -> None:
+    """Put into the home's log what a node has said last, before its folder goes."""
+    with (settings.home / "orqal.log").open("a") as kept:
+        for log in sorted(temporary_folder(settings, name).glob("session_latest/logs/*")):
+            if log.name.startswith(("raylet.", "gcs_server.", "dashboard_agent.", "runtime_env_agent.")):
+                lines = log.read_text(errors="replace").splitlines()[-_LAST_WORDS:]
+                kept.writelines(f"{log.name}: {line}\n" for line in lines)
 
 
 def ray_environment(settings: Settings, name: str, head: str, *, no_token: bool = False) -> dict[str, str]:

@@ -38,6 +38,10 @@ class ClusterError(Exception):
     """Orqal could not be started or stopped; the message says what happened and what to do."""
 
 
+class NodeEnded(ClusterError):
+    """A Ray node ended while it was being started. Another try may succeed."""
+
+
 def home_id(settings: Settings) -> str:
     """The home's own mark, made once."""
     path = settings.cluster_path
@@ -62,20 +66,34 @@ def find(home: str, node: str | None = None) -> set[psutil.Process]:
 
 def await_end(home: str, node: str) -> str:
     """Wait until one of the processes that a node lives by, its raylet or the head's GCS, has ended: its name."""
+    ended = _first_end(home, node)
+    assert ended is not None
+    return ended
+
+
+def _first_end(home: str, node: str, helper: int | None = None) -> str | None:
+    """As await_end; None: the process `helper` ended before."""
     with contextlib.ExitStack() as stack:
         ends = select.poll()
-        names: dict[int, str] = {}
+        names: dict[int, str | None] = {}
+
+        def listen(pid: int, name: str | None) -> None:
+            end = os.pidfd_open(pid)  # can be read once the process has ended
+            stack.callback(os.close, end)
+            ends.register(end, select.POLLIN)
+            names[end] = name
+
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
                 environ, name = process.environ(), process.name()
                 if environ.get(MARK) == home and environ.get(NODE_MARK) == node and name in (_RAYLET, _GCS):
-                    end = os.pidfd_open(process.pid)  # can be read once the process has ended
-                    stack.callback(os.close, end)
-                    ends.register(end, select.POLLIN)
-                    names[end] = name
+                    listen(process.pid, name)
         if _RAYLET not in names.values():
             return _RAYLET
-        return names[ends.poll()[0][0]]
+        if helper is not None:
+            listen(helper, None)
+        ended = {names[end] for end, _ in ends.poll()}
+        return None if None in ended else ended.pop()
 
 
 def nodes(home: str) -> dict[str, Node]:
@@ -107,20 +125,33 @@ def stop(home: str, node: str | None = None) -> None:
             found = set(alive) | find(home, node)
 
 
-def run(command: list[str], settings: Settings, doing: str, environ: Mapping[str, str]) -> None:
-    """Run a command to its end, with its output in the home's log. ClusterError: it failed."""
+def run(
+    command: list[str], settings: Settings, doing: str, environ: Mapping[str, str], node: str | None = None
+) -> None:
+    """Run a command to its end, with its output in the home's log. ClusterError: it failed. NodeEnded: this node ended
+    first, without which the command has nothing to wait for."""
     log = settings.home / "orqal.log"
     with log.open("ab") as file:
         start = file.tell()
-        done = subprocess.run(
+        with subprocess.Popen(
             command,
             env=os.environ | environ,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-        )
-    if done.returncode != 0:
+        ) as process:
+            try:
+                ended = _first_end(home_id(settings), node, process.pid) if node else None
+                if ended is not None:
+                    process.kill()
+                process.wait()
+            except BaseException:
+                process.kill()
+                raise
+    if ended is not None:
+        raise NodeEnded(f"{doing} failed: Ray's {ended} ended soon after its start (more is in {log})")
+    if process.returncode != 0:
         with log.open("rb") as file:
             file.seek(start)
             words = file.read().decode("utf-8", "replace").strip().splitlines()

@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError, RayError
 from orqal.actors import names
 from orqal.actors.changes import Cursor, News
 from orqal.actors.logs import NoReader
-from orqal.docker_engine import STDERR, STDOUT, Frame, frames
+from orqal.docker_streams import STDERR, STDOUT, Frame, frames
 from orqal.models import Change, HostInfo, JobRecord, Status
 from orqal.output import NAMES
 from orqal.serve_app.files import JobFile

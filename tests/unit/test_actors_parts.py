@@ -17,7 +17,8 @@ from orqal.actors import logs as logs_module
 from orqal.actors.changes import Changes, Cursor
 from orqal.actors.journal import Journal
 from orqal.actors.logs import LogReaders, NoReader
-from orqal.docker_engine import STDERR, STDOUT, Frame, Unreachable, frames, multiplexed
+from orqal.docker_errors import Unreachable
+from orqal.docker_streams import STDERR, STDOUT, Frame, frames, multiplexed
 from orqal.models import Change, JobRecord, Output, Status, now
 from orqal.store import Submission
 

@@ -15,7 +15,7 @@ import pytest
 
 from orqal import archive
 from orqal.archive import packed, unpack
-from orqal.docker_engine import Unreachable
+from orqal.docker_errors import Unreachable
 
 JOB = "a" * 24
 

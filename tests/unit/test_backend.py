@@ -14,7 +14,7 @@ import pytest
 from orqal.actors import names
 from orqal.actors.changes import Changes
 from orqal.actors.logs import NoReader
-from orqal.docker_engine import STDOUT, Frame, multiplexed
+from orqal.docker_streams import STDOUT, Frame, multiplexed
 from orqal.models import Change, HostInfo, JobRecord, Status, now
 from orqal.serve_app import backend as backend_module
 from orqal.serve_app.backend import Backend

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orqal.docker_engine import STDERR, STDOUT, Frame, _not_pulled, frames, multiplexed, with_tag
+from orqal.docker_engine import with_tag
+from orqal.docker_errors import not_pulled
+from orqal.docker_streams import STDERR, STDOUT, Frame, frames, multiplexed
 from orqal.models import ErrorType
 
 FRAMES = st.lists(st.builds(Frame, st.sampled_from([STDOUT, STDERR]), st.binary(max_size=40)), max_size=8)
@@ -81,6 +83,6 @@ def test_with_tag(image: str, tagged: str) -> None:
     ],
 )
 def test_pulls_that_fail_for_good_or_in_passing(status: int, words: str, kind: ErrorType, passing: bool) -> None:
-    error = _not_pulled("a:1", words, status)
+    error = not_pulled("a:1", words, status)
     assert (error.type, error.passing) == (kind, passing)
     assert words in error.message and "'a:1'" in error.message

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orqal import output
-from orqal.docker_engine import STDERR, STDOUT, Frame
+from orqal.docker_streams import STDERR, STDOUT, Frame
 from orqal.output import collect, create, listing, make_directory, read_piece
 
 # Collecting

@@ -13,7 +13,7 @@ from fastapi.responses import PlainTextResponse, Response
 from pydantic import AwareDatetime
 
 from orqal.actors.intake import Taken
-from orqal.docker_engine import STDERR, STDOUT, multiplexed
+from orqal.docker_streams import STDERR, STDOUT, multiplexed
 from orqal.models import MAX_NAME, BatchName, Change, JobSpec, Status, now
 from orqal.serve_app import examples
 from orqal.serve_app.documents import BadDocument, DocumentReader

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
 from orqal.actors.intake import Taken
-from orqal.docker_engine import STDERR, STDOUT
+from orqal.docker_streams import STDERR, STDOUT
 from orqal.models import AppInfo, BatchName
 from orqal.serve_app import examples
 from orqal.serve_app.backend import NotThere

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from orqal.actors.intake import OtherDocument, Taken
-from orqal.docker_engine import Frame
+from orqal.docker_streams import Frame
 from orqal.models import MAX_NAME, JobSpec
 from orqal.serve_app import examples
 from orqal.serve_app.backend import Backend, NotThere

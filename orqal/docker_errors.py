@@ -1,0 +1,123 @@
+"""What a Docker daemon refuses, as the error that a job may end with."""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import docker.errors
+import requests
+import urllib3
+
+from orqal.models import ErrorType
+
+_MISSING = "not found|manifest unknown|does not exist|invalid reference"
+"""How registries, and the daemon, say that there is no such image."""
+_NOT_ALLOWED = "unauthorized|no basic auth credentials|denied|authentication required|incorrect username|forbidden"
+_FOR_GOOD = "x509|certificate|HTTP response to HTTPS client|no matching manifest|unsupported|exec format"
+"""Other refusals of which a later attempt would hear again."""
+
+
+class EngineError(Exception):
+    """A daemon's refusal or silence, as the error that a job may end with."""
+
+    def __init__(self, type: ErrorType, message: str, exit_code: int | None = None, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.type = type
+        self.message = message
+        self.exit_code = exit_code
+        self.passing = passing
+        """Another attempt, later or on another host, may succeed."""
+
+
+class Unreachable(EngineError):
+    """The daemon does not answer. What was asked may have been done or not."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorType.DOCKER_ERROR, message, passing=True)
+
+
+@contextmanager
+def translated(action: str) -> Iterator[None]:
+    """Turn the SDK's exceptions into EngineError, with words for the job's user."""
+    try:
+        yield
+    except docker.errors.APIError as error:
+        words, code = explanation(error), None
+        if re.search(r"executable file not found|exec.*no such file or directory", words):
+            code, words = 127, f"the command does not exist in the image: {words}"
+        elif re.search(r"exec.*permission denied", words):
+            code, words = 126, f"the command cannot be executed in the image: {words}"
+        passing = code is None and _passes(error)
+        raise EngineError(
+            ErrorType.DOCKER_ERROR, f"Docker would not {action}: {words}", code, passing=passing
+        ) from error
+    except (docker.errors.DockerException, requests.RequestException) as error:
+        if distrust := _distrust(error):
+            raise Unreachable(
+                f"the Docker daemon at {os.environ.get('DOCKER_HOST')} and this machine differ about TLS: {distrust}. "
+                "DOCKER_CERT_PATH is to have ca.pem, of the authority that has signed the daemon's certificate, and "
+                "cert.pem and key.pem, signed by one that the daemon trusts; DOCKER_TLS_VERIFY=1 turns TLS on."
+            ) from error
+        raise Unreachable(
+            f"the Docker daemon does not answer ({action}: {error}). Is it running? `docker info` tells."
+        ) from error
+
+
+def _distrust(error: BaseException) -> str | None:
+    """What an error says of TLS; None: it is of another kind."""
+    cause: BaseException | None = error
+    while cause is not None:
+        plainly = "HTTP request to an HTTPS server" in str(cause)
+        if plainly or isinstance(cause, ssl.SSLError | urllib3.exceptions.SSLError | docker.errors.TLSParameterError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def not_pulled(reference: str, words: str, status: int = 500) -> EngineError:
+    """A pull that the registry, or the daemon, refused: for good, or perhaps not."""
+    words = words.strip().rstrip(".")
+
+    def says(pattern: str) -> bool:
+        return re.search(pattern, words, re.IGNORECASE) is not None
+
+    # Docker Hub and others answer "denied" for what does not exist.
+    if status == 404 or says(_MISSING):
+        return EngineError(
+            ErrorType.IMAGE_NOT_FOUND,
+            f"there is no image {reference!r}, neither on the host nor in its registry: {words}. "
+            "Check the name and tag; a private registry may ask for `docker login` on the host.",
+        )
+    if says(_NOT_ALLOWED):
+        return EngineError(
+            ErrorType.PULL_FAILED,
+            f"the registry does not let this host pull the image {reference!r}: unauthorized, it wants other "
+            f"credentials ({words}). Have them on the host: `docker login` as the user that Orqal runs as, or in the "
+            "file that ORQAL_REGISTRY_AUTH names.",
+        )
+    return EngineError(
+        ErrorType.PULL_FAILED,
+        f"the image {reference!r} is not on the host and could not be pulled: {words}. "
+        "Check the name, the registry and the host's network, or load it there (`docker load`, `docker import`).",
+        passing=status >= 500 and not says(_FOR_GOOD),
+    )
+
+
+def broken_off(reference: str, error: Exception) -> Unreachable:
+    return Unreachable(f"the Docker daemon went away, or was silent, during the pull of {reference!r}: {error}")
+
+
+def explanation(error: docker.errors.APIError) -> str:
+    return str(error.explanation or error).strip().rstrip(".")
+
+
+def _passes(error: docker.errors.APIError) -> bool:
+    """True when it is not what was asked for that is wrong: the daemon is in trouble (a full disk, say), or somebody
+    removed a container or image that was there a moment ago."""
+    if error.status_code == 404:
+        return re.search("No such (container|image)", str(error.explanation)) is not None
+    return error.status_code is None or error.status_code in (408, 409, 429) or error.status_code >= 500

@@ -1,0 +1,69 @@
+"""A Docker daemon, or its whole machine, ends under a job, and comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bson import ObjectId
+
+from examples.local_image import DEMO_IMAGE, make_image
+from orqal.models import ErrorType
+from tests.cluster.namespaces import Host, Namespaces
+from tests.conftest import PROGRAMS
+from tests.host_actor import Actors, ended, shell
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def host(cluster: Namespaces) -> Iterator[Host]:
+    """A host whose daemon, or plug, a test may pull; in the end it is as it was."""
+    host = cluster.hosts[-1]
+    yield host
+    if not host.on:
+        host.power_on()
+    host.stop_docker()
+    host.start_docker()
+
+
+@pytest.fixture
+def actors(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Actors]:
+    monkeypatch.setenv("DOCKER_HOST", host.docker_host)
+    monkeypatch.setenv("ORQAL_HOME", str(tmp_path))
+    monkeypatch.setenv("ORQAL_STOP_GRACE", "1")
+    make_image(DEMO_IMAGE, PROGRAMS)
+    actors = Actors(f"test-{ObjectId()}")
+    yield actors
+    actors.clear()
+
+
+@pytest.mark.parametrize("signal", ["KILL", "TERM"])
+@pytest.mark.parametrize("option", ["--live-restore=true", "--live-restore=false"])
+def test_a_daemon_that_ends_and_starts_again(host: Host, actors: Actors, signal: str, option: str) -> None:
+    host.stop_docker()
+    host.start_docker(option)
+    running = actors.begin(actors.actor(), shell("echo on; until test -e /tmp/go; do sleep 0.1; done; echo over"))
+    host.stop_docker(signal)
+    host.start_docker(option)
+    if "true" in option:
+        # It went on all the time, and its output is whole.
+        actors.container().exec_run(["sh", "-c", ": >/tmp/go"])
+        assert ended(running.result(60)) == (None, 0, "on\nover\n")
+    else:
+        outcome = running.result(60)
+        assert (ended(outcome), outcome.passing) == ((ErrorType.DOCKER_ERROR, 137, "on\n"), True)
+
+
+@pytest.mark.parametrize("same_actor", [True, False])
+def test_a_machine_that_loses_power(host: Host, actors: Actors, same_actor: bool) -> None:
+    actor, wanted = actors.actor(), shell("echo on; sleep 1000")
+    running = actors.begin(actor, wanted)
+    if not same_actor:
+        actors.forget(actor)
+    host.power_off()
+    host.power_on()
+    outcome = (running if same_actor else actors.do(actors.actor().run(wanted))).result(60)
+    assert (ended(outcome)[:2], outcome.passing) == ((ErrorType.DOCKER_ERROR, 255), True)
+    assert outcome.job.error is not None and "vanished" in outcome.job.error.message
