@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class Server:
     words of SQLite."""
     slow: bool
     """FerretDB reads the whole collection for each query that asks for more than an id."""
+    restart: Callable[[float], None] | None = None
+    """Kill it, start it again after so many seconds, and return when it answers; None: it was not started here."""
 
     def url(self, database: str) -> str:
         """The URL of one of its databases."""
@@ -71,8 +73,8 @@ def server(listen: str = "127.0.0.1") -> Iterator[Server | None]:
             yield Server("given", given, explains=True, slow=False)
             return
         if command and command[0]:
-            with _process([str(word) for word in command], address, folder):
-                yield Server(name, address, explains=name == "mongod", slow=name == "FerretDB")
+            with _process([str(word) for word in command], address, folder) as restart:
+                yield Server(name, address, explains=name == "mongod", slow=name == "FerretDB", restart=restart)
             return
     shutil.rmtree(folder)
     yield None
@@ -84,12 +86,25 @@ def _nx_files(folder: Path) -> list[str | Path]:
 
 
 @contextlib.contextmanager
-def _process(command: list[str], address: str, folder: Path) -> Iterator[None]:
+def _process(command: list[str], address: str, folder: Path) -> Iterator[Callable[[float], None]]:
     with (folder.with_suffix(".log")).open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+
+        process = start()
+
+        def restart(after: float) -> None:
+            nonlocal process
+            process.kill()
+            process.wait()
+            time.sleep(after)
+            process = start()
+            _await(process, address, Path(log.name))
+
         try:
             _await(process, address, Path(log.name))
-            yield
+            yield restart
         finally:
             process.terminate()
             try:

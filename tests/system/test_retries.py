@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import docker
 import httpx
+import psutil
 import pytest
 
 from tests.system.orqal_process import Orqal
@@ -134,3 +139,49 @@ def test_what_retries_cannot_be(orqal: Orqal, wrong: dict[str, Any]) -> None:
     answer = orqal.http().post("/job", json={"app": "Test", **wrong})
     assert answer.status_code == 422
     assert name in answer.json()["detail"]
+
+
+@pytest.mark.timeout(300)
+def test_a_job_that_kills_its_host_s_actor_is_stopped_and_no_other_pays(orqal: Orqal) -> None:
+    waiting = "while [ ! -e /tmp/go ]; do sleep 0.2; done; echo whole"
+    others = [orqal.submit("Run", **_command("sh", "-c", waiting) | {"threads": 0.2}) for _ in range(3)]
+    for other in others:
+        orqal.running(other)
+    killer = orqal.submit("Run", **_command("sleep", "1000", retries=50) | {"threads": 0.2})
+    over = threading.Event()
+
+    def kill_whenever_it_runs() -> None:
+        client = docker.from_env()
+        while not over.wait(0.3):
+            record = orqal.job(killer)
+            if orqal.http().get("/hosts").json()[0]["state"] != "ready":
+                continue  # it is not there to be killed
+            labels = [f"orqal.job={killer}", f"orqal.attempt={record['attempt']}"]
+            running = client.containers.list(filters={"label": labels, "status": "running"}, ignore_removed=True)
+            if running and record["current_status"] in ("init", "running"):
+                for process in orqal.processes():
+                    with contextlib.suppress(psutil.Error):  # it has gone meanwhile
+                        # Ray calls it by what it does.
+                        if "".join(process.cmdline()[:1]).startswith(("ray::HostActor", "ray::Run on")):
+                            process.kill()
+        client.close()
+
+    killing = threading.Thread(target=kill_whenever_it_runs)
+    killing.start()
+    try:
+        job = orqal.ended(killer)
+    finally:
+        over.set()
+        killing.join()
+    assert (job["current_status"], job["error"]["type"]) == ("error", "host_lost")
+    assert "the fault of no program, 5 times" in job["error"]["message"]
+    assert [each["fault"] for each in job["attempts"]] == ["infrastructure"] * 4
+    deadline = time.monotonic() + 60
+    while any(container.labels["orqal.job"] == killer for container in orqal.containers()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    for container in orqal.containers():
+        container.exec_run(["sh", "-c", ": > /tmp/go"])
+    for other in others:
+        ended = orqal.ended(other)
+        assert (ended["ok"], ended["attempt"], ended["attempts"], ended["stdout"]) == (True, 1, [], ["whole", ""])

@@ -1,0 +1,237 @@
+"""Faults of a cluster, one at a time: parts of an Orqal are killed, daemons, links, machines, the store's disk or
+database; and an Orqal that starts again by itself whatever dies, as under systemd."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import httpx
+import psutil
+
+from tests.cluster.lab import PORT, Lab, processes, wipe
+from tests.cluster.namespaces import SYSTEM_PATH, Host, Namespaces
+from tests.mongo_server import Server
+
+LOST_AFTER = 30.0
+"""ORQAL_HOST_LOST_AFTER, in seconds."""
+WITHIN = 180.0
+"""Seconds in which all must work again after a fault."""
+HOME = "/root/.orqal"
+"""ORQAL_HOME on each host."""
+API_TOKEN, JOIN_TOKEN = "a" * 43, "b" * 64
+"""Known beforehand: the hosts start at once, each waiting for the head."""
+_SUPERVISOR = "supervisor-of-orqal"
+"""A word in the command line of what starts Orqal again where it has died."""
+_LOG = "/tmp/supervisor.log"
+
+
+class Happened(NamedTuple):
+    """A fault, and how long all took to work again."""
+
+    fault: str
+    host: str
+    lasted: float
+    """Seconds for which the cause was there: a link was down, say; 0 for a kill."""
+    recovered: float
+    """Seconds from then on until the API answered and every host was ready."""
+
+
+@dataclass
+class Faults:
+    """What can happen to a Lab. Each method returns when the cause is gone."""
+
+    lab: Lab
+    random: random.Random
+    mongo: Server | None
+    """Where the jobs are; None: in the SQLite file of the head."""
+    all: dict[str, Callable[[Host], None]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.all = {
+            "Scheduler killed": lambda _: self._kill(self.lab.head, "Scheduler"),
+            "HostActor killed": lambda host: self._kill(host, "HostActor"),
+            "Serve replica killed": lambda _: self._kill(self.lab.head, "ServeReplica"),
+            "Serve controller killed": lambda _: self._kill(self.lab.head, "ServeController"),
+            "Serve proxy killed": lambda _: self._kill(self.lab.head, "ProxyActor"),
+            "raylet killed": self._raylet,
+            "dockerd killed, containers die": lambda host: self._dockerd(host, "--live-restore=false"),
+            "dockerd killed, containers live": lambda host: self._dockerd(host, "--live-restore=true"),
+            "link down for 10 s": lambda host: self._link(host, 10),
+            "link down beyond the limit": lambda host: self._link(host, LOST_AFTER + 20),
+            "host without power": self._power,
+            "orqal down, and up": lambda _: self._down(),
+            "everything on the head killed": lambda _: self._head(),
+            **(
+                {"database killed, back after 20 s": lambda _: self._database(20)}
+                | {"database unreachable for 20 s": lambda _: self._cut(20)}
+                if self.mongo
+                else {"disk of the store full for 10 s": lambda _: self._disk(10)}
+            ),
+        }
+
+    def happen(self, fault: str) -> Happened:
+        """Let something happen to some host, and return when all works again. TimeoutError: it does not."""
+        # The head has parts of its own that must not go with a host.
+        anywhere = "HostActor" in fault or "dockerd" in fault
+        host = self.random.choice(self.lab.cluster.hosts[0 if anywhere else 1 :])
+        began = time.monotonic()
+        self.all[fault](host)
+        over = time.monotonic()
+        wait_for(self.well, f"the API answers and all hosts are ready after: {fault} ({host.name})", WITHIN)
+        lasts = "for" in fault or "beyond" in fault or "after" in fault
+        return Happened(fault, host.name, over - began if lasts else 0.0, time.monotonic() - (over if lasts else began))
+
+    def well(self) -> bool:
+        """The API answers, and every host is ready."""
+        return set(self._states().values()) == {"ready"} and len(self._states()) == len(self.lab.cluster.hosts)
+
+    def _states(self) -> dict[str, str]:
+        with contextlib.suppress(httpx.HTTPError, OSError):
+            return {name: host["state"] for name, host in self.lab.hosts().items()}
+        return {}
+
+    def _kill(self, host: Host, kind: str) -> None:
+        """SIGKILL to an actor's processes; return when there is another one."""
+        # While a HostActor runs a job, Ray calls its process by that.
+        titles = re.compile(f"ray::({kind}|.+ on {host.name}$)" if kind == "HostActor" else f"ray::{kind}")
+
+        def found() -> set[psutil.Process]:
+            return {process for process in processes(host) if titles.match("".join(_cmdline(process)[:1]))}
+
+        before = found()
+        assert before, f"no {kind} on {host.name}"
+        for process in before:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        wait_for(lambda: bool(found() - before), f"another {kind} on {host.name}", WITHIN)
+
+    def _raylet(self, host: Host) -> None:
+        host.run(["pkill", "-KILL", "raylet"])
+        self._await_loss(host)
+
+    def _await_loss(self, host: Host) -> None:
+        def lost() -> bool:
+            states = self._states()
+            return bool(states) and states.get(host.name) != "ready"
+
+        wait_for(lost, f"the loss of {host.name} is noticed", WITHIN)
+
+    def _dockerd(self, host: Host, option: str) -> None:
+        # What becomes of the containers is for the daemon that starts to say.
+        host.stop_docker("KILL")
+        host.start_docker(option)
+
+    def _link(self, host: Host, seconds: float) -> None:
+        host.link_down()
+        time.sleep(seconds)
+        host.link_up()
+
+    def _power(self, host: Host) -> None:
+        host.power_off()
+        self._await_loss(host)
+        host.power_on()
+        _supervise(self.lab, host)
+
+    def _down(self) -> None:
+        self.lab.orqal("down", timeout=120)
+
+    def _head(self) -> None:
+        for process in processes(self.lab.head):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+    def _disk(self, seconds: float) -> None:
+        fill = f"dd if=/dev/zero of={HOME}/fill bs=64k 2>/dev/null; sleep {seconds:g}; rm {HOME}/fill"
+        self.lab.head.run(["bash", "-c", fill])
+
+    def _database(self, seconds: float) -> None:
+        assert self.mongo is not None and self.mongo.restart is not None
+        self.mongo.restart(seconds)
+
+    def _cut(self, seconds: float) -> None:
+        assert self.mongo is not None
+        port = self.mongo.address.rpartition(":")[2]
+        rule = ["INPUT", "-i", self.lab.cluster.name, "-p", "tcp", "--dport", port]
+        rule += ["-j", "REJECT", "--reject-with", "tcp-reset"]
+        _iptables("-I", *rule)
+        try:
+            time.sleep(seconds)
+        finally:
+            _iptables("-D", *rule)
+
+
+@contextlib.contextmanager
+def supervised(cluster: Namespaces, services: str, store: str | None) -> Iterator[Lab]:
+    """An Orqal on all hosts that is started again wherever it dies; nothing is left of it in the end."""
+    settings = {"ORQAL_STOP_GRACE": "1", "ORQAL_HOST_LOST_AFTER": f"{LOST_AFTER:g}"}
+    lab = Lab(cluster, settings | ({"ORQAL_STORE": store} if store else {}))
+    lab.services.write_text(services)
+    secrets = f"umask 077; mkdir -p {HOME} && printf {JOIN_TOKEN} >{HOME}/ray_token && printf {API_TOKEN} >{HOME}/token"
+    # The disk of the store can be full without that of anything else. What lies below it is seen from outside.
+    disk = f"{secrets} && mount -t tmpfs -o size=64m,mode=700 tmpfs {HOME} && {secrets}"
+    lab.head.run(["bash", "-c", disk])
+    try:
+        for host in cluster.hosts:
+            _supervise(lab, host)
+        yield lab
+    finally:
+        for host in cluster.hosts:
+            if not host.on:
+                host.power_on()
+            host.link_up()
+            for process in psutil.Process(host.pid).children(recursive=True):
+                if any(_SUPERVISOR in word or word.endswith("/orqal") for word in _cmdline(process)):
+                    with contextlib.suppress(psutil.Error):
+                        process.kill()
+            for process in processes(host):
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+        lab.head.run(["umount", "--lazy", HOME], check=False)
+        for host in cluster.hosts:
+            wipe(host, lab)
+            host.run(["rm", "-f", _LOG])
+
+
+def supervisor_log(host: Host) -> str:
+    """What Orqal has said on a host since it was first started."""
+    file = host.directory / f"root{_LOG}"
+    return file.read_text(errors="replace") if file.exists() else ""
+
+
+def _supervise(lab: Lab, host: Host) -> None:
+    """Run Orqal on a host as systemd would: what dies is started again."""
+    if host is lab.head:
+        command = f"orqal up --address {host.address} --port {PORT} --block"
+    else:
+        command = f"orqal join {lab.head.address} --block"
+    again = f"while :; do {command}; sleep 1; done >>{_LOG} 2>&1"
+    host.run(
+        ["bash", "-c", 'setsid --fork bash -c "$1" "$0" </dev/null >/dev/null 2>&1', _SUPERVISOR, again],
+        lab.settings | {"ORQAL_JOIN_TOKEN": JOIN_TOKEN, "TERM": "dumb"},
+    )
+
+
+def wait_for(condition: Callable[[], bool], what: str, within: float) -> None:
+    """Return when it is true. TimeoutError: it does not become so."""
+    deadline = time.monotonic() + within
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {within:g} s: {what}")
+        time.sleep(0.2)
+
+
+def _cmdline(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+def _iptables(*rule: str) -> None:
+    subprocess.run(["iptables", "--wait", *rule], env={"PATH": SYSTEM_PATH}, check=True, capture_output=True)
