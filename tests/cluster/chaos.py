@@ -27,12 +27,11 @@ from typing import Any
 
 import httpx
 
-from examples.local_image import DEMO_IMAGE, make_image
+from examples.local_image import DEMO_IMAGE
 from orqal.client import Client
 from tests.cluster.faults import API_TOKEN, WITHIN, Faults, Happened, supervised, supervisor_log, wait_for
-from tests.cluster.lab import Lab, told
+from tests.cluster.lab import Lab, give_image, told
 from tests.cluster.namespaces import Namespaces, Unavailable
-from tests.conftest import PROGRAMS
 from tests.mongo_server import Server, server
 
 LEDGER = "ledger"
@@ -276,9 +275,7 @@ def main() -> int:
         with contextlib.ExitStack() as stack:
             say("starting three hosts with a Docker daemon each")
             cluster = stack.enter_context(Namespaces(3))
-            for host in cluster.hosts:
-                with contextlib.closing(host.docker()) as client:
-                    make_image(DEMO_IMAGE, PROGRAMS, client=client)
+            give_image(cluster.hosts)
             mongo = stack.enter_context(server(cluster.gateway)) if options.store == "mongodb" else None
             if options.store == "mongodb" and (mongo is None or mongo.restart is None):
                 sys.exit("chaos: --store mongodb needs a server that it can kill; scripts/mongo.sh makes one")

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from examples.local_image import DEMO_IMAGE, make_image
-from tests.cluster.lab import Lab, a_lab
+from tests.cluster.lab import Lab, a_lab, give_image
 from tests.cluster.namespaces import Namespaces, Unavailable
-from tests.conftest import PROGRAMS
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,9 +34,7 @@ def cluster() -> Iterator[Namespaces]:
             if os.environ.get("ORQAL_REQUIRE_CLUSTER"):
                 raise
             pytest.skip(f"needs a cluster of namespaces: {problem}")
-        for host in cluster.hosts:
-            with contextlib.closing(host.docker()) as client:
-                make_image(DEMO_IMAGE, PROGRAMS, client=client)
+        give_image(cluster.hosts)
         yield cluster
 
 

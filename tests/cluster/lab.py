@@ -13,8 +13,10 @@ from typing import Any
 
 import psutil
 
+from examples.local_image import DEMO_IMAGE, make_image
 from tests.api import Api
 from tests.cluster.namespaces import Host, Namespaces
+from tests.conftest import PROGRAMS
 
 PORT = 5001
 UP_WITHIN = 120
@@ -115,6 +117,13 @@ def a_lab(
         for host in cluster.hosts:
             if host.on:
                 wipe(host, lab)
+
+
+def give_image(hosts: Sequence[Host]) -> None:
+    """Have these hosts' daemons have the image orqal/demo, with all the programs that tests need."""
+    for host in hosts:
+        with contextlib.closing(host.docker()) as client:
+            make_image(DEMO_IMAGE, PROGRAMS, client=client)
 
 
 def wipe(host: Host, lab: Lab) -> None:

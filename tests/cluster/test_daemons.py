@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 from bson import ObjectId
 
-from examples.local_image import DEMO_IMAGE, make_image
 from orqal.models import ErrorType
 from tests.cluster.namespaces import Host, Namespaces
-from tests.conftest import PROGRAMS
 from tests.host_actor import Actors, ended, shell
 
 pytestmark = pytest.mark.timeout(180)
@@ -33,7 +31,6 @@ def actors(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setenv("DOCKER_HOST", host.docker_host)
     monkeypatch.setenv("ORQAL_HOME", str(tmp_path))
     monkeypatch.setenv("ORQAL_STOP_GRACE", "1")
-    make_image(DEMO_IMAGE, PROGRAMS)
     actors = Actors(f"test-{ObjectId()}")
     yield actors
     actors.clear()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.lab import Lab, wipe
+from tests.cluster.lab import Lab, give_image, wipe
 from tests.cluster.namespaces import REPOSITORY, Host, Namespaces
 
 pytestmark = pytest.mark.timeout(600)
@@ -31,6 +31,8 @@ def lab(cluster: Namespaces) -> Iterator[Lab]:
     yield lab
     for host in cluster.hosts:
         wipe(host, lab)
+    # The guide's own image, of fewer programs, has taken the name.
+    give_image(cluster.hosts)
 
 
 def test_by_hand(lab: Lab) -> None:
