@@ -7,7 +7,7 @@ ENGINE := bash scripts/engine.sh
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench cluster-demo cluster-up cluster-down setup engine-stop clean
+.PHONY: help demo test check bench cluster-demo chaos cluster-up cluster-down setup engine-stop clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,12 @@ cluster-demo: setup ## ray up, 300 jobs and ray down on a cluster of three hosts
 	@$(ENGINE) install
 	@bash scripts/cluster_tools.sh
 	@$(PYTHON) -m tests.cluster.demo $(ARGS)
+
+chaos: setup ## kill parts of a cluster of three hosts on this machine at random, and see that no job is lost (as root)
+	@$(ENGINE) install
+	@bash scripts/cluster_tools.sh
+	@bash scripts/mongo.sh
+	@$(PYTHON) -m tests.cluster.chaos $(ARGS)
 
 cluster-up: setup ## start a cluster of three hosts on this machine (as root), and say how to use it
 	@$(ENGINE) install
