@@ -128,8 +128,24 @@ class Orqal(Api):
 
     def process(self, actor: str) -> psutil.Process:
         """The process of a Ray actor: by its class, or what its name begins with."""
-        [process] = [each for each in self.processes() if "".join(each.cmdline()[:1]).startswith(f"ray::{actor}")]
+        found = []
+        for each in self.processes():
+            with contextlib.suppress(psutil.Error):  # it ends at this moment
+                if "".join(each.cmdline()[:1]).startswith(f"ray::{actor}"):
+                    found.append(each)
+        [process] = found
         return process
+
+    @contextmanager
+    def frozen(self, actor: str) -> Iterator[psutil.Process]:
+        """Meanwhile one of its actors does nothing: its process, which may be killed."""
+        process = self.process(actor)
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGCONT)
 
     def kill(self, actor: str) -> None:
         """End one of its actors as a crash would."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
 import threading
 import time
 from collections import Counter
@@ -79,10 +78,10 @@ def test_a_cancel_that_was_accepted_outlives_all_who_know_of_it(orqal: Orqal) ->
     job = orqal.submit(**_command("sh", "-c", "echo on; sleep 1000"))
     orqal.logs_until(job, b"on")
     # The host does not hear of it, and the Scheduler dies after its answer.
-    orqal.process("HostActor").send_signal(signal.SIGSTOP)
-    assert orqal.http().post("/jobs/cancel", json={"ids": [job]}).json() == {"cancelled": 1}
-    orqal.kill("Scheduler")
-    orqal.kill("HostActor")
+    with orqal.frozen("HostActor") as host_actor:
+        assert orqal.http().post("/jobs/cancel", json={"ids": [job]}).json() == {"cancelled": 1}
+        orqal.kill("Scheduler")
+        host_actor.kill()
     ended = orqal.ended(job)
     assert (ended["error"]["type"], ended["attempt"]) == ("cancelled", 1)
     assert ended["cancel_requested"] < ended["etime"]

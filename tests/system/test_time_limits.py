@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from datetime import datetime
 from typing import Any
@@ -43,13 +42,9 @@ def test_first_sigterm_then_sigkill(orqal: Orqal) -> None:
 def test_it_is_enforced_while_the_scheduler_is_away(orqal: Orqal) -> None:
     job = _submit(orqal, "echo on; sleep 1000", 5)
     container = _container(orqal, job)
-    scheduler = orqal.process("Scheduler")
-    scheduler.send_signal(signal.SIGSTOP)
-    try:
+    with orqal.frozen("Scheduler"):
         # It stays, with its exit code, until the Scheduler has written down what became of it.
         assert container.wait(timeout=60)["StatusCode"] == 137
-    finally:
-        scheduler.send_signal(signal.SIGCONT)
     ended = orqal.ended(job)
     assert (ended["error"]["type"], ended["exit_code"], ended["attempt"]) == ("timeout", 137, 1)
 
@@ -60,11 +55,11 @@ def test_it_counts_from_the_container_s_start_when_the_host_s_actor_is_another_o
     container = _container(orqal, job)
     container.reload()
     begun = _seconds(container.attrs["State"]["StartedAt"])
-    orqal.process("HostActor").send_signal(signal.SIGSTOP)
-    while time.time() < begun + TIMEOUT:
-        time.sleep(0.1)  # its time passes while nobody looks
-    killed = time.time()
-    orqal.kill("HostActor")
+    with orqal.frozen("HostActor") as host_actor:
+        while time.time() < begun + TIMEOUT:
+            time.sleep(0.1)  # its time passes while nobody looks
+        killed = time.time()
+        host_actor.kill()
     ended = orqal.ended(job)
     assert (ended["error"]["type"], ended["attempt"]) == ("timeout", 1)
     # From its order on it would have had as much time again.
