@@ -23,7 +23,7 @@ from orqal.actors.logs import LogReaders
 from orqal.actors.messages import Examined, Order, Outcome, Started
 from orqal.actors.names import log_to_ray
 from orqal.actors.pulls import Pulls, Wanted
-from orqal.actors.runners import Runners
+from orqal.actors.runners import NoRunner, Runners
 from orqal.docker_engine import ContainerKey, ContainerSpec, Ended, Engine, with_tag
 from orqal.docker_errors import EngineError, Unreachable
 from orqal.doctor import Machine
@@ -528,7 +528,11 @@ class HostActor:
     async def _call(self, app: str, method: str, function: Callable[..., Any], *args: Any) -> Any:
         """Run a wrapper's method where it can do no harm."""
         memory = int(self._settings.wrapper_memory_gb * 1e9)
-        return await self._runners.call(app, f"{app}.{method}", self._settings.wrapper_timeout, function, *args, memory)
+        limit = self._settings.wrapper_timeout
+        try:
+            return await self._runners.call(app, f"{app}.{method}", limit, function, *args, memory)
+        except NoRunner as error:
+            raise EngineError(ErrorType.HOST_LOST, str(error), passing=True) from error
 
     # The daemon
 

@@ -185,6 +185,9 @@ def ray_environment(settings: Settings, name: str, head: str, *, no_token: bool 
         "RAY_health_check_period_ms": "1000",
         "RAY_health_check_timeout_ms": "2000",
         "RAY_health_check_failure_threshold": "3",
+        # A host whose head has died ends after so many seconds, not 60, and can join the next one. Else it would only
+        # learn after a minute that the next one does not know it, and keep it busy until then.
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "4",
     } | driver_environment(settings, head)
 
 

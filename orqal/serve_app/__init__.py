@@ -14,10 +14,14 @@ CLIENTS_AT_ONCE = crowd.QUICK + crowd.HELD
 where those that only wait for jobs would keep up the others."""
 
 
+HEAD = "node:__internal_head__"
+"""A resource that Ray gives the head alone: only there are the store and the token, wherever else there is room."""
+
+
 @serve.deployment(
     num_replicas=1,
     max_ongoing_requests=CLIENTS_AT_ONCE,
-    ray_actor_options={"num_cpus": 0},
+    ray_actor_options={"num_cpus": 0, "resources": {HEAD: 0.001}},
     health_check_period_s=5,
 )
 @serve.ingress(build)

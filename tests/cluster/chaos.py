@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import json
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -267,6 +268,8 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only the faults with this word in their names")
     options = parser.parse_args()
     began = time.monotonic()
+    # All that was started goes, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
     def say(words: str) -> None:
         print(f"{time.monotonic() - began:6.0f} s  {words}", flush=True)

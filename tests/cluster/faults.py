@@ -148,7 +148,7 @@ class Faults:
                 process.kill()
 
     def _disk(self, seconds: float) -> None:
-        fill = f"dd if=/dev/zero of={HOME}/fill bs=64k 2>/dev/null; sleep {seconds:g}; rm {HOME}/fill"
+        fill = f"dd if=/dev/zero of={HOME}/fill bs=1M 2>/dev/null; sleep {seconds:g}; rm {HOME}/fill"
         self.lab.head.run(["bash", "-c", fill])
 
     def _database(self, seconds: float) -> None:
@@ -175,7 +175,7 @@ def supervised(cluster: Namespaces, services: str, store: str | None) -> Iterato
     lab.services.write_text(services)
     secrets = f"umask 077; mkdir -p {HOME} && printf {JOIN_TOKEN} >{HOME}/ray_token && printf {API_TOKEN} >{HOME}/token"
     # The disk of the store can be full without that of anything else. What lies below it is seen from outside.
-    disk = f"{secrets} && mount -t tmpfs -o size=64m,mode=700 tmpfs {HOME} && {secrets}"
+    disk = f"{secrets} && mount -t tmpfs -o size=2g,mode=700 tmpfs {HOME} && {secrets}"
     lab.head.run(["bash", "-c", disk])
     try:
         for host in cluster.hosts:

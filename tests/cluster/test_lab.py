@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+import time
 
+import psutil
 import pytest
 
 from tests.cluster.lab import Lab, processes
+from tests.cluster.namespaces import Host
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -22,6 +25,34 @@ def test_jobs_run_on_all_hosts(lab: Lab) -> None:
     ended = [lab.ended(job) for job in jobs]
     assert [(job["ok"], job["error"]) for job in ended] == [(True, None)] * 3
     assert {job["host"] for job in ended} == {"h1", "h2", "h3"}
+
+
+def test_the_api_stays_on_the_head(lab: Lab) -> None:
+    """Its token and the store are there alone."""
+
+    def replicas(host: Host) -> set[psutil.Process]:
+        return {each for each in processes(host) if "ServeReplica" in (title(each) or "")}
+
+    for _ in range(3):
+        [replica] = replicas(lab.head)
+        replica.kill()
+        deadline = time.monotonic() + 60
+        while not (found := {host.name: replicas(host) - {replica} for host in lab.cluster.hosts})["h1"]:
+            assert [name for name, each in found.items() if each] == [] and time.monotonic() < deadline
+            time.sleep(0.1)
+        with lab.http() as http:
+            while (status := http.get("/apps").status_code) != 200:
+                assert status != 401 and time.monotonic() < deadline
+                time.sleep(0.1)
+    assert lab.command("true")["ok"]
+
+
+def title(process: psutil.Process) -> str | None:
+    """What a process calls itself; None: it has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return None
 
 
 def test_a_supervised_host_ends_when_ray_dies_or_when_it_is_told_to(lab: Lab) -> None:

@@ -261,6 +261,16 @@ def test_get_cmd_takes_its_process_down(orqal: Orqal, services: Path) -> None:
     _still_works(orqal)
 
 
+def test_a_wrapper_whose_process_others_end_is_asked_once_more(orqal: Orqal, services: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    killed_once = (
+        f"if not os.path.exists({str(mark)!r}):\n        open({str(mark)!r}, 'w')\n        os.kill(os.getpid(), 9)"
+    )
+    app = _wrapper(services, "KilledOnce", f"def set_result(self, job):\n    {killed_once}\n    job.set_result(7)")
+    job = orqal.run(app)
+    assert (job["ok"], job["result"], job["attempts"], mark.exists()) == (True, 7, [], True)
+
+
 def test_set_result_raises_and_the_output_is_kept(orqal: Orqal, services: Path) -> None:
     app = _wrapper(services, "ResultRaises", "def set_result(self, job):\n    job.set_result(1 / 0)")
     job = orqal.run(app)
