@@ -72,3 +72,23 @@ def test_a_supervised_host_ends_when_ray_dies_or_when_it_is_told_to(lab: Lab) ->
             assert join.wait(60) == code
         assert processes(h3) == []
     lab.join(h3)
+
+
+def test_a_ray_node_that_dies_at_its_start_is_started_once_more(lab: Lab) -> None:
+    h3 = lab.cluster.hosts[2]
+    lab.orqal("down", on=h3)
+    with h3.popen(
+        ["orqal", "join", lab.head.address],
+        {"TERM": "dumb"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as join:
+        assert join.stdout is not None
+        while "Waiting until it gets work" not in join.stdout.readline():
+            assert join.poll() is None
+        h3.run(["pkill", "-KILL", "raylet"])
+        said = join.stdout.read()
+        assert join.wait(60) == 0, said
+    assert "Trying once more" in said and "h3 is a host of the cluster" in said
+    assert lab.hosts()["h3"]["state"] == "ready"
