@@ -22,7 +22,7 @@ import docker.auth
 import docker.errors
 import requests
 from docker.types import LogConfig, Mount
-from docker.utils import convert_filters, kwargs_from_env, parse_repository_tag, version_gte
+from docker.utils import kwargs_from_env, parse_repository_tag, version_gte
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 
@@ -40,6 +40,9 @@ _CONNECT_TIMEOUT = 60.0
 _SILENCE = 300.0
 """Seconds without news of a pull after which it is given up."""
 _POOL = 64
+_EVENTS = ("die", "kill")
+_REMEMBERED = 256
+"""Events that a daemon remembers (eventsLimit in moby's daemon/events/events.go)."""
 
 
 class EngineInfo(NamedTuple):
@@ -101,6 +104,18 @@ class Ended(NamedTuple):
     def ran(self) -> float:
         """Seconds from its start to its end."""
         return _seconds(self.state["FinishedAt"]) - _seconds(self.state["StartedAt"])
+
+
+class Past(NamedTuple):
+    """What a daemon remembers: its last events, and none from before its own start."""
+
+    killed: set[str]
+    """Containers that it has sent a signal that ends programs. One that finds containers running when it starts, and is
+    not to leave them so (`live-restore`), kills them before anybody can listen."""
+    ended: set[str]
+    """Containers that it has seen end."""
+    all_since_its_start: bool
+    """It has forgotten nothing."""
 
 
 class Engine:
@@ -379,22 +394,26 @@ class Engine:
         with translated("listen to events"):
             return Events(self._api.events(decode=True, filters=self._events))
 
-    def killed(self) -> set[str]:
-        """The ids of those of this cluster's containers that somebody has had killed, as far as the daemon remembers:
-        it keeps its last 256 events, and forgets them when it ends. A daemon that finds containers running when it
-        starts, and is not to leave them so (`live-restore`), kills them before anybody can listen."""
+    def past(self) -> Past:
+        """What the daemon still knows of what happened to this cluster's containers."""
         url = f"{self._api.base_url}/v{self._api.api_version}/events"
         with translated("tell of past events"):
             # The SDK's own events() takes whole seconds only: the last second's would be missing, or waited for.
-            past = {"since": "1", "until": f"{_seconds(self._api.info()['SystemTime']):.6f}"}
-            response = self._api.get(url, params=past | {"filters": convert_filters(self._events)})
+            window = {"since": "1", "until": f"{_seconds(self._api.info()['SystemTime']):.6f}"}
+            response = self._api.get(url, params=window)
             response.raise_for_status()
-        events = Events(json.loads(line) for line in response.iter_lines())
-        return {event.container for event in events if event.killed}
+        known = [json.loads(line) for line in response.iter_lines()]
+        ours = [event for event in known if event["Actor"]["Attributes"].get(LABEL_CLUSTER) == self.cluster]
+        events = list(Events(event for event in ours if event["Action"] in _EVENTS))
+        return Past(
+            killed={event.container for event in events if event.killed},
+            ended={event.container for event in events if not event.killed},
+            all_since_its_start=len(known) < _REMEMBERED,
+        )
 
     @property
     def _events(self) -> dict[str, Any]:
-        return {"type": "container", "event": ["die", "kill"], "label": self._label}
+        return {"type": "container", "event": list(_EVENTS), "label": self._label}
 
     @property
     def _label(self) -> list[str]:

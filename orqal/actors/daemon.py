@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from orqal.docker_engine import ContainerKey, Ended, Engine, EngineInfo
+from orqal.docker_engine import ContainerKey, Engine, EngineInfo, Past
 from orqal.docker_errors import EngineError, Unreachable
 from orqal.docker_streams import Event, Events
 from orqal.metering import Cgroups
@@ -23,8 +23,6 @@ T = TypeVar("T")
 
 _THREADS = 64
 _RECONNECT = 1.0
-_VANISHED = 255
-"""The exit code that a daemon gives a container that has gone without a trace, with its machine say."""
 
 
 @dataclass
@@ -34,18 +32,23 @@ class Death:
     told: asyncio.Event = field(default_factory=asyncio.Event)
     killed: bool = False
     """The daemon has sent it a signal that ends programs."""
-    unheard: bool = False
-    """When the daemon was found, or found again, it had ended already."""
+    unseen: bool = False
+    """It had ended when its daemon was started, or has ended while there was none."""
 
-    def by_others(self, ended: Ended) -> str | None:
-        """What ended it that is neither its program nor we (who asks knows that we have not), in words; else None."""
+    @property
+    def by_others(self) -> str | None:
+        """What ended it that is neither its program nor we (who asks knows that we have not), or why its output is not
+        whole, in words; else None."""
         if self.killed:
             return (
                 "its container was stopped from outside: its Docker daemon ended (one with `live-restore` lets "
                 "containers go on), or somebody stopped it by hand"
             )
-        if self.unheard and ended.exit_code == _VANISHED:
-            return "its container vanished: its machine, or the container runtime, was stopped"
+        if self.unseen:
+            return (
+                "its container ended while its Docker daemon, or its whole machine, was down: then Docker loses what "
+                "it prints, and says of it what it likes"
+            )
         return None
 
 
@@ -128,10 +131,10 @@ class Daemon:
                 metered = cgroups.attempts() if cgroups else set()
                 events = engine.events()
                 # Only now, so that what happens is seen here, in the events, or in both.
-                killed = engine.killed()
+                past = engine.past()
                 seen = Seen(list(engine.own_containers()), metered)
                 about = engine, info, cgroups, engine.images()
-                self._loop.call_soon_threadsafe(self._connect, *about, killed, seen)
+                self._loop.call_soon_threadsafe(self._connect, *about, past, seen)
                 for event in events:
                     self._loop.call_soon_threadsafe(self._on_event, event)
                 message = "the Docker daemon has closed the connection"
@@ -151,15 +154,16 @@ class Daemon:
         info: EngineInfo,
         cgroups: Cgroups | None,
         images: frozenset[str],
-        killed: set[str],
+        past: Past,
         seen: Seen,
     ) -> None:
         self.engine, self.info, self.cgroups, self.images, self.state = engine, info, cgroups, images, "ready"
         for _, container, state in seen.containers:
             death = self.death(container)
-            death.killed |= container in killed
+            death.killed |= container in past.killed
             if state in ("exited", "dead"):
-                death.unheard |= not death.told.is_set()
+                known = death.told.is_set() or container in past.ended
+                death.unseen |= past.all_since_its_start and not known
                 death.told.set()
         for container in self._deaths.keys() - {container for _, container, _ in seen.containers}:
             self._deaths[container].told.set()  # somebody has removed it

@@ -298,7 +298,7 @@ class HostActor:
             job = await self._ended(job, directory, ended, streams, usage)
             if error := self._error(job, attempt, ended, order, timed_out):
                 return self._failed(job, error, streams)
-            if others := self._daemon.death(ended.container).by_others(ended):
+            if others := self._daemon.death(ended.container).by_others:
                 error = JobError(type=ErrorType.DOCKER_ERROR, message=others)
                 return self._failed(job, error, streams, passing=True)
             if attempt.cancelled.is_set() or not _is_repeated(job):

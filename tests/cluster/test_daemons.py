@@ -53,6 +53,23 @@ def test_a_daemon_that_ends_and_starts_again(host: Host, actors: Actors, signal:
         assert (ended(outcome), outcome.passing) == ((ErrorType.DOCKER_ERROR, 137, "on\n"), True)
 
 
+@pytest.mark.parametrize("option", ["--live-restore=true", "--live-restore=false"])
+def test_one_that_ends_while_there_is_no_daemon_runs_again(host: Host, actors: Actors, option: str) -> None:
+    """Docker says that all went well, and has lost what it printed."""
+    host.stop_docker()
+    host.start_docker(option)
+    wanted = shell("echo on; until test -e /tmp/go; do sleep 0.1; done; echo over")
+    running = actors.begin(actors.actor(), wanted)
+    process = actors.container().attrs["State"]["Pid"]
+    host.stop_docker("KILL")
+    host.run(["touch", f"/proc/{process}/root/tmp/go"])
+    gone = f"while test -e /proc/{process}/root/tmp; do sleep 0.1; done"
+    host.run(["bash", "-c", gone])
+    host.start_docker(option)
+    outcome = running.result(60)
+    assert (ended(outcome), outcome.passing) == ((ErrorType.DOCKER_ERROR, 0, "on\n"), True)
+
+
 @pytest.mark.parametrize("same_actor", [True, False])
 def test_a_machine_that_loses_power(host: Host, actors: Actors, same_actor: bool) -> None:
     actor, wanted = actors.actor(), shell("echo on; sleep 1000")
@@ -63,4 +80,4 @@ def test_a_machine_that_loses_power(host: Host, actors: Actors, same_actor: bool
     host.power_on()
     outcome = (running if same_actor else actors.do(actors.actor().run(wanted))).result(60)
     assert (ended(outcome)[:2], outcome.passing) == ((ErrorType.DOCKER_ERROR, 255), True)
-    assert outcome.job.error is not None and "vanished" in outcome.job.error.message
+    assert outcome.job.error is not None and "was down" in outcome.job.error.message
