@@ -131,8 +131,9 @@ class Daemon:
                 metered = cgroups.attempts() if cgroups else set()
                 events = engine.events()
                 # Only now, so that what happens is seen here, in the events, or in both.
-                past = engine.past()
                 seen = Seen(list(engine.own_containers()), metered)
+                # And only now what the daemon knows of the ends that are seen here.
+                past = engine.past()
                 about = engine, info, cgroups, engine.images()
                 self._loop.call_soon_threadsafe(self._connect, *about, past, seen)
                 for event in events:
@@ -178,6 +179,7 @@ class Daemon:
         if event.killed:
             death.killed = True
         else:
+            death.unseen = False  # it is listed as ended a moment before the daemon tells of it
             death.told.set()
 
     def _disconnect(self, message: str) -> None:
