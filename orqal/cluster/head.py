@@ -134,8 +134,8 @@ def _disband(settings: Settings, report: Report) -> ClusterError | None:
         _drive(settings, "stopping the other hosts", "disband", home_id(settings))
     except ClusterError as error:
         return ClusterError(
-            f"{error}\nThis machine is down. On others Ray ends by itself within a minute or "
-            "two; containers of jobs go on there, and the next `orqal up` and `orqal join` find them again."
+            f"{error}\nThis machine is down. On others Ray ends by itself within seconds; "
+            "containers of jobs go on there, and the next `orqal up` and `orqal join` find them again."
         )
     return None
 

@@ -69,10 +69,10 @@ class Faults:
             "orqal down, and up": lambda _: self._down(),
             "everything on the head killed": lambda _: self._head(),
             **(
-                {"database killed, back after 20 s": lambda _: self._database(20)}
+                {"database killed, back after 60 s": lambda _: self._database(60)}
                 | {"database unreachable for 20 s": lambda _: self._cut(20)}
                 if self.mongo
-                else {"disk of the store full for 10 s": lambda _: self._disk(10)}
+                else {"disk of the store full for 20 s": lambda _: self._disk(20)}
             ),
         }
 

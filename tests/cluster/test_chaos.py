@@ -9,7 +9,7 @@ import pytest
 from tests.cluster import chaos
 from tests.cluster.namespaces import Namespaces
 
-KINDS = ("Scheduler", "HostActor", "replica", "containers die", "for 10 s", "power", "everything on the head")
+KINDS = ("Scheduler", "HostActor", "replica", "containers die", "for 10 s", "disk", "power", "everything on the head")
 """Words of the faults that it takes; the others are variants of these, or have tests of their own."""
 
 
