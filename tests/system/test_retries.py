@@ -38,6 +38,16 @@ COUNTING = (
 """
 )
 
+KILLER = """class Killer(AbstractWrapper):
+    docker_url = "orqal/demo"
+    threads = 0.2
+    memory_in_gb = 0.05
+    network = "none"
+
+    def get_cmd(self, params):
+        return ["sleep", "1000"]
+"""
+
 
 def _command(*cmd: str, **more: Any) -> dict[str, Any]:
     params = {"image": "orqal/demo", "cmd": list(cmd), "network": "none"}
@@ -142,31 +152,34 @@ def test_what_retries_cannot_be(orqal: Orqal, wrong: dict[str, Any]) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_job_that_kills_its_host_s_actor_is_stopped_and_no_other_pays(orqal: Orqal) -> None:
+def test_a_job_that_kills_its_host_s_actor_is_stopped_and_no_other_pays(orqal: Orqal, services: Path) -> None:
+    (services / "killer.py").write_text(KILLER)
     waiting = "while [ ! -e /tmp/go ]; do sleep 0.2; done; echo whole"
     others = [orqal.submit("Run", **_command("sh", "-c", waiting) | {"threads": 0.2}) for _ in range(3)]
     for other in others:
         orqal.running(other)
-    killer = orqal.submit("Run", **_command("sleep", "1000", retries=50) | {"threads": 0.2})
+    killer = orqal.submit("Killer", retries=50)
     over = threading.Event()
 
-    def kill_whenever_it_runs() -> None:
-        client = docker.from_env()
-        while not over.wait(0.3):
-            record = orqal.job(killer)
+    def kill_whenever_it_has_to_do_with_it() -> None:
+        client, deaths = docker.from_env(), 0
+        while not over.wait(0.2):
             if orqal.http().get("/hosts").json()[0]["state"] != "ready":
                 continue  # it is not there to be killed
-            labels = [f"orqal.job={killer}", f"orqal.attempt={record['attempt']}"]
-            running = client.containers.list(filters={"label": labels, "status": "running"}, ignore_removed=True)
-            if running and record["current_status"] in ("init", "running"):
-                for process in orqal.processes():
-                    with contextlib.suppress(psutil.Error):  # it has gone meanwhile
-                        # Ray calls it by what it does.
-                        if "".join(process.cmdline()[:1]).startswith(("ray::HostActor", "ray::Run on")):
-                            process.kill()
+            attempt = f"orqal.attempt={orqal.job(killer)['attempt']}"
+            labels = {"label": [f"orqal.job={killer}", attempt], "status": "running"}
+            if not client.containers.list(filters=labels, ignore_removed=True):
+                continue
+            # At first it has to do with all jobs, then with one after another. Ray calls it by the one that came last.
+            titles = ("ray::Killer on",) if deaths >= 2 else ("ray::HostActor", "ray::Run on", "ray::Killer on")
+            for process in orqal.processes():
+                with contextlib.suppress(psutil.Error):  # it has gone meanwhile
+                    if "".join(process.cmdline()[:1]).startswith(titles):
+                        process.kill()
+                        deaths += 1
         client.close()
 
-    killing = threading.Thread(target=kill_whenever_it_runs)
+    killing = threading.Thread(target=kill_whenever_it_has_to_do_with_it)
     killing.start()
     try:
         job = orqal.ended(killer)
