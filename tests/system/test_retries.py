@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
-import docker
 import httpx
-import psutil
 import pytest
 
 from tests.system.orqal_process import Orqal
@@ -37,16 +32,6 @@ COUNTING = (
         job.set_result({{"stdout": job.stdout[0], "results": os.path.getsize(os.path.join(self.job.wd, "results"))}})
 """
 )
-
-KILLER = """class Killer(AbstractWrapper):
-    docker_url = "orqal/demo"
-    threads = 0.2
-    memory_in_gb = 0.05
-    network = "none"
-
-    def get_cmd(self, params):
-        return ["sleep", "1000"]
-"""
 
 
 def _command(*cmd: str, **more: Any) -> dict[str, Any]:
@@ -149,52 +134,3 @@ def test_what_retries_cannot_be(orqal: Orqal, wrong: dict[str, Any]) -> None:
     answer = orqal.http().post("/job", json={"app": "Test", **wrong})
     assert answer.status_code == 422
     assert name in answer.json()["detail"]
-
-
-@pytest.mark.timeout(300)
-def test_a_job_that_kills_its_host_s_actor_is_stopped_and_no_other_pays(orqal: Orqal, services: Path) -> None:
-    (services / "killer.py").write_text(KILLER)
-    waiting = "while [ ! -e /tmp/go ]; do sleep 0.2; done; echo whole"
-    others = [orqal.submit("Run", **_command("sh", "-c", waiting) | {"threads": 0.2}) for _ in range(3)]
-    for other in others:
-        orqal.running(other)
-    killer = orqal.submit("Killer", retries=50)
-    over = threading.Event()
-
-    def kill_whenever_it_has_to_do_with_it() -> None:
-        client, deaths = docker.from_env(), 0
-        while not over.wait(0.2):
-            if orqal.http().get("/hosts").json()[0]["state"] != "ready":
-                continue  # it is not there to be killed
-            attempt = f"orqal.attempt={orqal.job(killer)['attempt']}"
-            labels = {"label": [f"orqal.job={killer}", attempt], "status": "running"}
-            if not client.containers.list(filters=labels, ignore_removed=True):
-                continue
-            # At first it has to do with all jobs, then with one after another. Ray calls it by the one that came last.
-            titles = ("ray::Killer on",) if deaths >= 2 else ("ray::HostActor", "ray::Run on", "ray::Killer on")
-            for process in orqal.processes():
-                with contextlib.suppress(psutil.Error):  # it has gone meanwhile
-                    if "".join(process.cmdline()[:1]).startswith(titles):
-                        process.kill()
-                        deaths += 1
-        client.close()
-
-    killing = threading.Thread(target=kill_whenever_it_has_to_do_with_it)
-    killing.start()
-    try:
-        job = orqal.ended(killer)
-    finally:
-        over.set()
-        killing.join()
-    assert (job["current_status"], job["error"]["type"]) == ("error", "host_lost")
-    assert "the fault of no program, 5 times" in job["error"]["message"]
-    assert [each["fault"] for each in job["attempts"]] == ["infrastructure"] * 4
-    deadline = time.monotonic() + 60
-    while any(container.labels["orqal.job"] == killer for container in orqal.containers()):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    for container in orqal.containers():
-        container.exec_run(["sh", "-c", ": > /tmp/go"])
-    for other in others:
-        ended = orqal.ended(other)
-        assert (ended["ok"], ended["attempt"], ended["attempts"], ended["stdout"]) == (True, 1, [], ["whole", ""])
