@@ -179,17 +179,20 @@ class Scheduler:
     async def cancel_all(self) -> None:
         """Cancel every job, and return when all of them have ended and their containers have gone."""
         while jobs := await asyncio.to_thread(lambda: [job.id for job in self._store.unfinished()]):
-            await self.cancel(jobs)
+            await self._cancel_some_at_a_time(jobs)
             await self._changes.since(self._changes.cursor, timeout=1)
         await self._attempts.finished()
+
+    async def _cancel_some_at_a_time(self, jobs: Sequence[str]) -> None:
+        """Their records are read: those of a million at once are gigabytes."""
+        for start in range(0, len(jobs), AT_ONCE):
+            await self.cancel(jobs[start : start + AT_ONCE])
 
     async def clean(self, action: str) -> int:
         """Delete what is over: how many jobs, or containers. Jobs that run stay, but for the action `containers`."""
         if action == "containers":
             return await self._clean_containers()
-        waiting = self._waiting.jobs()
-        for start in range(0, len(waiting), AT_ONCE):
-            await self.cancel(waiting[start : start + AT_ONCE])
+        await self._cancel_some_at_a_time(self._waiting.jobs())
         return await self._cleaning.delete(status=Status.ERROR if action == "scheduled" else None)
 
     async def _clean_containers(self) -> int:
