@@ -293,6 +293,7 @@ class Attempts:
 
     def _tell_to_end(self, active: _Active) -> None:
         if active.record is not None and not active.ended:
+            active.host.suspects.hurry(active.job)
             active.host.actor.cancel.remote(active.job, active.record.attempt, active.evicted and not active.cancelled)
 
     # What hosts tell
@@ -439,7 +440,7 @@ class Attempts:
         self._hosts.wake_up(host)
         while True:
             if deaths >= ACTOR_DEATHS or job in self._convicted:
-                await host.suspects.turn(job, again=job in self._convicted)
+                await host.suspects.turn(job, again=job in self._convicted or active.to_end)
             incarnation = host.incarnation
             call = host.actor.run.options(name=f"{order.job.app} on {host.info.name}").remote(order)
             if active.to_end:
@@ -454,6 +455,7 @@ class Attempts:
                 log.warning("the actor of %s does not answer, which runs %s: %s", host.info.name, job, error)
                 host.suspects.pause(job)
                 if not await self._hosts.revived(host):
+                    host.suspects.disperse()  # those that it held find that it is lost
                     return None
                 if incarnation == host.incarnation:  # it lives, and was out of reach for a while
                     host.suspects.survived(job)

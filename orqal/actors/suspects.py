@@ -16,7 +16,7 @@ class Suspects:
 
     Every job of a host sees the deaths of its actor, whoever's fault they are (its output makes the actor eat memory,
     say). So suspects go on one after another, while the containers of the others run unattended: first those that did
-    it before, then the newest. The one under which the actor dies then has done it, and the others go on.
+    it before or are to end, then the newest. The one under which the actor dies then has done it, and the others go on.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,8 @@ class Suspects:
         self._probation = PROBATION
 
     async def turn(self, job: str, *, again: bool = False) -> None:
-        """Return when it is this job's turn to be alone with the actor. `again`: it has been found out before."""
+        """Return when it is this job's turn to be alone with the actor. `again`: before others, for it has been found
+        out before, or is to end."""
         loop = asyncio.get_running_loop()
         turn = self._held[again, job] = loop.create_future()
         loop.call_later(GATHERING, self._next)
@@ -49,12 +50,21 @@ class Suspects:
         """The actor has died under this job: True if it was alone."""
         if self._tried != job:
             return False
+        self.disperse()
+        return True
+
+    def hurry(self, job: str) -> None:
+        """Somebody wants this job's end: it goes on before others."""
+        if (turn := self._held.pop((False, job), None)) is not None:
+            self._held[True, job] = turn
+
+    def disperse(self) -> None:
+        """Nobody is held any more: the one who has done it is found, or the host is lost."""
         self._close()
         self._probation = PROBATION
         held, self._held = self._held, {}
         for turn in held.values():
             turn.set_result(None)
-        return True
 
     def _next(self) -> None:
         if self._tried is None and self._held:

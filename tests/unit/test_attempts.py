@@ -412,6 +412,51 @@ def test_a_job_under_which_the_actor_dies_again_and_again_is_stopped_and_no_othe
     asyncio.run(asyncio.wait_for(play(), 60))
 
 
+async def suspect(scene: Scene, number: int) -> list[str]:
+    """So many jobs under which the actor has died twice: one is tried, the others are held."""
+    jobs = [await scene.submit() for _ in range(number)]
+    await scene.dispatch()
+    for death in (1, 2):
+        await scene.order(death * number)
+        for _, outcome in scene.actor.orders[-number:]:
+            outcome.set_exception(ActorDiedError())
+    await scene.order(2 * number + 1)
+    assert scene.actor.orders[-1][0].job.id == jobs[-1]
+    return jobs
+
+
+def test_those_that_are_held_run_elsewhere_when_their_host_is_lost(scene: Scene) -> None:
+    async def play() -> None:
+        jobs = await suspect(scene, 3)
+        lost, scene.hosts.there = scene.actor, False
+        lost.orders[-1][1].set_exception(ActorDiedError())
+        for number in (8, 9):  # the two that were held find the same
+            _, outcome = await scene.order(number)
+            outcome.set_exception(ActorDiedError())
+        await scene.attempts.finished()
+        await scene.attempts.give_up_orphans()
+        assert all(job in scene.waiting for job in jobs)
+
+    asyncio.run(asyncio.wait_for(play(), 30))
+
+
+def test_one_that_is_held_and_cancelled_is_next(scene: Scene) -> None:
+    async def play() -> None:
+        first, _, last = await suspect(scene, 3)
+        assert await scene.attempts.cancel([first]) == {first}
+        scene.actor.orders[-1][1].set_result(exited(scene.actor.orders[-1][0], 0))
+        order, outcome = await scene.order(8)
+        assert order.job.id == first
+        await until(lambda: scene.actor.cancelled.count((first, 1, False)) == 2)  # the new actor is told, too
+        outcome.set_result(failed(order, ErrorType.CANCELLED))
+        order, outcome = await scene.order(9)
+        outcome.set_result(exited(order, 0))
+        await scene.attempts.finished()
+        assert scene.job(last).ok and not scene.job(first).ok
+
+    asyncio.run(asyncio.wait_for(play(), 30))
+
+
 def test_an_actor_out_of_reach_for_a_while_has_not_died(scene: Scene) -> None:
     async def play() -> None:
         async def lives(_: KnownHost) -> bool:
