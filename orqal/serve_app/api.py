@@ -22,6 +22,7 @@ from orqal.serve_app.flow import AtReplica
 from orqal.serve_app.guard import Guard
 from orqal.serve_app.pages import pages
 from orqal.settings import Settings
+from orqal.store import first_sentence
 
 log = logging.getLogger("orqal.api")
 
@@ -73,7 +74,7 @@ async def _not_there(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _away(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, 503)
+    return JSONResponse({"detail": str(error)}, 503, headers={"Retry-After": "5"})
 
 
 async def _bad_document(request: Request, error: Exception) -> JSONResponse:
@@ -89,4 +90,7 @@ async def _restarting(request: Request, error: Exception) -> JSONResponse:
 async def _inside(request: Request, error: Any) -> JSONResponse:
     log.error("a call inside failed: %s", error)
     cause = getattr(error, "cause", None) or error
+    if isinstance(cause, request.app.state.backend.store.failures):
+        detail = f"the store of jobs cannot be written now ({first_sentence(cause)}); try again in a few seconds"
+        return JSONResponse({"detail": detail}, 503, headers={"Retry-After": "5"})
     return JSONResponse({"detail": f"the scheduler could not do it: {type(cause).__name__}: {cause}"}, 503)

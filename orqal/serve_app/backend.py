@@ -20,7 +20,7 @@ from orqal.output import NAMES
 from orqal.serve_app.files import JobFile
 from orqal.serve_app.views import Missed
 from orqal.settings import Settings
-from orqal.store import Store, open_store
+from orqal.store import Store, first_sentence, open_store
 
 log = logging.getLogger("orqal.backend")
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class NotThere(Exception):
 
 
 class Away(Exception):
-    """What was asked for is on a host that is not there now; the message is for the user."""
+    """What was asked for is on a host, or in a store, that is not there now; the message is for the user."""
 
 
 class Backend:
@@ -79,8 +79,13 @@ class Backend:
         return {"todo": 0} | {status.value: count for status, count in counts.items()}
 
     async def read(self, call: Callable[..., T], *args: Any) -> T:
-        """Call the store, in a thread."""
-        return await asyncio.to_thread(call, *args)
+        """Call the store, in a thread. Away: it cannot be read now."""
+        try:
+            return await asyncio.to_thread(call, *args)
+        except self.store.failures as error:
+            log.warning("the store cannot be read: %s", error)
+            what = f"the store of jobs cannot be read now ({first_sentence(error)})"
+            raise Away(f"{what}; jobs that run go on. Try again in a few seconds") from error
 
     async def job(self, job_id: str) -> JobRecord:
         """One job. NotThere: no such id."""

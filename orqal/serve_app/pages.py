@@ -34,7 +34,7 @@ from ray.util.state.exception import RayStateApiException
 from orqal import __version__
 from orqal.actors import names
 from orqal.models import AppInfo, BatchInfo, HostInfo, Status, now
-from orqal.serve_app.backend import Backend, NotThere
+from orqal.serve_app.backend import Away, Backend, NotThere
 from orqal.serve_app.explain import explained
 from orqal.serve_app.routes.shared import Inside
 from orqal.store import JobFilter, Page
@@ -263,6 +263,9 @@ class _PageRoute(APIRoute):
                 response = await _page("problem.html", 404, title="Not found", message=str(error))
             except RequestValidationError:
                 response = await _page("problem.html", 404, title="Not found", message=str(_no_such_page(request)))
+            except Away as error:
+                message = f"{str(error)[0].upper()}{str(error)[1:]}."
+                response = await _page("problem.html", 503, title="Something is wrong", message=message)
             except RayTaskError as error:
                 log.error("a call inside failed: %s", error)
                 message = f"The scheduler could not do it: {error.cause}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orqal.settings import Settings
-from orqal.store.base import BatchPage, JobFilter, JobGone, Page, Store, StoreError, Submission
+from orqal.store.base import BatchPage, JobFilter, JobGone, Page, Store, StoreError, Submission, first_sentence
 from orqal.store.sqlite import SqliteStore
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Store",
     "StoreError",
     "Submission",
+    "first_sentence",
     "open_store",
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from orqal.models import BatchInfo, JobRecord, Output, Status
 
@@ -65,6 +65,12 @@ class StoreError(RuntimeError):
     """A store cannot be used; the message says why, and what to do."""
 
 
+def first_sentence(error: Exception) -> str:
+    """What a database says, without what its driver says of timeouts and other servers."""
+    return str(error).partition(" (configured timeouts")[0].partition(", Timeout:")[0]
+
+
+Failures = tuple[type[Exception], ...]
 Row = dict[str, Any]
 """A row of one of the TABLES, the same in every store; its values are JSON."""
 
@@ -82,6 +88,9 @@ class Store(Protocol):
 
     Reading methods may be called from any thread. A writing method returns when what it wrote is on disk.
     """
+
+    failures: ClassVar[Failures]
+    """What methods raise while the database cannot be reached, or its disk be used."""
 
     def insert(self, *submissions: Submission) -> None:
         """Add what was submitted, all or none. Later jobs must not have an earlier `ctime`. JobGone: one of the `hits`

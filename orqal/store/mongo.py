@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import count, islice
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from bson import ObjectId
 from pymongo import MongoClient, ReadPreference, UpdateOne, WriteConcern
@@ -38,7 +38,18 @@ from pymongo.operations import IndexModel
 from orqal import cache
 from orqal.models import BatchInfo, JobRecord, Output, Status
 from orqal.settings import MONGO_DATABASE, store_place
-from orqal.store.base import TABLES, BatchPage, JobFilter, JobGone, Page, Row, StoreError, Submission
+from orqal.store.base import (
+    TABLES,
+    BatchPage,
+    Failures,
+    JobFilter,
+    JobGone,
+    Page,
+    Row,
+    StoreError,
+    Submission,
+    first_sentence,
+)
 from orqal.store.encoding import UNFINISHED, decode, distinct, encode, moment, seconds
 
 T = TypeVar("T")
@@ -90,6 +101,8 @@ class MongoStore:
     not survive a fork. While the server is away, methods raise pymongo's errors after a few seconds.
     """
 
+    failures: ClassVar[Failures] = (PyMongoError,)
+
     def __init__(self, url: str, cluster: str, *, read_only: bool = False, loading: bool = False) -> None:
         """Connect. The writer makes the indexes, and finishes what its predecessor began. `loading`: the database may
         hold a part of a copy, for `load` follows.
@@ -138,7 +151,7 @@ class MongoStore:
             ) from None
         except PyMongoError as error:
             raise StoreError(
-                f"no MongoDB answers at {place} ({_first_sentence(error)}). Start it, correct ORQAL_STORE, or "
+                f"no MongoDB answers at {place} ({first_sentence(error)}). Start it, correct ORQAL_STORE, or "
                 "leave ORQAL_STORE empty to keep jobs in SQLite."
             ) from None
 
@@ -704,7 +717,3 @@ def _parts(values: Sequence[T]) -> Iterator[Sequence[T]]:
 def _in_slices(call: Any, documents: Sequence[Any]) -> None:
     for part in _parts(documents):
         call(part)
-
-
-def _first_sentence(error: PyMongoError) -> str:
-    return str(error).partition(" (configured timeouts")[0].partition(", Timeout:")[0]

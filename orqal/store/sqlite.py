@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from orqal import cache
 from orqal.models import BatchInfo, JobRecord, Output, Status
-from orqal.store.base import TABLES, BatchPage, JobFilter, JobGone, Page, Row, StoreError, Submission
+from orqal.store.base import TABLES, BatchPage, Failures, JobFilter, JobGone, Page, Row, StoreError, Submission
 from orqal.store.encoding import decode, distinct, encode, moment, seconds
 
 T = TypeVar("T")
@@ -159,6 +159,8 @@ _DUMPED: dict[str, tuple[tuple[str, ...], str, str]] = {
 
 class SqliteStore:
     """The Store protocol over a file. One object writes; any number of objects and processes read."""
+
+    failures: ClassVar[Failures] = (sqlite3.OperationalError,)
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         """Open the file; the writer makes it, and its folder, where they are missing."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.mongo_server import Server
@@ -61,6 +65,50 @@ def test_jobs_in_a_mongodb_are_there_after_a_restart_and_move_to_sqlite_and_back
             assert "4 jobs" in text and "ORQAL_STORE" in text
             back = json.loads(orqal.cli("copy-store", other, "--json").stdout)  # once more: it is the same
             assert back["sha256"] == there["sha256"]
+    finally:
+        if orqal.processes():
+            orqal.cli("down", check=False)
+        for container in orqal.containers():
+            container.remove(force=True)
+
+
+@pytest.mark.timeout(240)
+def test_while_the_server_is_away_the_api_says_so_and_nothing_is_lost(
+    image: str, home: Path, mongo: Server, mongo_url: str
+) -> None:
+    if mongo.restart is None:
+        pytest.skip("needs a MongoDB server that the test may kill")
+    orqal = Orqal(home, settings={"ORQAL_STORE": mongo_url})
+    away = threading.Thread(target=mongo.restart, args=[20])
+    try:
+        orqal.up()
+        command = ["sh", "-c", "sleep 5; echo whole"]
+        job = orqal.submit("Run", params={"image": "orqal/demo", "cmd": command, "network": "none"})
+        orqal.running(job)
+        away.start()
+        asked = [("GET", f"/api/job/{job}"), ("GET", f"/job/{job}"), ("POST", "/api/job")]
+
+        def refused(asked: tuple[str, str]) -> httpx.Response:
+            with orqal.http() as http:
+                while away.is_alive():
+                    json = {"app": "Test", "use_cache": False} if asked[0] == "POST" else None
+                    answer = http.request(asked[0], f"{orqal.root}{asked[1]}", json=json)
+                    if not answer.is_success:
+                        return answer
+                    time.sleep(0.1)
+            raise AssertionError(f"{asked} was answered all the time")
+
+        with ThreadPoolExecutor() as pool:
+            api, page, submission = pool.map(refused, asked)
+        away.join()
+        assert (api.status_code, page.status_code, submission.status_code) == (503, 503, 503)
+        assert "the store of jobs cannot be read now" in api.json()["detail"]
+        assert api.headers["Retry-After"] == "5"
+        assert "The store of jobs cannot be read now" in page.text
+        assert "the store of jobs cannot be written now" in submission.json()["detail"]
+        ended = orqal.ended(job)
+        assert (ended["ok"], ended["attempt"], ended["stdout"]) == (True, 1, ["whole", ""])
+        orqal.down()
     finally:
         if orqal.processes():
             orqal.cli("down", check=False)
