@@ -28,8 +28,8 @@ from orqal.actors.tasks import Tasks
 from orqal.actors.waiting import Waiting, line
 from orqal.docker_engine import ContainerKey
 from orqal.doctor import StoredJob, is_over
-from orqal.models import AppInfo, Change, ErrorType, HostInfo, JobRecord, JobSpec, Resources, Shape, Status, now
-from orqal.scheduling import demand, impossible, place, why_not
+from orqal.models import AppInfo, Change, ErrorType, HostInfo, JobRecord, JobSpec, Resources, Status, now
+from orqal.scheduling import LineKey, demand, impossible, place, why_not
 from orqal.scheduling.placement import PATIENCE
 from orqal.settings import Settings
 from orqal.store import open_store
@@ -212,15 +212,18 @@ class Scheduler:
         key = self._waiting.queue.key(job)
         if key is None:
             return {}
-        return {host.info.name: self._reason(key.shape, host) for host in self._hosts}
+        return {host.info.name: self._reason(key, host) for host in self._hosts}
 
     @staticmethod
-    def _reason(shape: Shape, host: KnownHost) -> str:
+    def _reason(key: LineKey, host: KnownHost) -> str:
+        shape = key.shape
         if host.info.state != "ready":
             return host.info.state
         if host.drained and not host.counted.lacks(shape) and host.counted.could_ever(shape):
             return f"drained, until `orqal undrain {host.info.name}`"
-        return why_not(shape, host.counted) or "it is about to take one"
+        if (why := why_not(shape, host.counted)) is None and host.info.name in key.avoid:
+            return "an attempt at it failed there, by no fault of its own: it waits for another host"
+        return why or "it is about to take one"
 
     async def job_of(self, container: str) -> str | None:
         """The job whose container this is, if it runs."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from orqal.actors.apps import Apps
 from orqal.actors.ledger import Ledger
 from orqal.docker_engine import with_tag
-from orqal.models import ErrorType, JobRecord, Shape, now
+from orqal.models import ErrorType, Fault, JobRecord, Shape, now
 from orqal.scheduling import LineKey, Queue
 from orqal.wrappers.catalog import App
 
@@ -98,4 +98,7 @@ def line(record: JobRecord, app: App | None) -> LineKey:
         ram_gb = record.next_memory_in_gb
     requires = frozenset((app.info.requires or {}).items())
     image = app.info.docker_url and with_tag(app.info.docker_url)
-    return LineKey(record.user, Shape(threads, ram_gb, requires), image)
+    # Such a host may be ready all the time, and fail all that comes; a full disk is enough for that. As it has room
+    # sooner than others it would have all jobs in the end, and fail all their attempts.
+    avoid = frozenset(each.host for each in record.attempts if each.host and each.fault is Fault.INFRASTRUCTURE)
+    return LineKey(record.user, Shape(threads, ram_gb, requires), image, avoid)

@@ -80,10 +80,10 @@ def place(queue: Queue, hosts: Collection[Host], in_use: dict[str, int], now: fl
         if (present := _rank(line, queue, in_use)) != rank:  # its user has had a turn since
             heappush(waiting, present)
             continue
-        host = _choose(line.key, (host for host in hosts if host.id not in kept))
+        host = _choose(line.key, hosts, kept)
         if host is None:
             if now - line.since >= PATIENCE:
-                kept |= _keep(line.key.shape, hosts, kept)
+                kept |= _keep(line.key, hosts, kept)
             continue
         if line.key.image and line.key.image not in host.images:
             host.pulling |= {line.key.image}
@@ -139,11 +139,16 @@ def _rank(line: Line, queue: Queue, in_use: dict[str, int]) -> _Rank:
     return _Rank(in_use.get(user, 0), queue.turn(user), line.number, line)
 
 
-def _choose(key: LineKey, hosts: Iterable[Host]) -> Host | None:
+def _open(key: LineKey, hosts: Collection[Host]) -> list[Host]:
+    """The hosts that jobs of this line may come onto, once there is room: those to avoid only if there is no other."""
+    able = [host for host in hosts if host.open and host.could_ever(key.shape)]
+    return [host for host in able if host.id not in key.avoid] or able
+
+
+def _choose(key: LineKey, hosts: Collection[Host], kept: Collection[str]) -> Host | None:
     """Of the hosts that have the image, or else of those that are pulling it, or else of all, the one with the largest
     part of its cores free: containers disturb each other least there."""
-    shape = key.shape
-    able = [host for host in hosts if host.open and host.could_ever(shape) and host.request(shape).fits(host.room)]
+    able = (host for host in _open(key, hosts) if host.id not in kept and host.request(key.shape).fits(host.room))
     return max(
         able,
         key=lambda host: (
@@ -156,9 +161,9 @@ def _choose(key: LineKey, hosts: Iterable[Host]) -> Host | None:
     )
 
 
-def _keep(shape: Shape, hosts: Iterable[Host], kept: set[str]) -> set[str]:
-    """The host to be kept free for a shape: the one with the least in use. The same at each decision, for
+def _keep(key: LineKey, hosts: Collection[Host], kept: Collection[str]) -> set[str]:
+    """The host to be kept free for a line: the one with the least in use. The same at each decision, for
     nothing new comes onto it."""
-    able = [host for host in hosts if host.open and host.id not in kept and host.could_ever(shape)]
+    able = [host for host in _open(key, hosts) if host.id not in kept]
     chosen = min(able, key=lambda host: (host.used.threads / host.capacity.threads, host.id), default=None)
     return {chosen.id} if chosen else set()

@@ -20,6 +20,8 @@ class LineKey(NamedTuple):
     shape: Shape
     image: str | None = None
     """The image they run in, with its tag, where it is the same for all: a host that has it is better."""
+    avoid: frozenset[str] = frozenset()
+    """The hosts that get them only if no other is open for their shape."""
 
 
 class _Entry(NamedTuple):

@@ -1,13 +1,13 @@
 """Jobs on three hosts while parts are killed at random; then a check from the outside that nothing is lost.
 
-    make chaos                                                       # half an hour; needs root
+    make chaos                                            # forty minutes; needs root
     make chaos ARGS='--seed 7 --rounds 1 --store mongodb'
 
-A user submits named batches, one after the other, as long as things happen. In a round each fault happens once, in an
-order, and to hosts, that the seed gives; each when all works again after the one before. Then the store, as the API
-tells it, and what the user was told, are compared with the containers' own record of their runs (each adds a line to a
-file of its host when it begins, and when it ends), with the Docker daemons, and with Ray; and with what `orqal doctor`
-finds.
+First with the jobs in SQLite, then in a MongoDB: a user submits named batches, one after the other, as long as things
+happen. In a round each fault happens once, in an order, and to hosts, that the seed gives; each when all works again
+after the one before. Then the store, as the API tells it, and what the user was told, are compared with the containers'
+own record of their runs (each adds a line to a file of its host when it begins, and when it ends), with the Docker
+daemons, and with Ray; and with what `orqal doctor` finds.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=1, help="the order of the faults, and whom they hit")
     parser.add_argument("--rounds", type=int, default=3, help="how often each fault happens")
-    parser.add_argument("--store", choices=("sqlite", "mongodb"), default="sqlite", help="where the jobs are kept")
+    parser.add_argument("--store", choices=("sqlite", "mongodb"), help="where the jobs are kept; both, one by one")
     parser.add_argument("--only", default="", help="only the faults with this word in their names")
     options = parser.parse_args()
     began = time.monotonic()
@@ -274,30 +274,36 @@ def main() -> int:
     def say(words: str) -> None:
         print(f"{time.monotonic() - began:6.0f} s  {words}", flush=True)
 
+    good = True
     try:
         with contextlib.ExitStack() as stack:
             say("starting three hosts with a Docker daemon each")
             cluster = stack.enter_context(Namespaces(3))
             give_image(cluster.hosts)
-            mongo = stack.enter_context(server(cluster.gateway)) if options.store == "mongodb" else None
-            if options.store == "mongodb" and (mongo is None or mongo.restart is None):
-                sys.exit("chaos: --store mongodb needs a server that it can kill; scripts/mongo.sh makes one")
-            say(f"seed {options.seed}, {options.rounds} rounds, jobs in {mongo.name if mongo else 'SQLite'}")
-            report = run(
-                cluster,
-                seed=options.seed,
-                rounds=options.rounds,
-                only=lambda fault: options.only in fault,
-                mongo=mongo,
-                say=say,
-            )
+            stores: dict[str, Server | None] = {"SQLite": None} if options.store != "mongodb" else {}
+            if options.store != "sqlite":
+                mongo = stack.enter_context(server(cluster.gateway))
+                if mongo is None or mongo.restart is None:
+                    sys.exit("chaos: a MongoDB server is needed that can be killed; scripts/mongo.sh makes one")
+                stores[mongo.name] = mongo
+            for name, mongo in stores.items():
+                say(f"seed {options.seed}, {options.rounds} rounds, jobs in {name}")
+                report = run(
+                    cluster,
+                    seed=options.seed,
+                    rounds=options.rounds,
+                    only=lambda fault: options.only in fault,
+                    mongo=mongo,
+                    say=say,
+                )
+                print(f"\njobs in {name}:\n{report}\n", flush=True)
+                good = good and report.good
     except Unavailable as problem:
         sys.exit(f"chaos: {problem}")
     except TimeoutError as problem:
         print(f"\nchaos: {problem}", file=sys.stderr)
         return 1
-    print(f"\n{report}")
-    return 0 if report.good else 1
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

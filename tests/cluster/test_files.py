@@ -30,6 +30,24 @@ class Big(AbstractWrapper):
             dd if=/dev/urandom of=big bs=1048576 count=64 &&
             dd if=/dev/urandom of=big bs=1048576 count=1 seek=2047 &&
             sha256sum < big > sum && cat sum && head -c 3000000 /dev/urandom >&2"""]
+
+
+class Note(AbstractWrapper):
+    """Writes its input into a file."""
+    docker_url = "orqal/demo"
+    threads = 0.5
+    memory_in_gb = 0.1
+    network = "none"
+    create_dir = True
+    def get_cmd(self, params):
+        return ["sh", "-c", f"echo {self.job.input} >note && cat note"]
+    def set_result(self, job):
+        job.set_result(int(job.stdout[0]))
+
+
+class NoteThere(Note):
+    """The same, on the host with the disk."""
+    requires = {"disk": "large"}
 '''
 ALLOWED = 400 << 20
 """Bytes that all processes together may take more while 2 GiB pass: Ray's object stores keep what they once had."""
@@ -102,3 +120,27 @@ def test_a_file_of_gigabytes_on_another_host(lab: Lab) -> None:
         with http.stream("GET", path, headers={"Range": "bytes=5-", "If-Range": '"other"'}) as response:
             assert (response.status_code, response.headers["content-length"]) == (200, str(SIZE))
         assert http.get(f"/job/{job['_id']}/download/none").status_code == 404
+
+
+def test_a_host_whose_disk_is_full_costs_no_job(lab: Lab) -> None:
+    host = lab.cluster.hosts[1]
+    fill = (
+        "cd ~/.orqal/jobs && mount -t tmpfs -o size=64k tmpfs . && cd ~/.orqal/jobs; yes >full 2>/dev/null; ls -s full"
+    )
+    assert host.run(["bash", "-c", fill]).stdout.startswith("64 ")
+    try:
+        jobs = [lab.submit("Note", number) for number in range(20)]
+        stays = lab.submit("NoteThere", 20)
+        assert lab.tried(stays)["attempts"][0]["error"]["type"] == "docker_error"
+        ended = [lab.ended(job) for job in jobs]
+    finally:
+        host.run(["bash", "-c", "umount --lazy ~/.orqal/jobs"])
+    assert [(job["ok"], job["result"]) for job in ended] == [(True, number) for number in range(20)]
+    failed = [attempt for job in ended for attempt in job["attempts"]]
+    assert failed, "h2 has got none of them"
+    assert {(attempt["host"], attempt["fault"]) for attempt in failed} == {("h2", "infrastructure")}
+    assert {len(job["attempts"]) for job in ended} <= {0, 1}, "one that failed there goes elsewhere"
+    assert "No space left" in failed[0]["error"]["message"]
+    # One that can go nowhere else is tried there until there is room.
+    job = lab.ended(stays)
+    assert (job["ok"], job["host"], job["result"]) == (True, "h2", 20)

@@ -464,6 +464,36 @@ def test_a_full_host_with_the_image_keeps_nobody_waiting() -> None:
     assert (scene.running["other"].host, scene.running["first"].host) == ("b", "a")
 
 
+def test_a_host_to_avoid_gets_it_only_if_no_other_is_open() -> None:
+    scene = Scene(host("a", threads=8), host("b", threads=1), host("c", threads=8, open=False))
+    key = LineKey("u", Shape(1, 1), None, frozenset({"a", "c"}))
+    for job in ("first", "second"):
+        scene.queue.push(job, key, scene.now)
+    assert scene.place() == ["first"], "it waits for b, which is full, though there is room on a"
+    assert scene.running["first"].host == "b"
+    scene.hosts["b"].open = False
+    assert scene.place() == ["second"]
+    assert scene.running["second"].host == "a"
+    # For one too large for the others there is no other.
+    scene.hosts["b"].open = True
+    scene.queue.push("large", key._replace(shape=Shape(4, 1)), scene.now)
+    assert scene.place() == ["large"]
+
+
+def test_no_host_to_avoid_is_kept_free() -> None:
+    scene = Scene(host("a", threads=4), host("b", threads=4))
+    scene.push("running", shape=Shape(3, 1))
+    scene.place()
+    assert scene.running["running"].host == "b"
+    scene.queue.push("large", LineKey("u", Shape(4, 1), None, frozenset({"a"})), scene.now)
+    scene.place()
+    scene.now += PATIENCE
+    scene.push("small", user="v", shape=Shape(1, 1))
+    assert scene.place() == ["small"] and scene.running["small"].host == "a", "b is kept"
+    scene.end("running")
+    assert scene.place() == ["large"]
+
+
 # Any mix
 
 
@@ -486,13 +516,15 @@ class Cluster(RuleBasedStateMachine):
         user=st.sampled_from("uvw"),
         shape=st.builds(Shape, amounts, amounts, st.sampled_from([frozenset(), GPU])),
         image=st.sampled_from([None, "x:1", "y:1"]),
+        avoid=st.frozensets(st.sampled_from("abc"), max_size=2),
         count=st.integers(1, 5),
     )
-    def submit(self, user: str, shape: Shape, image: str | None, count: int) -> None:
+    def submit(self, user: str, shape: Shape, image: str | None, avoid: frozenset[str], count: int) -> None:
+        key = LineKey(user, shape, image, avoid)
         for _ in range(count):
             self.jobs += 1
-            self.scene.push(str(self.jobs), user=user, shape=shape, image=image)
-            self.lines[LineKey(user, shape, image)].append(str(self.jobs))
+            self.scene.queue.push(str(self.jobs), key, self.scene.now)
+            self.lines[key].append(str(self.jobs))
 
     @rule(seconds=st.sampled_from([0.0, 1.0, PATIENCE]))
     def decide(self, seconds: float) -> None:
@@ -503,6 +535,9 @@ class Cluster(RuleBasedStateMachine):
             assert self.lines[placed.key].pop(0) == job, "not the first of its line"
             assert job not in self.was_placed, "placed twice"
             assert placed.host not in was_closed
+            shape, others = placed.key.shape, self.scene.hosts.keys() - was_closed - placed.key.avoid
+            if placed.host in placed.key.avoid:
+                assert not any(self.scene.hosts[other].could_ever(shape) for other in others)
             assert placed.key.shape.requires <= self.scene.hosts[placed.host].labels.items()
             assert placed.resources == self.scene.hosts[placed.host].request(placed.key.shape)
             self.was_placed.add(job)
