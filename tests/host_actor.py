@@ -56,7 +56,7 @@ class Actors:
 
         async def make() -> HostActor:
             actor = HostActor.__new__(HostActor)
-            await HostActor.__init__(actor, self.cluster, "0f" * 28, self.told)  # type: ignore[misc] # as Ray does
+            await HostActor.__init__(actor, self.cluster, "0f" * 28, self.told)  # as Ray does
             return actor
 
         return self.do(make()).result(30)
@@ -94,7 +94,7 @@ class Actors:
 
 def order(*cmd: str, timeout: float | None = None, **job: Any) -> Order:
     [app] = [app for app in catalog.built_in() if app.info.name == "Run"]
-    params = {"image": "orqal/demo", "cmd": list(cmd), "network": "none"}
+    params: dict[str, Any] = {"image": "orqal/demo", "cmd": list(cmd), "network": "none"}
     record = JobRecord(app="Run", params=params, id=str(ObjectId()), ctime=now(), **job)
     return Order(record, app.ref, Resources.of(1, 0.05), timeout)
 
@@ -109,4 +109,4 @@ def seconds(moment: str) -> float:
 
 def ended(outcome: Outcome) -> tuple[ErrorType | None, int | None, str]:
     error = outcome.job.error
-    return error and error.type, outcome.job.exit_code, outcome.output.stdout
+    return error.type if error else None, outcome.job.exit_code, outcome.output.stdout

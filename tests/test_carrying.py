@@ -112,17 +112,17 @@ def test_fetching_is_stopped_from_another_thread(engine: Engine, tmp_path: Path)
     container, _ = ended(engine, "dd if=/dev/zero of=big bs=1M count=50")
     files = engine.fetch(container, DIRECTORY)
     assert files is not None
-    reads = 0
+    fetched, reads = files, 0
 
     class Stopped:
         def read(self, size: int, /) -> bytes:
             nonlocal reads
             reads += 1
             if reads == 3:
-                stopper = threading.Thread(target=files.close)
+                stopper = threading.Thread(target=fetched.close)
                 stopper.start()
                 stopper.join()
-            return files.read(size)
+            return fetched.read(size)
 
     with pytest.raises(Unreachable):
         archive.unpack(Stopped(), tmp_path / JOB)

@@ -435,7 +435,7 @@ def test_a_job_that_is_not_submitted_knows_nothing_and_says_so() -> None:
     with pytest.raises(OrqalError, match="not been submitted"):
         job.load()
     with pytest.raises(AttributeError, match="nothing_of_the_kind"):
-        _ = job.nothing_of_the_kind  # type: ignore[attr-defined]
+        _ = job.nothing_of_the_kind
 
 
 def test_a_job_known_by_its_id_is_loaded_when_it_is_looked_at(server: StandInServer) -> None:
@@ -742,12 +742,15 @@ def test_a_notebook_gets_its_own_bar(
     from types import SimpleNamespace
 
     shown: list[str] = []
-    display = SimpleNamespace(
-        HTML=str, display=lambda text, display_id: shown.append(text) or SimpleNamespace(update=shown.append)
-    )
+
+    def show(text: str, display_id: bool) -> SimpleNamespace:
+        shown.append(text)
+        return SimpleNamespace(update=shown.append)
+
+    display = SimpleNamespace(HTML=str, display=show)
     ipython = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=object()), display=display)
-    monkeypatch.setitem(sys.modules, "IPython", ipython)  # type: ignore[arg-type]
-    monkeypatch.setitem(sys.modules, "IPython.display", display)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
     server.answers["POST jobs/wait"] = Reply(ndjson(change(A), change(B, exit_code=3)))
     wait([Job(A), Job(B)])
     assert "0 of 2" in shown[0]

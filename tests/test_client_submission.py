@@ -269,7 +269,7 @@ def test_a_server_that_is_too_busy_is_asked_again_when_it_said(
     server: StandInServer, pauses: list[float], call: str
 ) -> None:
     client = Client(server.url)
-    calls: dict[str, tuple[str, Reply, Callable[[], Any]]] = {
+    calls: dict[str, tuple[str, Any, Callable[[], Any]]] = {
         "submit": ("POST job", Reply(A.encode()), lambda: client.submit(b"{}")),
         "counts": ("GET jobs/status", Reply({"todo": 1}), client.counts),
         "submit_many": ("POST jobs", ndjson({"_id": A}), lambda: list(client.submit_many([b"{}"]))),

@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer
 import yaml
@@ -33,8 +32,7 @@ def command_of(service: dict[str, Any]) -> list[str]:
 
 def parsed(words: list[str]) -> dict[str, Any]:
     """The options of an `orqal` command, as the command line takes them."""
-    program = typer.main.get_command(app)
-    assert isinstance(program, click.Group) or hasattr(program, "commands")
+    program: Any = typer.main.get_command(app)
     command = program.commands[words[1]]
     return dict(command.make_context(words[1], words[2:]).params)
 

@@ -97,7 +97,7 @@ async def an_actor(cluster: str) -> tuple[HostActor, Recorder]:
 
 def order(script: str) -> Order:
     job = JobRecord(
-        _id=secrets.token_hex(12), app="Make", params={"script": script}, ctime=now(), current_status=Status.INIT
+        id=secrets.token_hex(12), app="Make", params={"script": script}, ctime=now(), current_status=Status.INIT
     )
     ref = WrapperRef("Make", source=SOURCE, trusted=True, makes_result=False)
     return Order(job, ref, Resources.of(0.5, 0.1), None)

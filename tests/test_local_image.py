@@ -21,7 +21,7 @@ def client() -> Iterator[docker.DockerClient]:
     client = docker.from_env()
     yield client
     for image in client.images.list(name=IMAGE):
-        client.images.remove(image.id, force=True)
+        client.images.remove(str(image.id), force=True)
     client.close()
 
 

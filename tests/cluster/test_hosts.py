@@ -159,7 +159,7 @@ def test_a_host_that_joins_gets_work_at_once(lab: Lab) -> None:
         ["orqal", "join", lab.head.address, *GPU], environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as join:
         assert join.stdout is not None
-        lines = []
+        lines: list[str] = []
         while "Waiting until it gets work" not in (line := join.stdout.readline()):
             assert line, lines
             lines.append(line)
@@ -252,7 +252,7 @@ def test_orqal_and_ray_agree_and_no_host_has_more_than_it_can(members: Lab) -> N
         offered = hosts[host.name]
         assert offered["threads"] == info["NCPU"] - kept
         assert offered["ram_gb"] == int(info["MemTotal"] / 1e9 - float(lab.settings["ORQAL_KEEP_RAM_GB"]))
-    jobs = []
+    jobs: list[str] = []
     for number in range(3):
         for shape in SHAPES:
             seconds = 1 + (len(jobs) * 7 % 5) / 2

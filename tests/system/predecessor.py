@@ -37,7 +37,7 @@ class Client:
     def __init__(self, folder: Path) -> None:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         self._python = folder / "bin" / "python"
-        pip = [self._python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip: list[str | Path] = [self._python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         # setuptools: its old dependencies have no wheels and are built with it.
         subprocess.run([*pip, "setuptools<81", "wheel"], check=True)
         subprocess.run([*pip, PUBLISHED], check=True)

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -78,8 +79,15 @@ def test_nothing_but_healthz_answers_without_the_token(orqal: Orqal) -> None:
         scripts = re.findall(r'src="(/[^"]+)"', page)
         assert scripts
         for method, path in [*routes(orqal), *(("GET", script) for script in scripts)]:
-            for wrong in (None, "Bearer wrong", b"Bearer \xff", f"Bearer {orqal.token}x", "Basic eDp4", "Basic %"):
-                answer = http.request(method, path, headers={} if wrong is None else {"Authorization": wrong})
+            for wrong in (
+                None,
+                b"Bearer wrong",
+                b"Bearer \xff",
+                f"Bearer {orqal.token}x".encode(),
+                b"Basic eDp4",
+                b"Basic %",
+            ):
+                answer = http.request(method, path, headers={} if wrong is None else {b"Authorization": wrong})
                 assert answer.status_code == 401, (method, path, wrong)
                 assert answer.headers.get_list("www-authenticate") == ["Bearer", 'Basic realm="Orqal", charset="UTF-8"']
                 assert "ORQAL_TOKEN" in answer.json()["detail"]
@@ -208,7 +216,7 @@ def _status_code(orqal: Orqal) -> int | None:
 # What jobs may mount
 
 
-def run(orqal: Orqal, *cmd: str, volumes: list[str]) -> dict[str, object]:
+def run(orqal: Orqal, *cmd: str, volumes: list[str]) -> dict[str, Any]:
     params = {"image": "orqal/demo", "cmd": list(cmd), "network": "none", "volumes": volumes}
     return orqal.run("Run", params=params, threads=0.5, memory_in_gb=0.05)
 
@@ -221,7 +229,7 @@ def test_allowed_folders_are_mounted(local: Orqal, folders: Path) -> None:
     for volume in (f"{folders}/ro:/x", f"{folders}/rw:/x:ro"):
         job = run(local, "sh", "-c", "echo new > /x/more", volumes=[volume])
         assert job["exit_code"] != 0
-        assert "Read-only" in " ".join(job["stderr"])  # type: ignore[call-overload]
+        assert "Read-only" in " ".join(job["stderr"])
     assert not (folders / "rw" / "more").exists() and not (folders / "ro" / "more").exists()
 
 

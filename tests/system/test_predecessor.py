@@ -161,7 +161,14 @@ def plain(orqal: Orqal) -> httpx.Client:
 
 def old_job(app: str = "Nope", **more: Any) -> bytes:
     """A job as the published client sends it."""
-    keys = {"_id": None, "current_status": None, "container": None, "lswd": [], "stdout": [], "stderr": []}
+    keys: dict[str, Any] = {
+        "_id": None,
+        "current_status": None,
+        "container": None,
+        "lswd": [],
+        "stdout": [],
+        "stderr": [],
+    }
     return json.dumps({**keys, "app": app, "input": "i", "params": {}, "user": "u", "result": None, **more}).encode()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import nbformat
 import pytest
@@ -11,7 +12,7 @@ from nbclient import NotebookClient
 from tests.system.orqal_process import Orqal
 
 
-def _out(orqal: Orqal, code: str) -> object:
+def _out(orqal: Orqal, code: str) -> Any:
     done = orqal.python(code)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -66,7 +67,7 @@ wait([job])
 to = job.download("answer.txt", {str(tmp_path)!r})
 print(json.dumps([job.result, job.files["answer.txt"], pathlib.Path(to).read_text()]))
 """
-    result, url, text = _out(orqal, code)  # type: ignore[misc]
+    result, url, text = _out(orqal, code)
     assert result == ["answer.txt", "params.json"]
     assert url.startswith(f"{orqal.root}/api/job/")
     assert text == "written inside\n"
@@ -88,7 +89,8 @@ def test_progress_in_a_notebook(orqal: Orqal, monkeypatch: pytest.MonkeyPatch) -
         "jobs = batch([Job(app='Test', params={'echo': n}) for n in range(3)])\nwait(jobs)",
         "jobs[0]",
     ]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    v4: Any = nbformat.v4
+    notebook = v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells])
     NotebookClient(notebook, timeout=60).execute()
     shown = json.dumps([cell["outputs"] for cell in notebook.cells])
     assert "3" in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -40,7 +41,7 @@ def test_documentation_needs_no_other_server(orqal: Orqal, page: str) -> None:
 
 
 def test_job_has_the_predecessors_keys(orqal: Orqal) -> None:
-    body = {
+    body: dict[str, Any] = {
         "_id": None,
         "app": "Test",
         "input": "in",
@@ -120,7 +121,7 @@ def test_listing_pages_through_all_that_match(orqal: Orqal) -> None:
         seen: list[str] = []
         cursor = None
         while True:
-            query = {"batch": "listed", "user": "lister", "app": "Test", "limit": 3}
+            query: dict[str, str | int] = {"batch": "listed", "user": "lister", "app": "Test", "limit": 3}
             page = http.get("/jobs", params=query | ({"cursor": cursor} if cursor else {})).json()
             seen += [job["_id"] for job in page["jobs"]]
             cursor = page["cursor"]

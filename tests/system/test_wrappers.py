@@ -122,5 +122,5 @@ def test_images_own_command_stands(orqal: Orqal) -> None:
         job = orqal.run("Run", params={"image": "orqal-test/own"})
         assert job["stdout"] == ["own", "/somewhere", ""]
     finally:
-        client.images.remove(image.id, force=True)
+        client.images.remove(str(image.id), force=True)
         client.close()

@@ -7,9 +7,9 @@ import os
 import stat
 import tarfile
 import tracemalloc
-from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -220,7 +220,7 @@ def test_memory_is_bounded(directory: Path, size: int, files: int, bound: int) -
 
 @pytest.mark.parametrize(("size", "files"), [(1 << 50, 1), (1_000, 10_000)])
 def test_the_disk_does_not_get_full(directory: Path, monkeypatch: pytest.MonkeyPatch, size: int, files: int) -> None:
-    disk = namedtuple("disk", "f_bavail f_frsize")(1000 + archive.KEPT_FREE // 4096, 4096)
+    disk = SimpleNamespace(f_bavail=1000 + archive.KEPT_FREE // 4096, f_frsize=4096)
     monkeypatch.setattr(os, "statvfs", lambda path: disk)
     endless = Endless(size, files)
     with pytest.raises(OSError, match=r"more than the 0\.3 GB that are free"):

@@ -19,6 +19,7 @@ from orqal.models import Change, HostInfo, JobRecord, Status, now
 from orqal.serve_app import backend as backend_module
 from orqal.serve_app.backend import Backend
 from orqal.serve_app.views import Missed
+from orqal.settings import Settings
 from orqal.store import SqliteStore, Submission
 
 LIMIT = 10.0
@@ -40,7 +41,7 @@ def change(number: int) -> Change:
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SqliteStore:
     monkeypatch.setenv("ORQAL_HOME", str(tmp_path))
-    return SqliteStore(backend_module.Settings().store_path)
+    return SqliteStore(Settings().store_path)
 
 
 @asynccontextmanager

@@ -66,7 +66,7 @@ def on_h2(machine: Machine) -> Cluster:
 
 def with_container(job: str, attempt: int, stored: StoredJob | None) -> Cluster:
     """One more container on the host h1, and what the store has of its job."""
-    facts = on_h1(containers=H1.containers | {ContainerKey(job, attempt): "c2"})
+    facts = on_h1(containers={**H1.containers, ContainerKey(job, attempt): "c2"})
     return facts if stored is None else replace(facts, stored={**WELL.stored, job: stored})
 
 

@@ -343,7 +343,7 @@ def test_other_scopes_are_the_applications() -> None:
 def test_the_proxys_guard_has_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORQAL_TOKEN", "t")
     monkeypatch.setenv("ORQAL_NO_TOKEN", "0")
-    outermost = middlewares()[-1]
+    outermost: Any = middlewares()[-1]
     assert outermost.cls is Guard and outermost.kwargs == {"token": "t", "no_token": False}
     monkeypatch.setenv("ORQAL_NO_TOKEN", "1")
     assert middlewares()[-1].kwargs == {"token": "t", "no_token": True}

@@ -557,7 +557,7 @@ class Cluster(RuleBasedStateMachine):
         self.lines[key].insert(0, job)
         self.was_placed.discard(job)
 
-    @precondition(lambda self: len(self.scene.queue))
+    @precondition(lambda self: len(self.scene.queue) > 0)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         key = data.draw(st.sampled_from(sorted((key for key, jobs in self.lines.items() if jobs), key=repr)))

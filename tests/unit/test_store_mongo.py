@@ -341,9 +341,13 @@ def hit(store: MongoStore) -> None:
         store.insert(Submission(at=NOON, hits=["a"]))
 
 
+def finding(values: dict[str, Any], cursor: str | None) -> Callable[[MongoStore], object]:
+    return lambda store: store.find(JobFilter(**values), 5, cursor)
+
+
 CALLS: dict[str, Callable[[MongoStore], object]] = {
     **{
-        f"find {values} {cursor}": lambda store, v=values, c=cursor: store.find(JobFilter(**v), 5, c)
+        f"find {values} {cursor}": finding(values, cursor)
         for values in [
             dict(asked)
             for number in (0, 1, 2)

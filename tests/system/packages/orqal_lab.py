@@ -1,5 +1,7 @@
 """An installed package with a wrapper, named by its entry point."""
 
+from typing import Any
+
 from orqal import AbstractWrapper
 
 
@@ -11,8 +13,8 @@ class Hello(AbstractWrapper):
     memory_in_gb = 0.05
     network = "none"
 
-    def get_cmd(self, params):
+    def get_cmd(self, params: dict[str, Any]) -> list[str]:
         return ["echo", f"hello {self.job.input}"]
 
-    def set_result(self, job):
+    def set_result(self, job: Any) -> None:
         job.set_result({"said": job.stdout[0]})
