@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pytest
 from bson import ObjectId
 
-from orqal.actors.host import HostActor
+from orqal.actors.execution import Execution
 from orqal.actors.messages import Outcome
 from orqal.docker_engine import Engine
 from orqal.docker_errors import Unreachable
@@ -121,7 +121,7 @@ def test_one_that_will_be_tried_again_is_not_concluded(lab: Actors, monkeypatch:
     async def concluded(*_: Any) -> Outcome:
         raise AssertionError
 
-    monkeypatch.setattr(HostActor, "_concluded", concluded)
+    monkeypatch.setattr(Execution, "_concluded", concluded)
     wanted = order("sh", "-c", "echo on; exit 9", retry_policy=RetryPolicy(retries=1, retry_on=[9]))
     outcome = lab.do(lab.actor().run(wanted)).result(60)
     assert (outcome.job.current_status, ended(outcome)) == (Status.EXITED, (None, 9, "on\n"))
