@@ -6,18 +6,20 @@ import os
 import platform
 import re
 import shutil
+import sqlite3
 import stat
 import time
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
 
 from orqal import __version__
-from orqal.doctor import Disk, Machine
+from orqal.doctor import Disk, Machine, StoreFacts
 from orqal.settings import Settings
+from orqal.store import StoreError, backup, first_sentence, open_store
 
 STALE_AFTER = 3_600.0
 """Seconds without a change after which a folder of a Ray node that nobody uses is left over: until then somebody may
@@ -37,6 +39,32 @@ def machine(settings: Settings, docker_root: str | None = None) -> Machine:
         stale_folders=stale_folders(),
         versions=versions(),
     )
+
+
+def store(settings: Settings) -> StoreFacts:
+    """Whether the store of jobs can be read, all of it."""
+    place = settings.store_place
+    if settings.store_is_mongo:
+        return StoreFacts(place, silent=_silence(settings))
+    if not settings.store_path.exists():
+        return StoreFacts(place)  # nobody has submitted anything yet
+    try:
+        with closing(backup.opened(settings.store_path)) as connection:
+            return StoreFacts(place, damage=backup.problems_of(connection))
+    except (StoreError, sqlite3.Error, OSError) as error:
+        return StoreFacts(place, damage=[str(error)])
+
+
+def _silence(settings: Settings) -> str | None:
+    try:
+        with closing(open_store(settings, read_only=True)) as database:
+            try:
+                database.counts()
+            except database.failures as error:
+                return first_sentence(error)
+    except StoreError as error:
+        return str(error)
+    return None
 
 
 def versions() -> dict[str, str]:

@@ -25,6 +25,7 @@ class Kind(str, Enum):
     """What can be found. The list is closed: scripts may rely on it."""
 
     STORE_DAMAGED = "store_damaged"
+    STORE_SILENT = "store_silent"
     ORQAL_DIED = "orqal_died"
     API_SILENT = "api_silent"
     HOST_SILENT = "host_silent"
@@ -162,6 +163,22 @@ class StoredJob:
 
 
 @dataclass(frozen=True)
+class StoreFacts:
+    """Where jobs are kept, and whether they can be read."""
+
+    place: str = ""
+    damage: Sequence[str] = ()
+    """What is wrong with the file, in words."""
+    silent: str | None = None
+    """Why the database does not answer, in words."""
+
+    @property
+    def readable(self) -> bool:
+        """All of it."""
+        return not self.damage and self.silent is None
+
+
+@dataclass(frozen=True)
 class Cluster:
     """Of a cluster that is up."""
 
@@ -181,9 +198,7 @@ class Cluster:
     """The Ray nodes that live."""
     broken_apps: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Name -> (where it comes from, why it cannot be loaded)."""
-    store: str = ""
-    """Where jobs are kept."""
-    store_problems: Sequence[str] = ()
+    store: StoreFacts = field(default_factory=StoreFacts)
     versions: Mapping[str, str] = field(default_factory=dict)
     """The head's."""
 
@@ -199,8 +214,7 @@ class Alone:
     """Of the head's processes: those that run."""
     silence: str = ""
     """Why the API does not answer."""
-    store: str = ""
-    store_problems: Sequence[str] = ()
+    store: StoreFacts = field(default_factory=StoreFacts)
     daemon_silent: str | None = None
     machine: Machine = field(default_factory=Machine)
 
@@ -215,7 +229,7 @@ def judge(facts: Cluster) -> list[Finding]:
     """What is wrong with a cluster, the worst first."""
     return _sorted(
         [
-            *_of_store(facts.store, facts.store_problems),
+            *_of_store(facts.store),
             *_of_jobs(facts),
             *_of_leases(facts),
             *_of_actors(facts),
@@ -230,7 +244,7 @@ def judge_alone(facts: Alone) -> list[Finding]:
     return _sorted(
         [
             *_of_parts(facts),
-            *_of_store(facts.store, facts.store_problems),
+            *_of_store(facts.store),
             *_of_daemon("this machine", facts.daemon_silent),
             *_of_machine("this machine", facts.machine),
         ]
@@ -253,16 +267,26 @@ def _sorted(findings: list[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: (order.index(finding.kind), finding.where, finding.subject))
 
 
-def _of_store(place: str, problems: Sequence[str]) -> Iterator[Finding]:
-    if problems:
+def _of_store(store: StoreFacts) -> Iterator[Finding]:
+    if store.damage:
         yield Finding(
             kind=Kind.STORE_DAMAGED,
             where="store",
-            subject=place,
-            what=f"The store {place} is damaged or cannot be read: {'; '.join(problems):.1000}.",
+            subject=store.place,
+            what=f"The store {store.place} is damaged or cannot be read: {'; '.join(store.damage):.1000}.",
             why="Jobs in the damaged part cannot be read, and what is written there may be lost.",
             remedy="Run `orqal down`, copy the file away, then `orqal restore BACKUP --overwrite`; without a backup, "
             "`sqlite3 FILE .recover | sqlite3 NEW` saves what can be read. Look for a disk that fails (`dmesg`).",
+        )
+    if store.silent is not None:
+        yield Finding(
+            kind=Kind.STORE_SILENT,
+            where="store",
+            subject=store.place,
+            what=f"The database {store.place} does not answer: {store.silent}.",
+            why="No job can be submitted or looked at. Those that run go on; their ends are written when it is back.",
+            remedy="Start it, or see why it cannot be reached from the head (its address, a firewall, its user and "
+            "password). Orqal goes on by itself then.",
         )
 
 
@@ -365,7 +389,9 @@ def _of_host(host: HostFacts, facts: Cluster) -> Iterator[Finding]:
         return
     yield from _of_daemon(host.name, host.daemon_silent)
     attempts = {ContainerKey(job.job, job.attempt) for job in facts.jobs}
-    for key, container in host.containers.items():
+    # Without a store that can be read all of it, nothing is known to belong to no job.
+    containers, directories = (host.containers, host.directories) if facts.store.readable else ({}, frozenset[str]())
+    for key, container in containers.items():
         if key not in attempts and is_over(key, facts.stored.get(key.job)):
             yield Finding(
                 kind=Kind.STRAY_CONTAINER,
@@ -377,7 +403,7 @@ def _of_host(host: HostFacts, facts: Cluster) -> Iterator[Finding]:
                 remedy=f"{_FIX} removes it. Containers that are not this cluster's are never touched.",
                 mendable=True,
             )
-    for job in sorted(host.directories - facts.stored.keys()):
+    for job in sorted(directories - facts.stored.keys()):
         yield Finding(
             kind=Kind.STRAY_DIRECTORY,
             where=host.name,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 
 import psutil
-from pymongo.errors import PyMongoError
 
 from orqal import checkup
 from orqal.cluster import processes
@@ -16,7 +13,6 @@ from orqal.docker_engine import Engine
 from orqal.docker_errors import EngineError
 from orqal.doctor import PARTS, Alone, Checkup, judge_alone
 from orqal.settings import Settings
-from orqal.store import backup, open_store
 
 
 def alone(settings: Settings, silence: str, *, fix: bool = False) -> Checkup:
@@ -51,8 +47,7 @@ def _facts(settings: Settings, silence: str) -> Alone:
         known_up=known_up,
         parts=_parts(processes.find(home)) if has_head else frozenset(),
         silence=silence.strip().rstrip("."),
-        store=settings.store_place,
-        store_problems=_store_problems(settings),
+        store=checkup.store(settings),
         daemon_silent=daemon_silent,
         machine=checkup.machine(settings, docker_root),
     )
@@ -66,27 +61,3 @@ def _parts(found: set[psutil.Process]) -> frozenset[str]:
             command = "".join(process.cmdline()[:1])
             names.append(command if command.startswith("ray::") else process.name())
     return frozenset(part for part in PARTS if any(part in name for name in names))
-
-
-def _store_problems(settings: Settings) -> list[str]:
-    if settings.store_is_mongo:
-        return _problems(lambda: open_store(settings, read_only=True).counts())
-    if not settings.store_path.exists():
-        return []  # nobody has submitted anything yet
-
-    def look() -> None:
-        with closing(backup.opened(settings.store_path)) as connection:
-            if problems := backup.problems_of(connection):
-                raise ClusterError("; ".join(problems))
-
-    return _problems(look)
-
-
-def _problems(look: Callable[[], object]) -> list[str]:
-    try:
-        look()
-    except (ClusterError, RuntimeError, sqlite3.Error, OSError) as error:
-        return [str(error)]
-    except PyMongoError as error:  # its words may have the URL in them
-        return [type(error).__name__]
-    return []

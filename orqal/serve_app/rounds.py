@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -23,7 +22,7 @@ from orqal.doctor import PASSING, Checkup, Cluster, Finding, HostFacts, Kind, St
 from orqal.models import AppInfo, HostInfo, JobRecord, Status
 from orqal.serve_app.backend import Backend
 from orqal.settings import Settings
-from orqal.store import JobFilter, backup
+from orqal.store import JobFilter
 
 log = logging.getLogger("orqal.doctor")
 
@@ -67,8 +66,8 @@ async def _facts(backend: Backend) -> Cluster:
     # What goes meanwhile looks like one, but no longer at a second look.
     held, actors = await asyncio.to_thread(groups), await asyncio.to_thread(_host_actors)
     hosts = await asyncio.gather(*(_examined(backend, info) for info in await backend.hosts()))
-    problems = await _store_problems(backend)
-    stored = {} if problems else await _stored(backend, hosts)
+    store = await asyncio.to_thread(checkup.store, Settings())
+    stored = await _stored(backend, hosts) if store.readable else {}
     in_hand: InHand = await backend.scheduler("in_hand")
     apps: list[AppInfo] = await backend.scheduler("apps")
     nodes = await asyncio.to_thread(ray.nodes)
@@ -82,8 +81,7 @@ async def _facts(backend: Backend) -> Cluster:
         actors=actors,
         nodes=frozenset(node["NodeID"] for node in nodes if node["Alive"]),
         broken_apps={app.name: (app.origin, app.error) for app in apps if app.error is not None},
-        store=Settings().store_place,
-        store_problems=problems,
+        store=store,
         versions=checkup.versions(),
     )
 
@@ -119,27 +117,6 @@ async def _examined(backend: Backend, info: HostInfo) -> HostFacts:
     )
 
 
-async def _store_problems(backend: Backend) -> list[str]:
-    settings = Settings()
-
-    def look() -> list[str]:
-        try:
-            if settings.store_is_mongo:
-                backend.store.counts()
-                return []
-            connection = backup.opened(settings.store_path)
-            try:
-                return backup.problems_of(connection)
-            finally:
-                connection.close()
-        except (sqlite3.Error, OSError) as error:
-            return [str(error)]
-        except Exception as error:  # of the MongoDB
-            return [type(error).__name__]
-
-    return await backend.read(look)
-
-
 async def _stored(backend: Backend, hosts: Iterable[HostFacts]) -> dict[str, StoredJob]:
     """The jobs that are under way, and those of which something is on the hosts."""
     found: dict[str, StoredJob] = {}
@@ -164,7 +141,7 @@ async def _stored(backend: Backend, hosts: Iterable[HostFacts]) -> dict[str, Sto
 
 
 async def _counted(backend: Backend, facts: Cluster) -> dict[str, int]:
-    counts = {} if facts.store_problems else await backend.counts()
+    counts = await backend.counts() if facts.store.readable else {}
     return {
         "hosts": len(facts.hosts),
         "jobs": sum(counts.values()),

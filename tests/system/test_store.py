@@ -91,14 +91,15 @@ def test_while_the_server_is_away_the_api_says_so_and_nothing_is_lost(
         def refused(asked: tuple[str, str]) -> httpx.Response:
             with orqal.http() as http:
                 while away.is_alive():
-                    json = {"app": "Test", "use_cache": False} if asked[0] == "POST" else None
-                    answer = http.request(asked[0], f"{orqal.root}{asked[1]}", json=json)
+                    body = {"app": "Test", "use_cache": False} if asked[0] == "POST" else None
+                    answer = http.request(asked[0], f"{orqal.root}{asked[1]}", json=body)
                     if not answer.is_success:
                         return answer
                     time.sleep(0.1)
             raise AssertionError(f"{asked} was answered all the time")
 
         with ThreadPoolExecutor() as pool:
+            doctor = pool.submit(orqal.cli, "doctor", "--json", "--fix", check=False)
             api, page, submission = pool.map(refused, asked)
         away.join()
         assert (api.status_code, page.status_code, submission.status_code) == (503, 503, 503)
@@ -106,6 +107,8 @@ def test_while_the_server_is_away_the_api_says_so_and_nothing_is_lost(
         assert api.headers["Retry-After"] == "5"
         assert "The store of jobs cannot be read now" in page.text
         assert "the store of jobs cannot be written now" in submission.json()["detail"]
+        [finding] = json.loads(doctor.result().stdout)["findings"]
+        assert (finding["kind"], finding["subject"]) == ("store_silent", mongo_url.rpartition("?")[0] or mongo_url)
         ended = orqal.ended(job)
         assert (ended["ok"], ended["attempt"], ended["stdout"]) == (True, 1, ["whole", ""])
         orqal.down()

@@ -26,6 +26,7 @@ from orqal.doctor import (
     Kind,
     Machine,
     StoredJob,
+    StoreFacts,
     confirmed,
     judge,
     judge_alone,
@@ -44,7 +45,7 @@ WELL = Cluster(
     groups={"orqal 1": "CREATED", "orqal idle": "CREATED"},
     actors=frozenset({"n1", "n2"}),
     nodes=frozenset({"n1", "n2", "n3"}),
-    store="/s",
+    store=StoreFacts("/s"),
     versions={"ray": "2.60.0", "orqal": "1"},
 )
 
@@ -124,7 +125,15 @@ SCENES: dict[str, tuple[Cluster, list[tuple[str, str]]]] = {
         replace(WELL, broken_apps={"Bad": ("/s.py", "SyntaxError")}),
         [("broken_wrapper", "Bad")],
     ),
-    "a damaged store": (replace(WELL, store_problems=["row 7 missing"]), [("store_damaged", "/s")]),
+    "a damaged store": (replace(WELL, store=StoreFacts("/s", damage=["row 7 missing"])), [("store_damaged", "/s")]),
+    "a database that does not answer": (
+        replace(on_h1(directories=frozenset({"d" * 24})), stored={}, store=StoreFacts("/s", silent="refused")),
+        [("store_silent", "/s")],
+    ),
+    "of a damaged store nothing is known to belong to no job": (
+        replace(with_container("b" * 24, 1, None), stored={}, store=StoreFacts("/s", damage=["row 7"])),
+        [("store_damaged", "/s")],
+    ),
     "a disk of which little is free": (
         on_h2(Machine(disks=[Disk("/d", "jobs", int(4 * GB), int(100 * GB))])),
         [("disk_full", "/d")],
@@ -163,7 +172,7 @@ def test_every_kind_has_a_scene() -> None:
 
 
 def test_the_worst_comes_first() -> None:
-    facts = replace(on_h1(clock=(3.0, 0.0), daemon_silent="gone"), store_problems=["row 7"])
+    facts = replace(on_h1(clock=(3.0, 0.0), daemon_silent="gone"), store=StoreFacts("/s", damage=["row 7"]))
     assert [kind for kind, _ in kinds(judge(facts))] == ["store_damaged", "daemon_silent", "clock_skew"]
 
 
@@ -181,7 +190,7 @@ def test_a_home_that_died_and_one_that_is_half_up() -> None:
     parts = frozenset({"gcs_server", "raylet", "Scheduler"})
     [half] = judge_alone(Alone(home="/h", known_up=True, parts=parts, silence="refused"))
     assert half.kind is Kind.API_SILENT and "HostActor, ProxyActor, ServeReplica do not" in half.what
-    rest = Alone(home="/h", known_up=False, store="/s", store_problems=["x"], daemon_silent="refused")
+    rest = Alone(home="/h", known_up=False, store=StoreFacts("/s", damage=["x"]), daemon_silent="refused")
     assert [kind for kind, _ in kinds(judge_alone(rest))] == ["store_damaged", "daemon_silent"]
 
 
