@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +33,8 @@ READY_WITHIN = 90.0
 TIDY_WITHIN = 20.0
 """Seconds in which the containers of a host that leaves are removed."""
 _LOOK_EVERY = 0.1
+_PR_SET_PDEATHSIG = 1
+"""See prctl(2)."""
 
 
 def deploy(cluster: str, address: str, port: int) -> None:
@@ -61,7 +65,14 @@ def deploy(cluster: str, address: str, port: int) -> None:
 
 def cancel() -> None:
     """Cancel every job, and wait until their containers have gone."""
-    ray.get(scheduler().cancel_all.remote(), timeout=READY_WITHIN)
+    try:
+        actor = scheduler()
+    except ValueError:
+        sys.exit(
+            "no scheduler runs that could cancel jobs. `orqal down` stops what is left; the next `orqal up` takes the "
+            "jobs up, and then they can be cancelled"
+        )
+    ray.get(actor.cancel_all.remote(), timeout=READY_WITHIN)
 
 
 def joined(name: str) -> None:
@@ -169,7 +180,16 @@ def _await(condition: Callable[[], bool], otherwise: str) -> None:
         time.sleep(_LOOK_EVERY)
 
 
+def _end_with_parent() -> None:
+    """Whoever waits for what is done here may be killed. Then nobody wants it any more, and nobody would end it: Ray
+    waits for ever for a head that has gone."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1:  # it was killed before that
+        sys.exit("nobody waits for this")
+
+
 if __name__ == "__main__":
+    _end_with_parent()
     ray.init(namespace=NAMESPACE, logging_level="warning", log_to_driver=False)
     match sys.argv[1:]:
         case ["deploy", cluster, address, port]:

@@ -6,10 +6,12 @@ import json
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.system.orqal_process import Orqal, an_orqal
@@ -52,6 +54,34 @@ def test_a_second_up_says_that_it_is_up(orqal: Orqal) -> None:
     assert f"already up at {orqal.root}/api" in " ".join(done.stderr.split())
     assert "orqal down" in done.stderr
     assert orqal.run("Test")["ok"]
+
+
+@pytest.mark.timeout(240)
+def test_an_up_that_is_killed_leaves_nothing_that_down_does_not_end(image: str, second_home: Path) -> None:
+    second = Orqal(second_home)
+    process = second.popen("up", "--port", str(second.port))
+    assert process.stderr is not None
+    words = b""
+    while b"Starting the scheduler" not in words:
+        line = process.stderr.readline()
+        assert line, words
+        words += line
+
+    def driving() -> list[psutil.Process]:
+        processes = psutil.process_iter(["cmdline"])
+        return [each for each in processes if second.cluster in (each.info["cmdline"] or ())]
+
+    while not driving():
+        time.sleep(0.1)  # bounded by the test's own limit
+    drivers = driving()
+    process.kill()
+    process.communicate()
+    gone, left = psutil.wait_procs(drivers, timeout=30)
+    assert gone and not left
+    if (done := second.cli("down", "--kill-jobs", check=False)).returncode:  # it had not come as far as that
+        assert "no scheduler runs that could cancel jobs" in " ".join(done.stderr.split())
+        second.cli("down")
+    assert second.processes() == []
 
 
 def test_up_on_a_port_in_use(image: str, second_home: Path) -> None:
