@@ -63,7 +63,7 @@ class Cleaning:
             except RayError as error:
                 log.warning("the directories of deleted jobs stay on %s for now: %s", name, error)
                 return
-            await self._journal.apart(self._store.forget_leftovers, removed)
+            await self._journal.apart(self._store.forget_leftovers, name, removed)
             if len(removed) < len(left):
                 log.warning("%d directories of deleted jobs cannot be removed on %s", len(left) - len(removed), name)
                 return

@@ -111,8 +111,8 @@ class Store(Protocol):
         """The ids of deleted jobs whose directories may still be on this host."""
         ...
 
-    def forget_leftovers(self, job_ids: Sequence[str]) -> None:
-        """These directories have gone."""
+    def forget_leftovers(self, host: str, job_ids: Sequence[str]) -> None:
+        """These directories have gone from a host."""
         ...
 
     def get(self, job_id: str) -> JobRecord | None:

@@ -238,10 +238,10 @@ class MongoStore:
             self._settle()
             return gone
 
-    def forget_leftovers(self, job_ids: Sequence[str]) -> None:
+    def forget_leftovers(self, host: str, job_ids: Sequence[str]) -> None:
         """See Store."""
         for part in _parts(job_ids):
-            self._leftovers.delete_many({"job": {"$in": part}})
+            self._leftovers.delete_many({"host": host, "job": {"$in": part}})
 
     # What is begun is completed, or undone
 

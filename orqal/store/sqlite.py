@@ -282,10 +282,11 @@ class SqliteStore:
             )
         return [job_id for _, job_id, *_ in found]
 
-    def forget_leftovers(self, job_ids: Sequence[str]) -> None:
+    def forget_leftovers(self, host: str, job_ids: Sequence[str]) -> None:
         """See Store."""
         with self._transaction() as connection:
-            connection.executemany("DELETE FROM leftovers WHERE id = ?", [(job_id,) for job_id in job_ids])
+            gone = [(host, job_id) for job_id in job_ids]
+            connection.executemany("DELETE FROM leftovers WHERE host = ? AND id = ?", gone)
 
     # Reading
 

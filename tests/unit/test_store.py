@@ -245,8 +245,10 @@ def test_the_directories_of_deleted_jobs_are_remembered_until_they_have_gone(sto
     store.update([done(elsewhere), nowhere.failed(ErrorType.NO_SUCH_APP, "")], {})
     store.delete_ended(9)
     assert store.leftovers("h", 9) == store.leftovers("i", 9) == [here.id]
-    store.forget_leftovers([here.id])
-    assert store.leftovers("h", 9) == store.leftovers("i", 9) == []
+    store.forget_leftovers("h", [here.id])
+    assert (store.leftovers("h", 9), store.leftovers("i", 9)) == ([], [here.id]), "the one on i is still there"
+    store.forget_leftovers("i", [here.id])
+    assert store.leftovers("i", 9) == []
 
 
 @pytest.mark.parametrize("final", [done, lambda record: record.failed(ErrorType.CANCELLED, "c")])

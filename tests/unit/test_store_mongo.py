@@ -371,7 +371,7 @@ CALLS: dict[str, Callable[[MongoStore], object]] = {
     "batch_failed": lambda store: store.batch_failed("b"),
     "batch_results": lambda store: list(store.batch_results("b")),
     "leftovers": lambda store: store.leftovers("h", 5),
-    "forget_leftovers": lambda store: store.forget_leftovers(["a"]),
+    "forget_leftovers": lambda store: store.forget_leftovers("h", ["a"]),
     "update": lambda store: store.update([job()], {}),
     "insert": lambda store: add(store, [job(batch="b")], replace_batch="b"),
     "hits": hit,

@@ -193,7 +193,7 @@ def plans(store: SqliteStore, call: Callable[[], object]) -> list[str]:
         pytest.param(lambda store: store.leftovers("h", 5), id="leftovers"),
         pytest.param(lambda store: store.delete_ended(5, before=NOON), id="delete_ended"),
         pytest.param(lambda store: store.delete_ended(5, status=Status.ERROR), id="delete_ended of a state"),
-        pytest.param(lambda store: store.forget_leftovers(["a"]), id="forget_leftovers"),
+        pytest.param(lambda store: store.forget_leftovers("h", ["a"]), id="forget_leftovers"),
         pytest.param(lambda store: store.find(JobFilter(submitted_after=NOON), 5), id="find by time"),
         pytest.param(lambda store: store.batch_ids("b"), id="batch_ids"),
         pytest.param(lambda store: list(store.batch_results("b")), id="batch_results"),
