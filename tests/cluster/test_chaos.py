@@ -26,4 +26,5 @@ def test_nothing_is_lost(cluster: Namespaces) -> None:
         raise
     print(f"seed {seed}", *said, report, sep="\n")
     assert (report.lost, report.double, report.leftovers) == ([], [], [])
-    assert len({happened.fault for happened in report.happened}) >= len(KINDS) and report.jobs > 100
+    assert len({happened.fault for happened in report.happened}) >= len(KINDS)
+    assert report.jobs >= 2 * chaos.SLICE, "how many more there were says how fast this machine is"
