@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.cluster.lab import processes, told, wipe
+from tests.cluster.lab import told, wipe
 from tests.cluster.launcher import UP_WITHIN, Launched
 from tests.cluster.namespaces import ROOT_HOME, Host, Namespaces
 
@@ -108,12 +108,9 @@ def test_ray_down_leaves_nothing_running(launched: Launched, before: dict[str, s
 
     printed = launched.ray("down").stdout
     assert "Stopping the running jobs, and the other hosts" in printed
-    assert {host.name: [process.cmdline() for process in processes(host)] for host in hosts} == {
-        host.name: [] for host in hosts
-    }
     assert {host.name: launched.containers(host) for host in hosts} == {host.name: [] for host in hosts}
     for machine in (*hosts, launched.cluster.laptop):
-        # SSH keeps its connections for some seconds.
+        # A host's other processes end a moment after its raylet, and SSH keeps its connections for some seconds.
         assert eventually_nothing(machine, before[machine.name]) == set()
         assert machine.run(["bash", "-c", "ls -d /tmp/orqal-* /sys/fs/cgroup/*/orqal"], check=False).stdout.count(
             "cannot access"
