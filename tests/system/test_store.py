@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.mongo_server import Server
-from tests.system.orqal_process import Orqal, free_port
+from tests.system.orqal_process import Orqal, an_orqal, free_port
 
 SECRET = "hush-hush"
 
@@ -74,14 +74,12 @@ def test_jobs_in_a_mongodb_are_there_after_a_restart_and_move_to_sqlite_and_back
 
 @pytest.mark.timeout(240)
 def test_while_the_server_is_away_the_api_says_so_and_nothing_is_lost(
-    image: str, home: Path, mongo: Server, mongo_url: str
+    image: str, mongo: Server, mongo_url: str
 ) -> None:
     if mongo.restart is None:
         pytest.skip("needs a MongoDB server that the test may kill")
-    orqal = Orqal(home, settings={"ORQAL_STORE": mongo_url})
     away = threading.Thread(target=mongo.restart, args=[20])
-    try:
-        orqal.up()
+    with an_orqal({"ORQAL_STORE": mongo_url}) as orqal:
         command = ["sh", "-c", "sleep 5; echo whole"]
         job = orqal.submit("Run", params={"image": "orqal/demo", "cmd": command, "network": "none"})
         orqal.running(job)
@@ -111,12 +109,6 @@ def test_while_the_server_is_away_the_api_says_so_and_nothing_is_lost(
         assert (finding["kind"], finding["subject"]) == ("store_silent", mongo_url.rpartition("?")[0] or mongo_url)
         ended = orqal.ended(job)
         assert (ended["ok"], ended["attempt"], ended["stdout"]) == (True, 1, ["whole", ""])
-        orqal.down()
-    finally:
-        if orqal.processes():
-            orqal.cli("down", check=False)
-        for container in orqal.containers():
-            container.remove(force=True)
 
 
 def test_up_without_the_server_says_what_to_do_and_leaves_nothing(image: str, home: Path) -> None:
