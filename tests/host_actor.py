@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import docker
 from bson import ObjectId
 
-from orqal.actors.host import HostActor
+from orqal.actors.host.actor import HostActor
 from orqal.actors.messages import Order, Outcome
 from orqal.models import ErrorType, JobRecord, Resources, now
 from orqal.wrappers import catalog

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from orqal.client import Client, Job, OrqalError, batch
 from orqal.models import JobSpec, check_batch_name
 from orqal.serve_app import routes
-from orqal.serve_app.views import Selection
+from orqal.serve_app.schemas import Selection
 from tests.test_client import A, StandInServer, server
 
 __all__ = ["server"]

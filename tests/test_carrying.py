@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from orqal import archive
-from orqal.docker_engine import ContainerKey, ContainerSpec, Ended, Engine
-from orqal.docker_errors import EngineError, Unreachable
+from orqal.engine import archive
+from orqal.engine.client import ContainerKey, ContainerSpec, Ended, Engine
+from orqal.engine.errors import EngineError, Unreachable
 from orqal.models import Resources
 
 pytestmark = pytest.mark.docker

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from orqal.cli import look, show
+from orqal.cli import query as look
+from orqal.cli import show
 from tests.test_cli import Done, run
 from tests.test_client import A, B, Reply, StandInServer, record, server
 

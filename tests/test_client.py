@@ -38,7 +38,7 @@ from orqal.client import (
     split_lines,
     wait,
 )
-from orqal.client import patience as patience_module
+from orqal.client import retry as patience_module
 from orqal.settings import Settings
 
 A, B, C = (letter * 24 for letter in "abc")
@@ -601,7 +601,7 @@ def test_a_batch_that_breaks_midway_says_what_is_submitted(server: StandInServer
 
 
 def test_an_answer_with_too_few_ids_is_an_error(server: StandInServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orqal.client.patience.PATIENCE", 0.05)
+    monkeypatch.setattr("orqal.client.retry.PATIENCE", 0.05)
     server.answers["POST jobs"] = Reply(ndjson({"_id": A}))
     with pytest.raises(SubmissionFailed, match="ended its answer early"):
         batch([Job(app="Test"), Job(app="Test")])

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from orqal.actors.host import HostActor
+from orqal.actors.host.actor import HostActor
 from orqal.actors.messages import Order
-from orqal.docker_engine import ContainerKey, Engine
-from orqal.docker_errors import Unreachable
+from orqal.engine.client import ContainerKey, Engine
+from orqal.engine.errors import Unreachable
 from orqal.models import ErrorType, JobRecord, Resources, Status, now
 from orqal.wrappers.catalog import WrapperRef
 from tests import tls

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import pytest
 from bson import ObjectId
 
-from orqal.actors.execution import Execution
+from orqal.actors.host.container_run import Execution
 from orqal.actors.messages import Outcome
-from orqal.docker_engine import Engine
-from orqal.docker_errors import Unreachable
+from orqal.engine.client import Engine
+from orqal.engine.errors import Unreachable
 from orqal.models import ErrorType, RetryPolicy, Status
 from tests.host_actor import Actors, ended, order, seconds, shell
 

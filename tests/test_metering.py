@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import docker
 import pytest
 
-from orqal.docker_engine import ContainerKey, ContainerSpec, Ended, Engine
-from orqal.docker_errors import EngineError
-from orqal.metering import Cgroups, Usage
+from orqal.engine.client import ContainerKey, ContainerSpec, Ended, Engine
+from orqal.engine.errors import EngineError
+from orqal.engine.usage import Cgroups, Usage
 from orqal.models import Resources
 from tests.system.orqal_process import cgroups_of
 

@@ -15,10 +15,10 @@ from typing import Any
 import docker
 import pytest
 
-from orqal import docker_engine
-from orqal.actors.pulls import Pulls, Wanted
-from orqal.docker_engine import Engine
-from orqal.docker_errors import EngineError
+from orqal.actors.host.image_pulls import Pulls, Wanted
+from orqal.engine import client as docker_engine
+from orqal.engine.client import Engine
+from orqal.engine.errors import EngineError
 from orqal.models import ErrorType
 from tests import registry as registries
 from tests.registry import Registry, a_registry

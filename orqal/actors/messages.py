@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from orqal.docker_engine import ContainerKey
-from orqal.doctor import JobInHand, Machine
+from orqal.doctor.facts import JobInHand, Machine
+from orqal.engine.client import ContainerKey
 from orqal.models import JobRecord, Output, Resources
 from orqal.wrappers.catalog import WrapperRef
 

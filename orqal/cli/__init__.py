@@ -25,7 +25,10 @@ from typing import Annotated
 
 import typer
 
-from orqal.cli import backups, doctor, hosts, look, machine, tidy, work
+from orqal.cli import clean as tidy
+from orqal.cli import doctor, hosts, machine, work
+from orqal.cli import query as look
+from orqal.cli import transfer as backups
 from orqal.cli.show import say, sentence
 from orqal.client import OrqalError
 

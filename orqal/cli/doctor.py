@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orqal.cli.locally import local_cluster
+from orqal.cli.local import local_cluster
 from orqal.cli.show import clean, out, print_json, say
 from orqal.client import Client, ServerUnreachable
 from orqal.settings import Settings

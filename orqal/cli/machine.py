@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orqal.cli.locally import local_cluster as _cluster
+from orqal.cli.local import local_cluster as _cluster
 from orqal.cli.show import fail, out, print_json, say
 from orqal.settings import Settings
 

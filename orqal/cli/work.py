@@ -140,7 +140,7 @@ def run(
 
     Ctrl-C ends the container.
     """
-    from orqal.cli import documents
+    from orqal.cli import job_files as documents
 
     if network not in (None, "none"):
         raise typer.BadParameter("the only choice is none", param_hint="--network")
@@ -225,7 +225,7 @@ def submit(
     json: Json = False,
 ) -> None:
     """Submit an app on one or many inputs; prints the ids of the jobs."""
-    from orqal.cli import documents
+    from orqal.cli import job_files as documents
 
     params = {key: documents.value(text) for key, text in _pairs(param, "--param")}
     asked = {
@@ -340,7 +340,7 @@ def batch(
     A batch that is there already is not submitted again; if it stopped midway,
     the rest of it is.
     """
-    from orqal.cli import documents
+    from orqal.cli import job_files as documents
 
     usual = documents.checked(_retries(retries, retry_on, retry_delay, retry_memory_factor))
     with _rereadable(file) as lines:

@@ -12,6 +12,7 @@ command line uses too: a thin, typed face of the HTTP API over a persistent conn
     errors.py      what can go wrong
 """
 
+from orqal.client.api import Client, find_api
 from orqal.client.errors import (
     NotFound,
     OrqalError,
@@ -20,7 +21,6 @@ from orqal.client.errors import (
     SubmissionFailed,
     Unauthorized,
 )
-from orqal.client.http import Client, find_api
 from orqal.client.jobs import Job, batch, services, user_name, wait
 from orqal.client.progress import Progress, progress_bar
 from orqal.client.streams import MULTIPLEXED, STDERR, STDOUT, LogParser, split_lines

@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orqal.client.api import Client, download_path, find_api
 from orqal.client.errors import NotFound, OrqalError
-from orqal.client.http import Client, download_path, find_api
 from orqal.client.progress import progress_bar
 from orqal.client.streams import STDERR, STDOUT
 from orqal.settings import Settings

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from orqal.client.errors import OrqalError, RequestFailed, ServerUnreachable, SubmissionFailed
-from orqal.client.patience import Patience
+from orqal.client.retry import Patience
 
 if TYPE_CHECKING:
-    from orqal.client.http import Client
+    from orqal.client.api import Client
 
 SLICE = 1_000
 """Jobs in one request. Another number, and a batch that an older client left unfinished could not be resumed."""

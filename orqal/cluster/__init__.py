@@ -12,11 +12,11 @@ driver.py     what is done inside the Ray cluster, in a process of its own
 
 from orqal.cluster.backups import restore
 from orqal.cluster.backups import save as backup
-from orqal.cluster.examine import alone as examine
 from orqal.cluster.head import down, environment, up
 from orqal.cluster.head import stay as stay_up
-from orqal.cluster.member import join, leave
-from orqal.cluster.member import stay as stay_joined
+from orqal.cluster.join import join, leave
+from orqal.cluster.join import stay as stay_joined
+from orqal.cluster.local_checkup import alone as examine
 from orqal.cluster.node import resources
 from orqal.cluster.processes import ClusterError
 from orqal.cluster.stores import copy_store

@@ -13,9 +13,9 @@ from typing import Any
 
 from orqal.cluster import node, processes, stores
 from orqal.cluster.processes import ClusterError, Report, free_port, home_id, run
-from orqal.docker_engine import Engine
-from orqal.docker_errors import EngineError
-from orqal.metering import Cgroups
+from orqal.engine.client import Engine
+from orqal.engine.errors import EngineError
+from orqal.engine.usage import Cgroups
 from orqal.settings import Settings, write_secret
 
 LOOPBACK = "127.0.0.1"
@@ -157,7 +157,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def _drive(settings: Settings, doing: str, *command: str, node: str | None = None) -> None:
-    run([sys.executable, "-m", "orqal.cluster.driver", *command], settings, doing, environment(settings), node)
+    run([sys.executable, "-m", "orqal.cluster.inside_ray", *command], settings, doing, environment(settings), node)
 
 
 def _stop(settings: Settings) -> None:

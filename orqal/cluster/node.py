@@ -21,8 +21,8 @@ from orqal.cluster.processes import (
     run,
     stop,
 )
-from orqal.docker_engine import Engine, EngineInfo
-from orqal.docker_errors import EngineError
+from orqal.engine.client import Engine, EngineInfo
+from orqal.engine.errors import EngineError
 from orqal.models import UNITS
 from orqal.settings import Settings
 
@@ -172,7 +172,7 @@ def ray_environment(settings: Settings, name: str, head: str, *, no_token: bool 
         # What the daemon has counts, also where a launcher says what it thinks this kind of node has.
         "RAY_OVERRIDE_RESOURCES": "",
         # What Serve's proxy answers by itself is guarded too.
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "orqal.serve_app.proxy.middlewares",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "orqal.serve_app.middleware.proxy.middlewares",
         # Twice as many requests a second as by way of actor calls.
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
         # A proxy that died is back in 4 s, not 30.

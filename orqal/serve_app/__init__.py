@@ -6,8 +6,8 @@ from typing import Any
 
 from ray import serve
 
-from orqal.serve_app import crowd
-from orqal.serve_app.api import build
+from orqal.serve_app.application import build
+from orqal.serve_app.middleware import request_limits as crowd
 
 CLIENTS_AT_ONCE = crowd.QUICK + crowd.HELD
 """Requests that a replica holds at a time. The proxy lets no more come, so none has to wait in Serve's own queue,

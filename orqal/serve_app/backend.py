@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 from ray.exceptions import RayActorError, RayError
 
 from orqal.actors import names
-from orqal.actors.changes import Cursor, News
-from orqal.actors.logs import NoReader
-from orqal.docker_streams import STDERR, STDOUT, Frame, frames
+from orqal.actors.host.log_readers import NoReader
+from orqal.actors.scheduler.change_feed import Cursor, News
+from orqal.engine.output import NAMES
+from orqal.engine.streams import STDERR, STDOUT, Frame, frames
 from orqal.models import Change, HostInfo, JobRecord, Status
-from orqal.output import NAMES
-from orqal.serve_app.files import JobFile
-from orqal.serve_app.views import Missed
+from orqal.serve_app.job_files import JobFile
+from orqal.serve_app.schemas import Missed
 from orqal.settings import Settings
 from orqal.store import Store, first_sentence, open_store
 

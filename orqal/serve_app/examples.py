@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from orqal.doctor import Checkup, Finding, Kind
+from orqal.doctor.findings import Checkup, Finding, Kind
 from orqal.models import AppInfo, Attempt, BatchInfo, Change, Fault, HostInfo, JobRecord, Load, RetryPolicy, Status
-from orqal.serve_app.views import (
+from orqal.serve_app.schemas import (
     BatchList,
     Cancelled,
     ClusterStatus,

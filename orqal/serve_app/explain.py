@@ -8,7 +8,7 @@ from datetime import datetime
 
 from orqal.models import JobRecord, Status
 from orqal.scheduling.retries import of_how_many
-from orqal.serve_app.views import Explanation, HostReason
+from orqal.serve_app.schemas import Explanation, HostReason
 
 
 def explained(job: JobRecord, reasons: Mapping[str, str], doing: str | None = None, *, moment: datetime) -> Explanation:

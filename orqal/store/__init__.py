@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orqal.settings import Settings
-from orqal.store.base import BatchPage, JobFilter, JobGone, Page, Store, StoreError, Submission, first_sentence
+from orqal.store.protocol import BatchPage, JobFilter, JobGone, Page, Store, StoreError, Submission, first_sentence
 from orqal.store.sqlite import SqliteStore
 
 __all__ = [

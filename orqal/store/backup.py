@@ -10,8 +10,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from orqal.store.base import StoreError
 from orqal.store.encoding import FINAL
+from orqal.store.protocol import StoreError
 from orqal.store.sqlite import SCHEMA_VERSION
 
 Progress = Callable[[str, int, int | None], None]

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from orqal.store.base import TABLES, Row, Store, StoreError
+from orqal.store.protocol import TABLES, Row, Store, StoreError
 
 Progress = Callable[[str, int], None]
 """Told what is done and how many rows of it are, from time to time."""

@@ -35,10 +35,11 @@ from pymongo import MongoClient, ReadPreference, UpdateOne, WriteConcern
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.operations import IndexModel
 
-from orqal import cache
 from orqal.models import BatchInfo, JobRecord, Output, Status
+from orqal.scheduling import cache
 from orqal.settings import MONGO_DATABASE, store_place
-from orqal.store.base import (
+from orqal.store.encoding import UNFINISHED, decode, distinct, encode, moment, seconds
+from orqal.store.protocol import (
     TABLES,
     BatchPage,
     Failures,
@@ -50,7 +51,6 @@ from orqal.store.base import (
     Submission,
     first_sentence,
 )
-from orqal.store.encoding import UNFINISHED, decode, distinct, encode, moment, seconds
 
 T = TypeVar("T")
 Document = dict[str, Any]

@@ -11,10 +11,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from orqal import cache
 from orqal.models import BatchInfo, JobRecord, Output, Status
-from orqal.store.base import TABLES, BatchPage, Failures, JobFilter, JobGone, Page, Row, StoreError, Submission
+from orqal.scheduling import cache
 from orqal.store.encoding import decode, distinct, encode, moment, seconds
+from orqal.store.protocol import TABLES, BatchPage, Failures, JobFilter, JobGone, Page, Row, StoreError, Submission
 
 T = TypeVar("T")
 

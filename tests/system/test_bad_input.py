@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from orqal.models import MAX_NAME, MAX_PARAMS
-from orqal.serve_app.documents import MAX_DEPTH, MAX_DOCUMENT
+from orqal.serve_app.json_stream import MAX_DEPTH, MAX_DOCUMENT
 from tests.system.orqal_process import Orqal
 
 BASE = """

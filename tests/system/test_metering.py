@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from orqal.docker_engine import ContainerKey, Engine
-from orqal.metering import Cgroups
+from orqal.engine.client import ContainerKey, Engine
+from orqal.engine.usage import Cgroups
 from tests.system.orqal_process import Orqal
 
 MEBIBYTE = 1 << 20

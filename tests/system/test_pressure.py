@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orqal.serve_app.crowd import QUICK
+from orqal.serve_app.middleware.request_limits import QUICK
 from tests.system.orqal_process import Orqal
 
 CLIENTS = 1_000

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import psutil
 import pytest
 
-from orqal.docker_streams import STDERR, STDOUT, Frame, frames
+from orqal.engine.streams import STDERR, STDOUT, Frame, frames
 from tests.system.orqal_process import Orqal
 
 LIMIT = 30.0

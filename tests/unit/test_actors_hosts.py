@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from orqal.actors import leases as leases_module
-from orqal.actors.hosts import Hosts, KnownHost
 from orqal.actors.leases import Contended, Leases
+from orqal.actors.scheduler.hosts import Hosts, KnownHost
 from orqal.models import HostInfo, Resources
 from orqal.scheduling import Host
 from orqal.settings import Settings

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from orqal.actors import changes as changes_module
-from orqal.actors import journal as journal_module
-from orqal.actors import logs as logs_module
-from orqal.actors.changes import Changes, Cursor
-from orqal.actors.journal import Journal
-from orqal.actors.logs import LogReaders, NoReader
-from orqal.docker_errors import Unreachable
-from orqal.docker_streams import STDERR, STDOUT, Frame, frames, multiplexed
+from orqal.actors.host import log_readers as logs_module
+from orqal.actors.host.log_readers import LogReaders, NoReader
+from orqal.actors.scheduler import change_feed as changes_module
+from orqal.actors.scheduler import job_writer as journal_module
+from orqal.actors.scheduler.change_feed import Changes, Cursor
+from orqal.actors.scheduler.job_writer import Journal
+from orqal.engine.errors import Unreachable
+from orqal.engine.streams import STDERR, STDOUT, Frame, frames, multiplexed
 from orqal.models import Change, JobRecord, Output, Status, now
 from orqal.store import Submission
 

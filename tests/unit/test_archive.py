@@ -13,9 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from orqal import archive
-from orqal.archive import packed, unpack
-from orqal.docker_errors import Unreachable
+from orqal.engine import archive
+from orqal.engine.archive import packed, unpack
+from orqal.engine.errors import Unreachable
 
 JOB = "a" * 24
 

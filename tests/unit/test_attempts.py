@@ -11,15 +11,15 @@ import pytest
 from bson import ObjectId
 from ray.exceptions import ActorDiedError
 
-from orqal.actors.attempts import Attempts
-from orqal.actors.changes import Changes
-from orqal.actors.hosts import KnownHost
-from orqal.actors.journal import Journal
 from orqal.actors.leases import Lease
-from orqal.actors.ledger import Ledger
 from orqal.actors.messages import Order, Outcome, Started
-from orqal.actors.waiting import Waiting
-from orqal.docker_engine import ContainerKey
+from orqal.actors.scheduler.attempts import Attempts
+from orqal.actors.scheduler.change_feed import Changes
+from orqal.actors.scheduler.hosts import KnownHost
+from orqal.actors.scheduler.job_writer import Journal
+from orqal.actors.scheduler.ledger import Ledger
+from orqal.actors.scheduler.waiting import Waiting
+from orqal.engine.client import ContainerKey
 from orqal.models import AppInfo, ErrorType, Fault, HostInfo, JobRecord, Output, Resources, Status, now
 from orqal.scheduling import Host, place
 from orqal.store import Submission

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from orqal.actors import names
-from orqal.actors.changes import Changes
-from orqal.actors.logs import NoReader
-from orqal.docker_streams import STDOUT, Frame, multiplexed
+from orqal.actors.host.log_readers import NoReader
+from orqal.actors.scheduler.change_feed import Changes
+from orqal.engine.streams import STDOUT, Frame, multiplexed
 from orqal.models import Change, HostInfo, JobRecord, Status, now
 from orqal.serve_app import backend as backend_module
 from orqal.serve_app.backend import Backend
-from orqal.serve_app.views import Missed
+from orqal.serve_app.schemas import Missed
 from orqal.settings import Settings
 from orqal.store import SqliteStore, Submission
 

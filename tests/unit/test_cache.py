@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orqal import cache
 from orqal.models import JobRecord, JobSpec, Status
+from orqal.scheduling import cache
 from tests.unit.stores import job
 
 JSON = st.recursive(

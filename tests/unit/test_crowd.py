@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from orqal.serve_app import crowd
-from orqal.serve_app.crowd import Crowd, is_held
+from orqal.serve_app.middleware import request_limits as crowd
+from orqal.serve_app.middleware.request_limits import Crowd, is_held
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orqal.docker_engine import with_tag
-from orqal.docker_errors import not_pulled
-from orqal.docker_streams import STDERR, STDOUT, Frame, frames, multiplexed
+from orqal.engine.client import with_tag
+from orqal.engine.errors import not_pulled
+from orqal.engine.streams import STDERR, STDOUT, Frame, frames, multiplexed
 from orqal.models import ErrorType
 
 FRAMES = st.lists(st.builds(Frame, st.sampled_from([STDOUT, STDERR]), st.binary(max_size=40)), max_size=8)

@@ -12,25 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from orqal import checkup
-from orqal.docker_engine import ContainerKey
-from orqal.doctor import (
-    GB,
-    PASSING,
-    Alone,
-    Cluster,
-    Disk,
-    Finding,
-    HostFacts,
-    JobInHand,
-    Kind,
-    Machine,
-    StoredJob,
-    StoreFacts,
-    confirmed,
-    judge,
-    judge_alone,
-)
+from orqal.doctor import machine as checkup
+from orqal.doctor.facts import Alone, Cluster, Disk, HostFacts, JobInHand, Machine, StoredJob, StoreFacts
+from orqal.doctor.findings import GB, PASSING, Finding, Kind, confirmed, judge, judge_alone
+from orqal.engine.client import ContainerKey
 from orqal.models import Status
 from orqal.settings import Settings
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orqal.models import JobRecord, JobSpec, now
-from orqal.serve_app.documents import MAX_DOCUMENT, BadDocument, DocumentReader
+from orqal.serve_app.json_stream import MAX_DOCUMENT, BadDocument, DocumentReader
 
 
 def read(*chunks: bytes) -> tuple[list[JobSpec], BadDocument | None]:

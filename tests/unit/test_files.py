@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from orqal.output import Piece
-from orqal.serve_app.files import AHEAD, PIECE, CutShort, JobFile, Part, wanted
+from orqal.engine.job_directory import Piece
+from orqal.serve_app.job_files import AHEAD, PIECE, CutShort, JobFile, Part, wanted
 
 
 @pytest.mark.parametrize(

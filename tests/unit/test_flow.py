@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orqal.serve_app.flow import PIECE, STEP, WINDOW, AtProxy, AtReplica
+from orqal.serve_app.middleware.backpressure import PIECE, STEP, WINDOW, AtProxy, AtReplica
 
 LIMIT = 10.0
 

@@ -15,8 +15,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Message
 
 from orqal.cluster import node
-from orqal.serve_app.guard import Guard, Origin, credential_of, origin_of, url_origin
-from orqal.serve_app.proxy import middlewares
+from orqal.serve_app.middleware.auth import Guard, Origin, credential_of, origin_of, url_origin
+from orqal.serve_app.middleware.proxy import middlewares
 from orqal.settings import Settings
 
 TOKEN = "the-Token_1"

@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from orqal import cache
-from orqal.actors.apps import Apps
-from orqal.actors.intake import Intake, OtherDocument, Taken
-from orqal.actors.journal import Journal
+from orqal.actors.scheduler.apps import Apps
+from orqal.actors.scheduler.job_writer import Journal
+from orqal.actors.scheduler.submission import Intake, OtherDocument, Taken
 from orqal.models import ErrorType, JobRecord, JobSpec, Status
+from orqal.scheduling import cache
 from orqal.store import JobFilter, SqliteStore
 from orqal.wrappers import catalog
 from orqal.wrappers.catalog import App

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orqal.docker_engine import ContainerKey, EngineInfo
-from orqal.metering import Cgroups, Usage, delays, mounts
+from orqal.engine.client import ContainerKey, EngineInfo
+from orqal.engine.usage import Cgroups, Usage, delays, mounts
 
 V1 = """\
 23 1 0:21 / /sys rw,nosuid shared:2 - sysfs sysfs rw

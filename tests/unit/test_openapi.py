@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from orqal.serve_app.api import build
+from orqal.serve_app.application import build
 
 
 @pytest.fixture

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orqal import output
-from orqal.docker_streams import STDERR, STDOUT, Frame
-from orqal.output import collect, create, listing, make_directory, read_piece
+from orqal.engine import job_directory
+from orqal.engine import output as output_module
+from orqal.engine.job_directory import create, listing, make_directory, read_piece
+from orqal.engine.output import collect
+from orqal.engine.streams import STDERR, STDOUT, Frame
 
 # Collecting
 
@@ -72,14 +74,14 @@ def test_any_frames(tmp_path_factory: pytest.TempPathFactory, sent: list[tuple[i
 
 @pytest.mark.parametrize("cap", [0, 1_000])
 def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap: int) -> None:
-    sinks: list[output._Sink] = []
-    made = output._Sink.__init__
+    sinks: list[output_module._Sink] = []
+    made = output_module._Sink.__init__
 
-    def noted(self: output._Sink, file: Path, cap: int) -> None:
+    def noted(self: output_module._Sink, file: Path, cap: int) -> None:
         made(self, file, cap)
         sinks.append(self)
 
-    monkeypatch.setattr(output._Sink, "__init__", noted)
+    monkeypatch.setattr(output_module._Sink, "__init__", noted)
     held: list[int] = []
 
     def frames() -> Iterator[Frame]:
@@ -220,7 +222,7 @@ def test_listing_is_sorted_and_text(job: Path) -> None:
 
 
 def test_listing_is_bounded(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output, "LISTED", 3)
+    monkeypatch.setattr(job_directory, "LISTED", 3)
     for name in range(10):
         (job / str(name)).touch()
     assert len(listing(job)) == 3
@@ -233,7 +235,7 @@ def test_no_directory_lists_nothing(job: Path) -> None:
 
 def test_create_puts_a_planted_directory_aside(tmp_path: Path) -> None:
     (tmp_path / "orqal.stdout" / "kept").mkdir(parents=True)
-    with output.create(tmp_path / "orqal.stdout") as file:
+    with job_directory.create(tmp_path / "orqal.stdout") as file:
         file.write(b"ours")
     assert (tmp_path / "orqal.stdout").read_bytes() == b"ours"
     assert len(list(tmp_path.glob("orqal.stdout.*/kept"))) == 1
@@ -248,8 +250,8 @@ def test_only_directories_of_jobs_are_listed_and_removed(tmp_path: Path) -> None
         (jobs_dir / name / "sub").mkdir(parents=True)
     (jobs_dir / ids[0] / "link").symlink_to(outside)
     (jobs_dir / ids[2]).symlink_to(outside)  # led astray
-    assert output.directories(jobs_dir) == ids[:3]
-    assert output.directories(tmp_path / "none") == []
-    assert output.remove_directories(jobs_dir, [*ids, "notes", "../outside"]) == ids
+    assert job_directory.directories(jobs_dir) == ids[:3]
+    assert job_directory.directories(tmp_path / "none") == []
+    assert job_directory.remove_directories(jobs_dir, [*ids, "notes", "../outside"]) == ids
     assert sorted(path.name for path in jobs_dir.iterdir()) == ["0" * 23, "notes"]
     assert (outside / "kept").exists()

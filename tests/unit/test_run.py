@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from orqal.actors import apps as apps_module
-from orqal.actors.apps import Apps
+from orqal.actors.scheduler import apps as apps_module
+from orqal.actors.scheduler.apps import Apps
 from orqal.settings import Settings
 from orqal.wrappers import WrapperJob, calls, catalog
 from orqal.wrappers.calls import Command, Failure

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orqal import cache
 from orqal.models import BatchInfo, ErrorType, Fault, JobRecord, Output, Status
+from orqal.scheduling import cache
 from orqal.store import JobFilter, JobGone, SqliteStore, Store, Submission, mongo, sqlite
 from orqal.store.mongo import MongoStore
 from tests.unit.stores import NOON, add, done, ids, job, jobs, store_of

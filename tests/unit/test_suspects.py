@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from orqal.actors import suspects as suspects_module
-from orqal.actors.suspects import Suspects
+from orqal.actors.scheduler import crash_blame as suspects_module
+from orqal.actors.scheduler.crash_blame import Suspects
 
 
 class Scene:

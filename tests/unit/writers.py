@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from orqal.actors.journal import Journal
+from orqal.actors.scheduler.job_writer import Journal
 from orqal.models import ErrorType, JobRecord, Output, Status, now
 from orqal.store import SqliteStore, Submission
 

@@ -29,7 +29,7 @@ from orqal.serve_app.routes.shared import (
     cancelled,
     cursor_of,
 )
-from orqal.serve_app.views import BatchList, Cancelled, ResultView, Retried
+from orqal.serve_app.schemas import BatchList, Cancelled, ResultView, Retried
 
 router = APIRouter(tags=["batches"], responses=ALWAYS)
 

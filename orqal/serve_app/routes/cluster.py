@@ -13,7 +13,7 @@ from orqal.models import MAX_NAME, AppInfo, HostInfo
 from orqal.serve_app import examples
 from orqal.serve_app.backend import Backend, NotThere
 from orqal.serve_app.routes.shared import ALWAYS, HEARTBEAT, NDJSON, Inside, Streamed, problems
-from orqal.serve_app.views import Drain, Health
+from orqal.serve_app.schemas import Drain, Health
 
 NO_HOST = problems(_404="there is no such host", _422="a name or a body that is none")
 HostName = Annotated[str, Path(max_length=MAX_NAME, description="the host's name", examples=["h1"])]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from orqal.doctor import Checkup
-from orqal.serve_app import examples, rounds
+from orqal.doctor.findings import Checkup
+from orqal.serve_app import cluster_checkup as rounds
+from orqal.serve_app import examples
 from orqal.serve_app.routes.shared import ALWAYS, Inside
 
 router = APIRouter(tags=["cluster"], responses=ALWAYS)

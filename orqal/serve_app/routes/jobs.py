@@ -12,13 +12,13 @@ from fastapi import APIRouter, Body, Header, HTTPException, Query, Request
 from fastapi.responses import PlainTextResponse, Response
 from pydantic import AwareDatetime
 
-from orqal.actors.intake import Taken
-from orqal.docker_streams import STDERR, STDOUT, multiplexed
+from orqal.actors.scheduler.submission import Taken
+from orqal.engine.streams import STDERR, STDOUT, multiplexed
 from orqal.models import MAX_NAME, BatchName, Change, JobSpec, Status, now
 from orqal.serve_app import examples
-from orqal.serve_app.documents import BadDocument, DocumentReader
 from orqal.serve_app.explain import explained
-from orqal.serve_app.files import wanted
+from orqal.serve_app.job_files import wanted
+from orqal.serve_app.json_stream import BadDocument, DocumentReader
 from orqal.serve_app.routes.shared import (
     ALWAYS,
     BAD_BODY,
@@ -44,7 +44,7 @@ from orqal.serve_app.routes.shared import (
     taken_in,
     to_cancel,
 )
-from orqal.serve_app.views import Cancelled, Explanation, JobPage, JobView, Selection, Submitted, ToCancel
+from orqal.serve_app.schemas import Cancelled, Explanation, JobPage, JobView, Selection, Submitted, ToCancel
 from orqal.store import JobFilter
 
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"

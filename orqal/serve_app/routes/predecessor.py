@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
-from orqal.actors.intake import Taken
-from orqal.docker_streams import STDERR, STDOUT
+from orqal.actors.scheduler.submission import Taken
+from orqal.engine.streams import STDERR, STDOUT
 from orqal.models import AppInfo, BatchName
 from orqal.serve_app import examples
 from orqal.serve_app.backend import NotThere
@@ -31,7 +31,7 @@ from orqal.serve_app.routes.shared import (
     problems,
     taken_in,
 )
-from orqal.serve_app.views import ClusterStatus, HostLoad, NodeStatus, OldBatch
+from orqal.serve_app.schemas import ClusterStatus, HostLoad, NodeStatus, OldBatch
 from orqal.settings import Settings
 
 router = APIRouter(tags=["older clients"], responses=ALWAYS)

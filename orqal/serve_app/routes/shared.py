@@ -14,13 +14,13 @@ from ray.exceptions import RayTaskError
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from orqal.actors.intake import OtherDocument, Taken
-from orqal.docker_streams import Frame
+from orqal.actors.scheduler.submission import OtherDocument, Taken
+from orqal.engine.streams import Frame
 from orqal.models import MAX_NAME, JobSpec
 from orqal.serve_app import examples
 from orqal.serve_app.backend import Backend, NotThere
-from orqal.serve_app.documents import BadDocument, DocumentReader
-from orqal.serve_app.views import Problem, Selection, ToCancel
+from orqal.serve_app.json_stream import BadDocument, DocumentReader
+from orqal.serve_app.schemas import Problem, Selection, ToCancel
 
 T = TypeVar("T")
 

@@ -1,0 +1,123 @@
+"""The images that are being pulled to a host: each once, however many attempts wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+from orqal.engine.client import Engine, with_tag
+from orqal.engine.errors import EngineError
+from orqal.engine.streams import Pull
+from orqal.models import ErrorType
+
+T = TypeVar("T")
+
+_THREADS = 32
+_PAUSES = 1.0, 15.0
+"""Seconds between the first two tries, and between later ones at most."""
+
+
+class Wanted:
+    """An image that attempts wait for. Await `id`; str() tells what is being done about it."""
+
+    def __init__(self, image: str) -> None:
+        self.image = image
+        self.id: asyncio.Task[str]
+        self.waiting = 0
+        self.pulled = False
+        """It was not here: it is being pulled, or was until a moment ago."""
+        self.pull: Pull | None = None
+        self.trouble = ""
+
+    def __str__(self) -> str:
+        if not self.pulled:
+            return f"looking for its image {self.image}"
+        far = str(self.pull or "")
+        return f"pulling {self.image}" + (f": {far}" if far else "") + self.trouble
+
+
+class Pulls:
+    """See the module."""
+
+    def __init__(self, patience: float, changed: Callable[[], None]) -> None:
+        """`patience`: see Settings.pull_patience. `changed` is called when a pull begins or fails."""
+        self._patience, self._changed = patience, changed
+        self._wanted: dict[str, Wanted] = {}
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker pull")
+
+    @property
+    def under_way(self) -> frozenset[str]:
+        """The images that are being pulled, with their tags."""
+        return frozenset(image for image, wanted in self._wanted.items() if wanted.pulled)
+
+    @contextmanager
+    def of(self, engine: Engine, image: str) -> Iterator[Wanted]:
+        """Want an image here: it is pulled if it is missing, until nobody wants it any more."""
+        reference = with_tag(image)
+        wanted = self._wanted.get(reference)
+        if wanted is None:
+            wanted = self._wanted[reference] = Wanted(image)
+            wanted.id = asyncio.create_task(self._have(engine, wanted))
+            wanted.id.add_done_callback(lambda task: self._over(reference, task))
+        wanted.waiting += 1
+        try:
+            yield wanted
+        finally:
+            wanted.waiting -= 1
+            if not wanted.waiting and not wanted.id.done():
+                wanted.id.cancel()
+                self._over(reference, wanted.id)
+                if wanted.pull is not None:
+                    wanted.pull.close()
+
+    def _over(self, reference: str, task: asyncio.Task[str]) -> None:
+        # Its exception is taken note of, also where nobody waits any more.
+        failed = not task.done() or task.cancelled() or task.exception() is not None
+        wanted = self._wanted.get(reference)
+        if wanted is not None and wanted.id is task:
+            del self._wanted[reference]
+            if wanted.pulled and failed:
+                self._changed()
+
+    async def _have(self, engine: Engine, wanted: Wanted) -> str:
+        if found := await self._call(engine.image_id, wanted.image):
+            return found
+        wanted.pulled = True
+        self._changed()
+        clock = asyncio.get_running_loop().time
+        begun, pause = clock(), _PAUSES[0]
+        while True:
+            try:
+                return await self._pull(engine, wanted)
+            except EngineError as error:
+                if not error.passing:
+                    raise
+                took = clock() - begun
+                if took + pause > self._patience:
+                    message = f"{error.message} Tried for {took:.0f} s (ORQAL_PULL_PATIENCE)."
+                    raise EngineError(error.type, message, passing=True) from error
+                wanted.trouble = f" (tried again, for: {error.message})"
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _PAUSES[1])
+
+    async def _pull(self, engine: Engine, wanted: Wanted) -> str:
+        pull = await self._call(self._open, engine, wanted)
+        await self._call(pull.wait)
+        found = await self._call(engine.image_id, wanted.image)
+        if not found:  # somebody has removed it at once
+            raise EngineError(
+                ErrorType.PULL_FAILED, f"the image {wanted.image!r} was pulled, and is not there.", passing=True
+            )
+        return found
+
+    def _open(self, engine: Engine, wanted: Wanted) -> Pull:
+        pull = wanted.pull = engine.pull(wanted.image)
+        if not wanted.waiting:  # all have gone while the daemon had not yet answered
+            pull.close()
+        return pull
+
+    async def _call(self, function: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)

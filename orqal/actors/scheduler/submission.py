@@ -1,0 +1,231 @@
+"""What comes in: documents become jobs, or are answered with jobs that are there already."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import NamedTuple
+
+from bson import ObjectId
+
+from orqal.actors.scheduler.apps import Apps
+from orqal.actors.scheduler.job_writer import Journal
+from orqal.models import ErrorType, JobRecord, JobSpec, now
+from orqal.scheduling import cache
+from orqal.store import JobFilter, JobGone, Store, Submission
+
+
+class Taken(NamedTuple):
+    """The answer to a document: the job's id, and whether that job was there before."""
+
+    id: str
+    cached: bool
+
+
+class OtherDocument(ValueError):
+    """A document repeats another one's idempotency key and number. `number` is that within the request."""
+
+    def __init__(self, number: int, job: str) -> None:
+        super().__init__(number, job)
+        self.number = number
+        self.job = job
+
+
+class Found(NamedTuple):
+    """What the cache has for a key: a job that answers, or why none does."""
+
+    job: str | None
+    miss: str | None
+
+
+_NOTHING = Found(None, cache.NO_CANDIDATE)
+
+
+class Intake:
+    """Takes documents in, each at most once: for a key, of the cache or of idempotency, one request decides at a time.
+
+    `checked` gives a new job its first state (it may be impossible); `admitted` is told of new jobs once they are on
+    disk; `image_digests` asks the hosts which images have these names now; `is_ending` tells of a job that is being
+    cancelled, which answers for no other.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        journal: Journal,
+        apps: Apps,
+        *,
+        checked: Callable[[JobRecord], JobRecord],
+        admitted: Callable[[Sequence[JobRecord]], None],
+        image_digests: Callable[[Sequence[str]], Awaitable[Mapping[str, set[str]]]],
+        is_ending: Callable[[str], bool],
+    ) -> None:
+        self._store, self._journal, self._apps = store, journal, apps
+        self._checked, self._admitted = checked, admitted
+        self._image_digests, self._is_ending = image_digests, is_ending
+        self._deciding: dict[str, asyncio.Future[str | None]] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._waiting: Counter[str] = Counter()
+        newest = store.find(JobFilter(), 1).jobs
+        self._latest = newest[0].ctime if newest else now()
+
+    async def take(
+        self, specs: Sequence[JobSpec], *, key: str | None = None, first: int = 1, replace_batch: str | None = None
+    ) -> list[Taken]:
+        """The answers to these documents, in order, once what is new is on disk. `key`: an idempotency key, under which
+        the first document has the number `first`. OtherDocument: there was another one under such a number."""
+        if key is None:
+            return await self._take(specs, replace_batch=replace_batch)
+        async with self._alone(key):
+            known = await asyncio.to_thread(self._store.documents, key, first, first + len(specs) - 1)
+            await self._compare(specs, first, known)
+            fresh = [number for number in range(first, first + len(specs)) if number not in known]
+            taken = await self._take(
+                [specs[number - first] for number in fresh],
+                documents=[(key, number) for number in fresh],
+                replace_batch=None if known else replace_batch,
+            )
+        answers = {number: Taken(job, False) for number, job in known.items()} | dict(zip(fresh, taken, strict=True))
+        return [answers[number] for number in sorted(answers)]
+
+    async def retry(self, failed: Sequence[JobRecord]) -> dict[str, str]:
+        """New jobs in the place of these, which failed: old id -> new id. One that has been retried has its retry
+        already."""
+        async with self._alone("retry"):
+            records = await asyncio.to_thread(self._store.get_many, [job.id for job in failed])
+            later = [job.retried_as for job in records.values() if job.retried_as]
+            there = await asyncio.to_thread(self._store.get_many, later)
+            done = {job.id: job.retried_as for job in records.values() if job.retried_as in there}
+            todo = [job for job in records.values() if job.id not in done]
+            specs = [JobSpec(**job.model_dump(include=set(JobSpec.model_fields))) for job in todo]
+            taken = await self._take(specs, retry_of=[job.id for job in todo])
+        new = {job.id: answer.id for job, answer in zip(todo, taken, strict=True)}
+        return new | {old: again for old, again in done.items() if again is not None}
+
+    async def _compare(self, specs: Sequence[JobSpec], first: int, known: Mapping[int, str]) -> None:
+        records = await asyncio.to_thread(self._store.get_many, list(known.values()))
+        for number, job in known.items():
+            if job in records and cache.key(records[job]) != cache.key(specs[number - first]):
+                raise OtherDocument(number - first + 1, job)
+
+    async def _take(
+        self,
+        specs: Sequence[JobSpec],
+        *,
+        documents: Sequence[tuple[str, int]] = (),
+        retry_of: Sequence[str] = (),
+        replace_batch: str | None = None,
+    ) -> list[Taken]:
+        await self._apps.refresh()
+        keys = [cache.key(spec) if spec.use_cache and self._apps.get(spec.app) else None for spec in specs]
+        own: dict[str, asyncio.Future[str | None]] = {}
+        others: dict[str, asyncio.Future[str | None]] = {}
+        for key in keys:
+            # At one go: two requests that have keys in common never wait for each other.
+            if key is None or key in own:
+                continue
+            if key in self._deciding:
+                others[key] = self._deciding[key]
+            else:
+                own[key] = self._deciding[key] = asyncio.get_running_loop().create_future()
+        try:
+            found = await self._search(list(own))
+            for key, deciding in others.items():
+                found[key] = Found(await asyncio.shield(deciding), cache.NO_CANDIDATE)
+            while True:
+                try:
+                    return await self._insert(specs, keys, found, own, documents, retry_of, replace_batch)
+                except JobGone:  # it was cleaned away between the search and the answer
+                    found = await self._search([*own, *others])
+        finally:
+            for key, decision in own.items():
+                del self._deciding[key]
+                if not decision.done():  # this failed: whoever waits for it decides for itself
+                    decision.set_result(None)
+
+    async def _insert(
+        self,
+        specs: Sequence[JobSpec],
+        keys: Sequence[str | None],
+        found: dict[str, Found],
+        own: Mapping[str, asyncio.Future[str | None]],
+        documents: Sequence[tuple[str, int]],
+        retry_of: Sequence[str],
+        replace_batch: str | None,
+    ) -> list[Taken]:
+        moment = self._moment()
+        new: list[JobRecord] = []
+        taken: list[Taken] = []
+        for number, (spec, key) in enumerate(zip(specs, keys, strict=True)):
+            there = found[key] if key is not None else Found(None, None if spec.use_cache else cache.SWITCHED_OFF)
+            if there.job is not None:
+                taken.append(Taken(there.job, True))
+                continue
+            record = self._record(spec, moment, there.miss, retry_of[number] if retry_of else None)
+            new.append(record)
+            taken.append(Taken(record.id, False))
+            if key is not None and not record.current_status.final:
+                found[key] = Found(record.id, None)  # for what is the same in this very request
+        await self._journal.insert(
+            Submission(
+                at=moment,
+                jobs=new,
+                # A retry takes the place of what failed; it does not join a second time.
+                members=[
+                    (spec.batch, answer.id)
+                    for spec, answer in zip(specs, taken, strict=True)
+                    if spec.batch is not None and not retry_of
+                ],
+                documents=[(*document, answer.id) for document, answer in zip(documents, taken, strict=False)],
+                hits=[answer.id for answer in taken if answer.cached],
+                retries={old: answer.id for old, answer in zip(retry_of, taken, strict=False)},
+                replace_batch=replace_batch,
+            )
+        )
+        self._admitted(new)
+        for key, decision in own.items():
+            decision.set_result(found[key].job)
+        return taken
+
+    def _record(self, spec: JobSpec, moment: datetime, miss: str | None, retry_of: str | None) -> JobRecord:
+        record = JobRecord(**spec.model_dump(), id=str(ObjectId()), ctime=moment, cache_miss=miss, retry_of=retry_of)
+        if self._apps.get(spec.app) is None:
+            return record.failed(ErrorType.NO_SUCH_APP, self._apps.missing(spec.app))
+        return self._checked(record)
+
+    async def _search(self, keys: Sequence[str]) -> dict[str, Found]:
+        candidates = await asyncio.to_thread(self._store.cached, keys)
+        images = {job.image for job in candidates.values() if job.image and job.image_digest}
+        digests = await self._image_digests(sorted(images)) if images else {}
+        found = dict.fromkeys(keys, _NOTHING)
+        for key, job in candidates.items():
+            app = self._apps.get(job.app)
+            if self._is_ending(job.id):
+                miss: str | None = f"{job.id} is being cancelled"
+            elif app is None:
+                miss = f"there is no app {job.app} any more"
+            else:
+                miss = cache.changed(job, app.ref.digest, digests.get(job.image or "", ()))
+            found[key] = Found(None if miss else job.id, miss)
+        return found
+
+    def _moment(self) -> datetime:
+        """The present, and never before an earlier job's, whatever the clock does."""
+        self._latest = max(self._latest, now())
+        return self._latest
+
+    @asynccontextmanager
+    async def _alone(self, key: str) -> AsyncIterator[None]:
+        """One at a time for each key."""
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        self._waiting[key] += 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._waiting[key] -= 1
+            if not self._waiting[key]:
+                del self._waiting[key], self._locks[key]

@@ -1,0 +1,64 @@
+"""What is wrong with this machine's home, while the API does not answer."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import psutil
+
+from orqal.cluster import processes
+from orqal.cluster.processes import ClusterError
+from orqal.doctor import machine as checkup
+from orqal.doctor.facts import PARTS, Alone
+from orqal.doctor.findings import Checkup, judge_alone
+from orqal.engine.client import Engine
+from orqal.engine.errors import EngineError
+from orqal.settings import Settings
+
+
+def alone(settings: Settings, silence: str, *, fix: bool = False) -> Checkup:
+    """Look at this machine alone. `silence`: why the API does not answer. `fix`: mend what can be mended without harm.
+    ClusterError: there is no home of Orqal here."""
+    if not settings.cluster_path.exists():
+        raise ClusterError(f"{silence} And on this machine there is no Orqal to look at: no {settings.home}.")
+    facts = _facts(settings, silence)
+    findings = judge_alone(facts)
+    if fix:
+        mended = checkup.mend(settings, [finding.subject for finding in findings if finding.mendable])
+        findings = [
+            finding.model_copy(update={"mended": finding.subject in mended}) if finding.mendable else finding
+            for finding in findings
+        ]
+    return Checkup(checked={"machines": 1}, findings=findings)
+
+
+def _facts(settings: Settings, silence: str) -> Alone:
+    home = settings.cluster_path.read_text().strip()
+    known_up = (settings.home / "cluster.json").exists()
+    # Where hosts only have joined, the API is on another machine.
+    has_head = known_up or any(node.is_head for node in processes.nodes(home).values())
+    docker_root, daemon_silent = None, None
+    try:
+        info = Engine("").info()
+        docker_root = info.data_root if info.local else None
+    except EngineError as error:
+        daemon_silent = error.message
+    return Alone(
+        home=str(settings.home),
+        known_up=known_up,
+        parts=_parts(processes.find(home)) if has_head else frozenset(),
+        silence=silence.strip().rstrip("."),
+        store=checkup.store(settings),
+        daemon_silent=daemon_silent,
+        machine=checkup.machine(settings, docker_root),
+    )
+
+
+def _parts(found: set[psutil.Process]) -> frozenset[str]:
+    """Which of the head's parts run. An actor's process tells its class in its command line: Ray writes it there."""
+    names = []
+    for process in found:
+        with suppress(psutil.Error):
+            command = "".join(process.cmdline()[:1])
+            names.append(command if command.startswith("ray::") else process.name())
+    return frozenset(part for part in PARTS if any(part in name for name in names))

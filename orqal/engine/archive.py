@@ -1,0 +1,119 @@
+"""A job's directory, on its way to a daemon that does not see this machine's files, and back: as a tar.
+
+What comes back was made by a container, and may have been made to do harm.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol, cast
+
+from orqal.engine.errors import Unreachable
+from orqal.engine.job_directory import walk
+
+_PIECE = 1 << 20
+_BUFFER = 1 << 16
+"""Bytes that tarfile reads at once, and copies for every header."""
+_BLOCK = 4096
+"""What a file takes of a disk at least, in bytes."""
+KEPT_FREE = 256 << 20
+"""Bytes of the disk that jobs' files leave free."""
+
+
+class Readable(Protocol):
+    """Where the tar comes from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes; none at the end."""
+
+
+def packed(directory: str, params: bytes) -> bytes:
+    """A job's directory as its container gets it: anyone may write there, and `params.json` is in it. To be unpacked at
+    the root; folders above it are made where they are missing, and left as they are where they are not."""
+    buffer = BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        folder = tarfile.TarInfo(directory.lstrip("/"))
+        folder.type, folder.mode, folder.mtime = tarfile.DIRTYPE, 0o777, time.time()
+        tar.addfile(folder)
+        file = tarfile.TarInfo(f"{folder.name}/params.json")
+        file.size, file.mode, file.mtime = len(params), 0o644, folder.mtime
+        tar.addfile(file, BytesIO(params))
+    return buffer.getvalue()
+
+
+def unpack(archive: Readable, directory: Path) -> None:
+    """Make a job's directory what the one folder in the tar is. What an unpacking that was cut short has left goes.
+
+    Files and folders only: no devices, pipes or sockets, and of links those that lead further down. They belong to this
+    process's user, who may read them. OSError: the disk has no room for all, or something else is wrong with it.
+    Unreachable: the tar broke off.
+    """
+    with suppress(FileNotFoundError):
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True)
+    disk = os.statvfs(directory)
+    room = disk.f_bavail * disk.f_frsize - KEPT_FREE
+    try:
+        # It is only read. errorlevel: no error is passed over.
+        with tarfile.open(fileobj=cast(IO[bytes], archive), mode="r|", bufsize=_BUFFER, errorlevel=2) as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined] # else it remembers all there ever were
+                room -= _BLOCK + member.size
+                if room < 0:
+                    raise OSError(f"they are more than the {disk.f_bavail * disk.f_frsize / 1e9:.1f} GB that are free")
+                if (place := _place(member.name)) is not None:
+                    _make(directory, place, member, tar)
+            _check_end(tar)
+    except (tarfile.TarError, EOFError) as error:
+        raise Unreachable(f"the job's files broke off on their way: {error}") from error
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """A tar ends with two blocks of zeros. tarfile stops at the first, and at anything that is no header, too."""
+    rest = tar.fileobj.read(tarfile.BLOCKSIZE) if tar.fileobj else b""
+    if rest != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("the end is missing")
+
+
+def _place(name: str) -> tuple[str, ...] | None:
+    """Where in the job's directory it belongs; None: nowhere."""
+    parts = PurePosixPath(name).parts
+    return None if not parts or any(part == ".." or "/" in part or "\0" in part for part in parts) else parts[1:]
+
+
+def _make(directory: Path, place: tuple[str, ...], member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
+    if not place:  # the directory itself
+        return
+    with walk(directory, place[:-1]) as parent:
+        name = place[-1]
+        if member.isdir():
+            os.mkdir(name, 0o700 | member.mode & 0o777, dir_fd=parent)
+        elif member.isreg():
+            content = tar.extractfile(member)
+            assert content is not None
+            _write(content, name, 0o600 | member.mode & 0o777, parent)
+        elif member.islnk() and (target := _place(member.linkname)):
+            with walk(directory, target[:-1]) as folder:
+                os.link(target[-1], name, src_dir_fd=folder, dst_dir_fd=parent, follow_symlinks=False)
+        elif member.issym() and _leads_down(member.linkname):
+            os.symlink(member.linkname, name, dir_fd=parent)
+
+
+def _write(content: IO[bytes], name: str, mode: int, parent: int) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(name, flags, mode, dir_fd=parent), "wb") as file:
+        while piece := content.read(_PIECE):
+            file.write(piece)
+
+
+def _leads_down(target: str) -> bool:
+    """However many links are on the way, none of them leads up."""
+    parts: Iterable[str] = PurePosixPath(target).parts
+    return bool(target) and not any(part == ".." or "/" in part or "\0" in part for part in parts)

@@ -1,0 +1,479 @@
+"""The one place that speaks to a Docker daemon.
+
+Blocking calls on the docker SDK: callers that must not block use threads. Containers of Orqal bear the labels
+LABEL_CLUSTER, LABEL_JOB and LABEL_ATTEMPT; no other container is ever touched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import docker
+import docker.auth
+import docker.errors
+import requests
+from docker.types import LogConfig, Mount
+from docker.utils import kwargs_from_env, parse_repository_tag, version_gte
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection
+
+from orqal.engine.errors import EngineError, broken_off, explanation, not_pulled, translated
+from orqal.engine.streams import Archive, Events, Logs, Pull
+from orqal.models import ErrorType, Resources
+
+LABEL_CLUSTER = "orqal.cluster"
+LABEL_JOB = "orqal.job"
+LABEL_ATTEMPT = "orqal.attempt"
+LABEL_FILES = "orqal.files"
+"""Says where in the container the job's directory is, if it is to be fetched after the end; else empty."""
+
+_CONNECT_TIMEOUT = 60.0
+_SILENCE = 300.0
+"""Seconds without news of a pull after which it is given up."""
+_POOL = 64
+_EVENTS = ("die", "kill")
+_REMEMBERED = 256
+"""Events that a daemon remembers (eventsLimit in moby's daemon/events/events.go)."""
+
+
+class EngineInfo(NamedTuple):
+    """What a daemon says of itself."""
+
+    name: str
+    version: str
+    threads: int
+    ram_bytes: int
+    id: str
+    cgroup_driver: str
+    """`cgroupfs`, `systemd` or `none`."""
+    local: bool
+    """It runs on this machine, and not in a virtual one of its own."""
+    data_root: str = ""
+    """The folder of its images and containers, on its machine."""
+
+
+class ContainerKey(NamedTuple):
+    """An attempt of a job: at most one container of a cluster bears it."""
+
+    job: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """A container to be made. The names are those of the Engine API."""
+
+    key: ContainerKey
+    image: str
+    cmd: str | list[str]
+    resources: Resources
+    volumes: Mapping[str, Mapping[str, str]]
+    environment: dict[str, str]
+    working_dir: str | None
+    network: str | None
+    pids_limit: int
+    cgroup_parent: str | None
+    """The cgroup to put it in; None: the daemon's own choice."""
+    mounted: str | None = None
+    """The job's directory, at the same path on the daemon's machine; it must be there."""
+    fetched: str | None = None
+    """The job's directory, which the daemon's machine does not see: a path in the container alone."""
+
+
+class Ended(NamedTuple):
+    """How a container ended."""
+
+    container: str
+    exit_code: int
+    out_of_memory: bool
+    state: dict[str, Any]
+    """`State` of `docker inspect`."""
+    fetched: str | None
+    """See ContainerSpec."""
+
+    @property
+    def ran(self) -> float:
+        """Seconds from its start to its end."""
+        return _seconds(self.state["FinishedAt"]) - _seconds(self.state["StartedAt"])
+
+
+class Past(NamedTuple):
+    """What a daemon remembers: its last events, and none from before its own start."""
+
+    killed: set[str]
+    """Containers that it has sent a signal that ends programs. One that finds containers running when it starts, and is
+    not to leave them so (`live-restore`), kills them before anybody can listen."""
+    ended: set[str]
+    """Containers that it has seen end."""
+    all_since_its_start: bool
+    """It has forgotten nothing."""
+
+
+class Engine:
+    """A Docker daemon: the one of DOCKER_HOST, DOCKER_TLS_VERIFY and DOCKER_CERT_PATH, or the local socket."""
+
+    def __init__(self, cluster: str, logins: Path | None = None) -> None:
+        """`cluster` marks the containers as ours; `logins`: see Settings.registry_auth. Unreachable: no daemon
+        answers."""
+        self.cluster = cluster
+        self._logins = logins
+        with translated("connect"):
+            self._api = _Api(timeout=int(_CONNECT_TIMEOUT), max_pool_size=_POOL, **kwargs_from_env())
+
+    def info(self) -> EngineInfo:
+        """What the daemon is, and the capacity of its machine."""
+        with translated("info"):
+            info = self._api.info()
+        # A socket here may lead to another machine, or into a virtual one.
+        here = info["Name"], info["KernelVersion"]
+        return EngineInfo(
+            name=info["Name"],
+            version=info["ServerVersion"],
+            threads=int(info["NCPU"]),
+            ram_bytes=int(info["MemTotal"]),
+            id=info["ID"],
+            cgroup_driver=info["CgroupDriver"],
+            data_root=info["DockerRootDir"],
+            local=_by_socket() and here == (os.uname().nodename, os.uname().release),
+        )
+
+    # Images
+
+    def images(self) -> frozenset[str]:
+        """The names, with tag or digest, of all images that are here."""
+        with translated("list the images"):
+            found = self._api.images()
+        return frozenset(name for image in found for kind in ("RepoTags", "RepoDigests") for name in image[kind] or ())
+
+    def image_digests(self, images: Iterable[str]) -> dict[str, str]:
+        """The ids of those of these images that are here."""
+        found = {image: self.image_id(image) for image in images}
+        return {image: digest for image, digest in found.items() if digest is not None}
+
+    def image_id(self, image: str) -> str | None:
+        """The id of an image that is here. EngineError: that is no image's name."""
+        reference = with_tag(image)
+        with translated("inspect the image"):
+            try:
+                image_id: str = self._api.inspect_image(reference)["Id"]  # type: ignore[no-untyped-call]
+            except docker.errors.ImageNotFound:
+                return None
+            except docker.errors.APIError as error:
+                if error.status_code != 400:
+                    raise
+                raise EngineError(
+                    ErrorType.IMAGE_NOT_FOUND, f"{reference!r} is not the name of an image: {explanation(error)}"
+                ) from error
+            return image_id
+
+    def pull(self, image: str) -> Pull:
+        """Have the daemon pull an image. EngineError, here or while it comes: it cannot be had; see `passing`."""
+        reference = with_tag(image)
+        try:
+            repository, tag = parse_repository_tag(reference)
+            login = self._login(reference, repository)
+            response = self._api.post(
+                f"{self._api.base_url}/v{self._api.api_version}/images/create",
+                params={"fromImage": repository, "tag": tag},
+                headers={"X-Registry-Auth": login} if login else {},
+                stream=True,
+                timeout=(_CONNECT_TIMEOUT, _SILENCE),
+            )
+        except requests.RequestException as error:
+            raise broken_off(reference, error) from error
+        if response.status_code != 200:
+            raise not_pulled(reference, _message(response), response.status_code)
+        return Pull(reference, response)
+
+    def _login(self, reference: str, repository: str) -> bytes | None:
+        """What the registry is told of who we are. Read anew each time: somebody may have logged in since."""
+        try:
+            if self._logins and not isinstance(json.loads(self._logins.read_bytes()), dict):
+                raise ValueError("it is not a JSON object")
+        except (OSError, ValueError) as error:
+            raise EngineError(
+                ErrorType.PULL_FAILED,
+                f"the image {reference!r} is not on the host, and was not pulled, for the host's file of credentials "
+                f"(ORQAL_REGISTRY_AUTH), {self._logins}, cannot be read: {error}",
+            ) from error
+        try:
+            self._api.reload_config(str(self._logins) if self._logins else None)
+            registry, _ = docker.auth.resolve_repository_name(repository)
+            login = docker.auth.get_config_header(self._api, registry)
+        except docker.errors.DockerException as error:  # of a program that keeps credentials, mostly
+            raise EngineError(
+                ErrorType.PULL_FAILED,
+                f"the image {reference!r} is not on the host, and was not pulled, for the credentials for its registry "
+                f"cannot be read: {error}",
+            ) from error
+        return login
+
+    # Containers
+
+    def create(self, spec: ContainerSpec) -> str:
+        """Make a container, not yet started: its id. If it is there already, its id too."""
+        with translated("create the container"):
+            host_config = self._api.create_host_config(
+                binds=dict(spec.volumes),
+                # Unlike `binds`, this makes no folder of that name where there is none.
+                mounts=[Mount(spec.mounted, spec.mounted, type="bind")] if spec.mounted else None,
+                nano_cpus=spec.resources.nano_cpus,
+                mem_limit=spec.resources.mem_bytes,
+                # Equal to mem_limit: no swap on top of it.
+                memswap_limit=spec.resources.mem_bytes,
+                pids_limit=spec.pids_limit,
+                cgroup_parent=spec.cgroup_parent,
+                security_opt=["no-new-privileges"],
+                network_mode=spec.network,
+                # The driver "local" keeps bytes that are not UTF-8, which "json-file" replaces. By default it drops
+                # the oldest output beyond 100 MB: no part of an output may be lost.
+                log_config=LogConfig(type="local", config={"max-size": "1t", "max-file": "1", "compress": "false"}),
+            )
+            try:
+                container = self._api.create_container(
+                    image=with_tag(spec.image),
+                    # None lets the image's own command stand.
+                    command=spec.cmd or None,
+                    host_config=host_config,
+                    environment=spec.environment,
+                    working_dir=spec.working_dir,
+                    name=container_name(spec.image, spec.key),
+                    labels={
+                        LABEL_CLUSTER: self.cluster,
+                        LABEL_JOB: spec.key.job,
+                        LABEL_ATTEMPT: str(spec.key.attempt),
+                        # Always: the image may have such a label of its own.
+                        LABEL_FILES: spec.fetched or "",
+                    },
+                )
+            except docker.errors.APIError as error:
+                if spec.mounted and f"source path does not exist: {spec.mounted}" in explanation(error):
+                    raise EngineError(
+                        ErrorType.DOCKER_ERROR,
+                        f"the job's directory {spec.mounted} is not on the Docker daemon's machine. ORQAL_JOBS_DIR is "
+                        "to be a file system that both machines have at that path; unset, files are carried over",
+                    ) from error
+                existing = self.find(spec.key) if error.status_code == 409 else None
+                if existing is None:
+                    raise
+                return existing
+        return str(container["Id"])
+
+    def find(self, key: ContainerKey) -> str | None:
+        """The id of an attempt's container, if it is there."""
+        labels = [*self._label, f"{LABEL_JOB}={key.job}", f"{LABEL_ATTEMPT}={key.attempt}"]
+        with translated("look for the container"):
+            found = self._api.containers(all=True, filters={"label": labels})
+        return str(found[0]["Id"]) if found else None
+
+    def put(self, container: str, archive: bytes) -> None:
+        """Unpack a tar at the root of its file system."""
+        with translated("put files into the container"):
+            self._api.put_archive(container, "/", archive)
+
+    def fetch(self, container: str, path: str) -> Archive | None:
+        """What is at a path of its file system, as a tar; None: nothing."""
+        url = f"{self._api.base_url}/v{self._api.api_version}/containers/{container}/archive"
+        with translated("fetch the container's files"):
+            response = self._api.get(url, params={"path": path}, headers={"Accept-Encoding": "identity"}, stream=True)
+            if response.status_code == 404 and self.started(container):  # it is there, and the path is not
+                return None
+            response.raise_for_status()
+        return Archive(response)
+
+    def start(self, container: str) -> None:
+        """Start it; nothing happens if it runs already."""
+        with translated("start the container"):
+            self._api.start(container)
+
+    def ended(self, container: str) -> Ended | None:
+        """How it ended; None: it has not."""
+        with translated("inspect the container"):
+            found = self._api.inspect_container(container)
+        state = found["State"]
+        if state["Status"] not in ("exited", "dead"):
+            return None
+        fetched = (found["Config"]["Labels"] or {}).get(LABEL_FILES)
+        return Ended(container, int(state["ExitCode"]), bool(state["OOMKilled"]), state, fetched or None)
+
+    def started(self, container: str) -> bool:
+        """True when it has been started, whether or not it has ended."""
+        with translated("inspect the container"):
+            state = self._api.inspect_container(container)["State"]
+        return bool(state["Status"] != "created")
+
+    def ran_for(self, container: str) -> float | None:
+        """Seconds since its start, both times by the daemon's own clock; None: it was not started, or is not there."""
+        with translated("inspect the container"):
+            try:
+                state = self._api.inspect_container(container)["State"]
+            except docker.errors.NotFound:
+                return None
+            if state["Status"] == "created":
+                return None
+            return _seconds(self._api.info()["SystemTime"]) - _seconds(state["StartedAt"])
+
+    def stats(self, container: str) -> dict[str, Any]:
+        """What it uses at this moment, as the Engine API says it. The answer takes the daemon up to a second."""
+        with translated("tell what the container uses"):
+            # Without one-shot, which Docker 20.10 (API 1.41) brought, the daemon waits for a second measurement.
+            one_shot = version_gte(self._api.api_version, "1.41") or None
+            stats: dict[str, Any] = self._api.stats(container, stream=False, one_shot=one_shot)
+        return stats
+
+    def stop(self, container: str, grace: int) -> None:
+        """SIGTERM, and SIGKILL after `grace` seconds. A container that is gone or has ended is left so."""
+        with translated("stop the container"):
+            try:
+                self._api.stop(container, timeout=grace)
+            except docker.errors.NotFound:
+                return
+
+    def remove(self, container: str) -> None:
+        """Remove it with its output, running or not. A container that is gone is left so."""
+        with translated("remove the container"):
+            try:
+                self._api.remove_container(container, force=True, v=True)
+            except docker.errors.NotFound:
+                return
+            except docker.errors.APIError as error:
+                if error.status_code != 409:  # 409: it is being removed already
+                    raise
+
+    def logs(self, container: str, *, stdout: bool = True, stderr: bool = True, follow: bool = False) -> Logs:
+        """Its output so far, and, to `follow`, what comes until it ends."""
+        flags = {"stdout": int(stdout), "stderr": int(stderr), "follow": int(follow)}
+        url = f"{self._api.base_url}/v{self._api.api_version}/containers/{container}/logs"
+        with translated("read the output"):
+            # The SDK's own logs() glues the streams together; its client is a requests session.
+            response = self._api.get(url, params=flags, stream=True, timeout=(_CONNECT_TIMEOUT, None))
+            if response.status_code == 404:
+                raise EngineError(ErrorType.DOCKER_ERROR, f"there is no container {container}", passing=True)
+            response.raise_for_status()
+        return Logs(response, follow)
+
+    def own_containers(self) -> Iterator[tuple[ContainerKey, str, str]]:
+        """All containers of this cluster here: whose, id, state in Docker's words."""
+        with translated("list the containers"):
+            found = self._api.containers(all=True, filters={"label": self._label})
+        for container in found:
+            labels = container["Labels"]
+            if labels.get(LABEL_ATTEMPT, "").isdigit() and LABEL_JOB in labels:
+                key = ContainerKey(labels[LABEL_JOB], int(labels[LABEL_ATTEMPT]))
+                yield key, str(container["Id"]), str(container["State"])
+
+    def overview(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """What `docker info` says, and `docker inspect` of each running container of this cluster."""
+        with translated("tell of itself"):
+            running = self._api.containers(filters={"label": self._label})
+            inspected = []
+            for container in running:
+                with suppress(docker.errors.NotFound):  # it has gone meanwhile
+                    inspected.append(self._api.inspect_container(container["Id"]))
+            return self._api.info(), inspected
+
+    def images_in_use(self) -> dict[str, int]:
+        """Running containers per image, strangers' too: the load of the host."""
+        counts: dict[str, int] = {}
+        with translated("list the containers"):
+            for container in self._api.containers():
+                counts[container["Image"]] = counts.get(container["Image"], 0) + 1
+        return counts
+
+    def events(self) -> Events:
+        """What happens to this cluster's containers, from now on."""
+        with translated("listen to events"):
+            return Events(self._api.events(decode=True, filters=self._events))
+
+    def past(self) -> Past:
+        """What the daemon still knows of what happened to this cluster's containers."""
+        url = f"{self._api.base_url}/v{self._api.api_version}/events"
+        with translated("tell of past events"):
+            # The SDK's own events() takes whole seconds only: the last second's would be missing, or waited for.
+            window = {"since": "1", "until": f"{_seconds(self._api.info()['SystemTime']):.6f}"}
+            response = self._api.get(url, params=window)
+            response.raise_for_status()
+        known = [json.loads(line) for line in response.iter_lines()]
+        ours = [event for event in known if event["Actor"]["Attributes"].get(LABEL_CLUSTER) == self.cluster]
+        events = list(Events(event for event in ours if event["Action"] in _EVENTS))
+        return Past(
+            killed={event.container for event in events if event.killed},
+            ended={event.container for event in events if not event.killed},
+            all_since_its_start=len(known) < _REMEMBERED,
+        )
+
+    @property
+    def _events(self) -> dict[str, Any]:
+        return {"type": "container", "event": list(_EVENTS), "label": self._label}
+
+    @property
+    def _label(self) -> list[str]:
+        return [f"{LABEL_CLUSTER}={self.cluster}"]
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._api.close()
+
+
+def with_tag(image: str) -> str:
+    """The image with its tag: `latest` unless given. A digest stands for itself."""
+    return image if "@" in image or ":" in image.rsplit("/", 1)[-1] else f"{image}:latest"
+
+
+def container_name(image: str, key: ContainerKey) -> str:
+    """The name of an attempt's container: `<image>_<job id>`, and from the second attempt on its number."""
+    repository = re.sub(r"@.*|:[^/]*$", "", image).rsplit("/", 1)[-1]
+    return f"{repository}_{key.job}" + (f"_{key.attempt}" if key.attempt > 1 else "")
+
+
+class _Api(docker.APIClient):
+    """The SDK's client, as it is to be towards a daemon elsewhere."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if self.base_url.startswith(("http://", "https://")):
+            self.mount(self.base_url, _Tcp(pool_maxsize=_POOL))
+
+    def send(self, request: Any, **options: Any) -> requests.Response:
+        """As requests' own, which would believe REQUESTS_CA_BUNDLE more than the daemon's ca.pem."""
+        return super().send(request, **options | ({"verify": self.verify} if isinstance(self.verify, str) else {}))
+
+
+class _Tcp(HTTPAdapter):
+    """Connections to a daemon elsewhere: when its machine is gone, one that waits for news is told within 30 s."""
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        alive = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+        with suppress(AttributeError):  # not on every system
+            for option, value in (socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3):
+                alive.append((socket.IPPROTO_TCP, option, value))
+        options["socket_options"] = [*HTTPConnection.default_socket_options, *alive]
+        super().init_poolmanager(*args, **options)
+
+
+def _by_socket() -> bool:
+    return (os.environ.get("DOCKER_HOST") or "unix://").startswith("unix://")
+
+
+def _seconds(time: str) -> float:
+    """A time of the Engine API, which has up to nine digits after the point, in seconds since 1970."""
+    found = re.fullmatch(r"(.{19})(\.\d+)?(Z|[+-]\d\d:\d\d)", time)
+    assert found is not None, time
+    return datetime.fromisoformat(found[1] + found[3].replace("Z", "+00:00")).timestamp() + float(found[2] or 0)
+
+
+def _message(response: requests.Response) -> str:
+    """What the daemon says in an answer that is an error."""
+    try:
+        return str(response.json()["message"])
+    except (requests.RequestException, ValueError, KeyError, TypeError):
+        return f"{response.status_code} {response.reason}"

@@ -1,0 +1,136 @@
+"""A job's directory on its host: made, read and removed without following what a container put there.
+
+A container may have written anything into it: links, pipes, devices. So files are created anew, and opened one path
+component after the other, never through a link.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
+
+LISTED = 10_000
+"""Names of files in a job's directory that its record lists at most."""
+
+_JOB_ID = re.compile("[0-9a-f]{24}")
+
+
+def create(path: Path) -> BinaryIO:
+    """A new file in a job's directory; what is there under this name is not followed but replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _opened(path.parent, os.O_RDONLY | os.O_DIRECTORY) as directory:
+        with suppress(FileNotFoundError):
+            try:
+                os.unlink(path.name, dir_fd=directory)
+            except IsADirectoryError:
+                aside = f"{path.name}.{secrets.token_hex(4)}"
+                os.rename(path.name, aside, src_dir_fd=directory, dst_dir_fd=directory)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.fdopen(os.open(path.name, flags, 0o644, dir_fd=directory), "wb")
+
+
+def make_directory(path: Path, params: bytes) -> None:
+    """A job's directory as its container gets it: anyone may write there, and `params.json` is in it."""
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o777)
+    with create(path / "params.json") as file:
+        file.write(params)
+
+
+def directories(jobs_dir: Path) -> list[str]:
+    """The names in the folder of the jobs' directories that are ids of jobs, sorted."""
+    with suppress(OSError), os.scandir(jobs_dir) as entries:
+        return sorted(entry.name for entry in entries if _JOB_ID.fullmatch(entry.name))
+    return []
+
+
+def remove_directories(jobs_dir: Path, jobs: Iterable[str]) -> list[str]:
+    """Remove jobs' directories with all that is in them, following no link: those of which nothing is left."""
+    gone = []
+    for job in jobs:
+        if not _JOB_ID.fullmatch(job):
+            continue
+        path = jobs_dir / job
+        with suppress(OSError):
+            if path.is_symlink():
+                path.unlink()
+            else:
+                shutil.rmtree(path)
+        if not os.path.lexists(path):
+            gone.append(job)
+    return gone
+
+
+def listing(directory: Path) -> list[str]:
+    """The names in a job's directory, sorted; none if there is no directory."""
+    try:
+        with os.scandir(directory) as entries:
+            names = [entry.name for _, entry in zip(range(LISTED), entries, strict=False)]
+    except OSError:  # there is none, or the container has made it unreadable
+        return []
+    return sorted(name.encode("utf-8", "replace").decode("utf-8") for name in names)
+
+
+class Piece(NamedTuple):
+    """A part of a file, and what the whole file is at that moment."""
+
+    data: bytes
+    size: int
+    """Bytes of the whole file."""
+    modified: int
+    """When the file was last written to, in ns of its file system's clock."""
+
+
+def read_piece(directory: Path, name: str, offset: int, size: int) -> Piece:
+    """Up to `size` bytes of a file of a job's directory.
+
+    FileNotFoundError: there is no such regular file below the directory, or a link is on the way to it.
+    """
+    parts = PurePosixPath(name).parts
+    # "/" in part: an absolute path's first part is "/" or "//".
+    if not parts or any(part == ".." or "/" in part or "\0" in part for part in parts):
+        raise FileNotFoundError(name)
+    try:
+        with walk(directory, parts[:-1]) as parent:
+            # Not blocking: a pipe without a writer would keep us for ever.
+            file = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    except (OSError, UnicodeEncodeError) as error:
+        raise FileNotFoundError(name) from error
+    try:
+        state = os.fstat(file)
+        if not stat.S_ISREG(state.st_mode):
+            raise FileNotFoundError(name)
+        return Piece(os.pread(file, size, offset), state.st_size, state.st_mtime_ns)
+    finally:
+        os.close(file)
+
+
+@contextmanager
+def walk(directory: Path, parts: Iterable[str]) -> Iterator[int]:
+    """A descriptor of a folder below a job's directory. OSError: there is none, or a link is on the way to it."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    current = os.open(directory, flags)
+    try:
+        for part in parts:
+            below = os.open(part, flags, dir_fd=current)
+            os.close(current)
+            current = below
+        yield current
+    finally:
+        os.close(current)
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

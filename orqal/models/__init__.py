@@ -1,0 +1,65 @@
+"""What the parts of Orqal say to each other: jobs, attempts, resources, apps and hosts. Data only.
+
+The bottom layer: everything may import it, and it imports nothing of Orqal but states.py.
+"""
+
+from orqal.models.attempt import Attempt, ErrorType, Fault, JobError, RetryPolicy
+from orqal.models.cluster import AppInfo, BatchInfo, HostInfo, Load
+from orqal.models.fields import (
+    MAX_MEMORY_FACTOR,
+    MAX_NAME,
+    MAX_PARAMS,
+    MAX_RETRIES,
+    MAX_RETRY_DELAY,
+    BatchName,
+    MemoryFactor,
+    MemoryGb,
+    Name,
+    Retries,
+    RetryCause,
+    RetryDelay,
+    RetryOn,
+    Seconds,
+    Threads,
+    check_batch_name,
+)
+from orqal.models.job import Change, JobRecord, JobSpec, Output, now
+from orqal.models.resources import UNITS, Resources, Shape
+from orqal.states import Status
+
+__all__ = [
+    "MAX_MEMORY_FACTOR",
+    "MAX_NAME",
+    "MAX_PARAMS",
+    "MAX_RETRIES",
+    "MAX_RETRY_DELAY",
+    "UNITS",
+    "AppInfo",
+    "Attempt",
+    "BatchInfo",
+    "BatchName",
+    "Change",
+    "ErrorType",
+    "Fault",
+    "HostInfo",
+    "JobError",
+    "JobRecord",
+    "JobSpec",
+    "Load",
+    "MemoryFactor",
+    "MemoryGb",
+    "Name",
+    "Output",
+    "Resources",
+    "Retries",
+    "RetryCause",
+    "RetryDelay",
+    "RetryOn",
+    "RetryPolicy",
+    "Seconds",
+    "Shape",
+    "Status",
+    "Threads",
+    "check_batch_name",
+    "now",
+]

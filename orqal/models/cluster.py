@@ -1,0 +1,82 @@
+"""What users are told of apps, hosts and batches."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, Field
+
+from orqal.models.fields import RetryOn
+from orqal.states import Status
+
+
+class AppInfo(BaseModel):
+    """An app that jobs can name: what its wrapper says of itself."""
+
+    name: str
+    docker_url: str | None = None
+    """None: it depends on the job, or the app failed to load."""
+    threads: float | None = None
+    memory_in_gb: float | None = None
+    timeout: float | None = None
+    requires: dict[str, str] | None = None
+    """Labels that a host must have to get its jobs."""
+    retries: int = 0
+    """How often its jobs are tried again when they fail by themselves."""
+    retry_on: RetryOn | None = None
+    """Which failures; None: all of them."""
+    retry_delay: float | None = None
+    """Seconds before the first retry; None: 10."""
+    retry_memory_factor: float = 1.0
+    doc: str = ""
+    origin: str
+    """"built in", the wrapper's file, or the entry point's package."""
+    error: str | None = None
+    """Why it could not be loaded; None: it can be used."""
+
+
+class Load(BaseModel):
+    """How busy a host is."""
+
+    cpu: float | None = None
+    """Percent of all its cores; None: not known, as of a machine of which only the Docker daemon can be reached."""
+    mem: float | None = None
+    """Percent of its memory; None: not known."""
+    images: dict[str, int] = Field(default_factory=dict)
+    """Running containers per image."""
+
+
+class HostInfo(BaseModel):
+    """A Docker daemon with its Ray node."""
+
+    name: str
+    node_id: str
+    address: str
+    state: str
+    """`ready`, or why it gets no work: `draining` while its last jobs run, then `drained`."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    docker_version: str = ""
+    threads: float = 0
+    ram_gb: float = 0
+    threads_in_use: float = 0
+    ram_gb_in_use: float = 0
+    threads_of_others: float = 0
+    """What Ray programs that are not Orqal hold of it."""
+    ram_gb_of_others: float = 0
+    jobs: int = 0
+    """Jobs that hold a lease on it."""
+    load: Load = Field(default_factory=Load)
+
+
+class BatchInfo(BaseModel):
+    """How far a batch is. Each document that was submitted counts, also where one job answers several."""
+
+    name: str
+    created: datetime
+    jobs: int
+    status: dict[Status, int]
+    """Jobs per state; states without jobs are left out."""
+    ok: int
+    """Jobs that exited with 0."""
+    failed: int
+    """Jobs that ended otherwise."""

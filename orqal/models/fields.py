@@ -1,0 +1,68 @@
+"""Limits and validated types of the values that users send."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
+
+MAX_NAME = 200
+"""Characters in the name of an app, a user, a batch or a param, and in an idempotency key."""
+MAX_PARAMS = 1_000
+"""Params of one job."""
+
+MAX_RETRIES = 100
+"""Times that a job is tried again after it failed by itself."""
+MAX_RETRY_DELAY = 86_400.0
+"""Seconds between two attempts at a job, at most."""
+MAX_MEMORY_FACTOR = 16.0
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
+Threads = Annotated[float, Field(ge=0.01, le=100_000), BeforeValidator(_finite)]
+"""Cores; Docker takes no less than 0.01."""
+MemoryGb = Annotated[float, Field(ge=0.0063, le=1_000_000), BeforeValidator(_finite)]
+"""10^9 bytes; Docker takes no less than 6 MiB."""
+Seconds = Annotated[float, Field(gt=0), BeforeValidator(_finite)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+Retries = Annotated[int, Field(ge=0, le=MAX_RETRIES)]
+RetryDelay = Annotated[float, Field(ge=0, le=MAX_RETRY_DELAY), BeforeValidator(_finite)]
+"""Seconds."""
+MemoryFactor = Annotated[float, Field(ge=1, le=MAX_MEMORY_FACTOR), BeforeValidator(_finite)]
+CAUSES = ("exit_code", "timeout", "out_of_memory")
+
+
+def _retry_cause(value: Any) -> Any:
+    if (isinstance(value, str) and value in CAUSES) or (type(value) is int and 1 <= value <= 255):
+        return value
+    raise ValueError(f"must be an exit code from 1 to 255, or one of {', '.join(CAUSES)}")
+
+
+RetryCause = Annotated[
+    int | str,
+    PlainValidator(_retry_cause),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 255}, {"enum": list(CAUSES)}]}),
+]
+"""A failure of a job's own: one exit code, `exit_code` for any but 0, or the error it ended with."""
+RetryOn = Annotated[list[RetryCause], Field(max_length=300)]
+_NOT_IN_BATCH_NAMES = re.compile("[/\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def check_batch_name(name: str) -> str:
+    """The name itself, if it can be a part of a URL. ValueError: it cannot."""
+    if not 1 <= len(name) <= MAX_NAME or name in (".", "..") or _NOT_IN_BATCH_NAMES.search(name):
+        raise ValueError(
+            f"it must be 1 to {MAX_NAME} characters, none of them a slash or a control character, and not . or .."
+        )
+    return name
+
+
+BatchName = Annotated[str, AfterValidator(check_batch_name), Field(min_length=1, max_length=MAX_NAME)]
+"""See `check_batch_name`."""
