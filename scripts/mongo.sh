@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # See that the tests of the MongoDB store have a server: a mongod on the PATH, the one at ORQAL_TEST_MONGO_URL, or else
-# one that is put into build/mongo: FerretDB where there is Go, or the PyPI package nx-27017. tests/mongo_server.py
+# one that is put into build/mongo: FerretDB where there is Go, or the PyPI package nx-27017. tests/support/mongo_server.py
 # starts it.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 
 from examples.local_image import DEMO_IMAGE, DEMO_PROGRAMS, make_image
-from tests.mongo_server import Server, server
+from tests.support.mongo_server import Server, server
 
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("orqal", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

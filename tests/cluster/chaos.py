@@ -33,7 +33,7 @@ from orqal.client import Client
 from tests.cluster.faults import API_TOKEN, WITHIN, Faults, Happened, supervised, supervisor_log, wait_for
 from tests.cluster.lab import Lab, give_image, told
 from tests.cluster.namespaces import Namespaces, Unavailable
-from tests.mongo_server import Server, server
+from tests.support.mongo_server import Server, server
 
 LEDGER = "ledger"
 """The file in /tmp of each host in which containers tell that they run."""

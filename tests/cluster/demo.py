@@ -28,7 +28,8 @@ from examples.local_image import DEMO_IMAGE, DEMO_PROGRAMS, LocalImageError, mak
 from orqal.client import Client
 from tests.cluster.lab import processes
 from tests.cluster.launcher import Launched
-from tests.cluster.namespaces import REPOSITORY, Namespaces, Unavailable
+from tests.cluster.namespaces import Namespaces, Unavailable
+from tests.support.checkout import REPOSITORY
 
 JOBS = 300
 APP = "Checksum"

@@ -17,7 +17,7 @@ import psutil
 
 from tests.cluster.lab import PORT, Lab, processes, wipe
 from tests.cluster.namespaces import SYSTEM_PATH, Host, Namespaces
-from tests.mongo_server import Server
+from tests.support.mongo_server import Server
 
 LOST_AFTER = 30.0
 """ORQAL_HOST_LOST_AFTER, in seconds."""

@@ -14,9 +14,9 @@ from typing import Any
 import psutil
 
 from examples.local_image import DEMO_IMAGE, make_image
-from tests.api import Api
 from tests.cluster.namespaces import Host, Namespaces
 from tests.conftest import PROGRAMS
+from tests.support.api import Api
 
 PORT = 5001
 UP_WITHIN = 120

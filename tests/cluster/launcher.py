@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from tests.cluster.lab import Lab
-from tests.cluster.namespaces import REPOSITORY, ROOT_HOME, Namespaces
+from tests.cluster.namespaces import ROOT_HOME, Namespaces
+from tests.support.checkout import REPOSITORY
 
 UP_WITHIN = 300
 """Seconds that `ray up` and `ray down` may take."""

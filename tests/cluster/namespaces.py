@@ -33,7 +33,8 @@ from typing import Any
 import docker
 import psutil
 
-REPOSITORY = Path(__file__).parents[2]
+from tests.support.checkout import REPOSITORY
+
 HOST_SCRIPT = Path(__file__).with_name("host.sh")
 RUNS = Path("/var/tmp")
 """On a disk, as Docker's storage needs it, and not in /tmp, of which each host has its own."""

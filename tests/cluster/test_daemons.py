@@ -10,7 +10,7 @@ from bson import ObjectId
 
 from orqal.models import ErrorType
 from tests.cluster.namespaces import Host, Namespaces
-from tests.host_actor import Actors, ended, shell
+from tests.support.host_actor import Actors, ended, shell
 
 pytestmark = pytest.mark.timeout(180)
 

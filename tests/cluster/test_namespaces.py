@@ -17,8 +17,9 @@ import pytest
 
 from examples.local_image import DEMO_IMAGE, make_image
 from tests.cluster import namespaces
-from tests.cluster.namespaces import REPOSITORY, Host, Namespaces, clean_dead
+from tests.cluster.namespaces import Host, Namespaces, clean_dead
 from tests.conftest import PROGRAMS
+from tests.support.checkout import REPOSITORY
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.cluster.lab import Lab, a_lab, processes
 from tests.cluster.namespaces import Host, Namespaces
-from tests.tls import authority, certificate
+from tests.support.tls import authority, certificate
 
 pytestmark = pytest.mark.timeout(300)
 WITHIN = 120

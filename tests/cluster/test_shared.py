@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster.lab import Lab, a_lab
 from tests.cluster.namespaces import Namespaces
-from tests.mongo_server import server
+from tests.support.mongo_server import server
 
 pytestmark = pytest.mark.timeout(400)
 

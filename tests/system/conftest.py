@@ -11,7 +11,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.system.orqal_process import Orqal, an_orqal
+from tests.support.orqal_process import Orqal, an_orqal
 
 PACKAGES = Path(__file__).parent / "packages"
 """On the PYTHONPATH of the cluster: a package with an entry point, as an installed one would have it."""

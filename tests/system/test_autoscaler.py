@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.system.orqal_process import Orqal, free_port
+from tests.support.orqal_process import Orqal, free_port
 
 HEAD_ID = "f" * 51 + "00000"
 """As the fake provider wants it."""

@@ -16,7 +16,7 @@ import pytest
 
 from orqal.models import Status
 from orqal.store import SqliteStore
-from tests.system.orqal_process import Orqal
+from tests.support.orqal_process import Orqal
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 
 from orqal.models import MAX_NAME, MAX_PARAMS
 from orqal.serve_app.json_stream import MAX_DEPTH, MAX_DOCUMENT
-from tests.system.orqal_process import Orqal
+from tests.support.orqal_process import Orqal
 
 BASE = """
 import os, sys, time

@@ -14,7 +14,7 @@ from typing import Any
 
 import docker
 
-from tests.system.orqal_process import Orqal
+from tests.support.orqal_process import Orqal
 
 
 def submit(orqal: Orqal, name: str, *params: dict[str, object]) -> list[str]:

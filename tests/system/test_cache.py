@@ -12,7 +12,7 @@ import docker
 import pytest
 
 from examples.local_image import DEMO_PROGRAMS, make_image
-from tests.system.orqal_process import Orqal
+from tests.support.orqal_process import Orqal
 
 WRAPPER = """
 class {name}(AbstractWrapper):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.orqal_process import Orqal
+from tests.support.orqal_process import Orqal
 
 JOBS = 40
 

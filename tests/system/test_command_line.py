@@ -10,7 +10,7 @@ import secrets
 import signal
 from pathlib import Path
 
-from tests.system.orqal_process import Orqal
+from tests.support.orqal_process import Orqal
 
 
 def test_run_streams_both_outputs_and_exits_as_the_container(orqal: Orqal) -> None:
@@ -96,7 +96,7 @@ def test_apps_hosts_status_resources(orqal: Orqal) -> None:
 def test_completion_offers_the_apps(orqal: Orqal) -> None:
     import subprocess
 
-    from tests.system.orqal_process import ORQAL
+    from tests.support.orqal_process import ORQAL
 
     done = subprocess.run(
         ORQAL,

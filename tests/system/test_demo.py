@@ -10,9 +10,10 @@ import pytest
 
 from examples.local_image import DEMO_IMAGE, make_image
 from tests.conftest import PROGRAMS
-from tests.system.orqal_process import Orqal, free_port
+from tests.support.checkout import REPOSITORY
+from tests.support.orqal_process import Orqal, free_port
 
-ROOT = Path(__file__).parents[2]
+ROOT = REPOSITORY
 
 
 @pytest.mark.timeout(180)

@@ -18,7 +18,7 @@ from typing import Any
 import docker
 import pytest
 
-from tests.system.orqal_process import ORQAL, Orqal, cgroups_of
+from tests.support.orqal_process import ORQAL, Orqal, cgroups_of
 
 LEFTOVERS = """
 import time, ray

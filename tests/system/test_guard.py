@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.system.orqal_process import Orqal, an_orqal
+from tests.support.orqal_process import Orqal, an_orqal
 
 BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
 EVIL = "http://evil.example"

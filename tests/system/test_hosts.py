@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.orqal_process import Orqal
+from tests.support.orqal_process import Orqal
 
 HEAD, SECOND = socket.gethostname(), "second"
 SERVICES = '''

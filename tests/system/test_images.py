@@ -12,9 +12,9 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests import registry as registries
-from tests.registry import Registry, a_registry
-from tests.system.orqal_process import Orqal
+from tests.support import registry as registries
+from tests.support.orqal_process import Orqal
+from tests.support.registry import Registry, a_registry
 
 pytestmark = pytest.mark.timeout(180)
 WITHIN = 60

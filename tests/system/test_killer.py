@@ -19,7 +19,7 @@ from typing import Any
 import docker
 import pytest
 
-from tests.system.orqal_process import Orqal, an_orqal
+from tests.support.orqal_process import Orqal, an_orqal
 
 DEADLY = ["sleep", "1000"]
 """The command of the container about which nobody may ask."""

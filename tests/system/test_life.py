@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.system.orqal_process import Orqal, an_orqal
+from tests.support.orqal_process import Orqal, an_orqal
 
 WAIT_FOR_GO = "echo up; echo err >&2; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo gone on; exit 5"
 

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.system.orqal_process import Orqal
+from tests.support.orqal_process import Orqal
 
 CPU = (
     "cat /sys/fs/cgroup/cpu.max 2>/dev/null || "

@@ -17,7 +17,7 @@ import pytest
 
 from orqal.engine.client import ContainerKey, Engine
 from orqal.engine.usage import Cgroups
-from tests.system.orqal_process import Orqal
+from tests.support.orqal_process import Orqal
 
 MEBIBYTE = 1 << 20
 WORK = "dd if=/dev/zero of=/dev/null bs=50M count=1; i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done"

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.system.orqal_process import Orqal
+from tests.support.orqal_process import Orqal
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 Get = Callable[[str], httpx.Response]

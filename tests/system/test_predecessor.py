@@ -18,8 +18,8 @@ import docker
 import httpx
 import pytest
 
-from tests.system.orqal_process import Orqal, an_orqal
-from tests.system.predecessor import Client, make_images, needed_programs
+from tests.support.orqal_process import Orqal, an_orqal
+from tests.support.predecessor import Client, make_images, needed_programs
 
 pytestmark = pytest.mark.timeout(400)
 

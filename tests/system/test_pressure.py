@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from orqal.serve_app.middleware.request_limits import QUICK
-from tests.system.orqal_process import Orqal
+from tests.support.orqal_process import Orqal
 
 CLIENTS = 1_000
 LIMIT = 120.0

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.system.orqal_process import Orqal
+from tests.support.orqal_process import Orqal
 
 
 def _out(orqal: Orqal, code: str) -> Any:

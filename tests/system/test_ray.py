@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.system.orqal_process import Orqal, free_port
+from tests.support.orqal_process import Orqal, free_port
 
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.system.orqal_process import Orqal
+from tests.support.orqal_process import Orqal
 
 
 def test_only_health_is_open(orqal: Orqal) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.system.orqal_process import Orqal
+from tests.support.orqal_process import Orqal
 
 MOUNTED = 'import os\nclass {name}(AbstractWrapper):\n    docker_url = "orqal/demo"\n    create_dir = True\n'
 COUNTING = (

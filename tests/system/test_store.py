@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.mongo_server import Server
-from tests.system.orqal_process import Orqal, an_orqal, free_port
+from tests.support.mongo_server import Server
+from tests.support.orqal_process import Orqal, an_orqal, free_port
 
 SECRET = "hush-hush"
 

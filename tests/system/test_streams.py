@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from orqal.engine.streams import STDERR, STDOUT, Frame, frames
-from tests.system.orqal_process import Orqal
+from tests.support.orqal_process import Orqal
 
 LIMIT = 30.0
 """Seconds in which what should happen has happened; less than an output is kept for who asks no more."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.orqal_process import Orqal
+from tests.support.orqal_process import Orqal
 
 TIMEOUT = 15.0
 """Seconds; longer than an actor needs to come back."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.orqal_process import Orqal, an_orqal
+from tests.support.orqal_process import Orqal, an_orqal
 
 TTL = 3
 LIMIT = 30

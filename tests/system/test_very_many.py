@@ -13,7 +13,7 @@ from itertools import islice
 import psutil
 import pytest
 
-from tests.system.orqal_process import Orqal
+from tests.support.orqal_process import Orqal
 from tests.system.test_streams import connection
 
 pytestmark = pytest.mark.timeout(400)

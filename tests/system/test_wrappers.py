@@ -11,8 +11,8 @@ import docker
 import pytest
 
 from examples.local_image import make_image
-from tests import seed
-from tests.system.orqal_process import Orqal
+from tests.support import seed
+from tests.support.orqal_process import Orqal
 
 RABIN2 = b"""#!/bin/sh
 [ "$1" = -I ] || exit 64

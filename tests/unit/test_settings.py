@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from orqal.settings import Settings, write_secret
+from tests.support.checkout import REPOSITORY
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +112,7 @@ def test_mounts_that_cannot_be(monkeypatch: pytest.MonkeyPatch, text: str, probl
 def test_each_number_has_its_variable(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(f"ORQAL_{name.upper()}", "7")
     assert getattr(Settings(), name) == 7
-    assert f"ORQAL_{name.upper()}" in (Path(__file__).parents[2] / "orqal" / "settings.py").read_text()
+    assert f"ORQAL_{name.upper()}" in (REPOSITORY / "orqal" / "settings.py").read_text()
     monkeypatch.setenv(f"ORQAL_{name.upper()}", "")
     assert getattr(Settings(), name) == getattr(Settings(), name)
     monkeypatch.setenv(f"ORQAL_{name.upper()}", "much")

@@ -1,0 +1,158 @@
+"""A HostActor in front of a real Docker daemon. Stood in for: Ray, and the Scheduler, which is told things."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from bson import ObjectId
+
+from orqal.actors.host.container_run import Execution
+from orqal.actors.messages import Outcome
+from orqal.engine.client import Engine
+from orqal.engine.errors import Unreachable
+from orqal.models import ErrorType, RetryPolicy, Status
+from tests.support.host_actor import Actors, ended, order, seconds, shell
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
+T = TypeVar("T")
+
+TIMEOUT = 8.0
+
+
+@pytest.fixture
+def lab(image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Actors]:
+    monkeypatch.setenv("ORQAL_HOME", str(tmp_path))
+    monkeypatch.setenv("ORQAL_STOP_GRACE", "1")
+    actors = Actors(f"test-{ObjectId()}")
+    yield actors
+    actors.clear()
+
+
+def test_over_its_time_it_gets_sigterm_and_then_sigkill(lab: Actors) -> None:
+    actor = lab.actor()
+    loop = "while :; do sleep 0.2; done"
+    deaf = lab.do(actor.run(shell(f"trap '' TERM; echo on; {loop}", 2)))
+    polite = lab.do(actor.run(shell(f"trap 'echo bye; exit 3' TERM; echo on; {loop}", 2)))
+    assert ended(deaf.result(60)) == (ErrorType.TIMEOUT, 137, "on\n")
+    assert ended(polite.result(60)) == (ErrorType.TIMEOUT, 3, "on\nbye\n")
+
+
+def test_its_time_goes_on_while_no_actor_is_there(lab: Actors) -> None:
+    first = lab.actor()
+    wanted = shell("trap '' TERM; echo on; while :; do sleep 0.2; done", TIMEOUT)
+    lab.begin(first, wanted)
+    lab.forget(first)
+    container = lab.container()
+    begun = seconds(container.attrs["State"]["StartedAt"])
+    while time.time() < begun + TIMEOUT:
+        time.sleep(0.1)
+    attached = time.time()
+    outcome = lab.do(lab.actor().run(wanted)).result(60)
+    assert ended(outcome) == (ErrorType.TIMEOUT, 137, "on\n")
+    assert outcome.job.container_id == container.id
+    assert outcome.job.stime is not None and abs(outcome.job.stime.timestamp() - begun) < TIMEOUT
+    # From the order on it would have had as much time again.
+    container.reload()
+    assert seconds(container.attrs["State"]["FinishedAt"]) < attached + TIMEOUT
+
+
+def test_what_the_user_has_got_wrong_does_not_pass_and_what_others_did_does(lab: Actors) -> None:
+    actor = lab.actor()
+    for cmd, code in (("/no/such", 127), ("/etc", 126)):
+        outcome = lab.do(actor.run(order(cmd))).result(60)
+        assert (ended(outcome)[:2], outcome.passing) == ((ErrorType.DOCKER_ERROR, code), False)
+    for container in lab.client.containers.list(all=True, filters={"label": f"orqal.cluster={lab.cluster}"}):
+        container.remove()
+    running = lab.begin(actor, shell("echo on; sleep 1000"))
+    lab.container().remove(force=True)
+    outcome = running.result(60)
+    assert (ended(outcome)[0], outcome.passing) == (ErrorType.DOCKER_ERROR, True)
+
+
+def test_a_daemon_that_is_away_for_a_moment_costs_nothing(lab: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = lab.actor()
+    running = lab.begin(actor, shell("echo on; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo whole"))
+    real, failures = Engine.logs, iter((1, 2))
+
+    def away(self: Engine, *args: Any, **more: Any) -> Any:
+        if next(failures, None):
+            raise Unreachable("away")
+        return real(self, *args, **more)
+
+    monkeypatch.setattr(Engine, "logs", away)
+    container = lab.container()
+    assert container.exec_run(["sh", "-c", ": > /tmp/go"])[0] == 0
+    outcome = running.result(60)
+    assert (outcome.job.current_status, ended(outcome)) == (Status.EXITED, (None, 0, "on\nwhole\n"))
+    assert outcome.job.container_id == container.id
+
+
+def test_a_daemon_that_stays_away_is_given_up(lab: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORQAL_HOST_LOST_AFTER", "1")
+    actor = lab.actor()
+    running = lab.begin(actor, shell("echo on"))
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise Unreachable("away")
+
+    for name in ("logs", "ended", "ran_for"):
+        monkeypatch.setattr(Engine, name, away)
+    outcome = running.result(60)
+    assert (ended(outcome)[0], outcome.passing) == (ErrorType.DOCKER_ERROR, True)
+
+
+def test_a_cancel_ends_it_at_any_moment(lab: Actors) -> None:
+    actor = lab.actor()
+    for pause in (0, 0.01, 0.1, 0.3, 0.6, 1.0):
+        wanted = shell("echo on; sleep 1000")
+        running = lab.do(actor.run(wanted))
+        time.sleep(pause)
+        lab.do(actor.cancel(wanted.job.id, 1)).result(60)
+        assert ended(running.result(60))[0] is ErrorType.CANCELLED
+        lab.do(actor.release(wanted.job.id, 1)).result(60)
+    assert lab.client.containers.list(all=True, filters={"label": f"orqal.cluster={lab.cluster}"}) == []
+
+
+def test_one_that_will_be_tried_again_is_not_concluded(lab: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def concluded(*_: Any) -> Outcome:
+        raise AssertionError
+
+    monkeypatch.setattr(Execution, "_concluded", concluded)
+    wanted = order("sh", "-c", "echo on; exit 9", retry_policy=RetryPolicy(retries=1, retry_on=[9]))
+    outcome = lab.do(lab.actor().run(wanted)).result(60)
+    assert (outcome.job.current_status, ended(outcome)) == (Status.EXITED, (None, 9, "on\n"))
+
+
+def test_who_stops_its_container_has_it_run_again(lab: Actors) -> None:
+    actor = lab.actor()
+    polite = lab.begin(actor, shell("trap 'exit 0' TERM; echo on; while :; do sleep 0.1; done"))
+    lab.container().stop()
+    outcome = polite.result(60)
+    assert (ended(outcome), outcome.passing) == ((ErrorType.DOCKER_ERROR, 0, "on\n"), True)
+    assert outcome.job.error is not None and "stopped from outside" in outcome.job.error.message
+    lab.container().remove()
+    # Other signals are between the program and who sends them.
+    told = lab.begin(actor, shell("trap 'exit 3' HUP; while :; do sleep 0.1; done"))
+    lab.container().exec_run(["sh", "-c", "kill -HUP 1"])
+    assert ended(told.result(60)) == (None, 3, "")
+    lab.container().remove()
+    told = lab.begin(actor, shell("trap 'exit 3' HUP; while :; do sleep 0.1; done"))
+    lab.container().kill("SIGHUP")
+    assert ended(told.result(60)) == (None, 3, "")
+
+
+def test_whoever_stopped_it_for_its_time_its_time_was_over(lab: Actors) -> None:
+    """An actor stops it, and dies before it can tell."""
+    first = lab.actor()
+    wanted = shell("echo on; while :; do sleep 0.2; done", 2)
+    lab.begin(first, wanted)
+    lab.forget(first)
+    container = lab.container()
+    while time.time() < seconds(container.attrs["State"]["StartedAt"]) + 2:
+        time.sleep(0.1)
+    container.stop(timeout=1)
+    assert ended(lab.do(lab.actor().run(wanted)).result(60)) == (ErrorType.TIMEOUT, 137, "on\n")

@@ -1,0 +1,307 @@
+"""Submitting can be repeated: after a broken connection, a server that is away, a crash midway."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orqal.client import Client, Job, OrqalError, RequestFailed, ServerUnreachable, SubmissionFailed, batch
+from orqal.client.submission import SLICE, batch_key
+from tests.unit.client.test_batch_names import GOOD
+from tests.unit.client.test_client import (
+    A,
+    Reply,
+    Request,
+    StandInServer,
+    hurried,
+    ndjson,
+    numbered,
+    pauses,
+    record,
+    server,
+)
+
+__all__ = ["hurried", "pauses", "server"]
+
+BUSY = Reply({"detail": "the scheduler is restarting; try again in a few seconds"}, 503)
+
+
+class Intake:
+    """Takes jobs as the server does: the n-th document of a key is one job, however often it comes.
+
+    `breaks`: after how many ids the answer to each request breaks off, though all of its jobs are taken; None: it
+    does not.
+    """
+
+    def __init__(self, *breaks: int | None) -> None:
+        self.jobs: list[Any] = []
+        """All that there are; the place of one is its id."""
+        self._known: dict[tuple[str, int], int] = {}
+        self._breaks = list(breaks)
+
+    def __call__(self, request: Request) -> Reply:
+        limit = self._breaks.pop(0) if self._breaks else None
+        lines: list[dict[str, Any]] = []
+        for number, document in enumerate(request.documents, 1):
+            place = self._known.setdefault((request.headers["idempotency-key"], number), len(self.jobs))
+            if place == len(self.jobs):
+                self.jobs.append(document)
+            elif self.jobs[place] != document:
+                error = f"document {number}: this idempotency key has another document there"
+                if number == 1:
+                    return Reply({"detail": error}, 422)
+                lines.append({"error": error, "document": number})
+                break
+            lines.append({"_id": f"{place:024x}"})
+        return Reply(ndjson(*lines[:limit]), breaks=limit is not None)
+
+    @property
+    def inputs(self) -> list[Any]:
+        """What the jobs run on, in the order in which they came."""
+        return [job["input"] for job in self.jobs]
+
+    def named(self, request: Request) -> Reply:
+        """The batch of all of them, if there is one."""
+        if not self.jobs:
+            return Reply({"detail": "there is no batch"}, 404)
+        return Reply({"_id": "n", "jobs": [{"$oid": f"{place:024x}"} for place in range(len(self.jobs))]})
+
+
+@pytest.fixture
+def intake(server: StandInServer) -> Callable[..., Intake]:
+    """Makes the server take jobs; a batch n is of those that it has taken."""
+
+    def make(*breaks: int | None) -> Intake:
+        made = Intake(*breaks)
+        server.answers.update({"POST jobs": made, "GET batch/n": made.named})
+        return made
+
+    return make
+
+
+def some_jobs(count: int) -> Iterator[Job]:
+    """Jobs that tell themselves apart by their inputs."""
+    return (Job(app="Test", input=number) for number in range(count))
+
+
+def numbers(ids: list[str | None]) -> list[int]:
+    """Which jobs these ids are of."""
+    return [int(id or "", 16) for id in ids]
+
+
+def keys(server: StandInServer) -> list[str]:
+    """The keys that came, in their order."""
+    return [request.headers["idempotency-key"] for request in server.requests if request.method == "POST"]
+
+
+# Again, after what went wrong on the way
+
+
+def test_a_slice_that_breaks_off_is_sent_again_and_each_id_comes_once(
+    server: StandInServer, intake: Callable[..., Intake], pauses: list[float]
+) -> None:
+    taken = intake(None, 300, 0, 700)
+    jobs = batch(some_jobs(2 * SLICE + 5))
+    assert numbers([job._id for job in jobs]) == list(range(2 * SLICE + 5))
+    assert taken.inputs == list(range(2 * SLICE + 5))
+    first, *second, third = keys(server)
+    assert len(second) == 4
+    assert len({first, *second, third}) == 3
+    assert pauses == [0.1, 0.2, 0.1]  # Where there was an id that is new, patience begins anew.
+
+
+def test_an_answer_that_breaks_after_its_last_id_is_complete(
+    server: StandInServer, intake: Callable[..., Intake], pauses: list[float]
+) -> None:
+    intake(3)
+    assert len(batch(some_jobs(3))) == 3
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("trouble", [BUSY, Reply(drops=True), Reply({"detail": "a replica died"}, 500)])
+def test_the_first_request_of_a_new_client_is_repeated_too(
+    server: StandInServer, pauses: list[float], trouble: Reply
+) -> None:
+    server.answers["POST jobs"] = [trouble, trouble, numbered]
+    assert list(Client().submit_many([b'{"input": 7}'])) == [f"{7:024x}"]
+    server.answers["POST job"] = [trouble, A.encode()]
+    assert Client().submit(b"{}") == A
+    assert pauses == [0.1, 0.2, 0.1]
+    many, single = keys(server)[:3], keys(server)[3:]
+    assert len(set(many)) == len(set(single)) == 1
+    assert many[0] != single[0]
+
+
+def test_starting_a_job_is_repeated_with_its_key(server: StandInServer, pauses: list[float]) -> None:
+    server.answers["POST job"] = [Reply(drops=True), A.encode()]
+    server.answers[f"GET job/{A}"] = record(A)
+    assert Job(app="Test", start=True)._id == A
+    first, second = keys(server)
+    assert first == second
+
+
+@pytest.mark.parametrize("status", [400, 401, 413, 422])
+def test_what_the_server_does_not_want_is_not_sent_again(
+    server: StandInServer, pauses: list[float], status: int
+) -> None:
+    server.answers["POST jobs"] = server.answers["POST job"] = Reply({"detail": "No."}, status)
+    with pytest.raises(RequestFailed):
+        batch(some_jobs(1))
+    with pytest.raises(RequestFailed):
+        Client().submit(b"{}")
+    assert len(server.requests) == 2
+    assert pauses == []
+
+
+def test_a_server_that_was_never_there_is_told_at_once(server: StandInServer, pauses: list[float]) -> None:
+    server.stop()
+    for call in (lambda: batch(some_jobs(1)), lambda: Client().submit(b"{}")):
+        with pytest.raises(ServerUnreachable, match="orqal up"):
+            call()
+    assert pauses == []
+
+
+def test_a_server_that_stays_away_is_given_up_and_the_rest_told(
+    server: StandInServer, pauses: list[float], hurried: None
+) -> None:
+    server.answers["POST jobs"] = [numbered, BUSY]
+    with pytest.raises(SubmissionFailed, match=r"Gave up after 60 seconds.*first 1,000 jobs.*use_cache") as caught:
+        batch(some_jobs(SLICE + 1))
+    assert numbers(list(caught.value.submitted)) == list(range(SLICE))
+    server.answers["POST job"] = BUSY
+    with pytest.raises(ServerUnreachable, match="restarting") as alone:
+        Client().submit(b"{}")
+    assert "go on" not in str(alone.value)
+
+
+def test_a_job_that_is_no_job_is_told_with_its_own_number_after_a_break_too(
+    server: StandInServer, pauses: list[float]
+) -> None:
+    two = [{"_id": f"{n:024x}"} for n in range(2)]
+    wrong = {"error": "document 3: app: missing", "document": 3}
+    server.answers["POST jobs"] = [Reply(ndjson(*two[:1]), breaks=True), Reply(ndjson(*two, wrong))]
+    with pytest.raises(SubmissionFailed, match="job number 3: app: missing") as caught:
+        batch(some_jobs(3))
+    assert caught.value.submitted == [line["_id"] for line in two]
+
+
+# A batch of a name
+
+
+def test_a_batch_that_was_submitted_in_part_goes_on_where_it_stopped(
+    server: StandInServer, intake: Callable[..., Intake], pauses: list[float]
+) -> None:
+    taken = intake()
+    batch(some_jobs(SLICE + 300), "n")
+    jobs = batch(some_jobs(2 * SLICE + 1), "n")
+    assert numbers([job._id for job in jobs]) == list(range(2 * SLICE + 1))
+    assert taken.inputs == list(range(2 * SLICE + 1))
+    assert [request.query for request in server.asked("POST jobs")] == [{"batch": "n"}] * 5
+    assert keys(server) == ["batch n 0", "batch n 1000", "batch n 0", "batch n 1000", "batch n 2000"]
+    batch(some_jobs(2 * SLICE + 1), "n")
+    assert len(keys(server)) == 5  # All of it is there.
+
+
+def test_a_batch_that_broke_says_that_it_can_go_on_and_then_does(
+    server: StandInServer, intake: Callable[..., Intake], pauses: list[float], hurried: None
+) -> None:
+    taken = intake(None, *[2] * 99)
+    with pytest.raises(SubmissionFailed, match=r"first 1,002 jobs.*goes on where it stopped"):
+        batch(some_jobs(SLICE + 5), "n")
+    taken._breaks.clear()
+    del taken.jobs[SLICE + 3 :]  # Of the slice that broke, some had come in.
+    taken._known = {key: place for key, place in taken._known.items() if place < SLICE + 3}
+    jobs = batch(some_jobs(SLICE + 5), "n")
+    assert numbers([job._id for job in jobs]) == list(range(SLICE + 5))
+    assert taken.inputs == list(range(SLICE + 5))
+
+
+@pytest.mark.parametrize("first_other", [0, 2])
+def test_other_jobs_under_the_same_name_are_refused_and_the_name_is_told(
+    server: StandInServer, intake: Callable[..., Intake], first_other: int
+) -> None:
+    taken = intake()
+    batch(some_jobs(3), "n")
+    others = [Job(app="Test", input=n if n < first_other else f"other {n}") for n in range(5)]
+    with pytest.raises(OrqalError, match="'n' exists with other jobs: choose another name") as caught:
+        batch(others, "n")
+    assert type(caught.value) is OrqalError
+    assert taken.inputs == [0, 1, 2]
+
+
+def test_jobs_that_join_a_batch_are_added_each_time(server: StandInServer, intake: Callable[..., Intake]) -> None:
+    taken = intake()
+    for _ in range(2):
+        list(Client().submit_many([b'{"input": 1}'], "n"))
+    assert taken.inputs == [1, 1]
+    assert len(set(keys(server))) == 2
+
+
+@given(st.sampled_from(GOOD) | st.text(max_size=250), st.integers(0, 10**9))
+def test_the_key_of_a_batch_fits_into_a_header_and_is_its_own(name: str, start: int) -> None:
+    key = batch_key(name, start)
+    assert 1 <= len(key) <= 200
+    assert key.isascii()
+    assert key.isprintable()
+    assert key not in (batch_key(name, start + 1), batch_key(name + "x", start))
+
+
+# From the cache
+
+
+def test_how_many_were_there_already_can_be_asked(server: StandInServer) -> None:
+    server.answers["POST jobs"] = Reply(ndjson({"_id": A, "cached": True}, {"_id": A}, {"_id": A, "cached": True}))
+    submission = Client().submit_many([json.dumps({"input": n}).encode() for n in range(3)])
+    assert submission.cached == 0
+    assert len(list(submission)) == 3
+    assert submission.cached == 2
+
+
+def test_what_was_there_already_is_counted_once_though_it_is_told_twice(
+    server: StandInServer, pauses: list[float]
+) -> None:
+    lines = [{"_id": A, "cached": True}, {"_id": A, "cached": True}]
+    server.answers["POST jobs"] = [Reply(ndjson(*lines[:1]), breaks=True), Reply(ndjson(*lines))]
+    submission = Client().submit_many([b"{}", b"{}"])
+    assert len(list(submission)) == 2
+    assert submission.cached == 2
+
+
+CROWDED = Reply({"detail": "1,000 requests are being answered; try again in a second"}, 429, {"Retry-After": "3"})
+
+
+@pytest.mark.parametrize("call", ["submit", "counts", "submit_many", "changes", "logs"])
+def test_a_server_that_is_too_busy_is_asked_again_when_it_said(
+    server: StandInServer, pauses: list[float], call: str
+) -> None:
+    client = Client(server.url)
+    calls: dict[str, tuple[str, Any, Callable[[], Any]]] = {
+        "submit": ("POST job", Reply(A.encode()), lambda: client.submit(b"{}")),
+        "counts": ("GET jobs/status", Reply({"todo": 1}), client.counts),
+        "submit_many": ("POST jobs", ndjson({"_id": A}), lambda: list(client.submit_many([b"{}"]))),
+        "changes": (
+            "POST jobs/wait",
+            ndjson({"_id": A, "unknown": False, "current_status": "exited"}),
+            lambda: list(client.changes([A])),
+        ),
+        "logs": (f"GET job/{A}/logs", Reply(b""), lambda: list(client.logs(A))),
+    }
+    route, good, run = calls[call]
+    server.answers[route] = [CROWDED, CROWDED, good]
+    run()
+    assert len(server.requests) == 3
+    assert len(pauses) == 2 and all(3 <= pause <= 4.5 for pause in pauses)
+
+
+def test_a_server_that_stays_too_busy_is_given_up_with_its_own_words(
+    server: StandInServer, pauses: list[float], hurried: None
+) -> None:
+    server.answers["GET jobs/status"] = [CROWDED] * 40
+    with pytest.raises(RequestFailed, match="1,000 requests are being answered") as raised:
+        Client(server.url).counts()
+    assert (raised.value.status, raised.value.retry_after) == (429, 3)

@@ -1,0 +1,85 @@
+"""compose.yaml and its Dockerfile, as far as that can be seen without pulling an image."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from orqal.cli import app
+from tests.support.checkout import REPOSITORY
+
+ROOT = REPOSITORY
+ADDRESS = "192.0.2.1"
+
+
+@pytest.fixture
+def services() -> dict[str, Any]:
+    services: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    return services
+
+
+def command_of(service: dict[str, Any]) -> list[str]:
+    """What the container runs, with ORQAL_ADDRESS set."""
+    words = [re.sub(r"\$\{ORQAL_ADDRESS[^}]*\}", ADDRESS, word) for word in service["command"]]
+    return [re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", word) for word in words]
+
+
+def parsed(words: list[str]) -> dict[str, Any]:
+    """The options of an `orqal` command, as the command line takes them."""
+    program: Any = typer.main.get_command(app)
+    command = program.commands[words[1]]
+    return dict(command.make_context(words[1], words[2:]).params)
+
+
+def test_its_commands_are_commands(services: dict[str, Any]) -> None:
+    head, host = (command_of(services[name]) for name in ("head", "host1"))
+    assert (head[:2], host[:2]) == (["orqal", "up"], ["orqal", "join"])
+    assert parsed(head)["address"] == ADDRESS and parsed(head)["block"]
+    options = parsed(host)
+    assert (options["head"], options["name"], options["block"]) == (ADDRESS, "host1", True)
+    assert options["docker_host"] == "tcp://192.168.1.11:2376"
+    check = services["head"]["healthcheck"]["test"]
+    assert check[:2] == ["CMD", "orqal"] and check[2] in typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def test_its_variables_are_settings(services: dict[str, Any]) -> None:
+    known = set(re.findall(r"ORQAL_[A-Z_]+", (ROOT / "orqal/settings.py").read_text()))
+    docker = {"DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"}
+    for service in services.values():
+        assert set(service.get("environment", {})) <= known | docker
+    assert services["head"]["environment"]["ORQAL_STORE"] == "mongodb://127.0.0.1:27017/orqal"
+    assert services["mongo"]["ports"] == ["127.0.0.1:27017:27017"]  # nobody else reaches it
+
+
+def test_what_the_daemon_mounts_is_at_the_same_path_inside_and_outside(services: dict[str, Any]) -> None:
+    for name in ("head", "host1"):
+        home = services[name]["environment"]["ORQAL_HOME"]
+        assert f"{home}:{home}" in services[name]["volumes"]
+
+
+def test_the_image_has_what_it_is_made_of() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    for line in (ROOT / "Dockerfile").read_text().splitlines():
+        if line.startswith("COPY"):
+            for source in line.split()[1:-1]:
+                assert (ROOT / source).exists() and f"!{source}" in ignored
+
+
+def test_compose_takes_it() -> None:
+    """Where there is one: no image is pulled for that."""
+    command = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
+    if subprocess.run([*command, "version"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no Docker Compose here")
+    config = [*command, "-f", str(ROOT / "compose.yaml"), "config"]
+    path = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+    done = subprocess.run(config, env=path | {"ORQAL_ADDRESS": ADDRESS}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"- {ADDRESS}" in done.stdout
+    without = subprocess.run(config, env=path, capture_output=True, text=True, check=False)
+    assert without.returncode != 0 and "the address of this machine" in without.stdout + without.stderr

@@ -1,0 +1,68 @@
+"""Which job answers for which."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orqal.models import JobRecord, JobSpec, Status
+from orqal.scheduling import cache
+from tests.support.stores import job
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def turned(value: Any) -> Any:
+    """The same, with the keys of all objects in the other order."""
+    if isinstance(value, dict):
+        return {key: turned(each) for key, each in reversed(value.items())}
+    return [turned(each) for each in value] if isinstance(value, list) else value
+
+
+@given(input=JSON, params=st.dictionaries(st.text(max_size=9), JSON, max_size=4))
+def test_the_order_of_keys_does_not_matter(input: Any, params: dict[str, Any]) -> None:
+    one = JobSpec(app="A", input=input, params=params)
+    assert cache.key(one) == cache.key(JobSpec(app="A", input=turned(input), params=turned(params), user="other"))
+
+
+@given(first=JSON, second=JSON)
+def test_what_differs_has_another_key(first: Any, second: Any) -> None:
+
+    same = json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
+    assert (cache.key(JobSpec(app="A", input=first)) == cache.key(JobSpec(app="A", input=second))) is same
+    assert cache.key(JobSpec(app="A", input=first)) != cache.key(JobSpec(app="B", input=first))
+    assert cache.key(JobSpec(app="A", params={"p": first})) != cache.key(JobSpec(app="A", input={"p": first}))
+
+
+def ran(**values: Any) -> JobRecord:
+    return job(
+        current_status=Status.EXITED, exit_code=0, wrapper_digest="w", image="i", image_digest="sha256:1", **values
+    )
+
+
+@pytest.mark.parametrize(
+    ("candidate", "wrapper", "images", "why"),
+    [
+        (ran(), "w", {"sha256:1"}, None),
+        (ran(), "w", {"sha256:2", "sha256:1"}, None),
+        (ran(), "w", set(), None),
+        (ran(), "v", {"sha256:1"}, "the wrapper of A has changed"),
+        (ran(), "w", {"sha256:2"}, "the image i has changed"),
+        (job(), "v", {"sha256:2"}, None),  # it waits, and will run with what there is then
+        (job(current_status=Status.RUNNING, wrapper_digest="v"), "w", set(), "the wrapper of A has changed"),
+        (job(current_status=Status.EXITED, exit_code=0), "w", set(), "the wrapper of A has changed"),  # not known
+    ],
+)
+def test_a_changed_wrapper_or_image_is_a_miss(
+    candidate: JobRecord, wrapper: str, images: set[str], why: str | None
+) -> None:
+    reason = cache.changed(candidate, wrapper, images)
+    assert reason is None if why is None else reason is not None and why in reason and candidate.id in reason

@@ -1,0 +1,466 @@
+"""What the MongoDB store promises beyond the Store protocol: whole submissions without transactions, whose database it
+is, indexes, and what it says when the server is not there."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from bson import SON
+from pymongo import MongoClient, monitoring
+from pymongo.errors import AutoReconnect, PyMongoError
+
+from orqal.models import ErrorType, Output, Status
+from orqal.settings import Settings
+from orqal.store import JobFilter, JobGone, Store, StoreError, Submission, mongo
+from orqal.store.mongo import MongoStore
+from tests.support.checkout import REPOSITORY
+from tests.support.mongo_server import Server
+from tests.support.orqal_process import free_port
+from tests.support.stores import NOON, add, done, ids, job, jobs, store_of
+
+SECRET = "hush-hush"
+
+
+@pytest.fixture
+def store(mongo_url: str) -> Iterator[MongoStore]:
+    store = MongoStore(mongo_url, "cluster")
+    yield store
+    store.close()
+
+
+# Whole or not at all
+
+
+class Broken:
+    """Stands before the client's commands: from the n-th writing one on, the connection is gone.
+
+    `answered`: the n-th itself is carried out, and only its answer is lost."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, answered: bool) -> None:
+        from pymongo.synchronous.mongo_client import MongoClient as Client
+
+        self.left = at
+        self.hit = False
+        original = Client._retry_with_session
+
+        def write(client: Any, *args: Any, **kwargs: Any) -> Any:
+            self.left -= 1
+            if self.left < 0 or (self.left == 0 and not answered):
+                self.hit = True
+                raise AutoReconnect("gone")
+            result = original(client, *args, **kwargs)
+            if self.left == 0:
+                self.hit = True
+                raise AutoReconnect("gone")
+            return result
+
+        monkeypatch.setattr(Client, "_retry_with_session", write)
+
+
+def everything(store: Store) -> list[Any]:
+    """All that a store has, but for the numbers."""
+    return [(table, {k: v for k, v in row.items() if k != "seq"}) for table, row in store.dump()]
+
+
+def prepared(store: Store) -> tuple[list[Any], Submission]:
+    """A store with jobs, and a submission that changes everything that one can."""
+    old, failed, other = job(batch="b"), job(batch="b"), job(batch="c")
+    add(store, [old, failed, other], documents=[("k", 1, old.id)])
+    store.update([done(old), done(failed, 1)], {old.id: Output(stdout="x")})
+    new, again = job(batch="b"), job()
+    return [old, failed, other], Submission(
+        at=NOON + timedelta(hours=1),
+        jobs=[new, again],
+        members=[("b", new.id), ("b", other.id), ("d", old.id)],
+        documents=[("k", 2, new.id)],
+        hits=[old.id, other.id, old.id],
+        retries={failed.id: again.id},
+        replace_batch="b",
+    )
+
+
+@pytest.mark.parametrize("answered", [False, True])
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_submission_is_whole_or_not_there_wherever_it_breaks_off(mongo: Server, crash: bool, answered: bool) -> None:
+    """Once the connection is back, or another process opens the store, after each single write."""
+    for at in itertools.count(1):
+        with mongo.database() as url:
+            store = MongoStore(url, "cluster")
+            _, submission = prepared(store)
+            before = everything(store)
+            with pytest.MonkeyPatch.context() as patch:
+                broken = Broken(patch, at, answered)
+                try:
+                    store.insert(submission)
+                    raised = False
+                except PyMongoError:
+                    raised = True
+            if crash:
+                store.close()
+                store = MongoStore(url, "cluster")
+            else:
+                store.documents("k", 1, 1)  # what decides on what is there takes care of it first
+            after = everything(store)
+            store.insert(Submission(at=NOON + timedelta(hours=2), jobs=[job()]))
+            store.close()
+        with mongo.database() as url:
+            right = MongoStore(url, "cluster")
+            load(right, before)
+            right.insert(submission)
+            whole = everything(right)
+            right.close()
+        if raised and not crash:
+            assert same(after, before), at
+        elif raised:  # the answer to the very last step may have been lost: then it is there, as a whole
+            assert same(after, before) or same(after, whole), at
+        else:
+            assert same(after, whole), at
+        if not broken.hit:
+            assert at >= 15  # so many writes it takes
+            return
+
+
+def load(store: Store, rows: list[Any]) -> None:
+    numbers = itertools.count(1)
+    store.load(
+        (table, {**row, "seq": next(numbers)} if table in ("jobs", "batches", "members") else row)
+        for table, row in rows
+    )
+
+
+def same(one: list[Any], other: list[Any]) -> bool:
+    return sorted(json.dumps(row, sort_keys=True) for row in one) == sorted(
+        json.dumps(row, sort_keys=True) for row in other
+    )
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_what_is_deleted_goes_as_a_whole(mongo: Server, answered: bool) -> None:
+    for at in itertools.count(1):
+        with mongo.database() as url:
+            store = MongoStore(url, "cluster")
+            record = job(batch="b", host="h")
+            add(store, [record, job()], documents=[("k", 1, record.id)])
+            store.update([done(record)], {record.id: Output(stdout="x")})
+            before = everything(store)
+            with pytest.MonkeyPatch.context() as patch:
+                broken = Broken(patch, at, answered)
+                with contextlib.suppress(PyMongoError):
+                    store.delete_ended(9)
+            store.close()
+            store = MongoStore(url, "cluster")
+            after = everything(store)
+            if not same(after, before):
+                assert [table for table, _ in after] == ["jobs", "leftovers"]
+                assert store.leftovers("h", 9) == [record.id]
+            assert len(store_of(store)) == (2 if same(after, before) else 1)
+            store.close()
+        if not broken.hit:
+            assert at > 8
+            return
+
+
+def test_an_output_is_the_jobs_only_with_its_end(store: MongoStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = job()
+    add(store, [record])
+    with pytest.MonkeyPatch.context() as patch:
+        Broken(patch, 1, answered=True)  # the output is written, the state is not
+        with pytest.raises(AutoReconnect):
+            store.update([done(record)], {record.id: Output(stdout="lost")})
+    assert store.output(record.id) == Output()
+    assert store.get(record.id) == record
+    store.update([done(record)], {record.id: Output(stdout="kept")})
+    assert store.output(record.id) == Output(stdout="kept")
+    assert store.delete_ended(9) == [record.id]
+    assert store._outputs.find_one({}) is None  # the lost one too
+
+
+def test_no_acknowledged_job_is_lost_when_the_writer_is_killed(mongo_url: str) -> None:
+    told: list[str] = []
+    code = """
+        import sys
+        from orqal.models import JobRecord, now
+        from orqal.store import Submission
+        from orqal.store.mongo import MongoStore
+        store = MongoStore(sys.argv[1], "cluster")
+        number = 0
+        while True:
+            number += 1
+            ids = [f"{sys.argv[2]}{number:012x}{part:04x}" for part in range(3)]
+            store.insert(Submission(at=now(), jobs=[JobRecord(id=job, app="A", ctime=now()) for job in ids],
+                         members=[("b", job) for job in ids]))
+            print(*ids, flush=True)
+    """
+    for kill_after in (1, 7, 20):
+        with subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), mongo_url, f"{kill_after:08x}"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        ) as writer:
+            assert writer.stdout
+            told += itertools.chain(*(writer.stdout.readline().split() for _ in range(kill_after)))
+            writer.send_signal(signal.SIGKILL)
+            told += writer.stdout.read().split()
+    told = [told_id for told_id in told if len(told_id) == 24]
+    store = MongoStore(mongo_url, "cluster")
+    assert set(store.get_many(told)) == set(told) and len(told) >= 3 * 28
+    there = ids(store_of(store))
+    assert len(there) % 3 == 0
+    assert sorted(store.batch_ids("b")) == sorted(there)
+    store.close()
+
+
+def test_a_second_writer_is_noticed(mongo_url: str, store: MongoStore) -> None:
+    second = MongoStore(mongo_url, "cluster")
+    add(second, [job()])
+    with pytest.raises(StoreError, match="another process writes this store"):
+        add(store, [job()])
+    assert len(store_of(second)) == 1
+    second.close()
+
+
+def test_a_reader_writes_nothing_when_it_opens(mongo: Server, mongo_url: str) -> None:
+    reader = MongoStore(mongo_url, "cluster", read_only=True)
+    assert store_of(reader) == []
+    reader.close()
+    with MongoClient[dict[str, Any]](mongo_url) as client:
+        assert client.get_default_database().list_collection_names() == []
+
+
+# What is large or odd
+
+
+def test_a_result_and_streams_beyond_one_document(store: MongoStore) -> None:
+    record, small = job(batch="b"), job(batch="b")
+    add(store, [record, small])
+    large = Output(stdout="é" * (3 << 20), stderr="x" * (5 << 20), result="r" * (17 << 20))
+    store.update([done(record), done(small)], {record.id: large, small.id: Output(result=1)})
+    assert store.output(record.id) == large
+    assert [output.result for _, output in store.batch_results("b")] == [large.result, 1]
+
+
+def test_very_many_jobs_go_in_slices_with_little_memory(mongo: Server, store: MongoStore) -> None:
+    """100,000, as a request with so many gives them to the store; fewer where the server takes a minute for them."""
+    slices = 10 if mongo.slow else 100
+    add(store, jobs(1_000, batch="b"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(slices - 1):
+        add(store, jobs(1_000, batch="b"))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert store.counts() == {Status.TODO: slices * 1_000}
+    assert grown < 50_000, f"{grown} KiB"
+
+
+def test_a_record_too_large_for_a_document_can_never_be_written(store: MongoStore) -> None:
+    record = job()
+    add(store, [record])
+    with pytest.raises(ValueError, match="15 MiB"):
+        store.update([done(record.model_copy(update={"lswd": ["x" * (16 << 20)]}))], {})
+    assert store.counts() == {Status.TODO: 1}
+
+
+def test_hostile_names_are_only_text(store: MongoStore) -> None:
+    names = ["$where", "a.b", "$ne", '{"$gt": ""}', "\0", "x" * 200]
+    records = [job(app=name, user=name, host=name, input={name: {name: 1}}, params={name: {name: 1}}) for name in names]
+    add(store, records)
+    store.insert(
+        Submission(
+            at=NOON,
+            members=[(name, record.id) for name, record in zip(names, records, strict=True)],
+            documents=[(name, 1, record.id) for name, record in zip(names, records, strict=True)],
+        )
+    )
+    for name, record in zip(names, records, strict=True):
+        asked = JobFilter(app=name, user=name, host=name, batch=name)
+        assert store.find(asked, 9).jobs == [record]
+        assert store.documents(name, 1, 1) == {1: record.id}
+        assert store.get(name) is None and store.batch_failed(name) == []
+    ended = [record.failed(ErrorType.CANCELLED, "") for record in records]
+    store.update(ended, {})
+    assert len(store.delete_ended(99)) == len(names)
+    assert [store.leftovers(name, 9) for name in names] == [[record.id] for record in records]
+
+
+# Whose it is
+
+
+def test_another_clusters_database_is_refused_and_left_alone(mongo_url: str, store: MongoStore) -> None:
+    add(store, [job()])
+    with pytest.raises(StoreError, match=r"holds the jobs of another Orqal \(cluster; this one is stranger\)"):
+        MongoStore(mongo_url, "stranger")
+    assert len(store_of(store)) == 1
+    MongoStore(mongo_url, "cluster").close()
+
+
+def test_a_newer_schema_is_refused(mongo_url: str, store: MongoStore) -> None:
+    store._meta.update_one({"_id": "cluster"}, {"$set": {"schema": 99}})
+    with pytest.raises(StoreError, match=r"newer Orqal \(schema 99, this one knows 1\)"):
+        MongoStore(mongo_url, "cluster")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("mongodb://user:{secret}@127.0.0.1:{port}/x?serverSelectionTimeoutMS=300", "no MongoDB answers at mongodb://"),
+        ("mongodb://user:{secret}@x:{secret}@h/x", "not a MongoDB URL"),
+        ("mongodb://user:{secret}@127.0.0.1:port/x", "not a MongoDB URL"),
+    ],
+)
+def test_a_server_that_cannot_be_used_is_told_without_the_password(url: str, words: str) -> None:
+    with pytest.raises(StoreError, match=words) as caught:
+        MongoStore(url.format(secret=SECRET, port=free_port()), "cluster")
+    assert "ORQAL_STORE" in str(caught.value)
+    assert SECRET not in str(caught.value) and caught.value.__suppress_context__
+
+
+def test_settings_show_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORQAL_STORE", f"mongodb+srv://user:{SECRET}@a,b:1/lab?authSource={SECRET}")
+    settings = Settings()
+    assert settings.store_is_mongo and settings.store_place == "mongodb+srv://a,b:1/lab"
+    assert SECRET not in repr(settings)
+
+
+# Indexes
+
+
+def hit(store: MongoStore) -> None:
+    with pytest.raises(JobGone):
+        store.insert(Submission(at=NOON, hits=["a"]))
+
+
+def finding(values: dict[str, Any], cursor: str | None) -> Callable[[MongoStore], object]:
+    return lambda store: store.find(JobFilter(**values), 5, cursor)
+
+
+CALLS: dict[str, Callable[[MongoStore], object]] = {
+    **{
+        f"find {values} {cursor}": finding(values, cursor)
+        for values in [
+            dict(asked)
+            for number in (0, 1, 2)
+            for asked in itertools.combinations(
+                {"status": Status.EXITED, "app": "A", "user": "u", "batch": "b", "host": "h"}.items(), number
+            )
+        ]
+        for cursor in (None, "7")
+    },
+    "find by time": lambda store: store.find(JobFilter(submitted_after=NOON, submitted_before=NOON), 5),
+    "get": lambda store: store.get("a"),
+    "get_many": lambda store: store.get_many(["a", "b"]),
+    "output": lambda store: store.output(store.find(JobFilter(status=Status.EXITED), 1).jobs[0].id),
+    "cached": lambda store: store.cached(["a", "b"]),
+    "documents": lambda store: store.documents("k", 1, 2),
+    "unfinished": lambda store: list(store.unfinished()),
+    "counts": lambda store: store.counts(),
+    "batch": lambda store: store.batch("b"),
+    "batches": lambda store: store.batches(5, "7"),
+    "batch_ids": lambda store: store.batch_ids("b"),
+    "batch_failed": lambda store: store.batch_failed("b"),
+    "batch_results": lambda store: list(store.batch_results("b")),
+    "leftovers": lambda store: store.leftovers("h", 5),
+    "forget_leftovers": lambda store: store.forget_leftovers("h", ["a"]),
+    "update": lambda store: store.update([job()], {}),
+    "insert": lambda store: add(store, [job(batch="b")], replace_batch="b"),
+    "hits": hit,
+    "delete_ended": lambda store: store.delete_ended(5, before=NOON + timedelta(days=9000)),
+    "delete_ended of a state": lambda store: store.delete_ended(5, status=Status.EXITED),
+}
+
+
+class Listener(monitoring.CommandListener):
+    """The commands that ask for documents."""
+
+    def __init__(self) -> None:
+        self.commands: list[dict[str, Any]] = []
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        if event.command_name in ("find", "aggregate", "update", "delete"):
+            self.commands.append(dict(event.command))
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        pass
+
+
+def asked(command: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, int]]]:
+    """The filters of a command, and in which order it wants what they leave."""
+    if "find" in command:
+        return [(command.get("filter", {}), dict(command.get("sort", {})))]
+    if "aggregate" in command:
+        return [(command["pipeline"][0]["$match"], {})]
+    return [(part["q"], {}) for part in command.get("updates", command.get("deletes", []))]
+
+
+def served(filter: dict[str, Any], order: dict[str, int], index: dict[str, int]) -> bool:
+    """Whether MongoDB finds and orders by this index: what is equal first, then the order, then a range (the ESR
+    guideline of its documentation). Of an `$in`, the parts are merged in order."""
+    equal = {k for k, v in filter.items() if not isinstance(v, dict) or set(v) == {"$in"}}
+    fields = list(index)
+    first = list(itertools.takewhile(lambda field: field in equal, fields))
+    rest = fields[len(first) :]
+    wanted = [field for field in order if field not in first]
+    if wanted:
+        return rest[: len(wanted)] == wanted and bool(first or not equal)
+    return bool(first) or bool(rest and rest[0] in filter)
+
+
+@pytest.fixture
+def watched(mongo_url: str) -> Iterator[tuple[MongoStore, Listener]]:
+    listener = Listener()
+    monitoring.register(listener)
+    try:
+        store = MongoStore(mongo_url, "cluster")
+    finally:
+        monitoring._LISTENERS.command_listeners.remove(listener)
+    records = jobs(6, batch="b", host="h", user="u")
+    add(store, records)
+    store.update([done(record) for record in records[::2]], {record.id: Output(result=1) for record in records[::2]})
+    listener.commands.clear()
+    yield store, listener
+    store.close()
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_an_index_fits_each_query(watched: tuple[MongoStore, Listener], call: Callable[[MongoStore], object]) -> None:
+    """By the rule: on any server."""
+    store, listener = watched
+    call(store)
+    assert listener.commands
+    for command in listener.commands:
+        name = next(iter(command.values()))
+        indexes = [{"_id": 1}, *(dict(index.document["key"]) for index in mongo._INDEXES.get(name, []))]
+        for filter, order in asked(command):
+            fitting = [index for index in indexes if served(filter, order, index)]
+            if "aggregate" in command:  # what is counted is never read: the index has all of it
+                fitting = [index for index in fitting if set(filter) == set(list(index)[: len(filter)])]
+            assert fitting, (name, filter, order)
+
+
+def test_the_server_goes_by_an_index(mongo: Server, watched: tuple[MongoStore, Listener]) -> None:
+    """As the server explains it."""
+    if not mongo.explains:
+        pytest.skip(f"{mongo.name} does not explain its plans as MongoDB does")
+    store, listener = watched
+    for call in CALLS.values():
+        call(store)
+    for command in list(listener.commands):
+        plain = {k: v for k, v in command.items() if not k.startswith(("$", "lsid", "txn", "writeConcern"))}
+        answer = store._database.command("explain", SON(plain), verbosity="queryPlanner")
+        plan = repr(answer.get("queryPlanner", answer.get("stages")))
+        assert "COLLSCAN" not in plan and "'SORT'" not in plan, (plain, plan)
+        assert any(word in plan for word in ("IXSCAN", "IDHACK", "COUNT_SCAN", "EXPRESS", "EOF")), (plain, plan)

@@ -1,0 +1,226 @@
+"""What the SQLite store promises beyond the Store protocol: durability, upgrades, indexes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from orqal.models import JobRecord, Status
+from orqal.store import JobFilter, SqliteStore
+from tests.support.checkout import REPOSITORY
+from tests.support.stores import NOON, add, done, ids, job
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "orqal.sqlite"
+
+
+def python(code: str, *args: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, args)]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def test_a_reader_in_another_process_sees_what_was_written(path: Path) -> None:
+    store = SqliteStore(path)
+    reader = python(
+        """
+        import sys
+        from pathlib import Path
+        from orqal.store import SqliteStore
+        store = SqliteStore(Path(sys.argv[1]), read_only=True)
+        for job in sys.stdin:
+            found = store.get(job.strip())
+            print(found and found.current_status.value, flush=True)
+        """,
+        path,
+    )
+    with reader:
+        assert reader.stdin and reader.stdout
+        record = job()
+
+        def seen() -> str:
+            reader.stdin.write(record.id + "\n")  # type: ignore[union-attr]
+            reader.stdin.flush()  # type: ignore[union-attr]
+            return reader.stdout.readline().strip()  # type: ignore[union-attr]
+
+        assert seen() == "None"
+        add(store, [record])
+        assert seen() == "todo"
+        store.update([done(record)], {})
+        assert seen() == "exited"
+    store.close()
+
+
+def test_a_read_only_store_writes_nothing(path: Path) -> None:
+    writer = SqliteStore(path)
+    reader = SqliteStore(path, read_only=True)
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        add(reader, [job()])
+    reader.close()
+    writer.close()
+
+
+def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
+    SqliteStore(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(RuntimeError, match=r"newer Orqal \(schema 99, this one knows 2\)"):
+        SqliteStore(path)
+
+
+# By their versions: 1 is that of 0.1.0's first commits.
+OLD_SCHEMAS = {
+    1: """
+CREATE TABLE jobs (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, status TEXT NOT NULL, ok INTEGER,
+    app TEXT NOT NULL, user TEXT NOT NULL, batch TEXT, host TEXT, record TEXT NOT NULL);
+CREATE INDEX jobs_status ON jobs (status, seq);
+CREATE INDEX jobs_app ON jobs (app, seq);
+CREATE INDEX jobs_user ON jobs (user, seq);
+CREATE INDEX jobs_batch ON jobs (batch, seq) WHERE batch IS NOT NULL;
+CREATE INDEX jobs_batch_status ON jobs (batch, status, ok) WHERE batch IS NOT NULL;
+CREATE INDEX jobs_host ON jobs (host, seq) WHERE host IS NOT NULL;
+CREATE INDEX jobs_unfinished ON jobs (seq) WHERE status NOT IN ('exited', 'error');
+CREATE TABLE outputs (id TEXT PRIMARY KEY, stdout TEXT NOT NULL, stderr TEXT NOT NULL, result TEXT NOT NULL)
+    WITHOUT ROWID;
+PRAGMA user_version = 1;
+"""
+}
+
+
+def fill(path: Path, version: int, records: Sequence[JobRecord]) -> None:
+    """A file of an older schema with jobs in it, as the code of that time wrote them."""
+    kept = ("id", "status", "ok", "app", "user", "batch", "host", "record")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(OLD_SCHEMAS[version])
+        connection.executemany(
+            f"INSERT INTO jobs ({','.join(kept)}) VALUES ({','.join('?' * len(kept))})",
+            [
+                (
+                    *(record.id, record.current_status.value, record.ok),
+                    *(record.app, record.user, record.batch, record.host),
+                    record.model_dump_json(exclude={"cache_hits", "cache_last_hit", "retried_as"}),
+                )
+                for record in records
+            ],
+        )
+        connection.commit()
+
+
+def test_a_file_of_the_first_schema_is_upgraded_and_loses_nothing(path: Path) -> None:
+    waiting, ended, other = job(batch="b"), done(job(batch="b", host="h")), done(job(batch="a"), 1)
+    fill(path, 1, [waiting, ended, other, job()])
+    connection = sqlite3.connect(path)
+    connection.execute("INSERT INTO outputs VALUES (?, 'out', 'err', '[1]')", (ended.id,))
+    connection.commit()
+    connection.close()
+    for _ in range(2):  # and it is opened again as what it is now
+        store = SqliteStore(path)
+        assert store.get_many([waiting.id, ended.id, other.id]) == {r.id: r for r in (waiting, ended, other)}
+        assert store.output(ended.id).result == [1]
+        assert store.batch_ids("b") == [waiting.id, ended.id]
+        assert [info.name for info in store.batches(9).batches] == ["a", "b"]
+        assert ids(store.find(JobFilter(host="h"), 9).jobs) == [ended.id]
+        assert len(list(store.unfinished())) == 2
+        store.close()
+    store = SqliteStore(path)
+    add(store, [job(batch="b")])
+    assert set(store.delete_ended(9)) == {ended.id, other.id}
+    store.close()
+
+
+def test_an_upgrade_that_fails_changes_nothing(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.executescript(OLD_SCHEMAS[1])
+    connection.execute("INSERT INTO jobs (id, status, app, user, record) VALUES ('x', 'todo', 'A', '', '{}')")
+    connection.commit()
+    with pytest.raises(sqlite3.Error):  # a record without its time
+        SqliteStore(path)
+    assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+    assert connection.execute("SELECT count(*), max(batch) FROM jobs").fetchone() == (1, None)
+    connection.close()
+
+
+def test_commits_are_on_disk_and_readers_wait_for_nobody(path: Path) -> None:
+    store = SqliteStore(path)
+    connection = store._connection()
+    assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    store.close()
+
+
+def plans(store: SqliteStore, call: Callable[[], object]) -> list[str]:
+    """How SQLite goes about the statements of a call."""
+    statements: list[str] = []
+    connection = store._connection()
+    connection.set_trace_callback(statements.append)
+    call()
+    connection.set_trace_callback(None)
+    queries = [statement for statement in statements if statement.lstrip().startswith(("SELECT", "UPDATE", "DELETE"))]
+    assert queries
+    return [row[3] for query in queries for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda store, v=values, c=cursor: store.find(JobFilter(**v), 5, c), id=f"{values} {cursor}")
+        for values in [
+            dict(asked)
+            for count in (1, 2)
+            for asked in itertools.combinations(
+                {"status": Status.EXITED, "app": "A", "user": "u", "batch": "b", "host": "h"}.items(), count
+            )
+        ]
+        for cursor in (None, "7")
+    ]
+    + [
+        pytest.param(lambda store: store.batch("b"), id="batch"),
+        pytest.param(lambda store: store.batches(5, "7"), id="batches from a cursor"),
+        pytest.param(lambda store: store.batch_failed("b"), id="batch_failed"),
+        pytest.param(lambda store: store.cached(["a", "b"]), id="cached"),
+        pytest.param(lambda store: store.documents("k", 1, 2), id="documents"),
+        pytest.param(lambda store: store.leftovers("h", 5), id="leftovers"),
+        pytest.param(lambda store: store.delete_ended(5, before=NOON), id="delete_ended"),
+        pytest.param(lambda store: store.delete_ended(5, status=Status.ERROR), id="delete_ended of a state"),
+        pytest.param(lambda store: store.forget_leftovers("h", ["a"]), id="forget_leftovers"),
+        pytest.param(lambda store: store.find(JobFilter(submitted_after=NOON), 5), id="find by time"),
+        pytest.param(lambda store: store.batch_ids("b"), id="batch_ids"),
+        pytest.param(lambda store: list(store.batch_results("b")), id="batch_results"),
+        pytest.param(lambda store: list(store.unfinished()), id="unfinished"),
+        pytest.param(lambda store: store.get("a"), id="get"),
+        pytest.param(lambda store: store.get_many(["a", "b"]), id="get_many"),
+        pytest.param(lambda store: store.update([job()], {}), id="update"),
+        pytest.param(lambda store: add(store, [], replace_batch="b"), id="replace_batch"),
+        pytest.param(lambda store: store.find(JobFilter(), 5, "7"), id="find from a cursor"),
+    ],
+)
+def test_queries_go_by_an_index(path: Path, call: Callable[[SqliteStore], object]) -> None:
+    store = SqliteStore(path)
+    steps = plans(store, lambda: call(store))
+    assert [step for step in steps if step.startswith("SCAN") and "USING INDEX jobs_unfinished" not in step] == []
+    assert not any("TEMP B-TREE" in step for step in steps), steps
+    store.close()
+
+
+def test_counting_all_reads_an_index_and_no_records(path: Path) -> None:
+    store = SqliteStore(path)
+    assert plans(store, store.counts) == ["SCAN jobs USING COVERING INDEX jobs_status"]
+    store.close()
+
+
+def test_listing_all_sorts_nothing(path: Path) -> None:
+    store = SqliteStore(path)
+    assert plans(store, lambda: store.find(JobFilter(), 5)) == ["SCAN jobs"]  # backwards by seq, and stops at 6
+    store.close()

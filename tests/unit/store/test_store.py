@@ -1,0 +1,477 @@
+"""What every store has to do. Another store is added to `factory` below and runs the same tests."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orqal.models import BatchInfo, ErrorType, Fault, JobRecord, Output, Status
+from orqal.scheduling import cache
+from orqal.store import JobFilter, JobGone, SqliteStore, Store, Submission, mongo, sqlite
+from orqal.store.mongo import MongoStore
+from tests.support.stores import NOON, add, done, ids, job, jobs, store_of
+
+Factory = Callable[[], Store]
+
+
+SLICE = 20
+"""What stores read at once, in these tests: some servers are slow with many jobs."""
+
+
+@pytest.fixture(params=["sqlite", "mongo"])
+def factory(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Factory:
+    """Opens the same store again at each call."""
+    monkeypatch.setattr(sqlite, "_SLICE", SLICE)
+    monkeypatch.setattr(mongo, "_SLICE", SLICE)
+    if request.param == "sqlite":
+        return lambda: SqliteStore(tmp_path / "deep" / "orqal.sqlite")
+    url: str = request.getfixturevalue("mongo_url")
+    return lambda: MongoStore(url, "cluster")
+
+
+@pytest.fixture
+def store(factory: Factory) -> Iterator[Store]:
+    store = factory()
+    yield store
+    store.close()
+
+
+# One job
+
+
+def test_a_job_comes_back_as_it_was(store: Store) -> None:
+    record = job(
+        input={"a": [1, 2.5, None, "é\0☃"]},
+        params={"x": -1},
+        user="ünï\0",
+        batch="b",
+        host="h",
+        granted={"threads": 0.5},
+        inspect={"State": {"Pid": 0}},
+    ).failed(ErrorType.TIMEOUT, "zu lang")
+    add(store, [record])
+    assert store.get(record.id) == record
+    assert store.output(record.id) == Output()
+
+
+def test_unknown_ids(store: Store) -> None:
+    assert store.get("0" * 24) is None
+    assert store.get_many(["0" * 24]) == {}
+    assert store.get_many([]) == {}
+    assert store.output("0" * 24) == Output()
+
+
+def test_it_is_still_there_after_opening_again(factory: Factory) -> None:
+    first = factory()
+    record = job()
+    add(first, [record])
+    first.close()
+    second = factory()
+    assert store_of(second) == [record]
+    second.close()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+TEXT = st.text(min_size=1, max_size=20)
+
+
+@given(value=JSON, user=TEXT, batch=st.text("abc ä%.-_", min_size=3, max_size=9), output=st.text())
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+def test_any_json_and_any_text_comes_back(store: Store, value: Any, user: str, batch: str, output: str) -> None:
+    record = job(input=value, params={"p": value}, user=user, batch=batch)
+    add(store, [record])
+    brought = Output(stdout=output, stderr=output[::-1], result=value)
+    store.update([done(record)], {record.id: brought})
+    found = store.get(record.id)
+    assert found is not None
+    assert (found.input, found.params, found.user, found.batch) == (value, {"p": value}, user, batch)
+    assert store.output(record.id) == brought
+    assert record.id in store.batch_ids(batch)
+    assert record.id in ids(store.find(JobFilter(user=user, batch=batch), 1_000).jobs)
+
+
+@pytest.mark.parametrize(
+    "text", ["\0", "a\0b\0", "\ufeff", "\uffff\ufffd", "\U0010ffff", "é" * 100_000, "\r\n\r", "'\"; --"]
+)
+def test_odd_output(store: Store, text: str) -> None:
+    record = job()
+    add(store, [record])
+    store.update([done(record)], {record.id: Output(stdout=text, stderr=text, result={"t": text})})
+    assert store.output(record.id) == Output(stdout=text, stderr=text, result={"t": text})
+
+
+# Writing
+
+
+def test_insert_is_all_or_none(store: Store) -> None:
+    old = job(batch="b")
+    add(store, [old])
+    with pytest.raises(Exception):  # noqa: B017 - each store has its own
+        add(store, [job(batch="b"), job(id=old.id), job()], replace_batch="b")
+    assert store_of(store) == [old]
+    assert store.batch_ids("b") == [old.id]
+
+
+def test_a_batch_name_passes_to_new_jobs(store: Store) -> None:
+    old, other, new = jobs(3, batch="b"), jobs(2, batch="c"), jobs(2, batch="b")
+    add(store, old + other)
+    add(store, new, replace_batch="b")
+    assert store.batch_ids("b") == ids(new)
+    assert store.batch_ids("c") == ids(other)
+    assert ids(store_of(store)) == ids(reversed(old + other + new))
+    assert ids(store.find(JobFilter(batch="b"), 9).jobs) == ids(reversed(new))
+    info = store.batch("b")
+    assert info is not None and info.status == {Status.TODO: 2}
+
+
+def test_a_job_that_answers_for_others_is_in_all_their_batches(store: Store) -> None:
+    first, second = job(batch="b"), job(batch="c")
+    add(store, [first])
+    later = NOON + timedelta(hours=1)
+    members = [("c", first.id), ("c", second.id), ("c", first.id), ("b", first.id)]
+    store.insert(Submission(at=later, jobs=[second], members=members, hits=[first.id, first.id]))
+    assert store.batch_ids("c") == [first.id, second.id, first.id]
+    assert store.batch_ids("b") == [first.id, first.id]
+    assert ids(store.find(JobFilter(batch="c"), 9).jobs) == [second.id, first.id]
+    assert ids(record for record, _ in store.batch_results("c")) == [first.id, second.id, first.id]
+    found = store.get(first.id)
+    assert found is not None and (found.cache_hits, found.cache_last_hit) == (2, later)
+    store.update([done(first)], {})
+    found = store.get(first.id)
+    assert found is not None and (found.cache_hits, found.ok) == (2, True)
+    info = store.batch("c")
+    assert info is not None and (info.jobs, info.ok, info.created) == (3, 2, later)
+
+
+def test_a_hit_on_a_job_that_is_gone_adds_nothing(store: Store) -> None:
+    with pytest.raises(JobGone):
+        store.insert(Submission(at=NOON), Submission(at=NOON, jobs=[job(batch="b")], hits=["0" * 24]))
+    assert store_of(store) == []
+
+
+def test_documents_are_remembered_by_key_and_number(store: Store) -> None:
+    first, second = jobs(2)
+    store.insert(Submission(at=NOON, jobs=[first, second], documents=[("k", 1, first.id), ("k", 3, second.id)]))
+    assert store.documents("k", 1, 9) == {1: first.id, 3: second.id}
+    assert store.documents("k", 2, 2) == store.documents("j", 1, 9) == {}
+    with pytest.raises(Exception):  # noqa: B017 - each store has its own
+        store.insert(Submission(at=NOON, jobs=[job()], documents=[("k", 3, first.id)]))
+    assert len(store_of(store)) == 2
+
+
+def test_a_retry_takes_the_place_of_what_failed(store: Store) -> None:
+    old, other, new = job(batch="b"), job(batch="b"), job()
+    add(store, [old, other], documents=[("k", 1, old.id), ("k", 2, other.id)])
+    store.update([done(old, 1), done(other)], {})
+    assert store.batch_failed("b") == [old.id]
+    store.insert(Submission(at=NOON, jobs=[new], retries={old.id: new.id}))
+    assert store.batch_ids("b") == [new.id, other.id]
+    assert store.documents("k", 1, 2) == {1: new.id, 2: other.id}
+    assert store.batch_failed("b") == []
+    found = store.get(old.id)
+    assert found is not None and found.retried_as == new.id
+
+
+# Candidates for the cache
+
+
+def test_the_newest_that_waits_runs_or_has_succeeded_is_the_candidate(store: Store) -> None:
+    asked = {"input": {"a": 1, "b": [{"y": 1, "x": 2}]}, "params": {"p": 1, "q": 2}}
+    turned = {"input": {"b": [{"x": 2, "y": 1}], "a": 1}, "params": {"q": 2, "p": 1}}
+    key = cache.key(job(**turned))
+    assert store.cached([key]) == {}
+    good, failed, other = job(**asked), job(**asked), job(input=1)
+    add(store, [good, failed, other])
+    assert {k: record.id for k, record in store.cached([key, "none"]).items()} == {key: failed.id}
+    store.update([done(good), done(failed, 1)], {})
+    assert store.cached([key])[key].id == good.id
+    store.update([done(other)], {})
+    many = [cache.key(job(input=number)) for number in range(SLICE + 1)]
+    assert {record.id for record in store.cached(many).values()} == {other.id}
+
+
+# Deleting
+
+
+def ended(record: JobRecord, hour: int) -> JobRecord:
+    return done(record).model_copy(update={"etime": NOON + timedelta(hours=hour)})
+
+
+def test_only_ended_jobs_are_deleted_the_oldest_first(store: Store) -> None:
+    waiting, running, first, second, third = jobs(5, batch="b")
+    add(store, [waiting, running, third, second, first], documents=[("k", 1, first.id)])
+    busy = running.model_copy(update={"current_status": Status.RUNNING, "host": "h"})
+    outputs = {record.id: Output(stdout="x") for record in (first, second, third)}
+    store.update([busy, ended(third, 3), ended(second, 2), ended(first, 1)], outputs)
+    assert store.delete_ended(9, before=NOON + timedelta(hours=1)) == []
+    assert store.delete_ended(1, before=NOON + timedelta(hours=3)) == [first.id]
+    assert store.output(first.id) == Output() and store.documents("k", 1, 1) == {}
+    assert store.delete_ended(9, status=Status.ERROR) == []
+    assert store.delete_ended(9) == [second.id, third.id]
+    assert store.batch_ids("b") == [waiting.id, running.id]
+    assert set(ids(store_of(store))) == {waiting.id, running.id}
+
+
+def test_a_batch_goes_with_its_last_job(store: Store) -> None:
+    one, two = job(batch="b"), job(batch="c")
+    add(store, [one, two])
+    store.update([done(one)], {})
+    store.delete_ended(9)
+    assert [info.name for info in store.batches(9).batches] == ["c"]
+    assert store.batch("b") is None
+
+
+def test_the_directories_of_deleted_jobs_are_remembered_until_they_have_gone(store: Store) -> None:
+    here = job(host="h")
+    elsewhere = here.to_do_again(here.failed(ErrorType.HOST_LOST, "").over(Fault.INFRASTRUCTURE)).model_copy(
+        update={"host": "i"}
+    )
+    nowhere = job()
+    add(store, [elsewhere, nowhere])
+    store.update([done(elsewhere), nowhere.failed(ErrorType.NO_SUCH_APP, "")], {})
+    store.delete_ended(9)
+    assert store.leftovers("h", 9) == store.leftovers("i", 9) == [here.id]
+    store.forget_leftovers("h", [here.id])
+    assert (store.leftovers("h", 9), store.leftovers("i", 9)) == ([], [here.id]), "the one on i is still there"
+    store.forget_leftovers("i", [here.id])
+    assert store.leftovers("i", 9) == []
+
+
+@pytest.mark.parametrize("final", [done, lambda record: record.failed(ErrorType.CANCELLED, "c")])
+def test_a_final_state_is_never_left(store: Store, final: Callable[[JobRecord], JobRecord]) -> None:
+    record = job()
+    add(store, [record])
+    store.update([final(record)], {record.id: Output(stdout="first", result=1)})
+    before = store.get(record.id)
+    for later in (done(record, 3), record.failed(ErrorType.HOST_LOST, "l"), record):
+        store.update([later], {record.id: Output(stdout="second", result=2)})
+    assert store.get(record.id) == before
+    assert store.output(record.id) == Output(stdout="first", result=1)
+
+
+def test_the_first_of_two_ends_in_one_update_counts(store: Store) -> None:
+    record = job()
+    add(store, [record])
+    store.update([done(record, 0), done(record, 1)], {})
+    found = store.get(record.id)
+    assert found is not None and found.exit_code == 0
+
+
+def test_update_is_all_or_none(store: Store) -> None:
+    records = jobs(2)
+    add(store, records)
+    bad = done(records[1]).model_copy(update={"user": "\udcff"})  # cannot be written
+    with pytest.raises(Exception):  # noqa: B017
+        store.update([done(records[0]), bad], {})
+    assert store.counts() == {Status.TODO: 2}
+
+
+def test_updating_a_job_that_is_not_there_adds_nothing(store: Store) -> None:
+    record = done(job())
+    store.update([record], {record.id: Output(stdout="x")})
+    assert store.get(record.id) is None
+    assert store.output(record.id) == Output()
+
+
+# Listing
+
+VALUES: dict[str, list[Any]] = {
+    "status": [Status.TODO, Status.RUNNING, Status.EXITED],
+    "app": ["A", "B"],
+    "user": ["", "u"],
+    "batch": [None, "b", "c"],
+    "host": [None, "h"],
+}
+
+
+def test_find_with_every_filter(store: Store) -> None:
+    records = [
+        job(current_status=status, app=app, user=user, batch=batch, host=host)
+        for status, app, user, batch, host in itertools.product(*VALUES.values())
+    ]
+    add(store, records)
+    for wanted in itertools.product(*([None, *filter(lambda value: value is not None, v)] for v in VALUES.values())):
+        asked = {name: value for name, value in zip(VALUES, wanted, strict=True) if value is not None}
+        right = [
+            record
+            for record in reversed(records)
+            if all(
+                (record.current_status if name == "status" else getattr(record, name)) == value
+                for name, value in asked.items()
+            )
+        ]
+        assert store.find(JobFilter(**asked), 1_000).jobs == right, asked
+
+
+def walk(store: Store, wanted: JobFilter, limit: int) -> Iterator[list[JobRecord]]:
+    page = store.find(wanted, limit)
+    yield page.jobs
+    while page.cursor is not None:
+        page = store.find(wanted, limit, page.cursor)
+        yield page.jobs
+
+
+@pytest.mark.parametrize("limit", [1, 3, 9, 10, 11])
+def test_pages_put_together_are_the_list(store: Store, limit: int) -> None:
+    records = jobs(10)
+    add(store, records)
+    pages = list(walk(store, JobFilter(), limit))
+    assert ids(itertools.chain(*pages)) == ids(reversed(records))
+    assert all(pages)  # no empty last page
+
+
+def test_pages_stay_right_while_jobs_are_added_and_change(store: Store) -> None:
+    records = jobs(30, user="u")
+    add(store, records)
+    shown: list[str] = []
+    for number, page in enumerate(walk(store, JobFilter(user="u"), 4)):
+        shown += ids(page)
+        add(store, jobs(5, user="u"))
+        store.update([done(records[number]), done(records[-1 - number])], {})
+    assert shown == ids(reversed(records))
+
+
+@pytest.mark.parametrize("batch", [None, "b"])
+def test_skipping(store: Store, batch: str | None) -> None:
+    records = jobs(10, batch="b")
+    add(store, records)
+    page = store.find(JobFilter(batch=batch), 3, skip=4)
+    assert ids(page.jobs) == ids(records[5:2:-1]) and page.cursor is not None
+    assert store.find(JobFilter(batch=batch), 3, skip=10).jobs == []
+
+
+def test_find_by_time(store: Store) -> None:
+    records = [job(ctime=NOON + timedelta(hours=hour), batch="b") for hour in range(5)]
+    add(store, records)
+    for batch in (None, "b"):
+        wanted = JobFilter(
+            submitted_after=NOON + timedelta(hours=1), submitted_before=NOON + timedelta(hours=3), batch=batch
+        )
+        assert ids(store.find(wanted, 9).jobs) == ids([records[2], records[1]])
+
+
+def test_a_cursor_that_is_none(store: Store) -> None:
+    with pytest.raises(ValueError):
+        store.find(JobFilter(), 1, "x")
+    with pytest.raises(ValueError):
+        store.batches(1, "x")
+
+
+def test_an_update_moves_a_job_to_its_new_listings(store: Store) -> None:
+    record = job()
+    add(store, [record])
+    store.update([done(record).model_copy(update={"host": "h"})], {})
+    assert ids(store.find(JobFilter(host="h", status=Status.EXITED), 9).jobs) == [record.id]
+    assert store.find(JobFilter(status=Status.TODO), 9).jobs == []
+
+
+def test_unfinished_are_all_that_have_not_ended_the_oldest_first(store: Store) -> None:
+    records = jobs(SLICE * 2 + 3)
+    add(store, records)
+    store.update([done(record) for record in records[1::3]], {})
+    store.update([record.failed(ErrorType.CANCELLED, "") for record in records[2::3]], {})
+    running = records[0].model_copy(update={"current_status": Status.RUNNING})
+    store.update([running], {})
+    assert ids(store.unfinished()) == ids(records[::3])
+
+
+@pytest.mark.parametrize("count", [SLICE, 2 * SLICE])
+def test_unfinished_of_exactly_full_slices(store: Store, count: int) -> None:
+    records = jobs(count)
+    add(store, records)
+    assert ids(store.unfinished()) == ids(records)
+
+
+def test_jobs_may_end_while_the_unfinished_are_read(store: Store) -> None:
+    records = jobs(SLICE + 10)
+    add(store, records)
+    seen = []
+    for record in store.unfinished():
+        seen.append(record.id)
+        store.update([done(record)], {})
+    assert seen == ids(records)
+
+
+def test_counts(store: Store) -> None:
+    assert store.counts() == {}
+    assert store.batch("b") is None
+    ours, others = jobs(5, batch="b"), jobs(2)
+    add(store, ours + others)
+    store.update([done(ours[0]), done(ours[1], 1), ours[2].failed(ErrorType.TIMEOUT, ""), done(others[0])], {})
+    assert store.counts() == {Status.TODO: 3, Status.EXITED: 3, Status.ERROR: 1}
+    assert store.batch("b") == BatchInfo(
+        name="b",
+        created=NOON,
+        jobs=5,
+        status={Status.TODO: 2, Status.EXITED: 2, Status.ERROR: 1},
+        ok=1,
+        failed=2,
+    )
+
+
+def test_batches_the_newest_first_page_by_page(store: Store) -> None:
+    for name in "abcde":
+        add(store, jobs(2, batch=name))
+    add(store, jobs(1, batch="a"))  # joining moves it nowhere
+    shown: list[str] = []
+    page = store.batches(2)
+    shown += [info.name for info in page.batches]
+    while page.cursor is not None:
+        page = store.batches(2, page.cursor)
+        shown += [info.name for info in page.batches]
+    assert shown == list("edcba")
+    assert [info.jobs for info in store.batches(9).batches] == [2, 2, 2, 2, 3]
+
+
+def test_batch_results_in_the_order_of_submission_without_streams(store: Store) -> None:
+    records = jobs(2 * SLICE + 1, batch="b")
+    add(store, list(itertools.chain(*((record, job()) for record in records))))
+    for part in (records[::-2], records[1::2]):
+        store.update(
+            [done(record) for record in part],
+            {record.id: Output(stdout="s", stderr="e", result={"id": record.id}) for record in part},
+        )
+    found = list(store.batch_results("b"))
+    assert ids(record for record, _ in found) == ids(records) == store.batch_ids("b")
+    assert [output for _, output in found] == [Output(result={"id": record.id}) for record in records]
+
+
+def test_batch_results_of_jobs_that_brought_nothing_and_of_no_batch(store: Store) -> None:
+    record = job(batch="b")
+    add(store, [record])
+    assert list(store.batch_results("b")) == [(record, Output())]
+    assert list(store.batch_results("c")) == []
+    assert store.batch_ids("c") == []
+
+
+def test_many_by_id(store: Store) -> None:
+    records = jobs(130)
+    add(store, records)
+    wanted = ids(records)
+    assert store.get_many([*wanted, "f" * 24]) == {record.id: record for record in records}
+
+
+def test_reading_from_other_threads(store: Store) -> None:
+    records = jobs(20)
+    add(store, records)
+    found: list[int] = []
+    readers = [threading.Thread(target=lambda: found.append(len(store_of(store)))) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(20)
+    assert found == [20] * 4
