@@ -1,15 +1,84 @@
-"""What the Scheduler and the HostActors say to each other about an attempt, and to the doctor."""
+"""What passes between the Scheduler, the HostActors, the API and the doctor. Data only."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 from typing import NamedTuple
 
 from orqal.doctor.facts import JobInHand, Machine
 from orqal.engine.client import ContainerKey
-from orqal.models import JobRecord, Output, Resources
+from orqal.models import Change, JobRecord, Load, Output, Resources
 from orqal.wrappers.catalog import WrapperRef
+
+
+class Taken(NamedTuple):
+    """The answer to a submitted document."""
+
+    id: str
+    """The job's id."""
+    cached: bool
+    """True if the job was there before and answers for this document."""
+
+
+class OtherDocument(ValueError):
+    """A document repeats another document's idempotency key and number."""
+
+    def __init__(self, number: int, job: str) -> None:
+        super().__init__(number, job)
+        self.number = number
+        """Its number within the request, from 1 on."""
+        self.job = job
+        """The job that the other document became."""
+
+
+class CleanTarget(str, Enum):
+    """What can be cleaned."""
+
+    ALL = "all"
+    """All jobs that do not run."""
+    SCHEDULED = "scheduled"
+    """As `all`, but jobs that exited stay."""
+    CONTAINERS = "containers"
+    """The containers, and the jobs that run in them."""
+    OLD = "old"
+    """Directories whose jobs are gone."""
+
+
+class Cursor(NamedTuple):
+    """A reader's place among the changes. Valid for the Scheduler that gave it."""
+
+    epoch: str
+    number: int
+
+
+class News(NamedTuple):
+    """What has changed since a cursor."""
+
+    cursor: Cursor
+    changes: list[Change]
+    complete: bool
+    """False if changes in between are no longer known."""
+
+
+class NoReader(LookupError):
+    """No reader has this handle: it was closed, was left alone too long, or belonged to an earlier process."""
+
+
+class HostReport(NamedTuple):
+    """How a host is."""
+
+    state: str
+    """`ready`, or why it gets no work."""
+    docker_version: str
+    load: Load
+    images: frozenset[str]
+    """The images on the host, with their tags."""
+    pulling: frozenset[str]
+    """The images that it is pulling, with their tags."""
+    incarnation: str
+    """A different value for each process that the actor has been."""
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI, Request, Security
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from fastapi.security.http import HTTPBase
 from fastapi_offline import FastAPIOffline
-from ray.exceptions import RayActorError, RayTaskError
 
 from orqal import __version__
+from orqal.actors.interfaces import ActorAway
 from orqal.serve_app import routes
 from orqal.serve_app.backend import Away, Backend, NotThere
 from orqal.serve_app.json_stream import BadDocument
@@ -22,7 +21,7 @@ from orqal.serve_app.middleware.auth import Guard
 from orqal.serve_app.middleware.backpressure import AtReplica
 from orqal.serve_app.pages import pages
 from orqal.settings import Settings
-from orqal.store import first_sentence
+from orqal.store import first_sentence, store_failures
 
 log = logging.getLogger("orqal.api")
 
@@ -57,14 +56,15 @@ def build() -> FastAPI:
     api.add_exception_handler(NotThere, _not_there)
     api.add_exception_handler(Away, _away)
     api.add_exception_handler(BadDocument, _bad_document)
-    api.add_exception_handler(RayActorError, _restarting)
-    api.add_exception_handler(RayTaskError, _inside)
+    api.add_exception_handler(ActorAway, _restarting)
+    for failure in store_failures(settings):
+        api.add_exception_handler(failure, _store_away)
     return api
 
 
 @asynccontextmanager
 async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
-    api.state.backend = Backend()
+    api.state.backend = Backend.of_cluster()
     yield
     api.state.backend.close()
 
@@ -87,10 +87,7 @@ async def _restarting(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": detail}, 503, headers={"Retry-After": "2"})
 
 
-async def _inside(request: Request, error: Any) -> JSONResponse:
-    log.error("a call inside failed: %s", error)
-    cause = getattr(error, "cause", None) or error
-    if isinstance(cause, request.app.state.backend.store.failures):
-        detail = f"the store of jobs cannot be written now ({first_sentence(cause)}); try again in a few seconds"
-        return JSONResponse({"detail": detail}, 503, headers={"Retry-After": "5"})
-    return JSONResponse({"detail": f"the scheduler could not do it: {type(cause).__name__}: {cause}"}, 503)
+async def _store_away(request: Request, error: Exception) -> JSONResponse:
+    log.error("the Scheduler cannot write the store: %s", error)
+    detail = f"the store of jobs cannot be written now ({first_sentence(error)}); try again in a few seconds"
+    return JSONResponse({"detail": detail}, 503, headers={"Retry-After": "5"})

@@ -9,11 +9,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, I
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from ray.exceptions import RayActorError, RayError
-
-from orqal.actors import names
-from orqal.actors.host.log_readers import NoReader
-from orqal.actors.scheduler.change_feed import Cursor, News
+from orqal.actors.handles import HostClient, SchedulerClient
+from orqal.actors.interfaces import ActorAway, HostApi, SchedulerApi
+from orqal.actors.messages import Cursor, News, NoReader
+from orqal.engine.errors import EngineError
 from orqal.engine.output import NAMES
 from orqal.engine.streams import STDERR, STDOUT, Frame, frames
 from orqal.models import Change, HostInfo, JobRecord, Status
@@ -52,26 +51,24 @@ class Away(Exception):
 class Backend:
     """One per replica."""
 
-    def __init__(self) -> None:
-        self.store: Store = open_store(Settings(), read_only=True)
-        self._scheduler = names.scheduler()
+    def __init__(self, store: Store, scheduler: SchedulerApi, find_host: Callable[[str], HostApi]) -> None:
+        """`find_host`: the HostActor of a Ray node, by the node's id; it raises ValueError if there is none."""
+        self.store = store
+        self.scheduler = scheduler
+        self._find_host = find_host
         self._watchers: dict[str, set[asyncio.Queue[Change | None]]] = {}
         self._listeners: set[asyncio.Queue[Change | None]] = set()
         self._listening = asyncio.create_task(self._listen())
+
+    @classmethod
+    def of_cluster(cls) -> Backend:
+        """The backend of the Ray cluster that this process is part of."""
+        return cls(open_store(Settings(), read_only=True), SchedulerClient.find(), HostClient.find)
 
     def close(self) -> None:
         """The replica goes."""
         self._listening.cancel()
         self.store.close()
-
-    async def scheduler(self, method: str, *args: Any, **options: Any) -> Any:
-        """Call the Scheduler. RayActorError: it is restarting."""
-        return await getattr(self._scheduler, method).remote(*args, **options)
-
-    async def hosts(self) -> list[HostInfo]:
-        """The hosts that there are."""
-        hosts: list[HostInfo] = await self.scheduler("hosts")
-        return hosts
 
     async def counts(self) -> dict[str, int]:
         """Jobs per state; `todo` is always there."""
@@ -161,8 +158,8 @@ class Backend:
         cursor: Cursor | None = None
         while True:
             try:
-                news: News = await self.scheduler("changes", cursor, NEWS_WITHIN)
-            except RayError as error:
+                news: News = await self.scheduler.changes(cursor, NEWS_WITHIN)
+            except ActorAway as error:
                 log.warning("no news from the Scheduler: %s", error)
                 cursor = None
                 await asyncio.sleep(0.5)
@@ -222,18 +219,16 @@ class Backend:
         for long."""
         try:
             host = await self._host(record)
-            handle = await host.open_logs.remote(
-                record.id, record.attempt, STDOUT in streams, STDERR in streams, follow
-            )
+            handle = await host.open_logs(record.id, record.attempt, STDOUT in streams, STDERR in streams, follow)
             if handle is None:
                 return
             try:
-                while (piece := await host.read_logs.remote(handle)) is not None:
+                while (piece := await host.read_logs(handle)) is not None:
                     for frame in frames([piece]):
                         yield frame
             finally:
-                host.close_logs.remote(handle)
-        except (NotThere, RayActorError):
+                await host.close_logs(handle)
+        except (NotThere, ActorAway, ValueError):
             return
 
     async def _stored(self, record: JobRecord, stream: int, start: int) -> AsyncIterator[bytes]:
@@ -252,11 +247,11 @@ class Backend:
     async def file(self, record: JobRecord, name: str) -> JobFile:
         """A file of a job's directory: from the job's host or, while that is away, from one that sees the same
         directory. NotThere: no such file. Away: the host is away, and no other has the file."""
-        hosts = await self.hosts()
+        hosts = await self.scheduler.hosts()
         own = [host for host in hosts if host.name == record.host]
         for info in own or hosts:
-            with contextlib.suppress(RayActorError, ValueError):  # it goes away at this moment
-                host = await self.actor(info) if own else names.host_actor(info.node_id)
+            with contextlib.suppress(ActorAway, ValueError):  # it goes away at this moment
+                host = await self.actor(info) if own else self._find_host(info.node_id)
                 if file := await JobFile.found(host, record.id, name):
                     return file
                 if own:
@@ -274,51 +269,41 @@ class Backend:
             return None
         try:
             host = await self._host(record)
-            doing: str | None = await asyncio.wait_for(
-                _answer(host.doing.remote(record.id, record.attempt)), DOING_WITHIN
-            )
-        except (NotThere, RayError, ValueError, asyncio.TimeoutError):
+            return await asyncio.wait_for(host.doing(record.id, record.attempt), DOING_WITHIN)
+        except (NotThere, ActorAway, ValueError, asyncio.TimeoutError):
             return None
-        return doing
 
     async def overview(self, host: HostInfo) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """What a host's daemon says of itself, and of Orqal's running containers; empty while it does not answer."""
         try:
-            call = (await self.actor(host)).overview.remote()
-            overview: tuple[dict[str, Any], list[dict[str, Any]]] = await asyncio.wait_for(
-                _answer(call), OVERVIEW_WITHIN
-            )
-            return overview
-        except (RayError, ValueError, asyncio.TimeoutError) as error:
+            actor = await self.actor(host)
+            return await asyncio.wait_for(actor.overview(), OVERVIEW_WITHIN)
+        except (ActorAway, EngineError, ValueError, asyncio.TimeoutError) as error:
             log.warning("%s does not tell of itself: %s", host.name, error)
             return {}, []
 
     async def clean_directories(self) -> AsyncIterator[str]:
         """Remove the directories on all hosts whose jobs are gone: their names, as they go."""
-        for info in await self.hosts():
+        for info in await self.scheduler.hosts():
             host = await self.actor(info)
-            for part in _slices(await host.directories.remote()):
+            for part in _slices(await host.directories()):
                 there = await self.read(self.store.get_many, part)
-                for name in await host.remove_directories.remote([name for name in part if name not in there]):
+                for name in await host.remove_directories([name for name in part if name not in there]):
                     yield name
 
-    async def _host(self, record: JobRecord) -> Any:
-        for host in await self.hosts():
-            if host.name == record.host:
-                return await self.actor(host)
-        raise NotThere(f"the host of the job {record.id} is not there: {record.host}")
+    async def _host(self, record: JobRecord) -> HostApi:
+        host = await self.scheduler.host(record.host) if record.host else None
+        if host is None:
+            raise NotThere(f"the host of the job {record.id} is not there: {record.host}")
+        return await self.actor(host)
 
-    async def actor(self, host: HostInfo) -> Any:
+    async def actor(self, host: HostInfo) -> HostApi:
         """The HostActor of a host, woken if it sleeps. ValueError: the host has just gone."""
         try:
-            return names.host_actor(host.node_id)
+            return self._find_host(host.node_id)
         except ValueError:
-            await self.scheduler("wake", host.name)
-            return names.host_actor(host.node_id)
-
-
-async def _answer(call: Any) -> Any:
-    return await call
+            await self.scheduler.wake(host.name)
+            return self._find_host(host.node_id)
 
 
 def _tell(listener: asyncio.Queue[Change | None], change: Change | None) -> None:

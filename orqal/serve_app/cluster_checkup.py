@@ -7,20 +7,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import ray
-from ray.exceptions import RayError
 from ray.util import list_named_actors
 
-from orqal.actors import names
+from orqal.actors.handles import NAMESPACE, HostClient, host_actor_name
+from orqal.actors.interfaces import ActorAway
 from orqal.actors.leases import groups
-from orqal.actors.messages import Examined, InHand
 from orqal.doctor import machine as checkup
 from orqal.doctor.facts import Cluster, HostFacts, StoredJob
 from orqal.doctor.findings import PASSING, Checkup, Finding, Kind, confirmed, judge
 from orqal.engine.client import ContainerKey
-from orqal.models import AppInfo, HostInfo, JobRecord, Status
+from orqal.engine.errors import EngineError
+from orqal.models import HostInfo, JobRecord, Status
 from orqal.serve_app.backend import Backend
 from orqal.settings import Settings
 from orqal.store import JobFilter
@@ -66,11 +65,11 @@ async def _facts(backend: Backend) -> Cluster:
     # What Ray and the hosts have is asked first, what belongs there after it: then what comes meanwhile is no leftover.
     # What goes meanwhile looks like one, but no longer at a second look.
     held, actors = await asyncio.to_thread(groups), await asyncio.to_thread(_host_actors)
-    hosts = await asyncio.gather(*(_examined(backend, info) for info in await backend.hosts()))
+    hosts = await asyncio.gather(*(_examined(backend, info) for info in await backend.scheduler.hosts()))
     store = await asyncio.to_thread(checkup.store, Settings())
     stored = await _stored(backend, hosts) if store.readable else {}
-    in_hand: InHand = await backend.scheduler("in_hand")
-    apps: list[AppInfo] = await backend.scheduler("apps")
+    in_hand = await backend.scheduler.in_hand()
+    apps = await backend.scheduler.apps()
     nodes = await asyncio.to_thread(ray.nodes)
     return Cluster(
         jobs=in_hand.jobs,
@@ -89,8 +88,8 @@ async def _facts(backend: Backend) -> Cluster:
 
 def _host_actors() -> frozenset[str]:
     """The nodes that have a HostActor by name, living or waiting for its node."""
-    prefix = names.host_actor_name("")
-    found = (actor for actor in list_named_actors(all_namespaces=True) if actor["namespace"] == names.NAMESPACE)
+    prefix = host_actor_name("")
+    found = (actor for actor in list_named_actors(all_namespaces=True) if actor["namespace"] == NAMESPACE)
     return frozenset(actor["name"].removeprefix(prefix) for actor in found if actor["name"].startswith(prefix))
 
 
@@ -98,10 +97,10 @@ async def _examined(backend: Backend, info: HostInfo) -> HostFacts:
     asked = time.time()
     try:
         actor = await backend.actor(info)
-        told: Examined = await asyncio.wait_for(_answer(actor.examine.remote()), ANSWER_WITHIN)
+        told = await asyncio.wait_for(actor.examine(), ANSWER_WITHIN)
     except asyncio.TimeoutError:
         return HostFacts(info.name, silent=f"no answer within {ANSWER_WITHIN:g} s")
-    except (RayError, ValueError) as error:
+    except (ActorAway, ValueError) as error:
         return HostFacts(info.name, silent=str(error).strip().splitlines()[0] if str(error) else type(error).__name__)
     answered = time.time()
     # As NTP has it (RFC 5905): the way there and the way back are taken as equally long.
@@ -155,18 +154,18 @@ async def _counted(backend: Backend, facts: Cluster) -> dict[str, int]:
 
 async def _mend(backend: Backend, findings: Sequence[Finding]) -> None:
     leases = [finding.subject for finding in findings if finding.kind is Kind.STRAY_LEASE]
-    await backend.scheduler("mend", None, [], leases)
+    await backend.scheduler.mend(None, [], leases)
     for node in (finding.subject for finding in findings if finding.kind is Kind.STRAY_ACTOR):
         try:
-            ray.kill(names.host_actor(node))
-        except (ValueError, RayError) as error:
+            ray.kill(HostClient.find(node).actor)
+        except ValueError as error:
             log.warning("the actor of the node %s stays: %s", node, error)
-    for info in await backend.hosts():
+    for info in await backend.scheduler.hosts():
         here = [finding for finding in findings if finding.where == info.name]
         if here:
             try:
                 await asyncio.wait_for(_mend_host(backend, info, here), ANSWER_WITHIN)
-            except (RayError, ValueError, asyncio.TimeoutError) as error:
+            except (ActorAway, EngineError, ValueError, asyncio.TimeoutError) as error:
                 log.warning("not all is mended on %s: %s", info.name, error)
 
 
@@ -174,23 +173,19 @@ async def _mend_host(backend: Backend, info: HostInfo, findings: Sequence[Findin
     def subjects(*kinds: Kind) -> list[str]:
         return [finding.subject for finding in findings if finding.kind in kinds]
 
-    actor: Any = await backend.actor(info)
+    actor = await backend.actor(info)
     if containers := set(subjects(Kind.STRAY_CONTAINER)):
-        await actor.strays.remote()  # those that no attempt holds can be let go of after this
-        told: Examined = await actor.examine.remote()
+        await actor.strays()  # those that no attempt holds can be let go of after this
+        told = await actor.examine()
         keys = [key for key, container in told.containers.items() if container in containers]
-        await backend.scheduler("mend", info.node_id, keys, [])
+        await backend.scheduler.mend(info.node_id, keys, [])
     directories = subjects(Kind.STRAY_DIRECTORY)
     for start in range(0, len(directories), SLICE):
         part = directories[start : start + SLICE]
         there = await backend.read(backend.store.get_many, part)
-        await actor.remove_directories.remote([job for job in part if job not in there])
+        await actor.remove_directories([job for job in part if job not in there])
     attempts = [subject.rpartition("_") for subject in subjects(Kind.STRAY_CGROUP)]
-    await actor.mend.remote(
+    await actor.mend(
         subjects(Kind.STALE_FOLDER, Kind.OPEN_SECRET),
         [ContainerKey(job, int(number)) for job, _, number in attempts],
     )
-
-
-async def _answer(call: Any) -> Any:
-    return await call

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import deque
 from collections.abc import AsyncGenerator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from orqal.actors.interfaces import HostApi
 from orqal.engine.job_directory import Piece
 
 PIECE = 1 << 20
@@ -22,7 +24,7 @@ class CutShort(Exception):
 class JobFile(NamedTuple):
     """A file that there is, and its host's actor."""
 
-    host: Any
+    host: HostApi
     job: str
     name: str
     size: int
@@ -31,25 +33,36 @@ class JobFile(NamedTuple):
     """Another one when the file has been written to."""
 
     @classmethod
-    async def found(cls, host: Any, job: str, name: str) -> JobFile | None:
+    async def found(cls, host: HostApi, job: str, name: str) -> JobFile | None:
         """The file; None: this host has no such file."""
-        piece: Piece | None = await host.read_file.remote(job, name, 0, 0)
+        piece = await host.read_file(job, name, 0, 0)
         return piece and cls(host, job, name, piece.size, f"{piece.modified:x}-{piece.size:x}")
 
     async def pieces(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
-        """Its bytes from `start` to before `end`. CutShort: they are not there any more. RayActorError: the host has
-        gone."""
-        coming: deque[tuple[int, Any]] = deque()
-        while start < end or coming:
-            while start < end and len(coming) < AHEAD:
-                size = min(PIECE, end - start)
-                coming.append((size, self.host.read_file.remote(self.job, self.name, start, size)))
-                start += size
-            size, call = coming.popleft()
-            piece: Piece | None = await call
-            if piece is None or len(piece.data) < size:
-                raise CutShort(f"{self.name!r} of the job {self.job} has become shorter while it was read")
-            yield piece.data
+        """Its bytes from `start` to before `end`.
+
+        Raises:
+            CutShort: they are no longer there.
+            ActorAway: the host is gone.
+        """
+        coming: deque[tuple[int, asyncio.Task[Piece | None]]] = deque()
+        try:
+            while start < end or coming:
+                while start < end and len(coming) < AHEAD:
+                    size = min(PIECE, end - start)
+                    coming.append((size, asyncio.ensure_future(self._read(start, size))))
+                    start += size
+                size, reading = coming.popleft()
+                piece = await reading
+                if piece is None or len(piece.data) < size:
+                    raise CutShort(f"{self.name!r} of the job {self.job} has become shorter while it was read")
+                yield piece.data
+        finally:
+            for _, reading in coming:
+                reading.cancel()
+
+    async def _read(self, start: int, size: int) -> Piece | None:
+        return await self.host.read_file(self.job, self.name, start, size)
 
 
 class Part(NamedTuple):

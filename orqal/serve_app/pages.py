@@ -27,12 +27,13 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from ray.exceptions import RayActorError, RayTaskError
 from ray.util.state import get_log
 from ray.util.state.exception import RayStateApiException
 
 from orqal import __version__
-from orqal.actors import names
+from orqal.actors.handles import HostClient, SchedulerClient
+from orqal.actors.interfaces import ActorAway
+from orqal.actors.ray_internals import actor_id
 from orqal.models import AppInfo, BatchInfo, HostInfo, Status, now
 from orqal.serve_app.backend import Away, Backend, NotThere
 from orqal.serve_app.explain import explained
@@ -266,10 +267,6 @@ class _PageRoute(APIRoute):
             except Away as error:
                 message = f"{str(error)[0].upper()}{str(error)[1:]}."
                 response = await _page("problem.html", 503, title="Something is wrong", message=message)
-            except RayTaskError as error:
-                log.error("a call inside failed: %s", error)
-                message = f"The scheduler could not do it: {error.cause}"
-                response = await _page("problem.html", 503, title="Something is wrong", message=message)
             response.headers.update(HEADERS)
             return response
 
@@ -283,7 +280,7 @@ async def _told(answer: Awaitable[T]) -> T | None:
     """The Scheduler's answer; None: it restarts. What the store knows is shown all the same."""
     try:
         return await asyncio.wait_for(answer, SCHEDULER_WITHIN)
-    except (RayActorError, asyncio.TimeoutError):
+    except (ActorAway, asyncio.TimeoutError):
         return None
 
 
@@ -293,7 +290,7 @@ async def overview(backend: Inside) -> Response:
     counts, batches = await asyncio.gather(
         backend.read(backend.store.counts), backend.read(backend.store.batches, RECENT_BATCHES)
     )
-    hosts, apps = await asyncio.gather(_told(backend.hosts()), _told(_apps(backend)))
+    hosts, apps = await asyncio.gather(_told(backend.scheduler.hosts()), _told(_apps(backend)))
     return await _page(
         "overview.html",
         counts={status.value: counts.get(status, 0) for status in Status},
@@ -306,8 +303,7 @@ async def overview(backend: Inside) -> Response:
 
 async def _apps(backend: Backend) -> list[AppInfo]:
     """What is broken comes first."""
-    apps: list[AppInfo] = await backend.scheduler("apps")
-    return sorted(apps, key=lambda app: (app.error is None, app.name))
+    return sorted(await backend.scheduler.apps(), key=lambda app: (app.error is None, app.name))
 
 
 def _batch_bar(batch: BatchInfo) -> list[Segment]:
@@ -369,7 +365,7 @@ async def one_job(backend: Inside, job_id: str) -> Response:
     output = await backend.read(backend.store.output, job.id)
     reasons: dict[str, str] | None = {}
     if job.current_status is Status.TODO:
-        reasons = await _told(backend.scheduler("reasons", job.id))
+        reasons = await _told(backend.scheduler.reasons(job.id))
     explanation = explained(job, reasons or {}, await backend.doing(job), moment=now())
     waiting = "It waits. The scheduler is restarting; it will tell why in a few seconds."
     summary = waiting if reasons is None else explanation.summary
@@ -380,7 +376,7 @@ async def one_job(backend: Inside, job_id: str) -> Response:
 async def process_log(backend: Inside, process: str) -> Response:
     """The last lines that a part of Orqal has logged."""
     process = FORMER_PROCESSES.get(process, process)
-    hosts = await _told(backend.hosts()) or []
+    hosts = await _told(backend.scheduler.hosts()) or []
     processes = ["scheduler", "api", *(host.name for host in hosts)]
     if process not in processes:
         raise NotThere(f"There is no process {_brief(process)!r}. There are {', '.join(processes)}.")
@@ -400,10 +396,10 @@ def _log_of(process: str, hosts: list[HostInfo]) -> str:
     if process == "api":
         actor = here.get_actor_id()
     elif process == "scheduler":
-        actor = names.scheduler()._actor_id.hex()
+        actor = actor_id(SchedulerClient.find().actor)
     else:
         node_id = next(host.node_id for host in hosts if host.name == process)
-        actor = names.host_actor(node_id)._actor_id.hex()
+        actor = actor_id(HostClient.find(node_id).actor)
     pieces: Iterable[bytes] = get_log(
         address=here.gcs_address,  # it would look for one itself, and there may be another Ray on this machine
         actor_id=actor,

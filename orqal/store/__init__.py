@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from orqal.settings import Settings
-from orqal.store.protocol import BatchPage, JobFilter, JobGone, Page, Store, StoreError, Submission, first_sentence
+from orqal.store.protocol import (
+    BatchPage,
+    Failures,
+    JobFilter,
+    JobGone,
+    Page,
+    Store,
+    StoreError,
+    Submission,
+    first_sentence,
+)
 from orqal.store.sqlite import SqliteStore
 
 __all__ = [
@@ -17,6 +27,7 @@ __all__ = [
     "Submission",
     "first_sentence",
     "open_store",
+    "store_failures",
 ]
 
 
@@ -29,3 +40,12 @@ def open_store(settings: Settings, *, read_only: bool = False, loading: bool = F
 
     cluster = settings.cluster_path.read_text().strip()
     return MongoStore(settings.store, cluster, read_only=read_only, loading=loading)
+
+
+def store_failures(settings: Settings) -> Failures:
+    """What methods of the store of ORQAL_STORE raise while it cannot be reached, or its disk be used."""
+    if not settings.store_is_mongo:
+        return SqliteStore.failures
+    from orqal.store.mongo import MongoStore
+
+    return MongoStore.failures

@@ -111,7 +111,7 @@ def test_a_cancel_ends_it_at_any_moment(lab: Actors) -> None:
         wanted = shell("echo on; sleep 1000")
         running = lab.do(actor.run(wanted))
         time.sleep(pause)
-        lab.do(actor.cancel(wanted.job.id, 1)).result(60)
+        lab.do(actor.stop(wanted.job.id, 1)).result(60)
         assert ended(running.result(60))[0] is ErrorType.CANCELLED
         lab.do(actor.release(wanted.job.id, 1)).result(60)
     assert lab.client.containers.list(all=True, filters={"label": f"orqal.cluster={lab.cluster}"}) == []

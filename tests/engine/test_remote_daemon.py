@@ -149,7 +149,7 @@ def test_an_actor_that_died_finds_them_and_one_that_cancels_has_them(cluster: st
         after, _ = await an_actor(cluster)
         again = asyncio.create_task(after.run(given))
         await until(lambda: attempt in after._attempts and after._attempts[attempt].container)
-        await after.cancel(given.job.id, 1)
+        await after.stop(given.job.id, 1)
         outcome = await again
         assert outcome.job.error is not None and outcome.job.error.type is ErrorType.CANCELLED
         assert outcome.job.lswd == ["file", "params.json"]

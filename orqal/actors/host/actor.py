@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
@@ -16,7 +16,7 @@ from orqal.actors.host.container_run import Execution, Shared
 from orqal.actors.host.engine_watch import Daemon, Seen
 from orqal.actors.host.image_pulls import Pulls
 from orqal.actors.host.log_readers import LogReaders
-from orqal.actors.messages import Examined, Order, Outcome
+from orqal.actors.messages import Examined, HostReport, Order, Outcome
 from orqal.actors.names import log_to_ray
 from orqal.actors.wrapper_processes import Runners
 from orqal.doctor import machine as checkup
@@ -33,20 +33,6 @@ T = TypeVar("T")
 
 _SAMPLERS = 8
 """Threads that ask what containers use, where that must be asked: each waits up to a second for its answer."""
-
-
-class HostReport(NamedTuple):
-    """What a host tells the Scheduler of itself."""
-
-    state: str
-    docker_version: str
-    load: Load
-    images: frozenset[str]
-    """The images that it has, with their tags."""
-    pulling: frozenset[str]
-    """Those that are on their way to it."""
-    incarnation: str
-    """Another one for each process that this actor has been."""
 
 
 class HostActor:
@@ -88,7 +74,7 @@ class HostActor:
             attempt = self._attempts[key] = Execution(order, self._shared)
         return await asyncio.shield(attempt.task)
 
-    async def cancel(self, job: str, number: int, evicted: bool = False) -> None:
+    async def stop(self, job: str, number: int, evicted: bool = False) -> None:
         """End an attempt: see Execution.cancel."""
         if (attempt := self._attempts.get(ContainerKey(job, number))) is not None:
             await attempt.cancel(evicted)

@@ -8,6 +8,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from threading import Thread
 
+from orqal.actors.messages import NoReader
 from orqal.engine.errors import Unreachable
 from orqal.engine.streams import Logs, multiplexed
 
@@ -19,10 +20,6 @@ PATIENCE = 10.0
 """Seconds after which a reading answers though nothing came."""
 LEFT_ALONE = 60.0
 """Seconds after which a reader that asks no more is taken for gone."""
-
-
-class NoReader(LookupError):
-    """There is no reader of this handle: it has been closed, was left alone too long, or was of a process before."""
 
 
 @dataclass

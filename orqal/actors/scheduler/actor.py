@@ -12,18 +12,17 @@ import ray
 from ray._private.state import available_resources_per_node
 from ray.exceptions import RayError
 
-from orqal.actors.host.actor import HostReport
 from orqal.actors.leases import Leases, drop
-from orqal.actors.messages import InHand, Started
+from orqal.actors.messages import CleanTarget, Cursor, HostReport, InHand, News, Started, Taken
 from orqal.actors.names import log_to_ray
 from orqal.actors.scheduler.apps import Apps
 from orqal.actors.scheduler.attempts import Attempts
-from orqal.actors.scheduler.change_feed import Changes, Cursor, News
+from orqal.actors.scheduler.change_feed import Changes
 from orqal.actors.scheduler.hosts import Hosts, KnownHost
 from orqal.actors.scheduler.job_writer import Journal
 from orqal.actors.scheduler.ledger import Ledger
 from orqal.actors.scheduler.retention import Cleaning
-from orqal.actors.scheduler.submission import Intake, Taken
+from orqal.actors.scheduler.submission import Intake
 from orqal.actors.scheduler.tasks import Tasks
 from orqal.actors.scheduler.waiting import Waiting, line
 from orqal.doctor.facts import StoredJob
@@ -189,12 +188,12 @@ class Scheduler:
         for start in range(0, len(jobs), AT_ONCE):
             await self.cancel(jobs[start : start + AT_ONCE])
 
-    async def clean(self, action: str) -> int:
+    async def clean(self, what: CleanTarget) -> int:
         """Delete what is over: how many jobs, or containers. Jobs that run stay, but for the action `containers`."""
-        if action == "containers":
+        if what is CleanTarget.CONTAINERS:
             return await self._clean_containers()
         await self._cancel_some_at_a_time(self._waiting.jobs())
-        return await self._cleaning.delete(status=Status.ERROR if action == "scheduled" else None)
+        return await self._cleaning.delete(status=Status.ERROR if what is CleanTarget.SCHEDULED else None)
 
     async def _clean_containers(self) -> int:
         """End the jobs whose containers run, but those of protected names, and remove what was left over."""
@@ -238,6 +237,11 @@ class Scheduler:
     async def hosts(self) -> list[HostInfo]:
         """All hosts, with what is in use of them now."""
         return [self._described(host) for host in self._hosts]
+
+    async def host(self, name: str) -> HostInfo | None:
+        """One host; None if there is none of this name."""
+        host = self._hosts.get(name)
+        return None if host is None else self._described(host)
 
     def _described(self, host: KnownHost) -> HostInfo:
         name = host.info.name

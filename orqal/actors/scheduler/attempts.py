@@ -294,7 +294,7 @@ class Attempts:
     def _tell_to_end(self, active: _Active) -> None:
         if active.record is not None and not active.ended:
             active.host.suspects.hurry(active.job)
-            active.host.actor.cancel.remote(active.job, active.record.attempt, active.evicted and not active.cancelled)
+            active.host.actor.stop.remote(active.job, active.record.attempt, active.evicted and not active.cancelled)
 
     # What hosts tell
 

@@ -6,27 +6,12 @@ import asyncio
 import uuid
 from collections import deque
 from contextlib import suppress
-from typing import NamedTuple
 
+from orqal.actors.messages import Cursor, News
 from orqal.models import Change
 
 KEPT = 100_000
 """Changes that are kept for readers who come back for more."""
-
-
-class Cursor(NamedTuple):
-    """A reader's place: valid for the Scheduler that gave it, until it is overtaken by KEPT changes."""
-
-    epoch: str
-    number: int
-
-
-class News(NamedTuple):
-    """What has changed since a cursor; `complete` is False if something in between is not known any more."""
-
-    cursor: Cursor
-    changes: list[Change]
-    complete: bool
 
 
 class Changes:

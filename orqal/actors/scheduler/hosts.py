@@ -14,7 +14,8 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orqal.actors.host.actor import HostActor, HostReport
+from orqal.actors.host.actor import HostActor
+from orqal.actors.messages import HostReport
 from orqal.actors.names import NAMESPACE, host_actor_name
 from orqal.actors.scheduler.autoscaling import Growth
 from orqal.actors.scheduler.crash_blame import Suspects

@@ -11,27 +11,12 @@ from typing import NamedTuple
 
 from bson import ObjectId
 
+from orqal.actors.messages import OtherDocument, Taken
 from orqal.actors.scheduler.apps import Apps
 from orqal.actors.scheduler.job_writer import Journal
 from orqal.models import ErrorType, JobRecord, JobSpec, now
 from orqal.scheduling import cache
 from orqal.store import JobFilter, JobGone, Store, Submission
-
-
-class Taken(NamedTuple):
-    """The answer to a document: the job's id, and whether that job was there before."""
-
-    id: str
-    cached: bool
-
-
-class OtherDocument(ValueError):
-    """A document repeats another one's idempotency key and number. `number` is that within the request."""
-
-    def __init__(self, number: int, job: str) -> None:
-        super().__init__(number, job)
-        self.number = number
-        self.job = job
 
 
 class Found(NamedTuple):

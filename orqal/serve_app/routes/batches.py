@@ -78,7 +78,7 @@ async def retry_batch(name: BatchName, backend: Inside) -> Retried:
     failed = await backend.read(backend.store.batch_failed, name)
     count = 0
     for start in range(0, len(failed), SLICE):
-        count += len(await backend.scheduler("retry", failed[start : start + SLICE]))
+        count += len(await backend.scheduler.retry(failed[start : start + SLICE]))
     return Retried(retried=count)
 
 

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 
 from orqal.models import MAX_NAME, AppInfo, HostInfo
 from orqal.serve_app import examples
-from orqal.serve_app.backend import Backend, NotThere
+from orqal.serve_app.backend import NotThere
 from orqal.serve_app.routes.shared import ALWAYS, HEARTBEAT, NDJSON, Inside, Streamed, problems
 from orqal.serve_app.schemas import Drain, Health
 
@@ -31,31 +31,29 @@ async def healthz() -> Health:
 @router.get("/apps", responses=examples.shown([examples.APP]))
 async def get_apps(backend: Inside) -> list[AppInfo]:
     """The apps that jobs can name, and those that could not be loaded, with the reason."""
-    apps: list[AppInfo] = await backend.scheduler("apps")
-    return apps
+    return await backend.scheduler.apps()
 
 
 @router.get("/hosts", responses=examples.shown([examples.HOST]))
 async def get_hosts(backend: Inside) -> list[HostInfo]:
     """The Docker hosts, what they have, and what is in use."""
-    return await backend.hosts()
+    return await backend.scheduler.hosts()
 
 
 @router.post("/hosts/{name}/drain", responses={**NO_HOST, **examples.shown(examples.HOST)})
 async def post_drain(name: HostName, backend: Inside, drain: Annotated[Drain | None, Body()] = None) -> HostInfo:
     """Give a host no more work, until it is undrained, also after a restart. Its jobs go on to their end; with `now`
     they are stopped and run again elsewhere."""
-    return await _host(backend, "drain", name, drain is not None and drain.now)
+    return _known(await backend.scheduler.drain(name, drain is not None and drain.now), name)
 
 
 @router.post("/hosts/{name}/undrain", responses={**NO_HOST, **examples.shown(examples.HOST)})
 async def post_undrain(name: HostName, backend: Inside) -> HostInfo:
     """Give a host work again."""
-    return await _host(backend, "undrain", name)
+    return _known(await backend.scheduler.undrain(name), name)
 
 
-async def _host(backend: Backend, method: str, name: str, *args: bool) -> HostInfo:
-    host: HostInfo | None = await backend.scheduler(method, name, *args)
+def _known(host: HostInfo | None, name: str) -> HostInfo:
     if host is None:
         raise NotThere(f"there is no host {name}")
     return host

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Body, Header, HTTPException, Query, Request
 from fastapi.responses import PlainTextResponse, Response
 from pydantic import AwareDatetime
 
-from orqal.actors.scheduler.submission import Taken
+from orqal.actors.messages import Taken
 from orqal.engine.streams import STDERR, STDOUT, multiplexed
 from orqal.models import MAX_NAME, BatchName, Change, JobSpec, Status, now
 from orqal.serve_app import examples
@@ -88,7 +88,7 @@ async def explain_job(job_id: JobId, backend: Inside) -> Explanation:
     job = await backend.job(job_id)
     reasons: dict[str, str] = {}
     if job.current_status is Status.TODO:
-        reasons = await backend.scheduler("reasons", job_id)
+        reasons = await backend.scheduler.reasons(job_id)
     return explained(job, reasons, await backend.doing(job), moment=now())
 
 
@@ -161,7 +161,7 @@ async def download(
 async def cancel_job(job_id: JobId, backend: Inside) -> Cancelled:
     """End a job, wherever it is on its way. One that has ended stays as it is."""
     await backend.job(job_id)
-    return Cancelled(cancelled=await backend.scheduler("cancel", [job_id]))
+    return Cancelled(cancelled=await backend.scheduler.cancel([job_id]))
 
 
 @router.post(
@@ -176,7 +176,7 @@ async def retry_job(job_id: JobId, backend: Inside) -> Submitted:
     """Run a job again that failed: a new job of the same app, input and params, which takes its place in its batches.
     Asked again, the answer is the same new job."""
     await backend.job(job_id)
-    new = await backend.scheduler("retry", [job_id])
+    new = await backend.scheduler.retry([job_id])
     if job_id not in new:
         raise HTTPException(409, f"the job {job_id} has not ended, or it is ok: there is nothing to retry")
     return Submitted(id=new[job_id])

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
-from orqal.actors.scheduler.submission import Taken
+from orqal.actors.messages import CleanTarget, Taken
 from orqal.engine.streams import STDERR, STDOUT
-from orqal.models import AppInfo, BatchName
+from orqal.models import BatchName
 from orqal.serve_app import examples
 from orqal.serve_app.backend import NotThere
 from orqal.serve_app.routes.shared import (
@@ -97,12 +97,12 @@ async def stream(
 ) -> Response:
     """The output so far, and then live, of a job's container that runs."""
     address, _, container = where.rpartition("/")
-    job_id = await backend.scheduler("job_of", container)
+    job_id = await backend.scheduler.job_of(container)
     if job_id is None:
         raise NotThere(f"no container {container!r} of a job runs")
     host = address.rpartition("//")[2].removeprefix("http:/")
     job = await backend.job(job_id)
-    known = [info for info in await backend.hosts() if info.name == job.host]
+    known = [info for info in await backend.scheduler.hosts() if info.name == job.host]
     names = {name for info in known for name in (info.name, info.address)}
     if not {host, host.rpartition(":")[0]} & names:
         raise NotThere(f"the container {container} does not run on {host!r}")
@@ -113,16 +113,16 @@ async def stream(
 @router.get("/load", responses=examples.shown(examples.LOADS))
 async def get_load(backend: Inside) -> list[dict[str, HostLoad]]:
     """How busy each host is: percent of its memory and of its cores, and running containers per image."""
-    return [{host.name: HostLoad(**host.load.model_dump())} for host in await backend.hosts()]
+    return [{host.name: HostLoad(**host.load.model_dump())} for host in await backend.scheduler.hosts()]
 
 
 @router.get("/status", response_model=ClusterStatus, responses=examples.shown(examples.STATUS))
 async def get_status(backend: Inside) -> Response:
     """The whole at one look. Of a host's containers those are told that Orqal started."""
-    apps: list[AppInfo] = await backend.scheduler("apps")
+    apps = await backend.scheduler.apps()
     nodes: dict[str, NodeStatus] = {}
     short: list[dict[str, list[tuple[str, str, str]]]] = []
-    for host in await backend.hosts():
+    for host in await backend.scheduler.hosts():
         info, containers = await backend.overview(host)
         nodes[host.name] = NodeStatus(info=info, containers=containers)
         short.append({host.name: [(c["Id"], c["Config"]["Image"], c["State"]["Status"]) for c in containers]})
@@ -150,7 +150,7 @@ async def clean(action: Action, backend: Inside) -> Response:
     if action is Action.OLD:
         names = (f"{name}\n".encode() async for name in backend.clean_directories())
         return Streamed(names, media_type="text/plain; charset=utf-8")
-    await backend.scheduler("clean", action.value)
+    await backend.scheduler.clean(CleanTarget(action.value))
     words = {
         Action.ALL: "all jobs purged",
         Action.SCHEDULED: "all jobs scheduled purged",

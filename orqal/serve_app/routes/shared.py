@@ -10,11 +10,10 @@ from uuid import uuid4
 
 from fastapi import Depends, Header, HTTPException, Path, Request
 from fastapi.responses import Response, StreamingResponse
-from ray.exceptions import RayTaskError
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from orqal.actors.scheduler.submission import OtherDocument, Taken
+from orqal.actors.messages import OtherDocument, Taken
 from orqal.engine.streams import Frame
 from orqal.models import MAX_NAME, JobSpec
 from orqal.serve_app import examples
@@ -184,13 +183,10 @@ async def submit(
     # Ray repeats the call when the Scheduler dies under it: what it had written by then is found by a key.
     key = key or uuid4().hex
     try:
-        taken: list[Taken] = await backend.scheduler("submit", specs, key=key, first=first, replace_batch=replace_batch)
-    except RayTaskError as error:
-        if isinstance(error.cause, OtherDocument):
-            number, job = first + error.cause.number - 1, error.cause.job
-            raise BadDocument(number, f"this idempotency key has another document there, that of {job}") from None
-        raise
-    return taken
+        return await backend.scheduler.submit(specs, key=key, first=first, replace_batch=replace_batch)
+    except OtherDocument as error:
+        number = first + error.number - 1
+        raise BadDocument(number, f"this idempotency key has another document there, that of {error.job}") from None
 
 
 async def begun(items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
@@ -243,7 +239,7 @@ async def cancelled(ids: list[str], backend: Backend) -> int:
     """Cancel these jobs: how many had not ended."""
     count = 0
     for start in range(0, len(ids), SLICE):
-        count += await backend.scheduler("cancel", ids[start : start + SLICE])
+        count += await backend.scheduler.cancel(ids[start : start + SLICE])
     return count
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from orqal.actors.host import log_readers as logs_module
-from orqal.actors.host.log_readers import LogReaders, NoReader
+from orqal.actors.host.log_readers import LogReaders
+from orqal.actors.messages import Cursor, NoReader
 from orqal.actors.scheduler import change_feed as changes_module
 from orqal.actors.scheduler import job_writer as journal_module
-from orqal.actors.scheduler.change_feed import Changes, Cursor
+from orqal.actors.scheduler.change_feed import Changes
 from orqal.actors.scheduler.job_writer import Journal
 from orqal.engine.errors import Unreachable
 from orqal.engine.streams import STDERR, STDOUT, Frame, frames, multiplexed

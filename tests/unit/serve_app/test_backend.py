@@ -7,19 +7,18 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from orqal.actors import names
-from orqal.actors.host.log_readers import NoReader
+from orqal.actors.interfaces import HostApi, SchedulerApi
+from orqal.actors.messages import NoReader
 from orqal.actors.scheduler.change_feed import Changes
 from orqal.engine.streams import STDOUT, Frame, multiplexed
 from orqal.models import Change, HostInfo, JobRecord, Status, now
 from orqal.serve_app import backend as backend_module
 from orqal.serve_app.backend import Backend
 from orqal.serve_app.schemas import Missed
-from orqal.settings import Settings
 from orqal.store import SqliteStore, Submission
 
 LIMIT = 10.0
@@ -29,25 +28,19 @@ def run(scene: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(scene, LIMIT))
 
 
-def actor(**methods: Callable[..., Coroutine[Any, Any, Any]]) -> Any:
-    """Something whose methods are called as a Ray actor's."""
-    return SimpleNamespace(**{name: SimpleNamespace(remote=method) for name, method in methods.items()})
-
-
 def change(number: int) -> Change:
     return Change(id=f"{number:024x}", current_status=Status.RUNNING)
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SqliteStore:
-    monkeypatch.setenv("ORQAL_HOME", str(tmp_path))
-    return SqliteStore(Settings().store_path)
+def store(tmp_path: Path) -> SqliteStore:
+    return SqliteStore(tmp_path / "jobs.sqlite")
 
 
 @asynccontextmanager
-async def backend_of(monkeypatch: pytest.MonkeyPatch, scheduler: Any) -> AsyncGenerator[Backend, None]:
-    monkeypatch.setattr(names, "scheduler", lambda: scheduler)
-    backend = Backend()
+async def backend_of(store: SqliteStore, actor: Any = None, **scheduler: Any) -> AsyncGenerator[Backend, None]:
+    """A backend whose Scheduler has these methods, and whose one host is this."""
+    backend = Backend(store, cast(SchedulerApi, SimpleNamespace(**scheduler)), lambda node_id: cast(HostApi, actor))
     await asyncio.sleep(0)  # it asks for news: that it knew none before is not told to those who come now
     try:
         yield backend
@@ -63,7 +56,7 @@ def test_a_slow_reader_of_events_is_told_that_some_were_missed(
     async def scene() -> None:
         changes = Changes()
         async with (
-            backend_of(monkeypatch, actor(changes=changes.since)) as backend,
+            backend_of(store, changes=changes.since) as backend,
             aclosing(backend.events()) as slow,
             aclosing(backend.events()) as quick,
         ):
@@ -79,14 +72,14 @@ def test_a_slow_reader_of_events_is_told_that_some_were_missed(
     run(scene())
 
 
-def test_a_restarted_scheduler_is_a_gap_in_the_events(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_restarted_scheduler_is_a_gap_in_the_events(store: SqliteStore) -> None:
     async def scene() -> None:
         changes = Changes()
 
         async def since(*args: Any) -> Any:
             return await changes.since(*args)
 
-        async with backend_of(monkeypatch, actor(changes=since)) as backend, aclosing(backend.events()) as events:
+        async with backend_of(store, changes=since) as backend, aclosing(backend.events()) as events:
             first = asyncio.ensure_future(anext(events))
             await asyncio.sleep(0)
             before, changes = changes, Changes()
@@ -101,21 +94,18 @@ def test_a_restarted_scheduler_is_a_gap_in_the_events(store: SqliteStore, monkey
 class Host:
     """A HostActor whose container writes numbers; its first reader is given up after two of them."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, ended: Callable[[], None]) -> None:
+    def __init__(self, ended: Callable[[], None]) -> None:
         self.opened = 0
         self.closed: list[int] = []
         self._ended = ended
         self._numbers: list[int] = []
-        for name in ("open_logs", "read_logs", "close_logs"):
-            setattr(self, name, SimpleNamespace(remote=getattr(self, f"_{name}")))
-        monkeypatch.setattr(names, "host_actor", lambda _: self)
 
-    async def _open_logs(self, *_: Any) -> int:
+    async def open_logs(self, *_: Any) -> int:
         self.opened += 1
         self._numbers = list(range(2 if self.opened == 1 else 4))
         return self.opened
 
-    async def _read_logs(self, handle: int) -> bytes | None:
+    async def read_logs(self, handle: int) -> bytes | None:
         if self._numbers:
             return multiplexed(Frame(STDOUT, b"%d" % self._numbers.pop(0)))
         if handle == 1:
@@ -123,43 +113,39 @@ class Host:
         self._ended()
         return None
 
-    def _close_logs(self, handle: int) -> None:
+    async def close_logs(self, handle: int) -> None:
         self.closed.append(handle)
 
 
 @asynccontextmanager
-async def output_of(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
-) -> AsyncGenerator[tuple[AsyncGenerator[Frame, None], Host], None]:
+async def output_of(store: SqliteStore) -> AsyncGenerator[tuple[AsyncGenerator[Frame, None], Host], None]:
     """The output of a job that runs on a host."""
     job = JobRecord(id="1" * 24, app="A", ctime=now(), current_status=Status.RUNNING, host="h")
     store.insert(Submission(at=job.ctime, jobs=[job]))
-    host = Host(monkeypatch, lambda: store.update([job.model_copy(update={"exit_code": 0}).exited()], {}))
+    host = Host(lambda: store.update([job.model_copy(update={"exit_code": 0}).exited()], {}))
 
-    async def hosts() -> list[HostInfo]:
-        return [HostInfo(name="h", node_id="n", address="a", state="ready")]
+    async def the_host(name: str) -> HostInfo:
+        return HostInfo(name=name, node_id="n", address="a", state="ready")
 
     async with (
-        backend_of(monkeypatch, actor(changes=Changes().since, hosts=hosts)) as backend,
+        backend_of(store, host, changes=Changes().since, host=the_host) as backend,
         aclosing(backend.output(job.id, frozenset({STDOUT}), follow=True)) as output,
     ):
         yield output, host
 
 
-def test_an_output_that_was_left_alone_goes_on_where_it_was(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_output_that_was_left_alone_goes_on_where_it_was(store: SqliteStore) -> None:
     async def scene() -> None:
-        async with output_of(store, monkeypatch) as (output, host):
+        async with output_of(store) as (output, host):
             assert [frame.data async for frame in output] == [b"0", b"1", b"2", b"3"]
             assert host.closed == [1, 2]
 
     run(scene())
 
 
-def test_who_stops_reading_an_output_lets_go_of_it_at_once(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_stops_reading_an_output_lets_go_of_it_at_once(store: SqliteStore) -> None:
     async def scene() -> None:
-        async with output_of(store, monkeypatch) as (output, host):
+        async with output_of(store) as (output, host):
             assert (await anext(output)).data == b"0"
             await output.aclose()
             assert host.closed == [1]

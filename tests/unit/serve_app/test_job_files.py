@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import cast
 
 import pytest
 
+from orqal.actors.interfaces import HostApi
 from orqal.engine.job_directory import Piece
 from orqal.serve_app.job_files import AHEAD, PIECE, CutShort, JobFile, Part, wanted
 
@@ -48,23 +49,16 @@ class StandInHost:
         self.content = content
         self.coming = self.most = 0
 
-    @property
-    def read_file(self) -> Any:
-        return self
-
-    def remote(self, job: str, name: str, offset: int, size: int) -> Any:
+    async def read_file(self, job: str, name: str, offset: int, size: int) -> Piece | None:
         self.coming += 1
         self.most = max(self.most, self.coming)
-        return self._answer(offset, size)
-
-    async def _answer(self, offset: int, size: int) -> Piece | None:
         await asyncio.sleep(0)
         self.coming -= 1
         return Piece(self.content[offset : offset + size], len(self.content), 7)
 
 
 async def _read(host: StandInHost, start: int, end: int) -> bytes:
-    file = await JobFile.found(host, "job", "name")
+    file = await JobFile.found(cast(HostApi, host), "job", "name")
     assert file is not None and file.size == len(host.content)
     return b"".join([piece async for piece in file.pieces(start, end)])
 
@@ -80,7 +74,7 @@ def test_a_file_comes_in_order_and_little_of_it_is_on_its_way_at_a_time() -> Non
 def test_a_file_that_becomes_shorter_breaks_off() -> None:
     async def read() -> None:
         host = StandInHost(b"x" * 3 * PIECE)
-        file = await JobFile.found(host, "job", "name")
+        file = await JobFile.found(cast(HostApi, host), "job", "name")
         assert file is not None
         host.content = host.content[: 2 * PIECE]
         async for _ in file.pieces(0, file.size):

@@ -20,9 +20,9 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
-from ray.exceptions import RayActorError
 from ray.util.state.exception import RayStateApiException
 
+from orqal.actors.interfaces import ActorAway
 from orqal.models import (
     AppInfo,
     Attempt,
@@ -71,13 +71,12 @@ class StandIn:
     async def doing(self, job: JobRecord) -> str | None:
         return f"pulling {HOSTILE}" if job.current_status is Status.INIT else None
 
-    async def hosts(self) -> list[HostInfo]:
-        hosts: list[HostInfo] = await self.scheduler("hosts")
-        return hosts
+    @property
+    def scheduler(self) -> StandIn:
+        return self
 
-    async def scheduler(self, method: str, *args: Any) -> Any:
-        if self.down:
-            raise RayActorError()
+    async def hosts(self) -> list[HostInfo]:
+        self._answer()
         host = HostInfo(
             name="lab-1",
             node_id="n1",
@@ -90,13 +89,20 @@ class StandIn:
             jobs=3,
             load=Load.model_construct(cpu=12.4, mem=250, images={HOSTILE: 2}),
         )
+        return [host]
+
+    async def apps(self) -> list[AppInfo]:
+        self._answer()
         broken = AppInfo.model_construct(name=HOSTILE, origin=HOSTILE, error=HOSTILE)
-        answers: dict[str, Any] = {
-            "hosts": [host],
-            "apps": [AppInfo(name="Alpha", origin="built in"), broken],
-            "reasons": {"lab-1": "no room now"},
-        }
-        return answers[method]
+        return [AppInfo(name="Alpha", origin="built in"), broken]
+
+    async def reasons(self, job: str) -> dict[str, str]:
+        self._answer()
+        return {"lab-1": "no room now"}
+
+    def _answer(self) -> None:
+        if self.down:
+            raise ActorAway
 
     def counts(self) -> dict[Status, int]:
         return {Status.EXITED: len(self.jobs)}

@@ -49,7 +49,7 @@ class Actor:
         self.orders: list[tuple[Order, asyncio.Future[Outcome]]] = []
         self.cancelled: list[tuple[Any, ...]] = []
         self.released: list[tuple[Any, ...]] = []
-        self.run, self.cancel, self.release = Method(self._run), Method(self._cancel), Method(self._release)
+        self.run, self.stop, self.release = Method(self._run), Method(self._cancel), Method(self._release)
 
     def _run(self, order: Order) -> asyncio.Future[Outcome]:
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()

@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import pytest
 
+from orqal.actors.messages import OtherDocument, Taken
 from orqal.actors.scheduler.apps import Apps
 from orqal.actors.scheduler.job_writer import Journal
-from orqal.actors.scheduler.submission import Intake, OtherDocument, Taken
+from orqal.actors.scheduler.submission import Intake
 from orqal.models import ErrorType, JobRecord, JobSpec, Status
 from orqal.scheduling import cache
 from orqal.store import JobFilter, SqliteStore

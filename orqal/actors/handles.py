@@ -1,0 +1,221 @@
+"""Handles of the two actors in a Ray cluster: the only place where they are found and called."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from orqal.actors.interfaces import ActorAway, HostApi, SchedulerApi
+from orqal.actors.messages import (
+    CleanTarget,
+    Cursor,
+    Examined,
+    HostReport,
+    InHand,
+    News,
+    Order,
+    Outcome,
+    Started,
+    Taken,
+)
+from orqal.engine.client import ContainerKey
+from orqal.engine.job_directory import Piece
+from orqal.models import AppInfo, HostInfo, JobSpec
+
+NAMESPACE = "orqal"
+"""Ray's namespace of the actors' names."""
+SCHEDULER = "scheduler"
+
+T = TypeVar("T")
+
+
+def log_to_ray() -> None:
+    """Write this process's log to its file among Ray's logs, which `ray logs` and the page /logs show."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def host_actor_name(node_id: str) -> str:
+    """The name of the HostActor of a Ray node."""
+    return f"host {node_id}"
+
+
+async def answer(reference: Awaitable[T], within: float | None = None) -> T:
+    """The value of a Ray reference. `within`: seconds to wait for it.
+
+    Raises:
+        ActorAway: the actor does not answer, or not in time.
+        Exception: what the called method raised.
+    """
+    try:
+        return await asyncio.wait_for(_awaited(reference), within)
+    except asyncio.TimeoutError:
+        raise ActorAway(f"no answer within {within:g} s") from None
+    except RayTaskError as error:
+        if isinstance(error.cause, Exception):
+            raise error.cause from error
+        raise
+    except RayError as error:
+        raise ActorAway(str(error).strip().partition("\n")[0] or type(error).__name__) from error
+
+
+async def _awaited(reference: Awaitable[T]) -> T:
+    return await reference
+
+
+class SchedulerClient(SchedulerApi):
+    """The Scheduler of this Ray cluster."""
+
+    def __init__(self, actor: Any) -> None:
+        """`actor`: the handle that Ray gives."""
+        self.actor = actor
+
+    @classmethod
+    def find(cls) -> SchedulerClient:
+        """The Scheduler that runs.
+
+        Raises:
+            ValueError: none runs in this Ray cluster.
+        """
+        return cls(ray.get_actor(SCHEDULER, namespace=NAMESPACE))
+
+    async def submit(
+        self, specs: Sequence[JobSpec], *, key: str | None = None, first: int = 1, replace_batch: str | None = None
+    ) -> list[Taken]:
+        return await answer(self.actor.submit.remote(specs, key=key, first=first, replace_batch=replace_batch))
+
+    async def retry(self, jobs: Sequence[str]) -> dict[str, str]:
+        return await answer(self.actor.retry.remote(jobs))
+
+    async def cancel(self, jobs: Sequence[str]) -> int:
+        return await answer(self.actor.cancel.remote(jobs))
+
+    async def cancel_all(self) -> None:
+        return await answer(self.actor.cancel_all.remote())
+
+    async def clean(self, what: CleanTarget) -> int:
+        return await answer(self.actor.clean.remote(what))
+
+    async def reasons(self, job: str) -> dict[str, str]:
+        return await answer(self.actor.reasons.remote(job))
+
+    async def job_of(self, container: str) -> str | None:
+        return await answer(self.actor.job_of.remote(container))
+
+    async def apps(self) -> list[AppInfo]:
+        return await answer(self.actor.apps.remote())
+
+    async def hosts(self) -> list[HostInfo]:
+        return await answer(self.actor.hosts.remote())
+
+    async def host(self, name: str) -> HostInfo | None:
+        return await answer(self.actor.host.remote(name))
+
+    async def wake(self, name: str) -> None:
+        return await answer(self.actor.wake.remote(name))
+
+    async def drain(self, name: str, now: bool = False) -> HostInfo | None:
+        return await answer(self.actor.drain.remote(name, now))
+
+    async def dismiss(self, name: str, now: bool = False) -> HostInfo | None:
+        return await answer(self.actor.dismiss.remote(name, now))
+
+    async def undrain(self, name: str) -> HostInfo | None:
+        return await answer(self.actor.undrain.remote(name))
+
+    async def changes(self, cursor: Cursor | None, timeout: float) -> News:
+        return await answer(self.actor.changes.remote(cursor, timeout))
+
+    async def ready(self) -> bool:
+        return await answer(self.actor.ready.remote())
+
+    async def in_hand(self) -> InHand:
+        return await answer(self.actor.in_hand.remote())
+
+    async def mend(self, node_id: str | None, containers: Sequence[ContainerKey], leases: Sequence[str]) -> None:
+        return await answer(self.actor.mend.remote(node_id, containers, leases))
+
+    async def started(self, started: Started) -> None:
+        return await answer(self.actor.started.remote(started))
+
+    async def report(self, node_id: str, report: HostReport) -> None:
+        return await answer(self.actor.report.remote(node_id, report))
+
+    async def found(self, node_id: str, containers: Sequence[ContainerKey]) -> None:
+        return await answer(self.actor.found.remote(node_id, containers))
+
+
+class HostClient(HostApi):
+    """The HostActor of a Ray node."""
+
+    def __init__(self, actor: Any) -> None:
+        """`actor`: the handle that Ray gives."""
+        self.actor = actor
+
+    @classmethod
+    def find(cls, node_id: str) -> HostClient:
+        """The HostActor of a node.
+
+        Raises:
+            ValueError: the node has none.
+        """
+        return cls(ray.get_actor(host_actor_name(node_id), namespace=NAMESPACE))
+
+    async def run(self, order: Order) -> Outcome:
+        # Named by app, not by job: each name is a series in Ray's metrics.
+        return await answer(self.actor.run.options(name=f"{order.job.app} on {order.job.host}").remote(order))
+
+    async def stop(self, job: str, attempt: int, evicted: bool) -> None:
+        return await answer(self.actor.stop.remote(job, attempt, evicted))
+
+    async def release(self, job: str, attempt: int) -> None:
+        return await answer(self.actor.release.remote(job, attempt))
+
+    async def incarnation(self) -> str:
+        return await answer(self.actor.incarnation.remote())
+
+    async def report(self) -> HostReport:
+        return await answer(self.actor.report.remote())
+
+    async def image_digests(self, images: Sequence[str]) -> Mapping[str, str]:
+        return await answer(self.actor.image_digests.remote(images))
+
+    async def strays(self) -> list[ContainerKey]:
+        return await answer(self.actor.strays.remote())
+
+    async def remove_directories(self, jobs: Sequence[str]) -> list[str]:
+        return await answer(self.actor.remove_directories.remote(jobs))
+
+    async def is_empty(self) -> bool:
+        return await answer(self.actor.is_empty.remote())
+
+    async def open_logs(self, job: str, attempt: int, stdout: bool, stderr: bool, follow: bool) -> str | None:
+        return await answer(self.actor.open_logs.remote(job, attempt, stdout, stderr, follow))
+
+    async def read_logs(self, handle: str) -> bytes | None:
+        return await answer(self.actor.read_logs.remote(handle))
+
+    async def close_logs(self, handle: str) -> None:
+        return await answer(self.actor.close_logs.remote(handle))
+
+    async def doing(self, job: str, attempt: int) -> str | None:
+        return await answer(self.actor.doing.remote(job, attempt))
+
+    async def overview(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        return await answer(self.actor.overview.remote())
+
+    async def directories(self) -> list[str]:
+        return await answer(self.actor.directories.remote())
+
+    async def read_file(self, job: str, name: str, offset: int, size: int) -> Piece | None:
+        return await answer(self.actor.read_file.remote(job, name, offset, size))
+
+    async def examine(self) -> Examined:
+        return await answer(self.actor.examine.remote())
+
+    async def mend(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:
+        return await answer(self.actor.mend.remote(paths, cgroups))

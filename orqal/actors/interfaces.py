@@ -1,0 +1,220 @@
+"""What the two actors offer each other and the API: one typed method for each call.
+
+`handles.py` implements these for actors of a Ray cluster, `orqal.testing` for an in-process cluster. The actors
+themselves have the same methods, so a caller can be followed from a route to the method that does the work.
+
+A method of either raises `ActorAway` if the actor does not answer; otherwise what the method itself raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from orqal.actors.messages import (
+    CleanTarget,
+    Cursor,
+    Examined,
+    HostReport,
+    InHand,
+    News,
+    Order,
+    Outcome,
+    Started,
+    Taken,
+)
+from orqal.engine.client import ContainerKey
+from orqal.engine.job_directory import Piece
+from orqal.models import AppInfo, HostInfo, JobSpec
+
+
+class ActorAway(Exception):
+    """An actor does not answer: it is restarting, its node is gone, or the answer did not come in time."""
+
+
+class SchedulerApi(Protocol):
+    """The Scheduler: owns the queue and is the only writer of the store."""
+
+    # For the API
+
+    async def submit(
+        self, specs: Sequence[JobSpec], *, key: str | None = None, first: int = 1, replace_batch: str | None = None
+    ) -> list[Taken]:
+        """Add jobs, or find jobs that already answer for them; return when they are on disk.
+
+        `key`: an idempotency key, under which the first document has the number `first`. `replace_batch`: a batch whose
+        earlier jobs leave it. A job that can never run is stored as `error` at once.
+
+        Raises:
+            OtherDocument: the key was used before with another document of the same number.
+        """
+        ...
+
+    async def retry(self, jobs: Sequence[str]) -> dict[str, str]:
+        """Run failed jobs again: id -> id of the new job. Jobs that have not failed are left out."""
+        ...
+
+    async def cancel(self, jobs: Sequence[str]) -> int:
+        """End jobs wherever they are, and return how many had not ended. When this returns, the wish is on disk."""
+        ...
+
+    async def cancel_all(self) -> None:
+        """Cancel every job, and return when all have ended and their containers are gone."""
+        ...
+
+    async def clean(self, what: CleanTarget) -> int:
+        """Delete ended jobs, or end jobs with containers: how many. `CleanTarget.OLD` is not for the Scheduler."""
+        ...
+
+    async def reasons(self, job: str) -> dict[str, str]:
+        """Why each host does not take a waiting job now, by host; empty if the job does not wait."""
+        ...
+
+    async def job_of(self, container: str) -> str | None:
+        """The job that runs in this container."""
+        ...
+
+    async def apps(self) -> list[AppInfo]:
+        """All apps, those that failed to load included."""
+        ...
+
+    async def hosts(self) -> list[HostInfo]:
+        """All hosts, with what is in use of them now."""
+        ...
+
+    async def host(self, name: str) -> HostInfo | None:
+        """One host; None if there is none of this name."""
+        ...
+
+    async def wake(self, name: str) -> None:
+        """Make sure that a host's actor runs, if there is such a host."""
+        ...
+
+    async def drain(self, name: str, now: bool = False) -> HostInfo | None:
+        """Give a host no more work until `undrain`, also after a restart; None if there is no such host.
+
+        `now`: also stop its jobs; they run again elsewhere.
+        """
+        ...
+
+    async def dismiss(self, name: str, now: bool = False) -> HostInfo | None:
+        """As `drain`, but only as long as the host stays: it is about to leave the cluster."""
+        ...
+
+    async def undrain(self, name: str) -> HostInfo | None:
+        """Give a host work again; None if there is no such host."""
+        ...
+
+    async def changes(self, cursor: Cursor | None, timeout: float) -> News:
+        """What has changed since the cursor; waits up to `timeout` seconds for a change."""
+        ...
+
+    async def ready(self) -> bool:
+        """True if a host takes work."""
+        ...
+
+    async def in_hand(self) -> InHand:
+        """The work that is under way, for the doctor."""
+        ...
+
+    async def mend(self, node_id: str | None, containers: Sequence[ContainerKey], leases: Sequence[str]) -> None:
+        """Remove what the doctor found left over: containers of a host's ended attempts, and leases of no job."""
+        ...
+
+    # For the hosts
+
+    async def started(self, started: Started) -> None:
+        """A container runs."""
+        ...
+
+    async def report(self, node_id: str, report: HostReport) -> None:
+        """How a host is: every few seconds, and at once when its daemon comes or goes."""
+        ...
+
+    async def found(self, node_id: str, containers: Sequence[ContainerKey]) -> None:
+        """A host has containers of no attempt that is under way there."""
+        ...
+
+
+class HostApi(Protocol):
+    """The HostActor of a Ray node: drives the node's Docker daemon."""
+
+    # For the Scheduler
+
+    async def run(self, order: Order) -> Outcome:
+        """Run an attempt to its end, or attach to it if it is under way or has ended and was not released."""
+        ...
+
+    async def stop(self, job: str, attempt: int, evicted: bool) -> None:
+        """End an attempt: its outcome is `cancelled`, or `host_lost` if `evicted`, unless it ended by itself before."""
+        ...
+
+    async def release(self, job: str, attempt: int) -> None:
+        """An attempt's outcome is in the store: remove its container."""
+        ...
+
+    async def incarnation(self) -> str:
+        """A different value for each process that this actor has been."""
+        ...
+
+    async def report(self) -> HostReport:
+        """How this host is."""
+        ...
+
+    async def image_digests(self, images: Sequence[str]) -> Mapping[str, str]:
+        """The ids of those of these images that are on the host."""
+        ...
+
+    async def strays(self) -> list[ContainerKey]:
+        """The containers on the host that belong to no attempt under way there."""
+        ...
+
+    async def remove_directories(self, jobs: Sequence[str]) -> list[str]:
+        """Remove the directories of deleted jobs: the ids of those of which nothing is left."""
+        ...
+
+    # For the API and for what stops a host
+
+    async def is_empty(self) -> bool:
+        """True if no container of a job is left on the host."""
+        ...
+
+    async def open_logs(self, job: str, attempt: int, stdout: bool, stderr: bool, follow: bool) -> str | None:
+        """Start to read a container's output: a handle for `read_logs`; None if there is no such container."""
+        ...
+
+    async def read_logs(self, handle: str) -> bytes | None:
+        """The next piece of output; empty if nothing came for a while, None at the end.
+
+        Raises:
+            NoReader: the handle is unknown or was given up.
+        """
+        ...
+
+    async def close_logs(self, handle: str) -> None:
+        """Stop reading."""
+        ...
+
+    async def doing(self, job: str, attempt: int) -> str | None:
+        """What an attempt without a container waits for, in words; None if it has one or is unknown."""
+        ...
+
+    async def overview(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """What the daemon reports of itself, and `docker inspect` of each running container of Orqal."""
+        ...
+
+    async def directories(self) -> list[str]:
+        """The ids of the jobs that have directories on the host."""
+        ...
+
+    async def read_file(self, job: str, name: str, offset: int, size: int) -> Piece | None:
+        """Up to `size` bytes of a file of a job's directory; None if there is no such file."""
+        ...
+
+    async def examine(self) -> Examined:
+        """Everything of Orqal that is on the host, for the doctor."""
+        ...
+
+    async def mend(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:
+        """Remove stale folders and unused cgroups, and close files of tokens to others, for the doctor."""
+        ...

@@ -1,0 +1,52 @@
+"""What Orqal uses of Ray that Ray does not promise to keep: all of it is here.
+
+Tested with Ray 2.60. Where a release changes one of these, this is the only file that needs to change.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray._common.usage.usage_lib import get_cluster_metadata
+from ray._private.state import available_resources_per_node
+from ray._raylet import GcsClient  # type: ignore[attr-defined] # compiled
+from ray.experimental.internal_kv import _internal_kv_put
+
+_KEYS = b"orqal"
+"""Our namespace in Ray's key-value store."""
+_VERSION = b"version"
+
+
+def free_resources() -> dict[str, dict[str, float]]:
+    """What no one holds of each living node, by node id: resource -> amount. Up to a second old."""
+    found: dict[str, dict[str, float]] = available_resources_per_node()
+    return found
+
+
+def actor_id(handle: Any) -> str:
+    """The id of an actor, in hex digits, as Ray's logs and lists name it."""
+    return str(handle._actor_id.hex())
+
+
+def publish_version(version: str) -> None:
+    """Keep Orqal's version in the cluster, for machines that want to join it."""
+    _internal_kv_put(_VERSION, version.encode(), overwrite=True, namespace=_KEYS)
+
+
+def versions_of(head: str, within: float) -> dict[str, str | None]:
+    """The versions of `ray`, `python` and `orqal` at a head; None if the head does not know.
+
+    `within`: seconds to wait for its key-value store.
+
+    Raises:
+        ray.exceptions.AuthenticationError: the head does not accept this machine's token.
+        ray.exceptions.RpcError, ray.exceptions.RaySystemError, RuntimeError: no Ray head answers there.
+    """
+    client = GcsClient(address=head)
+    metadata = get_cluster_metadata(client) or {}
+    orqal = client.internal_kv_get(_VERSION, namespace=_KEYS, timeout=within)
+    return {
+        "ray": metadata.get("ray_version"),
+        "python": metadata.get("python_version"),
+        "orqal": orqal.decode() if orqal else None,
+    }
