@@ -19,13 +19,12 @@ from orqal.actors.messages import (
     InHand,
     News,
     Order,
-    Outcome,
     Started,
     Taken,
 )
 from orqal.engine.client import ContainerKey
 from orqal.engine.job_directory import Piece
-from orqal.models import AppInfo, HostInfo, JobSpec
+from orqal.models import AppInfo, HostInfo, JobSpec, Outcome
 
 NAMESPACE = "orqal"
 """Ray's namespace of the actors' names."""
@@ -183,6 +182,9 @@ class HostClient(HostApi):
 
     async def image_digests(self, images: Sequence[str]) -> Mapping[str, str]:
         return await answer(self.actor.image_digests.remote(images))
+
+    async def attempts(self) -> list[ContainerKey]:
+        return await answer(self.actor.attempts.remote())
 
     async def strays(self) -> list[ContainerKey]:
         return await answer(self.actor.strays.remote())

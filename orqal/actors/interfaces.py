@@ -1,7 +1,7 @@
-"""What the two actors offer each other and the API: one typed method for each call.
+"""What the two actors offer each other and the API, and what the Scheduler asks of its cluster: typed methods.
 
-`handles.py` implements these for actors of a Ray cluster, `orqal.testing` for an in-process cluster. The actors
-themselves have the same methods, so a caller can be followed from a route to the method that does the work.
+`handles.py` and `ray_cluster.py` implement these for a Ray cluster, `orqal.testing` for an in-process cluster. The
+actors themselves have the same methods, so a caller can be followed from a route to the method that does the work.
 
 A method of either raises `ActorAway` if the actor does not answer; otherwise what the method itself raises.
 """
@@ -9,7 +9,7 @@ A method of either raises `ActorAway` if the actor does not answer; otherwise wh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from orqal.actors.messages import (
     CleanTarget,
@@ -19,13 +19,13 @@ from orqal.actors.messages import (
     InHand,
     News,
     Order,
-    Outcome,
     Started,
     Taken,
 )
 from orqal.engine.client import ContainerKey
 from orqal.engine.job_directory import Piece
-from orqal.models import AppInfo, HostInfo, JobSpec
+from orqal.models import AppInfo, HostInfo, JobSpec, Outcome, Resources
+from orqal.scheduling.demand import Bundle
 
 
 class ActorAway(Exception):
@@ -165,8 +165,20 @@ class HostApi(Protocol):
         """The ids of those of these images that are on the host."""
         ...
 
+    async def attempts(self) -> list[ContainerKey]:
+        """All attempts that are under way on the host, or have left a container there.
+
+        Raises:
+            EngineError: the daemon does not answer.
+        """
+        ...
+
     async def strays(self) -> list[ContainerKey]:
-        """The containers on the host that belong to no attempt under way there."""
+        """The containers on the host that belong to no attempt under way there.
+
+        Raises:
+            EngineError: the daemon does not answer.
+        """
         ...
 
     async def remove_directories(self, jobs: Sequence[str]) -> list[str]:
@@ -217,4 +229,63 @@ class HostApi(Protocol):
 
     async def mend(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:
         """Remove stale folders and unused cgroups, and close files of tokens to others, for the doctor."""
+        ...
+
+
+class Node(NamedTuple):
+    """A Ray node with a Docker daemon, which Orqal uses as a host."""
+
+    id: str
+    name: str
+    address: str
+    capacity: Resources
+    labels: Mapping[str, str]
+    is_head: bool
+
+
+class Contended(Exception):
+    """Ray has no room for a lease, though Orqal counts some: another Ray program holds it."""
+
+
+class ClusterApi(Protocol):
+    """What the Scheduler asks of the cluster that it runs in."""
+
+    async def nodes(self) -> list[Node]:
+        """The living nodes that have threads for jobs."""
+        ...
+
+    async def free(self) -> dict[str, Resources]:
+        """What no one holds of each node, by its id. Up to a second old."""
+        ...
+
+    def host(self, node: Node) -> HostApi:
+        """The node's HostActor, which is started if it does not run."""
+        ...
+
+    def end_host(self, host: HostApi) -> None:
+        """End a HostActor; `host` starts another."""
+        ...
+
+    async def create_lease(self, name: str, node_id: str, resources: Resources) -> None:
+        """Hold resources of a node under this name.
+
+        Raises:
+            Contended: there was no room within a few seconds.
+        """
+        ...
+
+    async def has_lease(self, name: str) -> bool:
+        """True if a lease of this name exists."""
+        ...
+
+    def remove_lease(self, name: str) -> None:
+        """Give a lease back, if it exists."""
+        ...
+
+    async def lease_names(self) -> set[str]:
+        """The names of all leases, whoever holds them."""
+        ...
+
+    async def request(self, bundles: Sequence[Bundle]) -> None:
+        """Have the cluster grow until all these fit into it at once; none: idle nodes may go."""
         ...

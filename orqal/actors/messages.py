@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
 
 from orqal.doctor.facts import JobInHand, Machine
 from orqal.engine.client import ContainerKey
-from orqal.models import Change, JobRecord, Load, Output, Resources
+from orqal.models import Change, ContainerStart, JobRecord, Load, Resources
+from orqal.scheduling.lifecycle import Wish
 from orqal.wrappers.catalog import WrapperRef
 
 
@@ -83,36 +83,24 @@ class HostReport(NamedTuple):
 
 @dataclass(frozen=True)
 class Order:
-    """Scheduler to host: run this attempt of this job. Giving the same order again attaches to what runs."""
+    """Scheduler to host: run this attempt of this job. The same order given again attaches to what runs."""
 
     job: JobRecord
     ref: WrapperRef
     resources: Resources
     timeout: float | None
+    """Seconds that the container may run."""
+    wish: Wish = Wish.NONE
+    """What is wanted of it now: a host that was away learns here that it must end the attempt."""
 
 
 @dataclass(frozen=True)
 class Started:
-    """Host to Scheduler: the container runs."""
+    """Host to Scheduler: an attempt's container runs."""
 
     job: str
     attempt: int
-    image: str
-    image_digest: str
-    cmd: str | list[str]
-    container_id: str
-    wd: str
-    at: datetime
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Host to Scheduler: the attempt has ended. `job` is its record as it is to be stored."""
-
-    job: JobRecord
-    output: Output
-    passing: bool = False
-    """Its error is none of the job's: another attempt, later or on another host, may succeed."""
+    start: ContainerStart
 
 
 class InHand(NamedTuple):

@@ -1,10 +1,10 @@
-"""Processes for wrappers' code: its authors' can hang, exit or eat memory there."""
+"""Processes for the code of wrappers, which may hang, exit or use up memory there."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,28 +12,35 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orqal.settings import Settings
+from orqal.wrappers import catalog
 from orqal.wrappers.calls import Failure
+from orqal.wrappers.catalog import App, Source
 
-log = logging.getLogger("orqal.runners")
+log = logging.getLogger("orqal.wrappers")
 
 PER_APP = 2
-"""Calls of one app's methods at a time on a host. An app whose methods hang keeps up no other app."""
+"""Calls of one app's methods at a time on a host. An app whose methods hang holds up no other app."""
 IDLE_AFTER = 600.0
-"""Seconds after which an app's processes that nobody needs are ended."""
+"""Seconds after which unused processes of an app are ended."""
 
 
-class NoRunner(Exception):
+class NoProcess(Exception):
     """Ray starts no process here: the host is going down, or in trouble."""
 
 
-class _Runner:
-    """A process that runs what it is given. Actors, not tasks: Ray ends the idle workers of a driver that has gone,
-    as that of `orqal up` has, so each task would wait for a new process (0.7 s)."""
+class WrapperProcess:
+    """A process that runs the functions it is given.
+
+    An actor, not tasks: Ray ends the idle workers of a driver that has exited, as `orqal up` has, so each task would
+    wait for a new process (0.7 s).
+    """
 
     def ready(self) -> None:
-        """Answers once the process has started."""
+        """Return once the process has started."""
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Return what the function returns."""
         return function(*args)
 
 
@@ -46,44 +53,50 @@ class _Pool:
     ending: asyncio.TimerHandle | None = None
 
     def end(self) -> None:
-        """End those that nobody uses."""
+        """End the processes that are not in use."""
         while self.idle:
             ray.kill(self.idle.pop())
 
 
-class Runners:
+class WrapperProcesses:
     """Runs functions in processes of this node, by app, each with a limit on its time."""
 
     def __init__(self, node_id: str) -> None:
         self._pools: dict[str, _Pool] = {}
         here = NodeAffinitySchedulingStrategy(node_id, soft=False)
-        self._actor = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(_Runner)
+        self._actor = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(WrapperProcess)
 
     async def call(self, app: str, what: str, limit: float, function: Callable[..., Any], *args: Any) -> Any:
-        """What the function returns, or a Failure if it was not back after `limit` seconds or its process died, twice.
-        `what` is what people call it. NoRunner: no process could be started."""
+        """Return what the function returns, or a Failure.
+
+        It fails if it does not return within `limit` seconds, or if its process dies, twice. `what` names the call for
+        people.
+
+        Raises:
+            NoProcess: no process could be started.
+        """
         pool = self._pools.setdefault(app, _Pool())
         async with pool.room:
             if pool.ending is not None:
                 pool.ending.cancel()
-            # Whoever stops Ray, or kills processes on a full machine, ends one too: then the next one does the work.
+            # A process also dies when Ray is stopped, or is killed on a machine without memory: then try another.
             for _ in range(2):
-                runner = await self._started(pool)
+                process = await self._started(pool)
                 try:
                     # Named by app, not by job: every name is a series in Ray's metrics.
-                    call = runner.call.options(name=what).remote(function, *args)
+                    call = process.call.options(name=what).remote(function, *args)
                     result = await asyncio.wait_for(_result(call), limit)
                 except asyncio.TimeoutError:
-                    ray.kill(runner)
+                    ray.kill(process)
                     return Failure(f"{what} did not return within {limit:g} s (ORQAL_WRAPPER_TIMEOUT)")
                 except RayError as error:
-                    ray.kill(runner)
+                    ray.kill(process)
                     log.warning("%s took its process down: %s", what, error)
                 except BaseException:
-                    ray.kill(runner)
+                    ray.kill(process)
                     raise
                 else:
-                    pool.idle.append(runner)
+                    pool.idle.append(process)
                     pool.ending = asyncio.get_running_loop().call_later(IDLE_AFTER, pool.end)
                     return result
             return Failure(
@@ -94,18 +107,29 @@ class Runners:
         """A process that answers: its start does not count as the method's time."""
         while True:
             was_idle = bool(pool.idle)
-            runner = pool.idle.pop() if pool.idle else self._actor.remote()
+            process = pool.idle.pop() if pool.idle else self._actor.remote()
             try:
-                await runner.ready.remote()
-                return runner
+                await process.ready.remote()
+                return process
             except RayError as error:
-                ray.kill(runner)
+                ray.kill(process)
                 if not was_idle:
-                    raise NoRunner(f"no process for the wrapper could be started: {error}") from error
+                    raise NoProcess(f"no process for the wrapper could be started: {error}") from error
             except BaseException:
-                ray.kill(runner)
+                ray.kill(process)
                 raise
 
 
-async def _result(call: Any) -> Any:
+def load_in_process(processes: WrapperProcesses, settings: Settings) -> Callable[[Source], Awaitable[list[App]]]:
+    """A function that loads the wrappers of a source in a process that may be lost."""
+
+    async def load(source: Source) -> list[App]:
+        limit, memory = settings.wrapper_timeout, int(settings.wrapper_memory_gb * 1e9)
+        apps = await processes.call("catalog", f"loading {source.name}", limit, catalog.load, source, memory)
+        return [source.broken(apps.message)] if isinstance(apps, Failure) else list(apps)
+
+    return load
+
+
+async def _result(call: Awaitable[Any]) -> Any:
     return await call

@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orqal import __version__
 from orqal.actors.names import NAMESPACE, SCHEDULER, host_actor, host_actor_name, scheduler
-from orqal.actors.scheduler.actor import Scheduler
+from orqal.actors.scheduler.actor import SchedulerActor
 from orqal.cluster.join_check import KEYS, VERSION
 from orqal.cluster.processes import MARK, NODE_MARK
 from orqal.engine.client import Engine
@@ -43,7 +43,7 @@ def deploy(cluster: str, address: str, port: int) -> None:
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = (
-        ray.remote(Scheduler)
+        ray.remote(SchedulerActor)
         .options(
             name=SCHEDULER,
             lifetime="detached",

@@ -106,6 +106,16 @@ class Ended(NamedTuple):
         return _seconds(self.state["FinishedAt"]) - _seconds(self.state["StartedAt"])
 
 
+class MadeOf(NamedTuple):
+    """What a container was made of."""
+
+    image: str
+    """The image's name, with its tag."""
+    image_digest: str
+    """The image's id, `sha256:` and 64 hex digits."""
+    cmd: list[str]
+
+
 class Past(NamedTuple):
     """What a daemon remembers: its last events, and none from before its own start."""
 
@@ -304,6 +314,12 @@ class Engine:
             return None
         fetched = (found["Config"]["Labels"] or {}).get(LABEL_FILES)
         return Ended(container, int(state["ExitCode"]), bool(state["OOMKilled"]), state, fetched or None)
+
+    def made_of(self, container: str) -> MadeOf:
+        """What a container was made of."""
+        with translated("inspect the container"):
+            found = self._api.inspect_container(container)
+        return MadeOf(str(found["Config"]["Image"]), str(found["Image"]), list(found["Config"]["Cmd"] or []))
 
     def started(self, container: str) -> bool:
         """True when it has been started, whether or not it has ended."""

@@ -1,4 +1,4 @@
-"""What the parts of Orqal say to each other: jobs, attempts, resources, apps and hosts. Data only.
+"""What the parts of Orqal exchange: jobs, attempts, resources, apps and hosts. Data only.
 
 The bottom layer: everything may import it, and it imports nothing of Orqal but states.py.
 """
@@ -23,7 +23,8 @@ from orqal.models.fields import (
     Threads,
     check_batch_name,
 )
-from orqal.models.job import Change, JobRecord, JobSpec, Output, now
+from orqal.models.job import Change, JobRecord, JobSpec, now
+from orqal.models.outcome import ContainerStart, Outcome, Output
 from orqal.models.resources import UNITS, Resources, Shape
 from orqal.states import Status
 
@@ -39,6 +40,7 @@ __all__ = [
     "BatchInfo",
     "BatchName",
     "Change",
+    "ContainerStart",
     "ErrorType",
     "Fault",
     "HostInfo",
@@ -49,6 +51,7 @@ __all__ = [
     "MemoryFactor",
     "MemoryGb",
     "Name",
+    "Outcome",
     "Output",
     "Resources",
     "Retries",

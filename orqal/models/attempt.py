@@ -1,4 +1,4 @@
-"""One try at a job: how it ended, whose fault that was, and what follows from it."""
+"""An attempt at a job: how it ended, whose fault that was, and when it is repeated."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class JobError(BaseModel):
 
 
 class RetryPolicy(BaseModel):
-    """What becomes of a job's failures: what the job says, or else its app."""
+    """When a job that failed is tried again: as the job says, or else its app."""
 
     retries: Retries = 0
     retry_on: RetryOn = list(CAUSES)
@@ -45,29 +45,31 @@ class Fault(str, Enum):
     """Whose fault it was that an attempt did not succeed."""
 
     JOB = "job"
-    """The program's: its retries are for that."""
+    """The program's. The job is tried again if its retry policy allows it."""
     INFRASTRUCTURE = "infrastructure"
-    """A host's, a daemon's, a network's: it is repeated without counting as a retry."""
+    """A host's, a daemon's or a network's. The job is tried again, and this does not count as one of its retries."""
     DRAIN = "drain"
-    """Nobody's: its host was to be empty. It is repeated however often."""
+    """No one's: its host was drained. The job is tried again, however often this happens."""
 
 
 class Attempt(BaseModel):
-    """One try at a job that is over, and how it ended."""
+    """An attempt that is over."""
 
     number: int
     host: str | None = None
     started: datetime | None = None
-    """When its container started; None: it had none that did."""
+    """When its container started; None if none did."""
     ended: datetime
     fault: Fault = Fault.INFRASTRUCTURE
     error: JobError | None = None
-    """None: the container ended by itself."""
+    """Why its container did not end by itself; None if it did."""
     exit_code: int | None = None
     peak_memory: int | None = None
-    """Bytes; None: nobody has told."""
+    """Bytes; None if unknown."""
     ram_gb: float | None = None
-    """The memory that it had, in 10^9 bytes."""
+    """The memory that it was given, in 10^9 bytes."""
+    crashed_actor: bool = False
+    """True if it was found to crash the process that runs its host."""
 
     @property
     def why(self) -> str:

@@ -1,4 +1,4 @@
-"""What users are told of apps, hosts and batches."""
+"""What users see of apps, hosts and batches."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from orqal.states import Status
 
 
 class AppInfo(BaseModel):
-    """An app that jobs can name: what its wrapper says of itself."""
+    """An app: what its wrapper says of itself."""
 
     name: str
     docker_url: str | None = None
-    """None: it depends on the job, or the app failed to load."""
+    """The image; None if it depends on the job, or the app failed to load."""
     threads: float | None = None
     memory_in_gb: float | None = None
     timeout: float | None = None
     requires: dict[str, str] | None = None
     """Labels that a host must have to get its jobs."""
     retries: int = 0
-    """How often its jobs are tried again when they fail by themselves."""
+    """How often a job that fails by itself is tried again."""
     retry_on: RetryOn | None = None
-    """Which failures; None: all of them."""
+    """After which failures; None for all."""
     retry_delay: float | None = None
-    """Seconds before the first retry; None: 10."""
+    """Seconds before the first retry; None for 10."""
     retry_memory_factor: float = 1.0
     doc: str = ""
     origin: str
-    """"built in", the wrapper's file, or the entry point's package."""
+    """`built in`, the wrapper's file, or the entry point's package."""
     error: str | None = None
-    """Why it could not be loaded; None: it can be used."""
+    """Why it could not be loaded; None if it can be used."""
 
 
 class Load(BaseModel):
     """How busy a host is."""
 
     cpu: float | None = None
-    """Percent of all its cores; None: not known, as of a machine of which only the Docker daemon can be reached."""
+    """Percent of all its cores; None if unknown, as for a machine on which only the Docker daemon can be reached."""
     mem: float | None = None
-    """Percent of its memory; None: not known."""
+    """Percent of its memory; None if unknown."""
     images: dict[str, int] = Field(default_factory=dict)
     """Running containers per image."""
 
@@ -53,7 +53,7 @@ class HostInfo(BaseModel):
     node_id: str
     address: str
     state: str
-    """`ready`, or why it gets no work: `draining` while its last jobs run, then `drained`."""
+    """`ready`, or why it gets no work; `draining` while its last jobs run, then `drained`."""
     labels: dict[str, str] = Field(default_factory=dict)
     docker_version: str = ""
     threads: float = 0
@@ -61,7 +61,7 @@ class HostInfo(BaseModel):
     threads_in_use: float = 0
     ram_gb_in_use: float = 0
     threads_of_others: float = 0
-    """What Ray programs that are not Orqal hold of it."""
+    """What other Ray programs hold of it."""
     ram_gb_of_others: float = 0
     jobs: int = 0
     """Jobs that hold a lease on it."""
@@ -69,13 +69,13 @@ class HostInfo(BaseModel):
 
 
 class BatchInfo(BaseModel):
-    """How far a batch is. Each document that was submitted counts, also where one job answers several."""
+    """The progress of a batch. Each submitted document counts, even if one job answers several of them."""
 
     name: str
     created: datetime
     jobs: int
     status: dict[Status, int]
-    """Jobs per state; states without jobs are left out."""
+    """Jobs in each state; states without jobs are left out."""
     ok: int
     """Jobs that exited with 0."""
     failed: int

@@ -1,4 +1,4 @@
-"""Limits and validated types of the values that users send."""
+"""Types of the values that users send, with their limits."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ MAX_PARAMS = 1_000
 """Params of one job."""
 
 MAX_RETRIES = 100
-"""Times that a job is tried again after it failed by itself."""
+"""Retries of a job that fails by itself."""
 MAX_RETRY_DELAY = 86_400.0
-"""Seconds between two attempts at a job, at most."""
+"""Seconds between two attempts at a job."""
 MAX_MEMORY_FACTOR = 16.0
 
 
@@ -27,9 +27,9 @@ def _finite(value: Any) -> Any:
 
 
 Threads = Annotated[float, Field(ge=0.01, le=100_000), BeforeValidator(_finite)]
-"""Cores; Docker takes no less than 0.01."""
+"""Cores. Docker accepts no less than 0.01."""
 MemoryGb = Annotated[float, Field(ge=0.0063, le=1_000_000), BeforeValidator(_finite)]
-"""10^9 bytes; Docker takes no less than 6 MiB."""
+"""10^9 bytes. Docker accepts no less than 6 MiB."""
 Seconds = Annotated[float, Field(gt=0), BeforeValidator(_finite)]
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 Retries = Annotated[int, Field(ge=0, le=MAX_RETRIES)]
@@ -50,13 +50,17 @@ RetryCause = Annotated[
     PlainValidator(_retry_cause),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 255}, {"enum": list(CAUSES)}]}),
 ]
-"""A failure of a job's own: one exit code, `exit_code` for any but 0, or the error it ended with."""
+"""A failure of the job itself: an exit code, `exit_code` for any but 0, or the error that it ended with."""
 RetryOn = Annotated[list[RetryCause], Field(max_length=300)]
 _NOT_IN_BATCH_NAMES = re.compile("[/\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def check_batch_name(name: str) -> str:
-    """The name itself, if it can be a part of a URL. ValueError: it cannot."""
+    """Return the name, which can be a part of a URL.
+
+    Raises:
+        ValueError: it cannot.
+    """
     if not 1 <= len(name) <= MAX_NAME or name in (".", "..") or _NOT_IN_BATCH_NAMES.search(name):
         raise ValueError(
             f"it must be 1 to {MAX_NAME} characters, none of them a slash or a control character, and not . or .."

@@ -1,4 +1,4 @@
-"""A job: as its user asks for it, as the store keeps it, and what it brought back."""
+"""A job: as its user asks for it, and as the store keeps it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from orqal.models.fields import (
     Seconds,
     Threads,
 )
+from orqal.models.outcome import ContainerStart, Outcome
 from orqal.states import Status
 
 
@@ -30,7 +31,7 @@ def now() -> datetime:
 
 
 class JobSpec(BaseModel):
-    """One app on one input, as its user asks for it. Unknown keys are ignored: older clients send more."""
+    """One app on one input, as its user asks for it. Unknown keys are ignored, because older clients send more."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -42,23 +43,23 @@ class JobSpec(BaseModel):
     user: Annotated[str, Field(max_length=MAX_NAME)] = ""
     batch: BatchName | None = None
     use_cache: bool = True
-    """Take the job of the same app, input and params if one waits, runs or has succeeded, and nothing has changed."""
+    """Reuse a job with the same app, input and params that waits, runs or succeeded, if nothing has changed since."""
     threads: Threads | None = None
-    """Cores for this job; None: as its app says."""
+    """Cores for this job; None for what its app says."""
     memory_in_gb: MemoryGb | None = None
-    """Memory for this job, in 10^9 bytes; None: as its app says."""
+    """Memory for this job, in 10^9 bytes; None for what its app says."""
     timeout: Seconds | None = None
-    """Seconds the container may run; None: as its app says."""
+    """Seconds that the container may run; None for what its app says."""
     retries: Retries | None = None
-    """How often it is tried again when it fails by itself; None: as its app says. What is the infrastructure's fault is
-    repeated all the same, and does not count."""
+    """How often it is tried again if it fails by itself; None for what its app says. Failures of the infrastructure are
+    repeated in any case, and do not count."""
     retry_on: RetryOn | None = None
-    """Which failures: exit codes, `exit_code` (any but 0), `timeout`, `out_of_memory`; None: as its app says."""
+    """After which failures: exit codes, `exit_code` (any but 0), `timeout`, `out_of_memory`; None: as its app says."""
     retry_delay: RetryDelay | None = None
-    """Seconds before the first retry, twice as many before each further one; None: as its app says."""
+    """Seconds before the first retry, twice as many before each further one; None for what its app says."""
     retry_memory_factor: MemoryFactor | None = None
-    """After `out_of_memory` the next attempt gets so many times the memory, at most the largest host's; None: as its
-    app says."""
+    """After `out_of_memory` the next attempt gets this many times the memory, at most that of the largest host; None:
+    as its app says."""
 
 
 class JobRecord(JobSpec):
@@ -69,13 +70,13 @@ class JobRecord(JobSpec):
     id: str = Field(alias="_id")
     current_status: Status = Status.TODO
     cache_miss: str | None = None
-    """Why it was run, and not answered with an earlier job of the same app, input and params."""
+    """Why no earlier job with the same app, input and params was reused for it."""
     cache_hits: int = 0
-    """How many later submissions were answered with this job. Kept by the store."""
+    """How many later submissions reused this job. Kept by the store."""
     cache_last_hit: datetime | None = None
-    """Kept by the store."""
+    """When this job was last reused. Kept by the store."""
     retry_of: str | None = None
-    """The job that failed and that this one is the retry of."""
+    """The failed job that this one is the retry of."""
     retried_as: str | None = None
     """The job that is the retry of this one. Kept by the store."""
     ctime: datetime
@@ -86,25 +87,25 @@ class JobRecord(JobSpec):
     """When it ended."""
     attempt: int = 1
     attempts: list[Attempt] = Field(default_factory=list)
-    """The tries before the present one."""
+    """The attempts before the present one."""
     retry_policy: RetryPolicy | None = None
-    """What becomes of its failures; known from its first attempt on."""
+    """When it is tried again; known from its first attempt on."""
     not_before: datetime | None = None
-    """Of a job that waits to be tried again: when that may be."""
+    """When the next attempt of a job that failed may start."""
     next_memory_in_gb: float | None = None
-    """What it asks for in the place of `memory_in_gb` since it ran out of memory."""
+    """What it asks for instead of `memory_in_gb` since it ran out of memory."""
     cancel_requested: datetime | None = None
-    """When somebody asked for its end."""
+    """When someone asked for its end."""
     node_id: str | None = None
-    """The Ray node that has it."""
+    """The Ray node that runs it."""
     host: str | None = None
     lease: str | None = None
     """The Ray placement group that holds its resources."""
     granted: dict[str, float] = Field(default_factory=dict)
-    """What it got of its host: `threads` and `ram_gb`."""
+    """What it was given: `threads` and `ram_gb`."""
     image: str | None = None
     image_digest: str | None = None
-    """The id of the image it ran in, `sha256:` and 64 hex digits."""
+    """The id of the image that it ran in, `sha256:` and 64 hex digits."""
     wrapper_digest: str | None = None
     """The SHA-256 of its wrapper's source, 64 hex digits."""
     cmd: str | list[str] | None = None
@@ -113,23 +114,103 @@ class JobRecord(JobSpec):
     wd: str | None = None
     """The job's directory on its host."""
     lswd: list[str] = Field(default_factory=list)
-    """The files in it."""
+    """The names of the files in it."""
     exit_code: int | None = None
     error: JobError | None = None
     peak_memory: int | None = None
-    """Bytes, the cached pages of its files included; None: neither the kernel nor the engine has told."""
+    """Bytes, cached pages of files included; None if unknown."""
     cpu_seconds: float | None = None
-    """Seconds of CPU time, of all its processes; None: neither the kernel nor the engine has told."""
+    """Seconds of CPU time of all its processes; None if unknown."""
     inspect: JsonValue = None
-    """The `State` that `docker inspect` told of the ended container."""
+    """`State` of the ended container, as `docker inspect` reports it."""
     stdout_bytes: int = 0
     stderr_bytes: int = 0
     truncated: list[str] = Field(default_factory=list)
-    """The streams of which the record holds the end only; the whole is
-    the file `orqal.stdout` or `orqal.stderr` in `wd`."""
+    """The streams of which only the end is kept with the job; the whole is the file `orqal.stdout` or `orqal.stderr` in
+    `wd`."""
 
-    def over(self, fault: Fault) -> Attempt:
-        """Its present attempt, which has ended or is given up."""
+    # The steps from one record to the next. Only the Scheduler takes them.
+
+    @classmethod
+    def submitted(
+        cls, spec: JobSpec, id: str, at: datetime, *, cache_miss: str | None = None, retry_of: str | None = None
+    ) -> JobRecord:
+        """A new job, which waits."""
+        return cls(**dict(spec), id=id, ctime=at, cache_miss=cache_miss, retry_of=retry_of)
+
+    def placed(
+        self,
+        *,
+        node_id: str,
+        host: str,
+        lease: str,
+        granted: dict[str, float],
+        wrapper_digest: str,
+        retry_policy: RetryPolicy,
+    ) -> JobRecord:
+        """This job with room on a host, where its attempt starts now."""
+        return self._with(
+            current_status=Status.INIT,
+            node_id=node_id,
+            host=host,
+            lease=lease,
+            granted=granted,
+            wrapper_digest=wrapper_digest,
+            retry_policy=retry_policy,
+            not_before=None,
+        )
+
+    def leased(self, *, node_id: str, lease: str) -> JobRecord:
+        """This job with a new lease, on the same host."""
+        return self._with(node_id=node_id, lease=lease)
+
+    def started(self, start: ContainerStart, at: datetime) -> JobRecord:
+        """This job once its container runs. `at`: the present."""
+        return self._with(
+            current_status=Status.RUNNING,
+            image=start.image,
+            image_digest=start.image_digest,
+            cmd=start.cmd,
+            container_id=start.container_id,
+            wd=start.wd,
+            stime=at - timedelta(seconds=start.ago),
+        )
+
+    def ended(self, outcome: Outcome, at: datetime) -> JobRecord:
+        """This job after its attempt: exited, or failed with the outcome's error. `at`: the present."""
+        record = self
+        if outcome.start is not None and self.container_id is None:
+            record = self.started(outcome.start, at)
+        record = record._with(
+            exit_code=outcome.exit_code,
+            peak_memory=outcome.peak_memory,
+            cpu_seconds=outcome.cpu_seconds,
+            inspect=outcome.inspect,
+            lswd=outcome.files,
+            stdout_bytes=outcome.stdout_bytes,
+            stderr_bytes=outcome.stderr_bytes,
+            truncated=outcome.truncated,
+        )
+        if outcome.error is not None:
+            return record.failed(outcome.error.type, outcome.error.message, at)
+        return record._with(current_status=Status.EXITED, etime=at)
+
+    def failed(self, type: ErrorType, message: str, at: datetime | None = None) -> JobRecord:
+        """This job ended without its container having ended by itself. `at`: the present."""
+        return self._with(
+            current_status=Status.ERROR, error=JobError(type=type, message=message), etime=now() if at is None else at
+        )
+
+    def cancel_wanted(self, at: datetime) -> JobRecord:
+        """This job once someone has asked for its end."""
+        return self if self.cancel_requested is not None else self._with(cancel_requested=at)
+
+    def not_storable(self, why: str) -> JobRecord:
+        """This job, which ended with facts that cannot be stored."""
+        return self._with(inspect=None, lswd=[]).failed(ErrorType.DOCKER_ERROR, why, self.etime)
+
+    def over(self, fault: Fault, *, crashed_actor: bool = False, exit_code: int | None = None) -> Attempt:
+        """Its present attempt, which has ended or is given up. `exit_code`: if the record does not have it yet."""
         return Attempt(
             number=self.attempt,
             host=self.host,
@@ -137,70 +218,66 @@ class JobRecord(JobSpec):
             ended=self.etime or now(),
             fault=fault,
             error=self.error,
-            exit_code=self.exit_code,
+            exit_code=self.exit_code if exit_code is None else exit_code,
             peak_memory=self.peak_memory,
             ram_gb=self.granted.get("ram_gb"),
+            crashed_actor=crashed_actor,
         )
 
-    def to_do_again(self, over: Attempt, delay: float = 0.0, memory_in_gb: float | None = None) -> JobRecord:
-        """This job back among those that wait, `delay` seconds at least, after an attempt that is `over`.
-        `memory_in_gb`: what it asks for from now on; None: what it asked for before."""
+    def to_do_again(
+        self, over: Attempt, *, delay: float = 0.0, memory_in_gb: float | None = None, at: datetime | None = None
+    ) -> JobRecord:
+        """This job waiting again after the attempt `over`.
+
+        `delay`: seconds before the next attempt may start, from `at`, the present. `memory_in_gb`: what the next
+        attempts ask for; None: what it asked for before.
+        """
+        present = now() if at is None else at
+        return self._unplaced()._with(
+            attempt=self.attempt + 1,
+            attempts=[*self.attempts, over],
+            not_before=present + timedelta(seconds=delay) if delay else None,
+            next_memory_in_gb=memory_in_gb or self.next_memory_in_gb,
+        )
+
+    def not_started(self) -> JobRecord:
+        """This job waiting again with the same attempt, because no host was asked to start it."""
+        return self._unplaced()
+
+    def _unplaced(self) -> JobRecord:
+        """What remains of a job when an attempt has left no trace in it."""
         return JobRecord(
             **self.model_dump(include=set(JobSpec.model_fields)),
             id=self.id,
             cache_miss=self.cache_miss,
+            cache_hits=self.cache_hits,
+            cache_last_hit=self.cache_last_hit,
             retry_of=self.retry_of,
+            retried_as=self.retried_as,
             ctime=self.ctime,
-            attempt=self.attempt + 1,
-            attempts=[*self.attempts, over],
+            attempt=self.attempt,
+            attempts=self.attempts,
             retry_policy=self.retry_policy,
-            not_before=now() + timedelta(seconds=delay) if delay else None,
-            next_memory_in_gb=memory_in_gb or self.next_memory_in_gb,
+            next_memory_in_gb=self.next_memory_in_gb,
             cancel_requested=self.cancel_requested,
         )
 
-    def failed(self, type: ErrorType, message: str) -> JobRecord:
-        """This job ended without its container's having ended by itself."""
-        error = JobError(type=type, message=message)
-        return self.model_copy(update={"current_status": Status.ERROR, "error": error, "etime": now()})
-
-    def exited(self) -> JobRecord:
-        """This job ended, its container by itself."""
-        return self.model_copy(update={"current_status": Status.EXITED, "etime": now()})
-
-    def started(
-        self, image: str, image_digest: str, cmd: str | list[str], container_id: str, wd: str, at: datetime
-    ) -> JobRecord:
-        """This job once its container runs."""
-        return self.model_copy(
-            update={
-                "current_status": Status.RUNNING,
-                "image": image,
-                "image_digest": image_digest,
-                "cmd": cmd,
-                "container_id": container_id,
-                "wd": wd,
-                "stime": at,
-            }
-        )
+    def _with(self, **changes: object) -> JobRecord:
+        """A copy with these fields, which are validated."""
+        copy = self.model_copy()
+        for name, value in changes.items():
+            self.__pydantic_validator__.validate_assignment(copy, name, value)
+        return copy
 
     @computed_field  # type: ignore[prop-decorator] # as pydantic's documentation has it
     @property
     def ok(self) -> bool | None:
-        """True when it exited with 0; None while it has not ended."""
+        """True if it exited with 0; None while it has not ended."""
         return self.current_status is Status.EXITED and self.exit_code == 0 if self.current_status.final else None
 
 
-class Output(BaseModel):
-    """What a job brought back. Kept apart from its record, so that a list of jobs stays light."""
-
-    stdout: str = ""
-    stderr: str = ""
-    result: JsonValue = None
-
-
 class Change(BaseModel):
-    """A job's step to another state, as those who wait for it are told."""
+    """A job's new state, as readers of changes see it."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
@@ -212,5 +289,5 @@ class Change(BaseModel):
 
     @classmethod
     def of(cls, job: JobRecord) -> Change:
-        """What is to be told of this job now."""
+        """The present state of a job."""
         return cls(id=job.id, current_status=job.current_status, ok=job.ok, exit_code=job.exit_code, error=job.error)

@@ -9,7 +9,7 @@ UNITS = 10_000
 
 
 class Shape(NamedTuple):
-    """What a job asks of a host. None means all that the host has."""
+    """What a job asks of a host. None stands for all that the host has."""
 
     threads: float | None
     ram_gb: float | None
@@ -34,7 +34,7 @@ class Resources(NamedTuple):
         return cls.of(resources.get("threads", 0), resources.get("ram_gb", 0))
 
     def to_ray(self) -> dict[str, float]:
-        """As a Ray bundle; an amount of 0 is left out, which is how Ray wants it."""
+        """As a Ray bundle, in which amounts of 0 are left out."""
         amounts = {"threads": self.threads / UNITS, "ram_gb": self.ram / UNITS}
         return {name: amount for name, amount in amounts.items() if amount}
 
@@ -49,7 +49,7 @@ class Resources(NamedTuple):
         return self.ram * (10**9 // UNITS)
 
     def fits(self, room: Resources) -> bool:
-        """True when `room` has at least this much of everything."""
+        """True if `room` has at least this much of everything."""
         return self.threads <= room.threads and self.ram <= room.ram
 
     def plus(self, other: Resources) -> Resources:

@@ -1,4 +1,7 @@
-"""The result cache: which job answers another one's asking for the same. Pure; the store finds the candidates."""
+"""The result cache: whether a job answers for a later one with the same app, input and params.
+
+Pure: the store finds the candidates.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,10 @@ def key(job: JobSpec) -> str:
 
 
 def changed(candidate: JobRecord, wrapper_digest: str, image_digests: Collection[str]) -> str | None:
-    """Why this job, which waits, runs or has succeeded, does not answer for another of its key; None: it does.
+    """Why a job that waits, runs or succeeded does not answer for another one with its key; None if it does.
 
-    `wrapper_digest` is that of the app's wrapper now; `image_digests` are those that the hosts have now under the
-    name of the candidate's image: where none has it, nothing is known to have changed.
+    `wrapper_digest` is that of the app's present wrapper. `image_digests` are those of the images that hosts have now
+    under the name of the candidate's image; if no host has it, it counts as unchanged.
     """
     if candidate.current_status is Status.TODO:
         return None  # it will run with what there is then

@@ -1,4 +1,4 @@
-"""What hosts are missing: what an autoscaler is to make room for."""
+"""The resources that waiting jobs lack: what an autoscaler should make room for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orqal.scheduling.placement import Host
 from orqal.scheduling.queue import Queue
 
 AT_MOST = 1_000
-"""Waiting jobs that are asked for at once; the others come when these have found their place."""
+"""Waiting jobs that are asked for at once; the others follow when these have found their place."""
 
 
 @dataclass(frozen=True)
@@ -19,29 +19,31 @@ class NodeType:
     """A kind of host that an autoscaler may start."""
 
     host: Host
-    """As each of them would be, empty."""
+    """As each of them would be when empty."""
     max_workers: int
-    """How many there may be at once."""
+    """How many may exist at once."""
 
 
 class Bundle(NamedTuple):
-    """Resources that are to fit on one host, with labels that it must have as (key, value)."""
+    """Resources that must fit on one host, and the labels that it must have as (key, value)."""
 
     resources: Resources
     labels: frozenset[tuple[str, str]] = frozenset()
 
 
 def demand(queue: Queue, types: Sequence[NodeType], running: Iterable[Resources]) -> list[Bundle]:
-    """The bundles that the whole cluster is to have room for: what runs, and of what waits the part that hosts of these
-    types could take, at most as much as all of them together have. Nothing, when nothing such waits: then idle hosts
-    may go."""
+    """The bundles that the whole cluster should have room for at once.
+
+    These are the running jobs, and those waiting jobs that hosts of these types could take, up to what all such hosts
+    together have. If no such job waits, there are none: idle hosts may go.
+    """
     waiting: list[Bundle] = []
     room = sum(kind.max_workers * kind.host.capacity.threads for kind in types)
     for line in sorted(queue.lines(), key=lambda line: line.number):
         able = [kind.host for kind in types if kind.max_workers > 0 and kind.host.could_ever(line.key.shape)]
         if not able:
             continue
-        # Where a job wants all of a host, the smallest will do.
+        # For a job that wants all of a host, the smallest will do.
         wanted = min((host.request(line.key.shape) for host in able), key=lambda wanted: (wanted.threads, wanted.ram))
         count = min(queue.waiting(line.key), AT_MOST - len(waiting), -(-room // max(wanted.threads, 1)))
         waiting += [Bundle(wanted, line.key.shape.requires)] * count
@@ -52,7 +54,10 @@ def demand(queue: Queue, types: Sequence[NodeType], running: Iterable[Resources]
 
 
 def node_types(cluster: Mapping[str, object]) -> list[NodeType]:
-    """The node types of a Ray cluster file whose nodes would be hosts. ValueError: it is not as Ray wants it.
+    """The node types of a Ray cluster file whose nodes would be hosts.
+
+    Raises:
+        ValueError: the file is not as Ray wants it.
 
     https://docs.ray.io/en/latest/cluster/vms/references/ray-cluster-configuration.html
     """

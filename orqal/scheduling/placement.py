@@ -11,7 +11,7 @@ from orqal.models import UNITS, Resources, Shape
 from orqal.scheduling.queue import Line, LineKey, Queue
 
 PATIENCE = 10.0
-"""Seconds that others may overtake a job for which no host has room; then a host is kept free for it."""
+"""Seconds during which others may overtake a job that finds no room; then a host is kept free for it."""
 
 
 @dataclass
@@ -22,33 +22,33 @@ class Host:
     capacity: Resources
     used: Resources = field(default_factory=lambda: Resources(0, 0))
     others: Resources = field(default_factory=lambda: Resources(0, 0))
-    """What programs that are not Orqal hold of it, by way of Ray."""
+    """What other Ray programs hold of it."""
     open: bool = True
-    """False: it gets no new work."""
+    """False if it gets no new work."""
     labels: Mapping[str, str] = field(default_factory=dict)
     images: frozenset[str] = frozenset()
-    """The images that it need not pull, with their tags."""
+    """The images that it has, with their tags."""
     pulling: frozenset[str] = frozenset()
     """The images that it is pulling."""
 
     @property
     def room(self) -> Resources:
-        """What is not in use; less than nothing, if others took what was about to be ours."""
+        """What is not in use; negative if other programs have just taken what Orqal was about to use."""
         return self.capacity.minus(self.used).minus(self.others)
 
     def request(self, shape: Shape) -> Resources:
-        """What a job of this shape gets here: None is all that the host has."""
+        """What a job of this shape gets here."""
         return Resources(
             self.capacity.threads if shape.threads is None else round(shape.threads * UNITS),
             self.capacity.ram if shape.ram_gb is None else round(shape.ram_gb * UNITS),
         )
 
     def could_ever(self, shape: Shape) -> bool:
-        """True when an empty host of this kind has room for it, and the labels that it wants."""
+        """True if this host, when empty, has room for such a job, and has the labels that it requires."""
         return self.capacity.threads > 0 and self.request(shape).fits(self.capacity) and not self.lacks(shape)
 
     def lacks(self, shape: Shape) -> list[str]:
-        """The labels that a job of this shape wants and that are not here, as key=value."""
+        """The labels that a job of this shape requires and this host does not have, as key=value."""
         return [f"{key}={value}" for key, value in sorted(shape.requires) if self.labels.get(key) != value]
 
 
@@ -62,13 +62,12 @@ class Placement(NamedTuple):
 
 
 def place(queue: Queue, hosts: Collection[Host], in_use: dict[str, int], now: float) -> list[Placement]:
-    """Start all that can start now: takes the jobs off the queue and counts them as used on their hosts and,
-    in `in_use`, by their users (units of threads).
+    """Decide which jobs start now, and take them off the queue.
 
-    The next job is that of the user who has the least in use, of those with equally little the one whose last turn
-    was the longest ago; among that user's jobs it is the oldest. Where the oldest finds no room, younger ones may
-    overtake it, for PATIENCE seconds; from then on the host that will be free for it soonest takes no others, so a
-    large job never waits for ever.
+    What they use is added to their hosts and, in units of threads by user, to `in_use`. The next job is that of the
+    user with the least in use; among such users, of the one whose last turn was longest ago; among that user's jobs,
+    the oldest. If it finds no room, younger jobs may overtake it for PATIENCE seconds. From then on the host that will
+    be free soonest takes no other jobs, so a large job never waits for ever.
     """
     placements: list[Placement] = []
     kept: set[str] = set()
@@ -97,16 +96,16 @@ def place(queue: Queue, hosts: Collection[Host], in_use: dict[str, int], now: fl
 
 
 def impossible(shape: Shape, hosts: Iterable[Host]) -> bool:
-    """True when there are hosts, and not even an empty one could take a job of this shape."""
+    """True if there are hosts, and not even an empty one could take a job of this shape."""
     known = list(hosts)
     return bool(known) and not any(host.could_ever(shape) for host in known)
 
 
 def why_not(shape: Shape, host: Host) -> str | None:
-    """Why a job of this shape does not start on this host now, in words; None: it could."""
+    """Why a job of this shape does not start on this host now, in words; None if it could."""
     asked, room = host.request(shape), host.room
     if missing := host.lacks(shape):
-        return f"it has not the label {' and '.join(missing)}"
+        return f"it does not have the label {' and '.join(missing)}"
     if not host.could_ever(shape):
         return f"too small: it has {_words(host.capacity)} in all, and the job asks for {_words(asked)}"
     if not host.open:
@@ -126,7 +125,7 @@ def _words(amount: Resources) -> str:
 
 
 class _Rank(NamedTuple):
-    """A line's place in a decision: the least is next. In the course of a decision it only grows."""
+    """A line's place in a decision: the lowest is next. It only grows in the course of a decision."""
 
     in_use: int
     turn: int
@@ -140,14 +139,17 @@ def _rank(line: Line, queue: Queue, in_use: dict[str, int]) -> _Rank:
 
 
 def _open(key: LineKey, hosts: Collection[Host]) -> list[Host]:
-    """The hosts that jobs of this line may come onto, once there is room: those to avoid only if there is no other."""
+    """The hosts that jobs of this line may run on: those that they should avoid only if there is no other."""
     able = [host for host in hosts if host.open and host.could_ever(key.shape)]
     return [host for host in able if host.id not in key.avoid] or able
 
 
 def _choose(key: LineKey, hosts: Collection[Host], kept: Collection[str]) -> Host | None:
-    """Of the hosts that have the image, or else of those that are pulling it, or else of all, the one with the largest
-    part of its cores free: containers disturb each other least there."""
+    """The host for the next job of a line; None if no host has room.
+
+    Hosts that have the image come first, then those that are pulling it, then the others; among them the one with the
+    largest share of its cores free, because containers disturb each other least there.
+    """
     able = (host for host in _open(key, hosts) if host.id not in kept and host.request(key.shape).fits(host.room))
     return max(
         able,
@@ -162,8 +164,10 @@ def _choose(key: LineKey, hosts: Collection[Host], kept: Collection[str]) -> Hos
 
 
 def _keep(key: LineKey, hosts: Collection[Host], kept: Collection[str]) -> set[str]:
-    """The host to be kept free for a line: the one with the least in use. The same at each decision, for
-    nothing new comes onto it."""
+    """The host to keep free for a line: the one with the least in use.
+
+    It is the same one at each decision, because it gets no new jobs meanwhile.
+    """
     able = [host for host in _open(key, hosts) if host.id not in kept]
     chosen = min(able, key=lambda host: (host.used.threads / host.capacity.threads, host.id), default=None)
     return {chosen.id} if chosen else set()

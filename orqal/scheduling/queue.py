@@ -10,7 +10,7 @@ from typing import NamedTuple
 from orqal.models import Shape
 
 _BLANKS = 64
-"""Blanks that a line may have however few wait in it."""
+"""Blanks that a line may have, however few jobs wait in it."""
 
 
 class LineKey(NamedTuple):
@@ -19,9 +19,9 @@ class LineKey(NamedTuple):
     user: str
     shape: Shape
     image: str | None = None
-    """The image they run in, with its tag, where it is the same for all: a host that has it is better."""
+    """The image that they run in, with its tag, if it is the same for all: a host that has it is better."""
     avoid: frozenset[str] = frozenset()
-    """The hosts that get them only if no other is open for their shape."""
+    """The hosts that get them only if no other host takes jobs of their shape."""
 
 
 class _Entry(NamedTuple):
@@ -38,16 +38,16 @@ class Line:
     """When its first job came to the front, in seconds of the caller's clock."""
     entries: deque[_Entry] = field(default_factory=deque)
     waiting: int = 0
-    """Entries that are not blanks of jobs that were taken out."""
+    """Entries that are jobs, not blanks of jobs that were taken out."""
 
     @property
     def number(self) -> int:
-        """The place of its first job among all that ever came: less is older."""
+        """The place of its first job among all jobs that ever came: a lower one is older."""
         return self.entries[0].number
 
 
 class Queue:
-    """All waiting jobs. Every operation costs the same however many wait."""
+    """All waiting jobs. The cost of an operation does not depend on how many wait."""
 
     def __init__(self) -> None:
         self._lines: dict[LineKey, Line] = {}
@@ -64,11 +64,11 @@ class Queue:
         return job in self._places
 
     def jobs(self) -> list[str]:
-        """All jobs that wait."""
+        """All waiting jobs."""
         return list(self._places)
 
     def key(self, job: str) -> LineKey | None:
-        """The line that a job waits in; None: it does not wait."""
+        """The line that a job waits in; None if it does not wait."""
         place = self._places.get(job)
         return place[0] if place else None
 
@@ -81,7 +81,7 @@ class Queue:
         self._places[job] = key, self._pushed
 
     def push_front(self, job: str, key: LineKey, now: float) -> None:
-        """Put back a job that had been taken: it is the first of all again."""
+        """Put back a job that was taken: it is the first of all again."""
         self._returned -= 1
         line = self._line(key, now)
         line.entries.appendleft(_Entry(job, self._returned))
@@ -91,8 +91,8 @@ class Queue:
     def remove(self, job: str) -> bool:
         """Take a job out, wherever it stands; False if it does not wait.
 
-        Its entry stays in the line as a blank until it comes to the front, so this costs no search; or until there are
-        more blanks than others, so that they cost no more memory than those who wait.
+        Its entry stays in the line as a blank, so this needs no search. Blanks go when they come to the front, or when
+        there are more of them than jobs.
         """
         place = self._places.pop(job, None)
         if place is None:
@@ -105,7 +105,11 @@ class Queue:
         return True
 
     def pop(self, key: LineKey, now: float) -> str:
-        """Take the first job of a line. KeyError: nobody waits there."""
+        """Take the first job of a line.
+
+        Raises:
+            KeyError: no job waits there.
+        """
         line = self._lines[key]
         job = line.entries.popleft().job
         line.waiting -= 1
@@ -117,16 +121,16 @@ class Queue:
         return job
 
     def waiting(self, key: LineKey) -> int:
-        """How many wait in a line."""
+        """How many jobs wait in a line."""
         line = self._lines.get(key)
         return line.waiting if line else 0
 
     def turn(self, user: str) -> int:
-        """When a job of this user was last taken, counted in jobs; 0: never."""
+        """When a job of this user was last taken, as a count of jobs taken until then; 0 if never."""
         return self._turns.get(user, 0)
 
     def lines(self) -> Iterator[Line]:
-        """The lines in which somebody waits."""
+        """The lines in which jobs wait."""
         return iter(list(self._lines.values()))
 
     def _line(self, key: LineKey, now: float) -> Line:
@@ -136,12 +140,12 @@ class Queue:
         return line
 
     def _drop_blanks(self, line: Line) -> None:
-        """Keep the front of the line somebody who waits; a line without anybody goes."""
+        """Make sure that a job is at the front of the line; an empty line goes."""
         while line.entries and not self._stands(line.entries[0], line):
             line.entries.popleft()
         if not line.entries:
             del self._lines[line.key]
 
     def _stands(self, entry: _Entry, line: Line) -> bool:
-        """Whether an entry is one of who waits, and no blank."""
+        """True if an entry is a waiting job, and no blank."""
         return self._places.get(entry.job) == (line.key, entry.number)

@@ -1,8 +1,9 @@
 """Whether a job is tried again after an attempt that did not succeed, when, and with how much memory.
 
-An attempt may end by three faults. What the infrastructure did (a host is lost, a daemon is in trouble) is repeated
-after the PAUSES of its kind, as often as there are pauses. What the program did (its exit code, its time, its memory)
-is repeated if its RetryPolicy says so. What an administrator did (a host was to be empty) is repeated at once, always.
+It depends on whose fault that was. After a failure of the infrastructure (a host is lost, a daemon is in trouble) the
+job is tried again after the PAUSES of its kind, as often as there are pauses. After a failure of the program (its exit
+code, its time, its memory) it is tried again if its RetryPolicy says so. After a drain it is tried again at once,
+always.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from orqal.models import AppInfo, Attempt, ErrorType, Fault, JobError, JobSpec, RetryPolicy
+from orqal.models import AppInfo, Attempt, ErrorType, Fault, JobError, JobRecord, JobSpec, RetryPolicy
 
 PAUSES: dict[ErrorType, tuple[float, ...]] = {
     ErrorType.HOST_LOST: (0, 0, 5, 30),
     ErrorType.DOCKER_ERROR: (1, 5, 30, 120),
     ErrorType.PULL_FAILED: (15, 60, 300, 900),
 }
-"""Seconds before the attempts that follow the first, second, … fault of the infrastructure, by what the last was."""
+"""Seconds before the attempts after the first, second, … failure of the infrastructure, by the last one's type."""
 LONGEST_DELAY = 3_600.0
-"""Seconds that doubling the delay leads to; a `retry_delay` that is longer stays as it is."""
+"""Seconds up to which the delay is doubled; a longer `retry_delay` stays as it is."""
 _OWN = {ErrorType.TIMEOUT, ErrorType.OUT_OF_MEMORY}
 
 
@@ -29,18 +30,18 @@ class Again(NamedTuple):
     after: float
     """Seconds."""
     memory_in_gb: float | None = None
-    """What it asks for from then on; None: as before."""
+    """What it asks for from then on; None for the same as before."""
 
 
 class Final(NamedTuple):
     """The attempt was the last one."""
 
     why: str | None = None
-    """Why there is no further one, where there had been some, or might be thought to be one; follows a semicolon."""
+    """Why it is not tried again, if that needs to be said; follows a semicolon."""
 
 
 def policy_of(job: JobSpec, app: AppInfo) -> RetryPolicy:
-    """What the job says itself goes before what its app says."""
+    """The job's own retry settings take precedence over its app's."""
     usual = RetryPolicy()
     values = ((getattr(job, name), getattr(app, name), getattr(usual, name)) for name in RetryPolicy.model_fields)
     chosen = (next(value for value in each if value is not None) for each in values)
@@ -48,8 +49,11 @@ def policy_of(job: JobSpec, app: AppInfo) -> RetryPolicy:
 
 
 def fault_of(error: JobError | None, passing: bool, evicted: bool = False) -> Fault | None:
-    """Whose fault it was that an attempt ended with this error (None: with an exit code other than 0); None: nobody's
-    who could do better another time. `passing`: who met the error says that it may pass."""
+    """Whose fault it was that an attempt did not succeed; None if a retry would not help.
+
+    `error` is None if the container exited with a code other than 0. `passing`: the host reported that the error may
+    pass. `evicted`: the attempt was stopped because its host was drained.
+    """
     if evicted:
         return Fault.DRAIN
     if error is None or error.type in _OWN:
@@ -60,15 +64,18 @@ def fault_of(error: JobError | None, passing: bool, evicted: bool = False) -> Fa
 def decide(
     over: Attempt, before: Sequence[Attempt], policy: RetryPolicy, most_memory_gb: float | None = None
 ) -> Again | Final:
-    """What follows an attempt that did not succeed. `before`: the earlier ones. `most_memory_gb`: that of the largest
-    host that could take the job; None: not known."""
+    """What follows an attempt that did not succeed.
+
+    `before`: the earlier attempts. `most_memory_gb`: the memory of the largest host that could take the job; None if
+    unknown.
+    """
     same = 1 + sum(attempt.fault is over.fault for attempt in before)
     if over.fault is Fault.DRAIN:
         return Again(0)
     if over.fault is Fault.INFRASTRUCTURE:
         pauses = PAUSES[over.error.type if over.error else ErrorType.HOST_LOST]
         if same > len(pauses):
-            return Final(f"that was the fault of no program, {same} times, and there is no further attempt")
+            return Final(f"the infrastructure failed this job {same} times, so it is not tried again")
         return Again(pauses[same - 1])
     if not policy.retries or not _is_cause(over, policy):
         return Final()
@@ -81,8 +88,16 @@ def decide(
     return _with_more_memory(over, policy, delay, most_memory_gb)
 
 
+def will_retry(job: JobRecord, exit_code: int) -> bool:
+    """True if the job is tried again after its container has ended by itself with this code."""
+    if exit_code == 0 or job.retry_policy is None:
+        return False
+    over = job.over(Fault.JOB, exit_code=exit_code)
+    return isinstance(decide(over, job.attempts, job.retry_policy), Again)
+
+
 def of_how_many(attempts: Sequence[Attempt], policy: RetryPolicy) -> int:
-    """The number of the last attempt that there can be, if no further one ends by another's fault."""
+    """The number of the last possible attempt, if no further one fails by the infrastructure's fault."""
     return 1 + policy.retries + sum(attempt.fault is not Fault.JOB for attempt in attempts)
 
 

@@ -13,7 +13,7 @@ from ray.util import list_named_actors
 
 from orqal.actors.handles import NAMESPACE, HostClient, host_actor_name
 from orqal.actors.interfaces import ActorAway
-from orqal.actors.leases import groups
+from orqal.actors.ray_cluster import lease_states
 from orqal.doctor import machine as checkup
 from orqal.doctor.facts import Cluster, HostFacts, StoredJob
 from orqal.doctor.findings import PASSING, Checkup, Finding, Kind, confirmed, judge
@@ -64,7 +64,7 @@ async def mended(backend: Backend) -> Checkup:
 async def _facts(backend: Backend) -> Cluster:
     # What Ray and the hosts have is asked first, what belongs there after it: then what comes meanwhile is no leftover.
     # What goes meanwhile looks like one, but no longer at a second look.
-    held, actors = await asyncio.to_thread(groups), await asyncio.to_thread(_host_actors)
+    held, actors = await asyncio.to_thread(lease_states), await asyncio.to_thread(_host_actors)
     hosts = await asyncio.gather(*(_examined(backend, info) for info in await backend.scheduler.hosts()))
     store = await asyncio.to_thread(checkup.store, Settings())
     stored = await _stored(backend, hosts) if store.readable else {}

@@ -80,4 +80,4 @@ def test_a_machine_that_loses_power(host: Host, actors: Actors, same_actor: bool
     host.power_on()
     outcome = (running if same_actor else actors.do(actors.actor().run(wanted))).result(60)
     assert (ended(outcome)[:2], outcome.passing) == ((ErrorType.DOCKER_ERROR, 255), True)
-    assert outcome.job.error is not None and "was down" in outcome.job.error.message
+    assert outcome.error is not None and "was down" in outcome.error.message

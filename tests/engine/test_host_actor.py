@@ -1,4 +1,4 @@
-"""A HostActor in front of a real Docker daemon. Stood in for: Ray, and the Scheduler, which is told things."""
+"""A host in front of a real Docker daemon. Ray and the Scheduler are played by a recorder."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Any, TypeVar
 import pytest
 from bson import ObjectId
 
-from orqal.actors.host.container_run import Execution
-from orqal.actors.messages import Outcome
+from orqal.actors.host.container_run import ContainerRun
 from orqal.engine.client import Engine
 from orqal.engine.errors import Unreachable
-from orqal.models import ErrorType, RetryPolicy, Status
+from orqal.models import ErrorType, Outcome, RetryPolicy
 from tests.support.host_actor import Actors, ended, order, seconds, shell
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
@@ -53,8 +52,12 @@ def test_its_time_goes_on_while_no_actor_is_there(lab: Actors) -> None:
     attached = time.time()
     outcome = lab.do(lab.actor().run(wanted)).result(60)
     assert ended(outcome) == (ErrorType.TIMEOUT, 137, "on\n")
-    assert outcome.job.container_id == container.id
-    assert outcome.job.stime is not None and abs(outcome.job.stime.timestamp() - begun) < TIMEOUT
+    start = outcome.start
+    assert start is not None and start.container_id == container.id
+    assert (start.image, start.image_digest) == ("orqal/demo:latest", container.attrs["Image"])
+    assert start.cmd == wanted.job.params["cmd"]
+    assert abs(start.ago - (attached - begun)) < TIMEOUT / 2
+    assert lab.recorder.starts[-1].start == start, "the first may have died before it could report it"
     # From the order on it would have had as much time again.
     container.reload()
     assert seconds(container.attrs["State"]["FinishedAt"]) < attached + TIMEOUT
@@ -87,8 +90,8 @@ def test_a_daemon_that_is_away_for_a_moment_costs_nothing(lab: Actors, monkeypat
     container = lab.container()
     assert container.exec_run(["sh", "-c", ": > /tmp/go"])[0] == 0
     outcome = running.result(60)
-    assert (outcome.job.current_status, ended(outcome)) == (Status.EXITED, (None, 0, "on\nwhole\n"))
-    assert outcome.job.container_id == container.id
+    assert ended(outcome) == (None, 0, "on\nwhole\n")
+    assert outcome.start is not None and outcome.start.container_id == container.id
 
 
 def test_a_daemon_that_stays_away_is_given_up(lab: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,20 +114,44 @@ def test_a_cancel_ends_it_at_any_moment(lab: Actors) -> None:
         wanted = shell("echo on; sleep 1000")
         running = lab.do(actor.run(wanted))
         time.sleep(pause)
-        lab.do(actor.stop(wanted.job.id, 1)).result(60)
+        lab.do(actor.stop(wanted.job.id, 1, evicted=False)).result(60)
         assert ended(running.result(60))[0] is ErrorType.CANCELLED
         lab.do(actor.release(wanted.job.id, 1)).result(60)
     assert lab.client.containers.list(all=True, filters={"label": f"orqal.cluster={lab.cluster}"}) == []
 
 
-def test_one_that_will_be_tried_again_is_not_concluded(lab: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def concluded(*_: Any) -> Outcome:
+def test_a_stop_that_overtakes_its_order_is_heeded(lab: Actors) -> None:
+    actor = lab.actor()
+    wanted = shell("echo on; sleep 1000")
+    lab.do(actor.stop(wanted.job.id, 1, evicted=True)).result(60)
+    assert ended(lab.do(actor.run(wanted)).result(60)) == (ErrorType.HOST_LOST, None, "")
+    assert lab.recorder.starts == []
+
+
+def test_a_stop_during_a_restart_of_the_daemon_is_carried_out(lab: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = lab.actor()
+    wanted = shell("echo on; sleep 1000")
+    running = lab.begin(actor, wanted)
+    real, failures = Engine.stop, iter((1, 2))
+
+    def away(self: Engine, *args: Any, **more: Any) -> Any:
+        if next(failures, None):
+            raise Unreachable("away")
+        return real(self, *args, **more)
+
+    monkeypatch.setattr(Engine, "stop", away)
+    lab.do(actor.stop(wanted.job.id, 1, evicted=False)).result(60)
+    assert ended(running.result(60)) == (ErrorType.CANCELLED, 137, "on\n")
+
+
+def test_a_job_that_will_be_tried_again_gets_no_result(lab: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def result(*_: Any) -> Outcome:
         raise AssertionError
 
-    monkeypatch.setattr(Execution, "_concluded", concluded)
+    monkeypatch.setattr(ContainerRun, "_result", result)
     wanted = order("sh", "-c", "echo on; exit 9", retry_policy=RetryPolicy(retries=1, retry_on=[9]))
     outcome = lab.do(lab.actor().run(wanted)).result(60)
-    assert (outcome.job.current_status, ended(outcome)) == (Status.EXITED, (None, 9, "on\n"))
+    assert ended(outcome) == (None, 9, "on\n")
 
 
 def test_who_stops_its_container_has_it_run_again(lab: Actors) -> None:
@@ -133,7 +160,7 @@ def test_who_stops_its_container_has_it_run_again(lab: Actors) -> None:
     lab.container().stop()
     outcome = polite.result(60)
     assert (ended(outcome), outcome.passing) == ((ErrorType.DOCKER_ERROR, 0, "on\n"), True)
-    assert outcome.job.error is not None and "stopped from outside" in outcome.job.error.message
+    assert outcome.error is not None and "stopped from outside" in outcome.error.message
     lab.container().remove()
     # Other signals are between the program and who sends them.
     told = lab.begin(actor, shell("trap 'exit 3' HUP; while :; do sleep 0.1; done"))

@@ -15,7 +15,7 @@ from typing import Any
 import docker
 import pytest
 
-from orqal.actors.host.image_pulls import Pulls, Wanted
+from orqal.actors.host.image_pulls import ImagePulls, WantedImage
 from orqal.engine import client as docker_engine
 from orqal.engine.client import Engine
 from orqal.engine.errors import EngineError
@@ -65,12 +65,12 @@ def engine(logins: Path) -> Iterator[Engine]:
     engine.close()
 
 
-async def have(pulls: Pulls, engine: Engine, image: str) -> str:
+async def have(pulls: ImagePulls, engine: Engine, image: str) -> str:
     with pulls.of(engine, image) as wanted:
         return await wanted.id
 
 
-async def told(wanted: Wanted, words: str) -> str:
+async def told(wanted: WantedImage, words: str) -> str:
     """What is told of a pull, once these words are in it."""
     while words not in str(wanted):  # noqa: ASYNC110 - the thread that pulls tells nobody
         await asyncio.sleep(0.02)
@@ -90,7 +90,7 @@ def played(scene: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 @played
 async def test_many_who_want_an_image_make_one_pull(registry: Registry, engine: Engine, image: str) -> None:
     news = []
-    pulls = Pulls(60, lambda: news.append(pulls.under_way))
+    pulls = ImagePulls(60, lambda: news.append(pulls.under_way))
     ids = await asyncio.gather(*(have(pulls, engine, image) for _ in range(100)))
     assert set(ids) == {engine.image_id(image)} and None not in ids
     assert registry.fetched(image.removesuffix(":latest")) == 1
@@ -105,7 +105,7 @@ async def test_many_who_want_an_image_make_one_pull(registry: Registry, engine: 
 async def test_a_pull_tells_how_far_it_is_and_outlives_who_leaves(
     registry: Registry, engine: Engine, image: str
 ) -> None:
-    pulls = Pulls(60, lambda: None)
+    pulls = ImagePulls(60, lambda: None)
     registry.gate.limit(3 << 20)
     with pulls.of(engine, image) as stays:
         with pulls.of(engine, image) as leaves:
@@ -120,7 +120,7 @@ async def test_a_pull_tells_how_far_it_is_and_outlives_who_leaves(
 @played
 async def test_what_nobody_wants_any_more_is_stopped(registry: Registry, engine: Engine, image: str, size: int) -> None:
     news = []
-    pulls = Pulls(60, lambda: news.append(pulls.under_way))
+    pulls = ImagePulls(60, lambda: news.append(pulls.under_way))
     registry.gate.limit(size)
     with pulls.of(engine, image) as alone:
         await told(alone, " of " if size else "pulling")
@@ -136,7 +136,7 @@ async def test_what_nobody_wants_any_more_is_stopped(registry: Registry, engine:
 @played
 async def test_a_registry_that_comes_back(registry: Registry, engine: Engine, image: str) -> None:
     registry.gate.shut()
-    with Pulls(60, lambda: None).of(engine, image) as wanted:
+    with ImagePulls(60, lambda: None).of(engine, image) as wanted:
         assert "refused" in await told(wanted, "tried again")
         registry.gate.unlock()
         assert await wanted.id == engine.image_id(image)
@@ -145,7 +145,7 @@ async def test_a_registry_that_comes_back(registry: Registry, engine: Engine, im
 @played
 async def test_a_registry_that_goes_amid_a_pull_and_comes_back(registry: Registry, engine: Engine, image: str) -> None:
     registry.gate.limit(3 << 20)
-    with Pulls(60, lambda: None).of(engine, image) as wanted:
+    with ImagePulls(60, lambda: None).of(engine, image) as wanted:
         await told(wanted, " of ")
         registry.gate.shut()
         assert await asyncio.to_thread(registry.gate.empty)
@@ -156,7 +156,7 @@ async def test_a_registry_that_goes_amid_a_pull_and_comes_back(registry: Registr
 @played
 async def test_a_registry_that_stays_away(registry: Registry, engine: Engine, image: str) -> None:
     news = []
-    pulls = Pulls(1.5, lambda: news.append(pulls.under_way))
+    pulls = ImagePulls(1.5, lambda: news.append(pulls.under_way))
     registry.gate.shut()
     with pytest.raises(EngineError, match=r"Check the name, the registry.*Tried for \d+ s") as caught:
         await have(pulls, engine, image)
@@ -171,7 +171,7 @@ async def test_a_registry_that_is_silent(
     monkeypatch.setattr(docker_engine, "_SILENCE", 1.0)
     registry.gate.limit(3 << 20)
     with pytest.raises(EngineError, match="silent") as caught:
-        await have(Pulls(0, lambda: None), engine, image)
+        await have(ImagePulls(0, lambda: None), engine, image)
     assert caught.value.passing
 
 
@@ -203,7 +203,7 @@ async def test_what_would_be_refused_again_is_not_tried_again(
     pull = engine.pull
     engine.pull = lambda name: asked.append(name) or pull(name)  # type: ignore[method-assign,assignment,func-returns-value]
     with pytest.raises(EngineError, match=words) as caught:
-        await have(Pulls(60, lambda: None), engine, image)
+        await have(ImagePulls(60, lambda: None), engine, image)
     assert caught.value.type is kind and not caught.value.passing
     assert asked == [image]
 
@@ -216,7 +216,7 @@ async def test_docker_s_own_credentials(
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     engine = Engine("test")
     with pytest.raises(EngineError, match="unauthorized"):
-        await have(Pulls(60, lambda: None), engine, image)
+        await have(ImagePulls(60, lambda: None), engine, image)
     (tmp_path / "config.json").write_text(registry.logins())
-    assert await have(Pulls(60, lambda: None), engine, image) == engine.image_id(image)
+    assert await have(ImagePulls(60, lambda: None), engine, image) == engine.image_id(image)
     engine.close()

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from orqal.actors.host.actor import HostActor
+from orqal.actors.host.host import Host
 from orqal.actors.messages import Order
 from orqal.engine.client import ContainerKey, Engine
 from orqal.engine.errors import Unreachable
 from orqal.models import ErrorType, JobRecord, Resources, Status, now
 from orqal.wrappers.catalog import WrapperRef
 from tests.support import tls
+from tests.support.host_actor import Recorder, make_host
 
 pytestmark = [
     pytest.mark.docker,
@@ -37,20 +38,6 @@ class Make(AbstractWrapper):
     def get_cmd(self, params):
         return ["sh", "-c", params["script"]]
 """
-
-
-class Recorder:
-    """Stands for the Scheduler: what it is told of, as (method, arguments)."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, tuple[Any, ...]]] = []
-
-    def __getattr__(self, method: str) -> Any:
-        class Method:
-            def remote(_, *args: Any) -> None:
-                self.told.append((method, args))
-
-        return Method()
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +75,10 @@ def cluster(elsewhere: str) -> Iterator[str]:
     engine.close()
 
 
-async def an_actor(cluster: str) -> tuple[HostActor, Recorder]:
-    """One that runs in this process."""
-    scheduler, actor = Recorder(), HostActor.__new__(HostActor)
-    await actor.__init__(cluster, "ab" * 28, scheduler)  # type: ignore[misc]
-    return actor, scheduler
+async def an_actor(cluster: str) -> tuple[Host, Recorder]:
+    """A host that runs in this process."""
+    recorder = Recorder()
+    return make_host(cluster, recorder), recorder
 
 
 def order(script: str) -> Order:
@@ -113,18 +99,18 @@ def test_a_job_s_directory_comes_back(cluster: str, tmp_path: Path) -> None:
         actor, scheduler = await an_actor(cluster)
         given = order("cat params.json; mkdir a; echo deep >a/b; seq 1 300000; echo err >&2; sleep 1.5")
         outcome = await actor.run(given)
-        job = outcome.job
-        assert (job.current_status, job.exit_code, job.error) == (Status.EXITED, 0, None)
-        assert job.lswd == ["a", "orqal.stdout", "params.json"] and job.truncated == ["stdout"]
+        job = given.job
+        assert (outcome.exit_code, outcome.error) == (0, None)
+        assert outcome.files == ["a", "orqal.stdout", "params.json"] and outcome.truncated == ["stdout"]
         assert outcome.output.stderr == "err\n"
         deep = await actor.read_file(job.id, "a/b", 0, 100)
         assert deep is not None and (deep.data, deep.size) == (b"deep\n", 5)
-        assert job.wd == str(tmp_path / "jobs" / job.id)
+        assert outcome.start is not None and outcome.start.wd == str(tmp_path / "jobs" / job.id)
         # The daemon tells what it took; of its machine it does not.
-        assert (job.peak_memory or 0) > 0
+        assert (outcome.peak_memory or 0) > 0
         load = (await actor.report()).load
         assert (load.cpu, load.mem) == (None, None)
-        assert [method for method, _ in scheduler.told if method == "started"] == ["started"]
+        assert len(scheduler.starts) == 1
         await actor.release(job.id, 1)
         assert await actor.strays() == []
 
@@ -137,9 +123,8 @@ def test_an_actor_that_died_finds_them_and_one_that_cancels_has_them(cluster: st
         given = order("echo partial >file; sleep 100")
         before_run = asyncio.create_task(before.run(given))
         attempt = ContainerKey(given.job.id, 1)
-        await until(lambda: attempt in before._attempts and before._attempts[attempt].container)
-        task = before._attempts[attempt].task
-        assert task is not None
+        await until(lambda: attempt in before._runs and before._runs[attempt].container)
+        task = before._runs[attempt].task
         engine = Engine(cluster)
         container = engine.find(attempt)
         assert container is not None
@@ -148,11 +133,11 @@ def test_an_actor_that_died_finds_them_and_one_that_cancels_has_them(cluster: st
         await asyncio.wait({before_run})
         after, _ = await an_actor(cluster)
         again = asyncio.create_task(after.run(given))
-        await until(lambda: attempt in after._attempts and after._attempts[attempt].container)
-        await after.stop(given.job.id, 1)
+        await until(lambda: attempt in after._runs and after._runs[attempt].container)
+        await after.stop(given.job.id, 1, evicted=False)
         outcome = await again
-        assert outcome.job.error is not None and outcome.job.error.type is ErrorType.CANCELLED
-        assert outcome.job.lswd == ["file", "params.json"]
+        assert outcome.error is not None and outcome.error.type is ErrorType.CANCELLED
+        assert outcome.files == ["file", "params.json"]
         engine.close()
 
     asyncio.run(asyncio.wait_for(scene(), 150))

@@ -1,4 +1,4 @@
-"""A HostActor in front of a real Docker daemon. Stood in for: Ray, and the Scheduler, which is told things."""
+"""A host in front of a real Docker daemon. Ray and the Scheduler are played by a recorder of what is reported."""
 
 from __future__ import annotations
 
@@ -8,42 +8,52 @@ import time
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import docker
 from bson import ObjectId
 
-from orqal.actors.host.actor import HostActor
-from orqal.actors.messages import Order, Outcome
-from orqal.models import ErrorType, JobRecord, Resources, now
+from orqal.actors.host.host import Host
+from orqal.actors.interfaces import SchedulerApi
+from orqal.actors.messages import Order
+from orqal.actors.wrapper_processes import WrapperProcesses
+from orqal.models import ErrorType, JobRecord, Outcome, Resources, now
+from orqal.settings import Settings
 from orqal.wrappers import catalog
 
 T = TypeVar("T")
 
 
-class Told:
-    """The Scheduler: it hears what it is told."""
+class Recorder:
+    """Plays the Scheduler: remembers what is reported to it, as (method, arguments)."""
 
     def __init__(self) -> None:
-        self.started_events: list[Any] = []
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
 
-    def __getattr__(self, name: str) -> Any:
-        outer = self
+    def __getattr__(self, method: str) -> Any:
+        async def call(*args: Any) -> None:
+            self.calls.append((method, args))
 
-        class Method:
-            def remote(self, *args: Any) -> None:
-                if name == "started":
-                    outer.started_events += args
+        return call
 
-        return Method()
+    @property
+    def starts(self) -> list[Any]:
+        """The reports of containers that were started."""
+        return [args[0] for method, args in self.calls if method == "started"]
+
+
+def make_host(cluster: str, recorder: Recorder) -> Host:
+    """A host that lives on the event loop that runs, with the settings of the environment."""
+    node_id = "0f" * 28
+    return Host(Settings(), cluster, node_id, cast(SchedulerApi, recorder), WrapperProcesses(node_id))
 
 
 class Actors:
-    """Actors on an event loop of their own, and the containers that they leave."""
+    """Hosts on an event loop of their own, and the containers that they leave."""
 
     def __init__(self, cluster: str) -> None:
         self.cluster = cluster
-        self.told = Told()
+        self.recorder = Recorder()
         self.client = docker.from_env()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
@@ -51,33 +61,30 @@ class Actors:
     def do(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    def actor(self) -> HostActor:
-        """A new one, which knows nothing of any before it."""
+    def actor(self) -> Host:
+        """A new host, which knows nothing of any before it."""
 
-        async def make() -> HostActor:
-            actor = HostActor.__new__(HostActor)
-            await HostActor.__init__(actor, self.cluster, "0f" * 28, self.told)  # as Ray does
-            return actor
+        async def make() -> Host:
+            return make_host(self.cluster, self.recorder)
 
         return self.do(make()).result(30)
 
-    def begin(self, actor: HostActor, order: Order) -> Future[Outcome]:
-        """Give an order; returns when its container runs."""
-        count = len(self.told.started_events)
+    def begin(self, actor: Host, order: Order) -> Future[Outcome]:
+        """Give an order; return when its container runs."""
+        count = len(self.recorder.starts)
         outcome = self.do(actor.run(order))
         deadline = time.monotonic() + 60
-        while len(self.told.started_events) == count and not outcome.done():
+        while len(self.recorder.starts) == count and not outcome.done():
             assert time.monotonic() < deadline
             time.sleep(0.02)
         return outcome
 
-    def forget(self, actor: HostActor) -> None:
-        """What it was doing it does no more, as if it had been killed."""
+    def forget(self, actor: Host) -> None:
+        """Stop what it was doing, as if its process had been killed."""
 
         async def stop() -> None:
-            for attempt in actor._attempts.values():
-                if attempt.task is not None:
-                    attempt.task.cancel()
+            for run in actor._runs.values():
+                run.task.cancel()
 
         self.do(stop()).result(10)
 
@@ -86,7 +93,7 @@ class Actors:
         return container
 
     def clear(self) -> None:
-        """Leave none of its containers."""
+        """Remove all of its containers."""
         for container in self.client.containers.list(all=True, filters={"label": f"orqal.cluster={self.cluster}"}):
             container.remove(force=True)
         self.client.close()
@@ -108,5 +115,4 @@ def seconds(moment: str) -> float:
 
 
 def ended(outcome: Outcome) -> tuple[ErrorType | None, int | None, str]:
-    error = outcome.job.error
-    return error.type if error else None, outcome.job.exit_code, outcome.output.stdout
+    return outcome.error.type if outcome.error else None, outcome.exit_code, outcome.output.stdout

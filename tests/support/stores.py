@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from orqal.models import JobRecord
+from orqal.models import JobRecord, Outcome, now
 from orqal.store import JobFilter, Store, Submission
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
@@ -27,7 +27,7 @@ def ids(found: Any) -> list[str]:
 
 
 def done(record: JobRecord, exit_code: int = 0) -> JobRecord:
-    return record.model_copy(update={"exit_code": exit_code}).exited()
+    return record.ended(Outcome(exit_code=exit_code), now())
 
 
 def store_of(store: Store) -> list[JobRecord]:

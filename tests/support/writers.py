@@ -8,12 +8,12 @@ from collections.abc import Awaitable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from orqal.actors.scheduler.job_writer import Journal
-from orqal.models import ErrorType, JobRecord, Output, Status, now
+from orqal.actors.scheduler.job_writer import JobWriter
+from orqal.models import ErrorType, JobRecord, Outcome, Output, Status, now
 from orqal.store import SqliteStore, Submission
 
 CLIENTS = 4
-"""Who write at once: the journal puts what they write together."""
+"""Who write at once: the writer puts what they write together."""
 GROUP = 3
 """Jobs of one submission."""
 DOOMED = "doomed"
@@ -34,24 +34,24 @@ def open_and_close(path: Path, told: Connection) -> None:
 
 
 def write_forever(path: Path, round_number: int, told: Connection) -> None:
-    """Insert, update and delete; what has been done is told once the journal says that it is on disk."""
+    """Insert, update and delete; what has been done is told once the writer says that it is on disk."""
     told.send("ready")
     asyncio.run(_write(path, round_number, told))
 
 
 async def _write(path: Path, round_number: int, told: Connection) -> None:
     store = SqliteStore(path)
-    journal = Journal(store)
+    writer = JobWriter(store)
     clients: list[Awaitable[None]] = [
-        _client(journal, f"{round_number:08x}{client:02x}", told) for client in range(CLIENTS)
+        _client(writer, f"{round_number:08x}{client:02x}", told) for client in range(CLIENTS)
     ]
-    await asyncio.gather(*clients, _deleter(store, journal, f"{round_number:08x}ff", told))
+    await asyncio.gather(*clients, _deleter(store, writer, f"{round_number:08x}ff", told))
 
 
-async def _client(journal: Journal, prefix: str, told: Connection) -> None:
+async def _client(writer: JobWriter, prefix: str, told: Connection) -> None:
     for number in range(1 << 24):
         group = [_job(f"{prefix}{number:012x}{part:02x}", "A", f"{prefix}{number}") for part in range(GROUP)]
-        await journal.insert(
+        await writer.insert(
             Submission(
                 at=now(),
                 jobs=group,
@@ -61,19 +61,19 @@ async def _client(journal: Journal, prefix: str, told: Connection) -> None:
         )
         told.send(("inserted", [job.id for job in group]))
         running = group[0].model_copy(update={"current_status": Status.RUNNING, "host": "h"})
-        await journal.update(running)
+        await writer.save(running)
         told.send(("running", running.id))
-        ended = running.model_copy(update={"exit_code": 0}).exited()
-        await journal.update(ended, output_of(ended.id))
+        ended = running.ended(Outcome(exit_code=0), now())
+        await writer.save(ended, output_of(ended.id))
         told.send(("exited", ended.id))
 
 
-async def _deleter(store: SqliteStore, journal: Journal, prefix: str, told: Connection) -> None:
+async def _deleter(store: SqliteStore, writer: JobWriter, prefix: str, told: Connection) -> None:
     for number in range(1 << 24):
         job = _job(f"{prefix}{number:014x}", DOOMED, None).model_copy(update={"host": "h"})
-        await journal.insert(Submission(at=now(), jobs=[job]))
-        await journal.update(job.failed(ErrorType.TIMEOUT, "too long"), output_of(job.id))
-        deleted = await journal.apart(store.delete_ended, 10, None, Status.ERROR)
+        await writer.insert(Submission(at=now(), jobs=[job]))
+        await writer.save(job.failed(ErrorType.TIMEOUT, "too long"), output_of(job.id))
+        deleted = await writer.apart(store.delete_ended, 10, None, Status.ERROR)
         told.send(("deleted", deleted))
 
 

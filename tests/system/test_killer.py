@@ -107,7 +107,7 @@ def test_it_is_stopped_and_no_other_pays(deadly: tuple[Orqal, DeadlyDaemon]) -> 
     job = orqal.ended(killer)
     print(f"over after {daemon.deaths} deaths in {time.monotonic() - began:.0f} s")
     assert (job["current_status"], job["error"]["type"]) == ("error", "host_lost")
-    assert "the fault of no program, 5 times" in job["error"]["message"]
+    assert "the infrastructure failed this job 5 times" in job["error"]["message"]
     assert [each["fault"] for each in job["attempts"]] == ["infrastructure"] * 4
     # It was found out at the third death, and has cost no other job a second one from then on.
     assert 5 <= daemon.deaths <= 9

@@ -1,158 +1,153 @@
-"""An attempt at a job, on its host: from the wrapper's command to the outcome of its container."""
+"""An attempt on its host: from the wrapper's command to the outcome of its container."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
-from pathlib import Path
+from enum import Enum
 from typing import Any, TypeVar
 
-from orqal.actors.host.engine_watch import Daemon
-from orqal.actors.host.image_pulls import Pulls, Wanted
-from orqal.actors.messages import Order, Outcome, Started
-from orqal.actors.wrapper_processes import NoRunner, Runners
-from orqal.engine import archive, job_directory
-from orqal.engine import usage as metering
+from orqal.actors.host.engine_watch import EngineWatch
+from orqal.actors.host.image_pulls import ImagePulls, WantedImage
+from orqal.actors.messages import Order
+from orqal.actors.wrapper_processes import NoProcess, WrapperProcesses
+from orqal.engine import archive, job_directory, usage
 from orqal.engine.client import ContainerKey, ContainerSpec, Ended, with_tag
 from orqal.engine.errors import EngineError, Unreachable
 from orqal.engine.output import Collected, collect
 from orqal.engine.usage import Usage
-from orqal.models import ErrorType, Fault, JobError, JobRecord, Output, now
-from orqal.scheduling.retries import Again, decide
+from orqal.models import ContainerStart, ErrorType, JobError, Outcome, Output
+from orqal.scheduling.lifecycle import Wish
+from orqal.scheduling.retries import will_retry
 from orqal.settings import Settings
 from orqal.wrappers import calls
 from orqal.wrappers.base import WrapperJob
 
 T = TypeVar("T")
 
-_CANCELLED_FETCH = 10.0
-"""Seconds in which the files of a job that is cancelled must be here, when they come from another machine."""
+_FETCH_AFTER_STOP = 10.0
+"""Seconds within which the files of a stopped job must arrive, if they come from another machine."""
 
 
 @dataclass
-class Shared:
+class HostParts:
     """What all attempts on a host work with."""
 
     settings: Settings
-    daemon: Daemon
-    runners: Runners
-    pulls: Pulls
+    engine: EngineWatch
+    wrappers: WrapperProcesses
+    pulls: ImagePulls
     samplers: ThreadPoolExecutor
     """Threads that ask what containers use, where that must be asked."""
-    scheduler: Any
-    """The handle of the Scheduler, which is told of starts."""
-    tell: Callable[[], None]
-    """To be called when the host has changed: it has another image."""
+    on_start: Callable[[ContainerKey, ContainerStart], None]
+    """Called when a container runs."""
+    on_change: Callable[[], None]
+    """Called when the host has another image."""
     found: dict[ContainerKey, str] = field(default_factory=dict)
     """Containers that no attempt holds."""
 
 
-class _Cancelled(Exception):
-    """The attempt's user, or its Scheduler, wants it to end."""
+class _End(Enum):
+    """What ended a container."""
+
+    BY_ITSELF = "by itself"
+    TIMED_OUT = "timed out"
+    STOPPED = "stopped"
 
 
-class Execution:
-    """An attempt that is under way here. It begins at once; where an earlier actor has made a container for it, it
-    attaches to that. `task` is its way to the outcome."""
+class _Stopped(Exception):
+    """The attempt must end, and has no container that could end by itself."""
 
-    def __init__(self, order: Order, shared: Shared) -> None:
+
+class ContainerRun:
+    """An attempt that is under way on this host. It begins at once.
+
+    If an earlier process of the actor has made a container for it, it attaches to that. `task` leads to the outcome.
+    """
+
+    def __init__(self, order: Order, parts: HostParts) -> None:
         self.container: str | None = None
-        self.image: Wanted | None = None
-        """What it waits for before there is a container."""
+        self.image: WantedImage | None = None
+        """What it waits for before it has a container."""
         self._order = order
         self._key = ContainerKey(order.job.id, order.job.attempt)
-        self._shared, self._daemon, self._settings = shared, shared.daemon, shared.settings
-        self._cancelled = asyncio.Event()
+        self._parts, self._engine, self._settings = parts, parts.engine, parts.settings
+        self._directory = parts.settings.jobs_dir / order.job.id
+        self._must_end = asyncio.Event()
         self._evicted = False
-        """It was cancelled for the host's sake: the job is to run elsewhere."""
+        self._start: ContainerStart | None = None
+        """What is known of the container's start; None if the Scheduler knows it."""
         self._usage = Usage()
-        """What the daemon has told while the container ran."""
+        """What the daemon has reported while the container ran."""
+        self.stop(order.wish)
         self.task = asyncio.create_task(self._run())
 
-    async def cancel(self, evicted: bool) -> None:
-        """End it: the error of its outcome is `cancelled`, or `host_lost` if it is `evicted`, unless it has ended by
-        itself before."""
-        self._evicted |= evicted
-        self._cancelled.set()
-        if self.container is not None:
-            await self._stop(self.container)
+    def stop(self, wish: Wish) -> None:
+        """End the attempt, unless it has ended by itself: its error is `cancelled`, or `host_lost` if it is evicted."""
+        if wish is not Wish.NONE:
+            self._evicted |= wish is Wish.EVICT
+            self._must_end.set()
 
     async def _run(self) -> Outcome:
-        """To its end, however often its daemon goes away for a while."""
+        """Run to the end, however often the daemon goes away for a while."""
         while True:
             try:
                 return await self._run_once()
             except Unreachable as error:
-                container = self.container = self.container or self._shared.found.get(self._key)
-                if container is None or not await self._daemon.has_again(container, self._settings.host_lost_after):
-                    return self._failed(
-                        self._order.job, JobError(type=error.type, message=error.message), passing=error.passing
-                    )
+                container = self.container = self.container or self._parts.found.get(self._key)
+                if container is None or not await self._engine.has_again(container, self._settings.host_lost_after):
+                    return self._failed(error.type, error.message, passing=error.passing)
 
     async def _run_once(self) -> Outcome:
-        job = self._order.job
-        directory = self._settings.jobs_dir / job.id
         try:
-            # Without a container, and with a daemon that has gone meanwhile, it had better run elsewhere.
-            if self.container is not None or self._daemon.engine is None:
-                await self._unless_cancelled(self._daemon.is_connected(self._settings.host_lost_after))
-            self.container = self._shared.found.pop(self._key, None) or self.container
+            # An attempt without a container had better run elsewhere if the daemon has gone away.
+            if self.container is not None:
+                await self._engine.is_connected(self._settings.host_lost_after)
+            elif self._engine.client is None:
+                await self._unless_stopped(self._engine.is_connected(self._settings.host_lost_after))
+            self.container = self._parts.found.pop(self._key, None) or self.container
             ran = await self._ran_for(self.container)
             if ran is None:
-                job = await self._start(directory)
-            elif job.container_id is None:  # the actor died before it could tell of the start
-                began = now() - timedelta(seconds=ran)
-                job = job.model_copy(update={"container_id": self.container, "wd": str(directory), "stime": began})
+                await self._start_container()
+            elif self._order.job.container_id is None and self._start is None:
+                # The actor died before it could report the start.
+                await self._find_out_start(ran)
             with self._sampled():
-                timed_out = await self._end(ran or 0.0)
-            ended = await self._how_it_ended()
-            if ended.fetched:
-                await self._fetch(ended.fetched, directory)
-            streams = await self._collect(directory)
-            usage = self._usage.at_least(self._daemon.cgroups.usage(self._key) if self._daemon.cgroups else Usage())
-            job = await self._ended(job, directory, ended, streams, usage)
-            if error := self._error(ended, timed_out):
-                return self._failed(job, error, streams)
-            if others := self._daemon.death(ended.container).by_others:
-                error = JobError(type=ErrorType.DOCKER_ERROR, message=others)
-                return self._failed(job, error, streams, passing=True)
-            if self._cancelled.is_set() or not _is_repeated(job):
-                return await self._concluded(job, streams)
-            return Outcome(job.exited(), _output(streams))
-        except _Cancelled:
-            return self._failed(job, self._why_cancelled())
+                end = await self._end(ran or 0.0)
+            return await self._outcome(await self._how_it_ended(), end)
+        except _Stopped:
+            return self._stopped()
         except Unreachable:
             raise
         except EngineError as error:
-            job = job.model_copy(update={"exit_code": error.exit_code})
-            return self._failed(job, JobError(type=error.type, message=error.message), passing=error.passing)
+            return self._failed(error.type, error.message, exit_code=error.exit_code, passing=error.passing)
         except OSError as error:
-            message = f"the host could not keep the job's files: {error}. Is there room in {directory}?"
-            return self._failed(job, JobError(type=ErrorType.DOCKER_ERROR, message=message), passing=True)
+            message = f"the host could not keep the job's files: {error}. Is there room in {self._directory}?"
+            return self._failed(ErrorType.DOCKER_ERROR, message, passing=True)
 
     async def _ran_for(self, container: str | None) -> float | None:
-        """Seconds since its start; None: it has not been started, or is not there."""
-        return None if container is None else await self._daemon.do(lambda engine: engine.ran_for(container))
+        """Seconds since its start; None if it has not been started, or does not exist."""
+        return None if container is None else await self._engine.do(lambda engine: engine.ran_for(container))
 
-    async def _start(self, directory: Path) -> JobRecord:
-        """Ask the wrapper, have the image, make and start the container. The job, with what is known of it now."""
-        command = await self._unless_cancelled(self._prepare(directory))
-        image = command.image
-        digest = await self._have_image(image)
-        if (name := with_tag(image)) not in self._daemon.images:
-            self._daemon.images |= {name}
-            self._shared.tell()  # others that want it had better come here, too
+    # The start
+
+    async def _start_container(self) -> None:
+        """Ask the wrapper, get the image, create and start the container."""
+        command = await self._unless_stopped(self._prepare())
+        digest = await self._have_image(command.image)
+        if (name := with_tag(command.image)) not in self._engine.images:
+            self._engine.images |= {name}
+            self._parts.on_change()  # other jobs that need it had better come here, too
         params = json.dumps(self._order.job.params).encode()
-        if command.create_dir and not self._carries:
-            await self._in_thread(job_directory.make_directory, directory, params)
+        if command.create_dir and not self._carries_files:
+            await self._in_thread(job_directory.make_directory, self._directory, params)
         spec = ContainerSpec(
             key=self._key,
-            image=image,
+            image=command.image,
             cmd=command.cmd,
             resources=self._order.resources,
             volumes=command.volumes,
@@ -160,86 +155,95 @@ class Execution:
             working_dir=command.working_dir,
             network=command.network,
             pids_limit=self._settings.pids_limit,
-            cgroup_parent=self._daemon.cgroups.parent(self._key) if self._daemon.cgroups else None,
-            mounted=str(directory) if command.create_dir and not self._carries else None,
-            fetched=str(directory) if command.create_dir and self._carries else None,
+            cgroup_parent=self._engine.cgroups.parent(self._key) if self._engine.cgroups else None,
+            mounted=str(self._directory) if command.create_dir and not self._carries_files else None,
+            fetched=str(self._directory) if command.create_dir and self._carries_files else None,
         )
-        container = self.container = await self._daemon.do(lambda engine: engine.create(spec))
+        container = self.container = await self._engine.do(lambda engine: engine.create(spec))
         # Before the start, so that no end is missed.
-        self._daemon.death(container)
-        if self._cancelled.is_set():
-            raise _Cancelled
+        self._engine.death(container)
+        if self._must_end.is_set():
+            raise _Stopped
         if spec.fetched:
             files = archive.packed(spec.fetched, params)
-            await self._daemon.do(lambda engine: engine.put(container, files))
-        await self._daemon.do(lambda engine: engine.start(container))
-        started = Started(
-            job=self._key.job,
-            attempt=self._key.attempt,
-            image=image,
-            image_digest=digest,
-            cmd=command.cmd,
-            container_id=container,
-            wd=str(directory),
-            at=now(),
+            await self._engine.do(lambda engine: engine.put(container, files))
+        await self._engine.do(lambda engine: engine.start(container))
+        self._report_start(ContainerStart(command.image, digest, command.cmd, container, str(self._directory)))
+
+    async def _find_out_start(self, ran: float) -> None:
+        container = self.container
+        assert container is not None
+        made = await self._engine.do(lambda engine: engine.made_of(container))
+        self._report_start(
+            ContainerStart(made.image, made.image_digest, made.cmd, container, str(self._directory), ago=ran)
         )
-        self._shared.scheduler.started.remote(started)
-        return self._order.job.started(image, digest, started.cmd, container, started.wd, started.at)
+
+    def _report_start(self, start: ContainerStart) -> None:
+        self._start = start
+        self._parts.on_start(self._key, start)
 
     async def _have_image(self, image: str) -> str:
-        engine = self._daemon.engine
+        """The id of an image, once it is here."""
+        engine = self._engine.client
         assert engine is not None  # connected once, and never forgotten
-        with self._shared.pulls.of(engine, image) as self.image:
+        with self._parts.pulls.of(engine, image) as self.image:
             try:
-                return await self._unless_cancelled(self.image.id)
+                return await self._unless_stopped(self.image.id)
             finally:
                 self.image = None
 
     @property
-    def _carries(self) -> bool:
-        """The daemon does not see this machine's files: those of a job are put into its container, and fetched."""
-        return self._daemon.info is not None and not self._daemon.info.local and not self._settings.jobs_dir_is_shared
+    def _carries_files(self) -> bool:
+        """True if the daemon does not see this machine's files: a job's are put into its container, and fetched."""
+        return self._engine.info is not None and not self._engine.info.local and not self._settings.jobs_dir_is_shared
 
-    async def _unless_cancelled(self, work: Awaitable[T], grace: float = 0) -> T:
-        """Wait for work that may be left behind half done: `cancel` does not wait for it, or `grace` seconds."""
+    async def _unless_stopped(self, work: Awaitable[T], grace: float = 0) -> T:
+        """Wait for work that may be left behind half done: a stop does not wait for it, or `grace` seconds only."""
         task = asyncio.ensure_future(work)
-        waiting = asyncio.ensure_future(self._cancelled.wait())
+        waiting = asyncio.ensure_future(self._must_end.wait())
         try:
             await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            if self._cancelled.is_set() and grace:
+            if self._must_end.is_set() and grace:
                 await asyncio.wait({task}, timeout=grace)
-            if self._cancelled.is_set() and not (grace and task.done()):
+            if self._must_end.is_set() and not (grace and task.done()):
                 task.add_done_callback(_forget)
-                raise _Cancelled
+                raise _Stopped
             return await task
         finally:
             waiting.cancel()
 
-    async def _end(self, ran: float) -> bool:
-        """Wait for the container's end; True: it was over its time and was stopped. `ran`: seconds that it has."""
+    # The end
+
+    async def _end(self, ran: float) -> _End:
+        """Wait for the container's end, and return what ended it. `ran`: seconds that it has run.
+
+        Stopping it is done here, and nowhere else: if the daemon goes away meanwhile, it is done again.
+        """
         container, timeout = self.container, self._order.timeout
         assert container is not None
-        death = self._daemon.death(container)
-        if (ended := await self._daemon.do(lambda engine: engine.ended(container))) is not None:
-            # An earlier actor may have stopped it, and died before it could tell.
-            return timeout is not None and ended.exit_code != 0 and ended.ran >= timeout
-        if self._cancelled.is_set():
-            # It was being started when `cancel` came.
-            await self._stop(container)
+        death = self._engine.death(container)
+        if (ended := await self._engine.do(lambda engine: engine.ended(container))) is not None:
+            # An earlier process of the actor may have stopped it, and died before it could report that.
+            if timeout is not None and ended.exit_code != 0 and ended.ran >= timeout:
+                return _End.TIMED_OUT
+            return _End.STOPPED if self._must_end.is_set() else _End.BY_ITSELF
+        reported, must_end = (asyncio.ensure_future(event.wait()) for event in (death.reported, self._must_end))
         try:
-            await asyncio.wait_for(death.told.wait(), None if timeout is None else max(0.0, timeout - ran))
-        except asyncio.TimeoutError:
-            await self._stop(container)
-            return True
-        return False
-
-    async def _stop(self, container: str) -> None:
-        await self._daemon.do(lambda engine: engine.stop(container, self._settings.stop_grace))
+            left = None if timeout is None else max(0.0, timeout - ran)
+            await asyncio.wait({reported, must_end}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            reported.cancel()
+            must_end.cancel()
+        if death.reported.is_set():
+            return _End.BY_ITSELF
+        end = _End.STOPPED if self._must_end.is_set() else _End.TIMED_OUT
+        await self._engine.do(lambda engine: engine.stop(container, self._settings.stop_grace))
+        return end
 
     @contextmanager
     def _sampled(self) -> Iterator[None]:
-        """Meanwhile the daemon is asked what the container uses, if the kernel will not tell after its end."""
-        if self._daemon.cgroups and self._daemon.cgroups.counts(self._key):
+        """Meanwhile the daemon is asked what the container uses, unless the kernel will report it after the end."""
+        if self._engine.cgroups and self._engine.cgroups.counts(self._key):
             yield
             return
         sampling = asyncio.create_task(self._sample())
@@ -251,99 +255,88 @@ class Execution:
     async def _sample(self) -> None:
         container = self.container
         assert container is not None
-        for delay in metering.delays():
+        for delay in usage.delays():
             await asyncio.sleep(delay)
             with suppress(EngineError):
-                stats = await self._daemon.do(lambda engine: engine.stats(container), self._shared.samplers)
+                stats = await self._engine.do(lambda engine: engine.stats(container), self._parts.samplers)
                 self._usage = self._usage.at_least(Usage.of_stats(stats))
 
     async def _how_it_ended(self) -> Ended:
         container = self.container
         assert container is not None
-        ended = await self._daemon.do(lambda engine: engine.ended(container))
+        ended = await self._engine.do(lambda engine: engine.ended(container))
         if ended is None:
             raise EngineError(
-                ErrorType.DOCKER_ERROR, "the container runs though Docker had told of its end", passing=True
+                ErrorType.DOCKER_ERROR, "the container runs though Docker had reported its end", passing=True
             )
         return ended
 
-    async def _fetch(self, path: str, directory: Path) -> None:
-        """Have the job's directory here, as it is in the container. Done again, it is all made anew."""
-        container = self.container
-        assert container is not None
-        files = await self._daemon.do(lambda engine: engine.fetch(container, path))
+    async def _outcome(self, ended: Ended, end: _End) -> Outcome:
+        """Collect what the ended container has left behind."""
+        if ended.fetched:
+            await self._fetch(ended.container, ended.fetched)
+        cap = self._settings.output_cap
+        streams = await self._engine.do(lambda engine: collect(engine.logs(ended.container), self._directory, cap))
+        files = await self._in_thread(job_directory.listing, self._directory)
+        error, passing, result = self._error(ended, end), False, None
+        if error is None and (others := self._engine.death(ended.container).by_others):
+            error, passing = JobError(type=ErrorType.DOCKER_ERROR, message=others), True
+        if error is None and (self._must_end.is_set() or not will_retry(self._order.job, ended.exit_code)):
+            result, error = await self._result(ended, streams, files)
+        counted = self._engine.cgroups.usage(self._key) if self._engine.cgroups else Usage()
+        used = self._usage.at_least(counted)
+        return Outcome(
+            error=error,
+            passing=passing,
+            start=self._start,
+            exit_code=ended.exit_code,
+            peak_memory=used.peak_memory,
+            cpu_seconds=used.cpu_seconds,
+            inspect={"State": ended.state},
+            files=files,
+            stdout_bytes=streams[0].size,
+            stderr_bytes=streams[1].size,
+            truncated=[name for name, stream in zip(("stdout", "stderr"), streams, strict=True) if stream.file],
+            output=Output(stdout=streams[0].text, stderr=streams[1].text, result=result),
+        )
+
+    async def _fetch(self, container: str, path: str) -> None:
+        """Bring the job's directory here, as it is in the container. Done again, it is all made anew."""
+        files = await self._engine.do(lambda engine: engine.fetch(container, path))
         if files is None:  # the container has removed it
             return
-        unpacking = self._in_thread(archive.unpack, files, directory)
+        unpacking = self._in_thread(archive.unpack, files, self._directory)
         try:
-            await self._unless_cancelled(unpacking, _CANCELLED_FETCH)
+            await self._unless_stopped(unpacking, _FETCH_AFTER_STOP)
         finally:
             files.close()
 
-    async def _collect(self, directory: Path) -> tuple[Collected, Collected]:
-        container, cap = self.container, self._settings.output_cap
-        assert container is not None
-        return await self._daemon.do(lambda engine: collect(engine.logs(container), directory, cap))
-
-    async def _ended(
-        self, job: JobRecord, directory: Path, ended: Ended, streams: tuple[Collected, Collected], usage: Usage
-    ) -> JobRecord:
-        names = await self._in_thread(job_directory.listing, directory)
-        return job.model_copy(
-            update={
-                "exit_code": ended.exit_code,
-                "peak_memory": usage.peak_memory,
-                "cpu_seconds": usage.cpu_seconds,
-                "inspect": {"State": ended.state},
-                "lswd": names,
-                "stdout_bytes": streams[0].size,
-                "stderr_bytes": streams[1].size,
-                "truncated": [name for name, stream in zip(("stdout", "stderr"), streams, strict=True) if stream.file],
-            }
-        )
-
-    def _error(self, ended: Ended, timed_out: bool) -> JobError | None:
-        if timed_out:
+    def _error(self, ended: Ended, end: _End) -> JobError | None:
+        """Why the container did not end by itself; None if it did."""
+        if end is _End.TIMED_OUT:
             message = f"it ran longer than its timeout of {self._order.timeout:g} s and was stopped"
             return JobError(type=ErrorType.TIMEOUT, message=message)
         if ended.out_of_memory and ended.exit_code:
             gigabytes = self._order.resources.mem_bytes / 1e9
             message = f"it wanted more than its memory of {gigabytes:g} GB; give the app or the job more memory_in_gb"
             return JobError(type=ErrorType.OUT_OF_MEMORY, message=message)
-        if self._cancelled.is_set():
-            return self._why_cancelled()
-        return None
+        return self._stopped().error if end is _End.STOPPED else None
 
-    def _why_cancelled(self) -> JobError:
+    def _stopped(self) -> Outcome:
         if self._evicted:
-            return JobError(type=ErrorType.HOST_LOST, message="it was stopped because its host was drained")
-        return JobError(type=ErrorType.CANCELLED, message="cancelled")
+            return self._failed(ErrorType.HOST_LOST, "it was stopped because its host was drained")
+        return self._failed(ErrorType.CANCELLED, "cancelled")
 
-    async def _concluded(self, job: JobRecord, streams: tuple[Collected, Collected]) -> Outcome:
-        """The outcome of a container that ended by itself: the wrapper makes its result."""
-        ref = self._order.ref
-        if not ref.makes_result:
-            return Outcome(job.exited(), _output(streams))
-        seen = _wrapper_job(job, Path(job.wd or ""), streams)
-        result = await self._call("set_result", calls.conclude, ref, seen, self._settings.result_cap)
-        if isinstance(result, calls.Failure):
-            return self._failed(job, JobError(type=ErrorType.WRAPPER_ERROR, message=result.message), streams)
-        return Outcome(job.exited(), _output(streams, json.loads(result)))
-
-    def _failed(
-        self,
-        job: JobRecord,
-        error: JobError,
-        streams: tuple[Collected, Collected] | None = None,
-        *,
-        passing: bool = False,
-    ) -> Outcome:
-        return Outcome(job.failed(error.type, error.message), _output(streams), passing)
+    def _failed(self, type: ErrorType, message: str, *, exit_code: int | None = None, passing: bool = False) -> Outcome:
+        """The outcome of an attempt whose container did not end, or cannot be asked how."""
+        error = JobError(type=type, message=message)
+        return Outcome(error=error, passing=passing, start=self._start, exit_code=exit_code)
 
     # The wrapper's methods
 
-    async def _prepare(self, directory: Path) -> calls.Command:
-        ref, job = self._order.ref, _wrapper_job(self._order.job, directory)
+    async def _prepare(self) -> calls.Command:
+        """What the wrapper wants to be run."""
+        ref, job = self._order.ref, self._wrapper_job()
         if ref.trusted:
             command = calls.prepare(ref, job, None)
         else:
@@ -353,44 +346,49 @@ class Execution:
         assert isinstance(command, calls.Command)
         return command
 
+    async def _result(
+        self, ended: Ended, streams: tuple[Collected, Collected], files: Sequence[str]
+    ) -> tuple[Any, JobError | None]:
+        """What the wrapper makes of the output: a result, or an error."""
+        ref = self._order.ref
+        if not ref.makes_result:
+            return None, None
+        job = self._wrapper_job(ended.exit_code, streams, files)
+        result = await self._call("set_result", calls.conclude, ref, job, self._settings.result_cap)
+        if isinstance(result, calls.Failure):
+            return None, JobError(type=ErrorType.WRAPPER_ERROR, message=result.message)
+        return json.loads(result), None
+
+    def _wrapper_job(
+        self,
+        exit_code: int | None = None,
+        streams: tuple[Collected, Collected] | None = None,
+        files: Sequence[str] = (),
+    ) -> WrapperJob:
+        job = self._order.job
+        return WrapperJob(
+            id=job.id,
+            app=job.app,
+            input=job.input,
+            params=job.params,
+            user=job.user,
+            wd=str(self._directory),
+            exit_code=exit_code,
+            lswd=list(files),
+            outputs=(streams[0].whole, streams[1].whole) if streams else ("", ""),
+        )
+
     async def _call(self, method: str, function: Callable[..., Any], *args: Any) -> Any:
         """Run a wrapper's method where it can do no harm."""
         app, memory = self._order.job.app, int(self._settings.wrapper_memory_gb * 1e9)
         limit = self._settings.wrapper_timeout
         try:
-            return await self._shared.runners.call(app, f"{app}.{method}", limit, function, *args, memory)
-        except NoRunner as error:
+            return await self._parts.wrappers.call(app, f"{app}.{method}", limit, function, *args, memory)
+        except NoProcess as error:
             raise EngineError(ErrorType.HOST_LOST, str(error), passing=True) from error
 
     async def _in_thread(self, call: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._daemon.threads, call, *args)
-
-
-def _is_repeated(job: JobRecord) -> bool:
-    """True for one whose container ended by itself and that is tried again for that: its result is the next one's."""
-    if not job.exit_code or job.retry_policy is None:
-        return False
-    return isinstance(decide(job.over(Fault.JOB), job.attempts, job.retry_policy), Again)
-
-
-def _wrapper_job(job: JobRecord, directory: Path, streams: tuple[Collected, Collected] | None = None) -> WrapperJob:
-    return WrapperJob(
-        id=job.id,
-        app=job.app,
-        input=job.input,
-        params=job.params,
-        user=job.user,
-        wd=str(directory),
-        exit_code=job.exit_code,
-        lswd=job.lswd,
-        outputs=(streams[0].whole, streams[1].whole) if streams else ("", ""),
-    )
-
-
-def _output(streams: tuple[Collected, Collected] | None, result: Any = None) -> Output:
-    if streams is None:
-        return Output()
-    return Output(stdout=streams[0].text, stderr=streams[1].text, result=result)
+        return await asyncio.get_running_loop().run_in_executor(self._engine.threads, call, *args)
 
 
 def _forget(task: asyncio.Future[Any]) -> None:

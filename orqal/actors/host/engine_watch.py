@@ -1,4 +1,4 @@
-"""A host's Docker daemon as it comes and goes: calls of it, the ends of its containers, and how it is."""
+"""A host's Docker daemon as it comes and goes: calls to it, the ends of its containers, and its state."""
 
 from __future__ import annotations
 
@@ -27,57 +27,58 @@ _RECONNECT = 1.0
 
 @dataclass
 class Death:
-    """The end of a container, which may be still to come."""
+    """The end of a container, which may still be to come."""
 
-    told: asyncio.Event = field(default_factory=asyncio.Event)
+    reported: asyncio.Event = field(default_factory=asyncio.Event)
     killed: bool = False
     """The daemon has sent it a signal that ends programs."""
     unseen: bool = False
-    """It had ended when its daemon was started, or has ended while there was none."""
+    """It ended while its daemon was down."""
 
     @property
     def by_others(self) -> str | None:
-        """What ended it that is neither its program nor we (who asks knows that we have not), or why its output is not
-        whole, in words; else None."""
+        """Why its end is neither its program's doing nor complete, in words; None if it is.
+
+        Only for a container that Orqal has not stopped.
+        """
         if self.killed:
             return (
-                "its container was stopped from outside: its Docker daemon ended (one with `live-restore` lets "
-                "containers go on), or somebody stopped it by hand"
+                "its container was stopped from outside: its Docker daemon was stopped (with `live-restore` containers "
+                "go on), or someone stopped the container by hand"
             )
         if self.unseen:
             return (
-                "its container ended while its Docker daemon, or its whole machine, was down: then Docker loses what "
-                "it prints, and says of it what it likes"
+                "its container ended while its Docker daemon, or its whole machine, was down: Docker then loses its "
+                "output and does not know its exit code"
             )
         return None
 
 
 class Seen(NamedTuple):
-    """What was there when the daemon was found, or found again."""
+    """What the daemon had when a connection to it was made."""
 
     containers: list[tuple[ContainerKey, str, str]]
     """See Engine.own_containers."""
     metered: set[ContainerKey]
-    """Whose cgroups are there."""
+    """The attempts that have cgroups."""
 
 
-class Daemon:
-    """The daemon of this process's environment. To be used on an event loop; `on_connect` and `on_change` are called
-    there, too."""
+class EngineWatch:
+    """The daemon of this process's environment. For use on one event loop, where its callbacks are called, too."""
 
     def __init__(
         self, cluster: str, logins: Path | None, on_connect: Callable[[Seen], None], on_change: Callable[[], None]
     ) -> None:
-        """`cluster`, `logins`: see Engine. `on_change` is called whenever `state` is another."""
+        """`cluster`, `logins`: see Engine. `on_change` is called when `state` changes."""
         self.state = "connecting to Docker"
-        """`ready`, or why not, in words."""
+        """`ready`, or why it is not, in words."""
         self.connected = asyncio.Event()
-        """It answers, as far as is known."""
-        self.engine: Engine | None = None
+        """Set while the daemon answers, as far as is known."""
+        self.client: Engine | None = None
         """None until it has answered once."""
         self.info: EngineInfo | None = None
         self.cgroups: Cgroups | None = None
-        """None: they cannot be seen from here."""
+        """None if they cannot be seen from here."""
         self.images = frozenset[str]()
         """The images that it has, with their tags."""
         self._cluster, self._logins = cluster, logins
@@ -88,22 +89,30 @@ class Daemon:
         threading.Thread(target=self._listen, name="docker events", daemon=True).start()
 
     async def do(self, call: Callable[[Engine], T], threads: ThreadPoolExecutor | None = None) -> T:
-        """A call of the daemon, in a thread. EngineError: see there."""
-        engine = self.engine
+        """Call the daemon in a thread.
+
+        Raises:
+            EngineError: the daemon refuses, or does not answer.
+        """
+        engine = self.client
         if engine is None:
             raise Unreachable(self.state)
         return await self._loop.run_in_executor(threads or self.threads, functools.partial(call, engine))
 
-    async def is_connected(self, patience: float) -> None:
-        """Return when it answers, and what happened before is known. Unreachable: not within so many seconds."""
+    async def is_connected(self, within: float) -> None:
+        """Return when the daemon answers, and what happened before is known.
+
+        Raises:
+            Unreachable: it does not answer within so many seconds.
+        """
         try:
-            await asyncio.wait_for(self.connected.wait(), patience)
+            await asyncio.wait_for(self.connected.wait(), within)
         except asyncio.TimeoutError:
             raise Unreachable(self.state) from None
 
-    async def has_again(self, container: str, patience: float) -> bool:
-        """Return when it answers for a container again; False: not within so many seconds."""
-        deadline = self._loop.time() + patience
+    async def has_again(self, container: str, within: float) -> bool:
+        """Return when the daemon answers for a container again; False if not within so many seconds."""
+        deadline = self._loop.time() + within
         while self._loop.time() < deadline:
             await asyncio.sleep(_RECONNECT)
             with suppress(Unreachable):
@@ -112,27 +121,27 @@ class Daemon:
         return False
 
     def death(self, container: str) -> Death:
-        """The end of a container; ask before it starts, so that it is not missed."""
+        """The end of a container. Ask before the container starts, so that its end is not missed."""
         return self._deaths.setdefault(container, Death())
 
     def forget(self, container: str) -> None:
-        """Nobody will ask for its end any more."""
+        """Drop what is known of a container's end."""
         self._deaths.pop(container, None)
 
     def _listen(self) -> None:
-        """A thread: hear of the ends of containers, and find the daemon again when it is gone for a while."""
+        """In a thread: listen to the ends of containers, and connect again when the daemon was away."""
         while True:
             events: Events | None = None
             try:
-                engine = self.engine or Engine(self._cluster, self._logins)
+                engine = self.client or Engine(self._cluster, self._logins)
                 info = engine.info()
                 cgroups = Cgroups.of(info, self._cluster)
-                # Before the containers: an attempt that has one, but no container and none who holds it, is over.
+                # Before the containers: an attempt with a cgroup, but without a container, is over.
                 metered = cgroups.attempts() if cgroups else set()
                 events = engine.events()
-                # Only now, so that what happens is seen here, in the events, or in both.
+                # Only now, so that what happens is seen here, or in the events, or in both.
                 seen = Seen(list(engine.own_containers()), metered)
-                # And only now what the daemon knows of the ends that are seen here.
+                # And only now what the daemon knows of the ends of these containers.
                 past = engine.past()
                 about = engine, info, cgroups, engine.images()
                 self._loop.call_soon_threadsafe(self._connect, *about, past, seen)
@@ -158,16 +167,16 @@ class Daemon:
         past: Past,
         seen: Seen,
     ) -> None:
-        self.engine, self.info, self.cgroups, self.images, self.state = engine, info, cgroups, images, "ready"
+        self.client, self.info, self.cgroups, self.images, self.state = engine, info, cgroups, images, "ready"
         for _, container, state in seen.containers:
             death = self.death(container)
             death.killed |= container in past.killed
             if state in ("exited", "dead"):
-                known = death.told.is_set() or container in past.ended
+                known = death.reported.is_set() or container in past.ended
                 death.unseen |= past.all_since_its_start and not known
-                death.told.set()
+                death.reported.set()
         for container in self._deaths.keys() - {container for _, container, _ in seen.containers}:
-            self._deaths[container].told.set()  # somebody has removed it
+            self._deaths[container].reported.set()  # somebody has removed it
         self.connected.set()
         self._on_connect(seen)
         self._on_change()
@@ -179,8 +188,8 @@ class Daemon:
         if event.killed:
             death.killed = True
         else:
-            death.unseen = False  # it is listed as ended a moment before the daemon tells of it
-            death.told.set()
+            death.unseen = False  # it is listed as ended a moment before the daemon reports its end
+            death.reported.set()
 
     def _disconnect(self, message: str) -> None:
         self.state, self.images = message, frozenset()

@@ -20,7 +20,7 @@ _PAUSES = 1.0, 15.0
 """Seconds between the first two tries, and between later ones at most."""
 
 
-class Wanted:
+class WantedImage:
     """An image that attempts wait for. Await `id`; str() tells what is being done about it."""
 
     def __init__(self, image: str) -> None:
@@ -39,13 +39,13 @@ class Wanted:
         return f"pulling {self.image}" + (f": {far}" if far else "") + self.trouble
 
 
-class Pulls:
+class ImagePulls:
     """See the module."""
 
     def __init__(self, patience: float, changed: Callable[[], None]) -> None:
         """`patience`: see Settings.pull_patience. `changed` is called when a pull begins or fails."""
         self._patience, self._changed = patience, changed
-        self._wanted: dict[str, Wanted] = {}
+        self._wanted: dict[str, WantedImage] = {}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker pull")
 
     @property
@@ -54,12 +54,12 @@ class Pulls:
         return frozenset(image for image, wanted in self._wanted.items() if wanted.pulled)
 
     @contextmanager
-    def of(self, engine: Engine, image: str) -> Iterator[Wanted]:
+    def of(self, engine: Engine, image: str) -> Iterator[WantedImage]:
         """Want an image here: it is pulled if it is missing, until nobody wants it any more."""
         reference = with_tag(image)
         wanted = self._wanted.get(reference)
         if wanted is None:
-            wanted = self._wanted[reference] = Wanted(image)
+            wanted = self._wanted[reference] = WantedImage(image)
             wanted.id = asyncio.create_task(self._have(engine, wanted))
             wanted.id.add_done_callback(lambda task: self._over(reference, task))
         wanted.waiting += 1
@@ -82,7 +82,7 @@ class Pulls:
             if wanted.pulled and failed:
                 self._changed()
 
-    async def _have(self, engine: Engine, wanted: Wanted) -> str:
+    async def _have(self, engine: Engine, wanted: WantedImage) -> str:
         if found := await self._call(engine.image_id, wanted.image):
             return found
         wanted.pulled = True
@@ -103,7 +103,7 @@ class Pulls:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _PAUSES[1])
 
-    async def _pull(self, engine: Engine, wanted: Wanted) -> str:
+    async def _pull(self, engine: Engine, wanted: WantedImage) -> str:
         pull = await self._call(self._open, engine, wanted)
         await self._call(pull.wait)
         found = await self._call(engine.image_id, wanted.image)
@@ -113,7 +113,7 @@ class Pulls:
             )
         return found
 
-    def _open(self, engine: Engine, wanted: Wanted) -> Pull:
+    def _open(self, engine: Engine, wanted: WantedImage) -> Pull:
         pull = wanted.pull = engine.pull(wanted.image)
         if not wanted.waiting:  # all have gone while the daemon had not yet answered
             pull.close()

@@ -1,32 +1,34 @@
-"""The apps that there are now: the catalog, loaded in processes of its own and kept up with its files."""
+"""The apps: the catalog of wrappers, kept up to date with their files."""
 
 from __future__ import annotations
 
 import asyncio
 import difflib
+import functools
+from collections.abc import Awaitable, Callable
 
-import ray
-
-from orqal.actors.wrapper_processes import Runners
 from orqal.models import AppInfo
 from orqal.settings import Settings
 from orqal.wrappers import catalog
 from orqal.wrappers.builtin import Run
-from orqal.wrappers.calls import Failure
 from orqal.wrappers.catalog import App, Source
+
+# Neither changes as long as a process lives.
+_built_in = functools.cache(catalog.built_in)
+_packaged = functools.cache(catalog.packaged)
 
 
 class Apps:
     """All apps by name. A wrapper file that hangs, exits or fails is listed with its error; the others are there."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._built_in = {app.info.name: app for app in catalog.built_in(settings.run)}
+    def __init__(self, settings: Settings, load: Callable[[Source], Awaitable[list[App]]]) -> None:
+        """`load` runs a source's code where it can do no harm, and returns its apps or what is wrong with them."""
+        self._settings, self._load = settings, load
+        self._built_in = {app.info.name: app for app in _built_in(settings.run)}
         self._apps = self._built_in
-        self._packaged = catalog.packaged()
+        self._packaged = _packaged()
         self._loaded: dict[Source, list[App]] = {}
         self._refreshing = asyncio.Lock()
-        self._runners = Runners(ray.get_runtime_context().get_node_id())
 
     async def refresh(self) -> None:
         """Load what is new or has changed since it was loaded."""
@@ -43,18 +45,13 @@ class Apps:
                 found |= {app.info.name: app for app in apps}
             self._apps = found
 
-    async def _load(self, source: Source) -> list[App]:
-        limit, memory = self._settings.wrapper_timeout, int(self._settings.wrapper_memory_gb * 1e9)
-        apps = await self._runners.call("catalog", f"loading {source.name}", limit, catalog.load, source, memory)
-        return [source.broken(apps.message)] if isinstance(apps, Failure) else list(apps)
-
     def get(self, name: str) -> App | None:
         """The app, if jobs can use it."""
         app = self._apps.get(name)
         return app if app and app.info.error is None else None
 
     def infos(self) -> list[AppInfo]:
-        """All, by name, those that could not be loaded too."""
+        """All apps by name, those that could not be loaded included."""
         return sorted((app.info for app in self._apps.values()), key=lambda info: info.name.lower())
 
     def missing(self, name: str) -> str:

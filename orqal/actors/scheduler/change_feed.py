@@ -1,4 +1,4 @@
-"""The latest changes of jobs' states, for all who wait for them."""
+"""The latest changes of jobs' states, for all readers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEPT = 100_000
 """Changes that are kept for readers who come back for more."""
 
 
-class Changes:
+class ChangeFeed:
     """A ring of changes with any number of readers, each at its own place."""
 
     def __init__(self) -> None:
@@ -24,14 +24,14 @@ class Changes:
         self._more = asyncio.Event()
 
     def add(self, change: Change) -> None:
-        """Tell all readers."""
+        """Report a change to all readers."""
         self._ring.append(change)
         self._number += 1
         self._more.set()
         self._more = asyncio.Event()
 
     async def since(self, cursor: Cursor | None, timeout: float) -> News:
-        """The changes after the cursor; where there are none, wait for some, `timeout` seconds at most."""
+        """The changes after the cursor; if there are none, wait up to `timeout` seconds for some."""
         if cursor is None or cursor.epoch != self._epoch or self._number - cursor.number > len(self._ring):
             return News(self.cursor, [], complete=False)
         if cursor.number == self._number:
@@ -45,5 +45,5 @@ class Changes:
 
     @property
     def cursor(self) -> Cursor:
-        """The place of a reader who has read all."""
+        """The place of a reader who has read everything."""
         return Cursor(self._epoch, self._number)

@@ -1,188 +1,194 @@
-"""The hosts that there are: their nodes in Ray, their actors, and what is known of them."""
+"""The hosts: their Ray nodes, their actors, and what is known of them."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import ray
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from orqal.actors.host.actor import HostActor
+from orqal.actors.interfaces import ActorAway, ClusterApi, HostApi, Node
 from orqal.actors.messages import HostReport
-from orqal.actors.names import NAMESPACE, host_actor_name
-from orqal.actors.scheduler.autoscaling import Growth
-from orqal.actors.scheduler.crash_blame import Suspects
-from orqal.models import UNITS, HostInfo, Resources, Shape
+from orqal.actors.scheduler.autoscaling import Autoscaling
+from orqal.actors.scheduler.crash_blame import CrashBlame
+from orqal.clock import Clock
+from orqal.models import UNITS, HostInfo, Load, Resources, Shape
 from orqal.scheduling import Host
+from orqal.scheduling.lifecycle import Place
 from orqal.settings import Settings
 
 log = logging.getLogger("orqal.hosts")
 
 SLEEPS_AFTER = 5.0
-"""Seconds without work after which a host that an autoscaler may take away sleeps."""
+"""Seconds without work after which the actor of a host that an autoscaler may remove is ended."""
 ANSWER_WITHIN = 5.0
-"""Seconds in which a host answers to a question; what it does not tell of images is taken as unchanged."""
+"""Seconds within which a host answers a question."""
 ACTOR_RESTARTS = 1.0
-"""Seconds between looks whether Ray has started an actor again."""
+"""Seconds between two looks whether Ray has restarted an actor."""
 
 
 @dataclass
 class KnownHost:
     """A host, its actor, and what is known of it."""
 
+    node: Node
+    api: HostApi
     counted: Host
-    actor: Any
-    info: HostInfo
-    on_head: bool
+    """As decisions see it."""
+    blame: CrashBlame
+    seen_busy: float
+    """When it last had a job, in monotonic seconds."""
+    state: str = "starting"
+    """`ready`, or why it gets no work, as its actor reports it."""
+    docker_version: str = ""
+    load: Load = field(default_factory=Load)
     drained: bool = False
     """Its administrator wants it to get no more work."""
     contended: bool = False
-    """Ray refused resources there that we count as free, and it is not known yet what others hold."""
-    busy: float = field(default_factory=time.monotonic)
-    """When it was last seen with a job."""
-    suspects: Suspects = field(default_factory=Suspects)
+    """Ray refused resources there that Orqal counts as free, and it is not known yet what other programs hold."""
     incarnation: str | None = None
-    """Another one after each death of its actor; None: it has not told yet."""
+    """Differs after each death of its actor; None until it has reported."""
     reviving: asyncio.Task[bool] | None = None
     asleep: bool = False
-    """Its actor was ended, so that Ray sees an idle node, which its autoscaler may take away."""
+    """Its actor was ended, so that Ray sees an idle node, which its autoscaler may remove."""
+
+    @property
+    def name(self) -> str:
+        """The host's name."""
+        return self.node.name
 
     def reopen(self) -> None:
-        """It gets work if its daemon answers and it is known what of it is free."""
-        self.counted.open = self.info.state == "ready" and not self.drained and not self.contended
+        """Let it get work if its daemon answers and it is known how much room it has."""
+        self.counted.open = self.state == "ready" and not self.drained and not self.contended
+
+    def info(self, jobs: int, leased: Resources) -> HostInfo:
+        """What users see of it. `jobs`: how many it has; `leased`: what Ray has given to them."""
+        has, used, others = self.node.capacity.to_ray(), leased.to_ray(), self.counted.others.to_ray()
+        draining = self.drained and self.state == "ready"
+        return HostInfo(
+            name=self.name,
+            node_id=self.node.id,
+            address=self.node.address,
+            state=("draining" if jobs else "drained") if draining else self.state,
+            labels=dict(self.node.labels),
+            docker_version=self.docker_version,
+            threads=has.get("threads", 0),
+            ram_gb=has.get("ram_gb", 0),
+            threads_in_use=used.get("threads", 0),
+            ram_gb_in_use=used.get("ram_gb", 0),
+            threads_of_others=others.get("threads", 0),
+            ram_gb_of_others=others.get("ram_gb", 0),
+            jobs=jobs,
+            load=self.load,
+        )
 
 
 class Hosts:
     """All hosts by name. `changed` is called when one may take work that it could not take before."""
 
-    def __init__(self, settings: Settings, cluster: str, changed: Callable[[], None]) -> None:
-        self.growth = Growth(settings.autoscaling_config)
-        self._cluster = cluster
+    def __init__(self, settings: Settings, cluster: ClusterApi, clock: Clock, changed: Callable[[], None]) -> None:
+        self.autoscaling = Autoscaling(settings.autoscaling_config, cluster)
+        self._cluster, self._clock, self._changed = cluster, clock, changed
         self._lost_after = settings.host_lost_after
-        self._changed = changed
         self._hosts: dict[str, KnownHost] = {}
-        self._drained_path = settings.drained_path
-        path = self._drained_path
+        self._drained_path = path = settings.drained_path
         self._drained: set[str] = set(json.loads(path.read_text())) if path.exists() else set()
 
     def __iter__(self) -> Iterator[KnownHost]:
         return iter(list(self._hosts.values()))
 
-    def get(self, name: str) -> KnownHost | None:
-        """The host of this name, if it is there."""
-        return self._hosts.get(name)
+    def get(self, name: str | None) -> KnownHost | None:
+        """The host of this name, if there is one."""
+        return self._hosts.get(name or "")
 
     def of_node(self, node_id: str) -> KnownHost | None:
         """The host that is this Ray node."""
-        return next((host for host in self if host.info.node_id == node_id), None)
+        return next((host for host in self._hosts.values() if host.node.id == node_id), None)
+
+    def at(self, place: Place) -> KnownHost | None:
+        """The host of a place, unless it has become another node since."""
+        host = self.get(place.host)
+        return host if host is not None and host.node.id == place.node_id else None
 
     def awake(self) -> list[KnownHost]:
-        """Those whose actors run."""
+        """The hosts whose actors run."""
         return [host for host in self if not host.asleep]
 
     def counted(self) -> list[Host]:
-        """As decisions see them."""
-        return [host.counted for host in self]
+        """The hosts, as decisions see them."""
+        return [host.counted for host in self._hosts.values()]
 
     def conceivable(self) -> list[Host]:
-        """The hosts that there are, and one of each kind that the autoscaler may start."""
-        return [*self.counted(), *(kind.host for kind in self.growth.types)]
+        """The hosts, and one of each kind that the autoscaler may start."""
+        return [*self.counted(), *(kind.host for kind in self.autoscaling.types)]
 
     def most_memory_gb(self, shape: Shape) -> float | None:
-        """The most memory that a job with this wish for threads and labels can get; None: of no host."""
+        """The most memory that a job with this wish for threads and labels can get; None if no host could take it."""
         able = (host for host in self.conceivable() if host.could_ever(shape._replace(ram_gb=0)))
         return max((host.capacity.ram / UNITS for host in able), default=None)
 
     # They come and go
 
-    def look(self, nodes: Iterable[dict[str, Any]]) -> list[KnownHost]:
-        """Compare with the nodes that Ray has now: those that are new."""
-        alive = {node["NodeID"]: node for node in nodes if node["Alive"] and node["Resources"].get("threads")}
-        for name, host in list(self._hosts.items()):
-            if host.info.node_id not in alive:
-                log.warning("the host %s is gone", name)
-                del self._hosts[name]
-        # A second one of a name waits: the first may be a dead one that Ray has not given up yet.
-        return [self._add(node) for node in alive.values() if node["NodeName"] not in self._hosts]
+    async def look(self) -> tuple[list[KnownHost], list[KnownHost]]:
+        """Compare with the nodes that the cluster has now: the hosts that are new, and those that are gone."""
+        alive = {node.id: node for node in await self._cluster.nodes()}
+        gone = [host for host in self if host.node.id not in alive]
+        for host in gone:
+            log.warning("the host %s is gone", host.name)
+            del self._hosts[host.name]
+        # A second node of a name waits: the first may be a dead one that Ray has not given up yet.
+        return [self._add(node) for node in alive.values() if node.name not in self._hosts], gone
 
-    def _add(self, node: dict[str, Any]) -> KnownHost:
-        name = node["NodeName"]
-        capacity = Resources.from_ray(node["Resources"])
-        log.info("the host %s is there: %s", name, capacity)
-        info = HostInfo(
-            name=name,
-            node_id=node["NodeID"],
-            address=node["NodeManagerAddress"],
-            state="starting",
-            labels={key: value for key, value in node["Labels"].items() if not key.startswith("ray.io/")},
-            threads=capacity.to_ray().get("threads", 0),
-            ram_gb=capacity.to_ray().get("ram_gb", 0),
+    def _add(self, node: Node) -> KnownHost:
+        log.info("the host %s is there: %s", node.name, node.capacity)
+        host = self._hosts[node.name] = KnownHost(
+            node=node,
+            api=self._cluster.host(node),
+            counted=Host(node.name, node.capacity, open=False, labels=node.labels),
+            blame=CrashBlame(),
+            seen_busy=self._clock.monotonic(),
+            drained=node.name in self._drained,
         )
-        actor = self._actor_of(info)
-        counted = Host(name, capacity, open=False, labels=info.labels)
-        on_head = "node:__internal_head__" in node["Resources"]
-        host = self._hosts[name] = KnownHost(counted, actor, info, on_head, drained=name in self._drained)
         return host
 
-    def _actor_of(self, info: HostInfo) -> Any:
-        """The HostActor of a node; it is started if it does not run."""
-        return (
-            ray.remote(HostActor)
-            .options(
-                name=host_actor_name(info.node_id),
-                namespace=NAMESPACE,
-                lifetime="detached",
-                get_if_exists=True,
-                num_cpus=0,
-                max_restarts=-1,
-                max_concurrency=10_000,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(info.node_id, soft=False),
-            )
-            .remote(self._cluster, info.node_id, ray.get_runtime_context().current_actor)
-        )
-
     def put_to_sleep(self, busy: Collection[str]) -> None:
-        """Where there is an autoscaler: end the actors of hosts without work, for Ray takes no node away on which an
-        actor lives. Such a host gets work as before, and then its actor starts again. `busy`: those with jobs."""
-        if not self.growth.types:
+        """Where there is an autoscaler, end the actors of hosts without work: Ray removes no node with an actor on it.
+
+        Such a host gets work as before, and then its actor starts again. `busy`: the names of hosts with jobs.
+        """
+        if not self.autoscaling.types:
             return
-        moment = time.monotonic()
-        for name, host in self._hosts.items():
-            if name in busy or host.info.state != "ready":
-                host.busy = moment
-            elif not host.asleep and not host.on_head and moment - host.busy >= SLEEPS_AFTER:
-                log.info("the host %s has had no work for %g s: its actor sleeps", name, SLEEPS_AFTER)
-                ray.kill(host.actor)
+        moment = self._clock.monotonic()
+        for host in self._hosts.values():
+            if host.name in busy or host.state != "ready":
+                host.seen_busy = moment
+            elif not host.asleep and not host.node.is_head and moment - host.seen_busy >= SLEEPS_AFTER:
+                log.info("the host %s has had no work for %g s: its actor ends", host.name, SLEEPS_AFTER)
+                self._cluster.end_host(host.api)
                 host.asleep = True
 
     def wake_up(self, host: KnownHost) -> None:
-        """See that its actor runs."""
-        host.busy = time.monotonic()
+        """Make sure that its actor runs."""
+        host.seen_busy = self._clock.monotonic()
         if host.asleep:
-            host.actor, host.asleep = self._actor_of(host.info), False
+            host.api, host.asleep = self._cluster.host(host.node), False
 
     async def revived(self, host: KnownHost) -> bool:
-        """Return when its actor answers again; False: the host is gone, or its actor stays away as if it were."""
+        """Return when its actor answers again; False if the host is gone, or its actor stays away as if it were."""
         if host.reviving is None or host.reviving.done():
             host.reviving = asyncio.create_task(self._revive(host))
         return await asyncio.shield(host.reviving)
 
     async def _revive(self, host: KnownHost) -> bool:
         # It gets no work until it reports again.
-        host.info = host.info.model_copy(update={"state": "its actor is restarting"})
+        host.state = "its actor is restarting"
         host.reopen()
-        begun, before = time.monotonic(), host.incarnation
-        while self._hosts.get(host.info.name) is host and time.monotonic() - begun < self._lost_after:
+        begun, before = self._clock.monotonic(), host.incarnation
+        while self._hosts.get(host.name) is host and self._clock.monotonic() - begun < self._lost_after:
             try:
-                host.incarnation = await asyncio.wait_for(_answer(host.actor.incarnation.remote()), ANSWER_WITHIN)
-            except (RayError, asyncio.TimeoutError):  # Ray starts it again
+                host.incarnation = await asyncio.wait_for(host.api.incarnation(), ANSWER_WITHIN)
+            except (ActorAway, asyncio.TimeoutError):  # Ray restarts it
                 await asyncio.sleep(ACTOR_RESTARTS)
                 if host.incarnation != before:  # it has reported meanwhile, even if it has died again since
                     return True
@@ -190,26 +196,22 @@ class Hosts:
                 return True
         return False
 
-    # What they tell
+    # What they report
 
-    async def ask(self, host: KnownHost) -> None:
-        """An actor that was there before us has told its state to our predecessor: ask."""
-        self.report(host.info.node_id, await host.actor.report.remote())
-
-    def report(self, node_id: str, report: HostReport) -> None:
-        """How a host is."""
-        if (host := self.of_node(node_id)) is None:
-            return
-        update = {"state": report.state, "docker_version": report.docker_version, "load": report.load}
-        host.info = host.info.model_copy(update=update)
+    def report(self, host: KnownHost, report: HostReport) -> None:
+        """Note how a host is."""
+        host.state, host.docker_version, host.load = report.state, report.docker_version, report.load
         host.incarnation = report.incarnation
         host.counted.images, host.counted.pulling = report.images, report.pulling
         self.reopen(host)
 
     async def image_digests(self, images: Sequence[str]) -> dict[str, set[str]]:
-        """What the hosts have under these names."""
-        actors = [host.actor for host in self.awake() if host.counted.open]
-        calls = (asyncio.wait_for(_answer(actor.image_digests.remote(images)), ANSWER_WITHIN) for actor in actors)
+        """The ids of what the hosts have under these names. A host that does not answer in time is left out."""
+        calls = [
+            asyncio.wait_for(host.api.image_digests(images), ANSWER_WITHIN)
+            for host in self.awake()
+            if host.counted.open
+        ]
         digests: dict[str, set[str]] = {}
         for answer in await asyncio.gather(*calls, return_exceptions=True):
             if not isinstance(answer, BaseException):
@@ -219,15 +221,26 @@ class Hosts:
 
     # Which of them get work
 
+    def free(self, place: Place) -> None:
+        """Count resources on a host as free again, if it is still the same node."""
+        if (host := self.at(place)) is not None:
+            host.counted.used = host.counted.used.minus(place.resources)
+
+    def hold(self, place: Place) -> None:
+        """Count resources on a host as used."""
+        if (host := self.at(place)) is not None:
+            host.counted.used = host.counted.used.plus(place.resources)
+
     def reopen(self, host: KnownHost) -> None:
-        """It may get work again."""
+        """Let it get work again."""
         host.reopen()
         self._changed()
 
-    def contended(self, host: KnownHost) -> None:
-        """Ray refused what we count as free there: it gets no work until `others_hold` tells what is."""
-        host.contended = True
-        host.reopen()
+    def contended(self, place: Place) -> None:
+        """Ray refused what is counted as free there: it gets no work until `others_hold` finds out what is."""
+        if (host := self.at(place)) is not None:
+            host.contended = True
+            host.reopen()
 
     def others_hold(self, host: KnownHost, ours: Resources, free: Resources) -> None:
         """What is neither ours nor free is held by other Ray programs."""
@@ -238,20 +251,20 @@ class Hosts:
             self.reopen(host)
 
     async def drain(self, host: KnownHost) -> None:
-        """It gets no more work, until `undrain`, also after a restart."""
-        self._drained.add(host.info.name)
+        """Give it no more work until `undrain`, also after a restart."""
+        self._drained.add(host.name)
         await asyncio.to_thread(self._write_drained)
         host.drained = True
         host.reopen()
 
     def dismiss(self, host: KnownHost) -> None:
-        """It gets no more work; what comes back under its name does."""
+        """Give it no more work; a host that comes back under its name gets work."""
         host.drained = True
         host.reopen()
 
     async def undrain(self, host: KnownHost) -> None:
-        """It gets work again."""
-        self._drained.discard(host.info.name)
+        """Give it work again."""
+        self._drained.discard(host.name)
         await asyncio.to_thread(self._write_drained)
         host.drained = False
         self.reopen(host)
@@ -263,23 +276,8 @@ class Hosts:
 
     # In words
 
-    @staticmethod
-    def described(host: KnownHost, jobs: int, leased: Resources) -> HostInfo:
-        """It, with what is in use of it now; `jobs`: how many it has, `leased`: what Ray has given them."""
-        used, others = leased.to_ray(), host.counted.others.to_ray()
-        update: dict[str, Any] = {
-            "threads_in_use": used.get("threads", 0),
-            "ram_gb_in_use": used.get("ram_gb", 0),
-            "threads_of_others": others.get("threads", 0),
-            "ram_gb_of_others": others.get("ram_gb", 0),
-            "jobs": jobs,
-        }
-        if host.drained and host.info.state == "ready":
-            update["state"] = "draining" if jobs else "drained"
-        return host.info.model_copy(update=update)
-
     def why_impossible(self, shape: Shape) -> str:
-        """Why no host could take it, for its user."""
+        """Why no host could ever take a job of this shape, for its user."""
         hosts = self.conceivable()
         if shape.requires and all(host.lacks(shape) for host in hosts):
             wanted = " and ".join(f"{key}={value}" for key, value in sorted(shape.requires))
@@ -296,7 +294,3 @@ class Hosts:
             for host in hosts
         )
         return f"it asks for {wanted}, more than any host has: {have}. Ask for less, or add a larger host."
-
-
-async def _answer(call: Awaitable[Any]) -> Any:
-    return await call

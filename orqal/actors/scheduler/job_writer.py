@@ -1,111 +1,161 @@
-"""The pen on the store: what happens in the same few milliseconds is one transaction."""
+"""Writes jobs into the store: what happens within the same few milliseconds is one transaction."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from orqal.models import JobRecord, Output
 from orqal.store import Store, Submission
 
-log = logging.getLogger("orqal.journal")
+log = logging.getLogger("orqal.store")
 T = TypeVar("T")
 
 RETRY_AFTER = 1.0
-"""Seconds after which a write of job states that failed (a full disk, say) is tried again."""
+"""Seconds after which states that the store did not take (its disk is full, say) are written again."""
 
 
 @dataclass
-class _Pending:
-    inserts: list[tuple[Submission, asyncio.Future[None]]] = field(default_factory=list)
-    updates: list[tuple[JobRecord, Output | None, asyncio.Future[None]]] = field(default_factory=list)
+class _Insert:
+    submission: Submission
+    written: asyncio.Future[None]
 
 
-class Journal:
-    """Groups writes. Each method returns when its part is on disk."""
+@dataclass
+class _Update:
+    record: JobRecord
+    output: Output | None
+    written: asyncio.Future[None]
+
+
+class JobWriter:
+    """The only writer of the store. States of one job reach the disk in the order in which they were given."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._pending = _Pending()
+        self._inserts: list[_Insert] = []
+        self._updates: list[_Update] = []
+        self._more = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
+        self.saving: Counter[str] = Counter()
+        """The jobs whose states are being written."""
 
     async def insert(self, submission: Submission) -> None:
-        """Add what was submitted. Whatever the store raises is raised here; then nothing of it was added."""
-        written = asyncio.get_running_loop().create_future()
-        self._pending.inserts.append((submission, written))
+        """Add what was submitted.
+
+        Raises:
+            JobGone: a job that was to answer for another has been deleted.
+            Exception: whatever the store raises. Then nothing of the submission was added.
+        """
+        entry = _Insert(submission, asyncio.get_running_loop().create_future())
+        self._inserts.append(entry)
         self._write_soon()
-        await written
+        await entry.written
+
+    async def save(self, record: JobRecord, output: Output | None = None) -> JobRecord:
+        """Write a job's state, however often it takes, and return what was written.
+
+        That is another record only if this one can never be stored, because of text that is not text, say.
+        """
+        self.saving[record.id] += 1
+        try:
+            try:
+                await self._update(record, output)
+            except (ValueError, TypeError) as error:
+                log.exception("the state of %s cannot be stored", record.id)
+                record = record.not_storable(f"its outcome cannot be stored: {error!r:.500}")
+                await self._update(record, Output())
+        finally:
+            self.saving -= Counter([record.id])  # removes what has come to 0
+        return record
 
     async def apart(self, call: Callable[..., T], *args: Any) -> T:
-        """A write of its own, between the others."""
+        """Call the store's method between two transactions: a write of its own."""
         async with self._lock:
             return await asyncio.to_thread(call, *args)
 
-    async def update(self, job: JobRecord, output: Output | None = None) -> None:
-        """Write a job's new state, however often it takes. ValueError, TypeError: it can never be written."""
-        written = asyncio.get_running_loop().create_future()
-        self._pending.updates.append((job, output, written))
+    async def _update(self, record: JobRecord, output: Output | None) -> None:
+        entry = _Update(record, output, asyncio.get_running_loop().create_future())
+        self._updates.append(entry)
         self._write_soon()
-        await written
+        await entry.written
 
     def _write_soon(self) -> None:
+        self._more.set()
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write())
 
     async def _write(self) -> None:
-        while self._pending.inserts or self._pending.updates:
-            pending, self._pending = self._pending, _Pending()
+        while self._inserts or self._updates:
+            self._more.clear()
+            # Between two tries others may use the store: submissions fail at once, and old jobs can be deleted.
             async with self._lock:
-                if pending.inserts:
-                    await self._insert(pending)
-                if pending.updates:
-                    await self._update(pending)
+                inserts, self._inserts = self._inserts, []
+                updates, self._updates = self._updates, []
+                if inserts:
+                    await self._insert_all(inserts)
+                left = await self._update_all(updates) if updates else []
+            if left:
+                self._updates = [*left, *self._updates]
+                try:
+                    await asyncio.wait_for(self._more.wait(), RETRY_AFTER)
+                except asyncio.TimeoutError:
+                    continue
 
-    async def _insert(self, pending: _Pending) -> None:
-        if not await self._inserted(pending.inserts) and len(pending.inserts) > 1:
-            # One of them cannot be written: the others need not suffer for it.
-            for entry in pending.inserts:
+    async def _insert_all(self, entries: list[_Insert]) -> None:
+        if not await self._inserted(entries) and len(entries) > 1:
+            # One of them cannot be written: the others must not suffer for it.
+            for entry in entries:
                 await self._inserted([entry])
 
-    async def _inserted(self, entries: list[tuple[Submission, asyncio.Future[None]]]) -> bool:
+    async def _inserted(self, entries: list[_Insert]) -> bool:
         try:
-            await asyncio.to_thread(self._store.insert, *(submission for submission, _ in entries))
+            await asyncio.to_thread(self._store.insert, *(entry.submission for entry in entries))
         except Exception as error:
             if len(entries) == 1:
-                _fail(entries[0][1], error)
+                _fail(entries[0].written, error)
             return False
-        for _, written in entries:
-            _succeed(written)
+        for entry in entries:
+            _succeed(entry.written)
         return True
 
-    async def _update(self, pending: _Pending) -> None:
-        if not await self._updated(pending.updates):
-            for entry in pending.updates:
-                while not await self._updated([entry]):  # noqa: ASYNC110 - no event tells that a disk has room
-                    await asyncio.sleep(RETRY_AFTER)
+    async def _update_all(self, entries: list[_Update]) -> list[_Update]:
+        """Write these states; return those that must be written again later."""
+        problem = await self._try_update(entries)
+        if problem is None:
+            return []
+        if not isinstance(problem, ValueError | TypeError):
+            # The store is at fault: no state may be lost.
+            log.error(
+                "the store does not take %d states (%s: %s); trying again",
+                len(entries),
+                type(problem).__name__,
+                problem,
+            )
+            return entries
+        if len(entries) == 1:
+            _fail(entries[0].written, problem)
+            return []
+        left: list[_Update] = []
+        for number, entry in enumerate(entries):
+            if left := await self._update_all([entry]):
+                return [*left, *entries[number + 1 :]]
+        return left
 
-    async def _updated(self, entries: list[tuple[JobRecord, Output | None, asyncio.Future[None]]]) -> bool:
-        """Write these states; False: try again, one by one."""
-        outputs = {job.id: output for job, output, _ in entries if output is not None}
+    async def _try_update(self, entries: list[_Update]) -> Exception | None:
+        outputs = {entry.record.id: entry.output for entry in entries if entry.output is not None}
         try:
-            await asyncio.to_thread(self._store.update, [job for job, _, _ in entries], outputs)
-        except (ValueError, TypeError) as error:
-            # What is to be written cannot be, now or ever (text that is no text, say).
-            if len(entries) > 1:
-                return False
-            _fail(entries[0][2], error)
-            return True
-        except Exception:
-            # The store is at fault (a full disk, say): the states must not be lost, so go on trying.
-            log.exception("the store does not take %d states; trying again", len(entries))
-            return False
-        for _, _, written in entries:
-            _succeed(written)
-        return True
+            await asyncio.to_thread(self._store.update, [entry.record for entry in entries], outputs)
+        except Exception as error:
+            return error
+        for entry in entries:
+            _succeed(entry.written)
+        return None
 
 
 def _succeed(written: asyncio.Future[None]) -> None:

@@ -1,69 +1,69 @@
-"""What goes: ended jobs, after their time or when somebody asks, and their directories on the hosts."""
+"""Deletes ended jobs, after their time or on request, and their directories on the hosts."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Any
 
-from ray.exceptions import RayError
-
-from orqal.actors.scheduler.job_writer import Journal
-from orqal.models import Status, now
+from orqal.actors.interfaces import ActorAway, HostApi
+from orqal.actors.scheduler.hosts import Hosts
+from orqal.actors.scheduler.job_writer import JobWriter
+from orqal.clock import Clock
+from orqal.models import Status
 from orqal.settings import Settings
 from orqal.store import Store
 
-log = logging.getLogger("orqal.cleaning")
+log = logging.getLogger("orqal.retention")
 
-SLICE = 500
+DELETED_AT_ONCE = 500
 """Jobs that are deleted in one transaction: others can write in between."""
 LONGEST_PAUSE = 600.0
-"""Seconds between looks for jobs that are over their time."""
+"""Seconds between two looks for jobs whose time is over."""
 
 
-class Cleaning:
-    """Deletes ended jobs. Their directories are first written down as leftovers, in the transaction that deletes the
-    jobs, and forgotten once the host has removed them: whoever dies in between, none is left for ever.
+class Retention:
+    """Deletes ended jobs and their directories.
 
-    `hosts` gives the names and actors of the hosts that are there.
+    The transaction that deletes jobs notes their directories as left over; a note goes when the host has removed the
+    directory. So no directory is left for ever, whatever crashes in between.
     """
 
-    def __init__(
-        self, store: Store, journal: Journal, settings: Settings, hosts: Callable[[], Iterable[tuple[str, Any]]]
-    ) -> None:
-        self._store, self._journal, self._settings, self._hosts = store, journal, settings, hosts
+    def __init__(self, store: Store, writer: JobWriter, settings: Settings, hosts: Hosts, clock: Clock) -> None:
+        self._store, self._writer, self._settings = store, writer, settings
+        self._hosts, self._clock = hosts, clock
 
     async def forever(self) -> None:
-        """Delete jobs once they are over their time (ORQAL_JOB_TTL)."""
+        """Delete jobs once their time is over (ORQAL_JOB_TTL), and what could not be removed before."""
         ttl = self._settings.job_ttl
-        while ttl > 0:
+        while True:
             try:
-                if deleted := await self.delete(before=now() - timedelta(seconds=ttl)):
-                    log.info("%d jobs are gone that ended more than %g s ago", deleted, ttl)
-            except Exception:
-                log.exception("cleaning old jobs failed")
-            await asyncio.sleep(min(max(ttl / 100, 0.2), LONGEST_PAUSE))
+                if ttl > 0 and (deleted := await self.delete(before=self._clock.now() - timedelta(seconds=ttl))):
+                    log.info("deleted %d jobs that ended more than %g s ago", deleted, ttl)
+                for host in self._hosts.awake():
+                    await self.sweep(host.name, host.api)
+            except Exception as error:
+                log.error("deleting old jobs failed (%s: %s); trying again later", type(error).__name__, error)
+            await asyncio.sleep(min(max(ttl / 100, 0.2), LONGEST_PAUSE) if ttl > 0 else LONGEST_PAUSE)
 
     async def delete(self, before: datetime | None = None, status: Status | None = None) -> int:
-        """Delete ended jobs and their directories: how many there were. See Store.delete_ended."""
+        """Delete ended jobs and their directories, and return how many. See Store.delete_ended."""
         deleted = 0
-        while part := await self._journal.apart(self._store.delete_ended, SLICE, before, status):
+        while part := await self._writer.apart(self._store.delete_ended, DELETED_AT_ONCE, before, status):
             deleted += len(part)
-            for name, actor in self._hosts():
-                await self.sweep(name, actor)
+            for host in self._hosts.awake():
+                await self.sweep(host.name, host.api)
         return deleted
 
-    async def sweep(self, name: str, actor: Any) -> None:
+    async def sweep(self, name: str, host: HostApi) -> None:
         """Have a host remove the directories of deleted jobs."""
-        while left := await asyncio.to_thread(self._store.leftovers, name, SLICE):
+        while left := await asyncio.to_thread(self._store.leftovers, name, DELETED_AT_ONCE):
             try:
-                removed = await actor.remove_directories.remote(left)
-            except RayError as error:
+                removed = await host.remove_directories(left)
+            except ActorAway as error:
                 log.warning("the directories of deleted jobs stay on %s for now: %s", name, error)
                 return
-            await self._journal.apart(self._store.forget_leftovers, name, removed)
+            await self._writer.apart(self._store.forget_leftovers, name, removed)
             if len(removed) < len(left):
                 log.warning("%d directories of deleted jobs cannot be removed on %s", len(left) - len(removed), name)
                 return

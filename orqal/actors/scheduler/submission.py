@@ -1,10 +1,10 @@
-"""What comes in: documents become jobs, or are answered with jobs that are there already."""
+"""Submitted documents become jobs, or are answered with jobs that the store already has."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import NamedTuple
@@ -13,55 +13,53 @@ from bson import ObjectId
 
 from orqal.actors.messages import OtherDocument, Taken
 from orqal.actors.scheduler.apps import Apps
-from orqal.actors.scheduler.job_writer import Journal
-from orqal.models import ErrorType, JobRecord, JobSpec, now
-from orqal.scheduling import cache
+from orqal.actors.scheduler.hosts import Hosts
+from orqal.actors.scheduler.job_registry import JobRegistry
+from orqal.actors.scheduler.job_writer import JobWriter
+from orqal.actors.scheduler.waiting_room import line
+from orqal.clock import Clock
+from orqal.models import ErrorType, JobRecord, JobSpec
+from orqal.scheduling import cache, impossible
 from orqal.store import JobFilter, JobGone, Store, Submission
 
 
-class Found(NamedTuple):
+class _Found(NamedTuple):
     """What the cache has for a key: a job that answers, or why none does."""
 
     job: str | None
     miss: str | None
 
 
-_NOTHING = Found(None, cache.NO_CANDIDATE)
+_NOTHING = _Found(None, cache.NO_CANDIDATE)
 
 
-class Intake:
-    """Takes documents in, each at most once: for a key, of the cache or of idempotency, one request decides at a time.
-
-    `checked` gives a new job its first state (it may be impossible); `admitted` is told of new jobs once they are on
-    disk; `image_digests` asks the hosts which images have these names now; `is_ending` tells of a job that is being
-    cancelled, which answers for no other.
-    """
+class Submissions:
+    """Takes documents in, each at most once: for each key of cache or idempotency, one request decides at a time."""
 
     def __init__(
         self,
-        store: Store,
-        journal: Journal,
-        apps: Apps,
         *,
-        checked: Callable[[JobRecord], JobRecord],
-        admitted: Callable[[Sequence[JobRecord]], None],
-        image_digests: Callable[[Sequence[str]], Awaitable[Mapping[str, set[str]]]],
-        is_ending: Callable[[str], bool],
+        store: Store,
+        writer: JobWriter,
+        apps: Apps,
+        hosts: Hosts,
+        jobs: JobRegistry,
+        clock: Clock,
+        new_id: Callable[[], str] = lambda: str(ObjectId()),
     ) -> None:
-        self._store, self._journal, self._apps = store, journal, apps
-        self._checked, self._admitted = checked, admitted
-        self._image_digests, self._is_ending = image_digests, is_ending
+        """`new_id` makes the ids of jobs: BSON ObjectIds in 24 hex digits."""
+        self._store, self._writer, self._apps, self._hosts = store, writer, apps, hosts
+        self._jobs, self._clock, self._new_id = jobs, clock, new_id
         self._deciding: dict[str, asyncio.Future[str | None]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()
         newest = store.find(JobFilter(), 1).jobs
-        self._latest = newest[0].ctime if newest else now()
+        self._latest = newest[0].ctime if newest else clock.now()
 
     async def take(
         self, specs: Sequence[JobSpec], *, key: str | None = None, first: int = 1, replace_batch: str | None = None
     ) -> list[Taken]:
-        """The answers to these documents, in order, once what is new is on disk. `key`: an idempotency key, under which
-        the first document has the number `first`. OtherDocument: there was another one under such a number."""
+        """The answers to these documents, in order, once what is new is on disk. See SchedulerApi.submit."""
         if key is None:
             return await self._take(specs, replace_batch=replace_batch)
         async with self._alone(key):
@@ -76,22 +74,22 @@ class Intake:
         answers = {number: Taken(job, False) for number, job in known.items()} | dict(zip(fresh, taken, strict=True))
         return [answers[number] for number in sorted(answers)]
 
-    async def retry(self, failed: Sequence[JobRecord]) -> dict[str, str]:
-        """New jobs in the place of these, which failed: old id -> new id. One that has been retried has its retry
-        already."""
+    async def retry(self, ids: Sequence[str]) -> dict[str, str]:
+        """New jobs in place of those of these that failed: old id -> new id. See SchedulerApi.retry."""
         async with self._alone("retry"):
-            records = await asyncio.to_thread(self._store.get_many, [job.id for job in failed])
-            later = [job.retried_as for job in records.values() if job.retried_as]
-            there = await asyncio.to_thread(self._store.get_many, later)
-            done = {job.id: job.retried_as for job in records.values() if job.retried_as in there}
-            todo = [job for job in records.values() if job.id not in done]
+            records = await asyncio.to_thread(self._store.get_many, ids)
+            failed = [job for job in records.values() if job.ok is False]
+            later = [job.retried_as for job in failed if job.retried_as]
+            there = await asyncio.to_thread(self._store.get_many, later) if later else {}
+            done = {job.id: job.retried_as for job in failed if job.retried_as in there}
+            todo = [job for job in failed if job.id not in done]
             specs = [JobSpec(**job.model_dump(include=set(JobSpec.model_fields))) for job in todo]
             taken = await self._take(specs, retry_of=[job.id for job in todo])
         new = {job.id: answer.id for job, answer in zip(todo, taken, strict=True)}
         return new | {old: again for old, again in done.items() if again is not None}
 
     async def _compare(self, specs: Sequence[JobSpec], first: int, known: Mapping[int, str]) -> None:
-        records = await asyncio.to_thread(self._store.get_many, list(known.values()))
+        records = await asyncio.to_thread(self._store.get_many, list(known.values())) if known else {}
         for number, job in known.items():
             if job in records and cache.key(records[job]) != cache.key(specs[number - first]):
                 raise OtherDocument(number - first + 1, job)
@@ -109,7 +107,7 @@ class Intake:
         own: dict[str, asyncio.Future[str | None]] = {}
         others: dict[str, asyncio.Future[str | None]] = {}
         for key in keys:
-            # At one go: two requests that have keys in common never wait for each other.
+            # All in one go, without an await: two requests with keys in common never wait for each other.
             if key is None or key in own:
                 continue
             if key in self._deciding:
@@ -119,7 +117,7 @@ class Intake:
         try:
             found = await self._search(list(own))
             for key, deciding in others.items():
-                found[key] = Found(await asyncio.shield(deciding), cache.NO_CANDIDATE)
+                found[key] = _Found(await asyncio.shield(deciding), cache.NO_CANDIDATE)
             while True:
                 try:
                     return await self._insert(specs, keys, found, own, documents, retry_of, replace_batch)
@@ -128,14 +126,14 @@ class Intake:
         finally:
             for key, decision in own.items():
                 del self._deciding[key]
-                if not decision.done():  # this failed: whoever waits for it decides for itself
+                if not decision.done():  # this request failed: those that wait for it decide for themselves
                     decision.set_result(None)
 
     async def _insert(
         self,
         specs: Sequence[JobSpec],
         keys: Sequence[str | None],
-        found: dict[str, Found],
+        found: dict[str, _Found],
         own: Mapping[str, asyncio.Future[str | None]],
         documents: Sequence[tuple[str, int]],
         retry_of: Sequence[str],
@@ -145,7 +143,7 @@ class Intake:
         new: list[JobRecord] = []
         taken: list[Taken] = []
         for number, (spec, key) in enumerate(zip(specs, keys, strict=True)):
-            there = found[key] if key is not None else Found(None, None if spec.use_cache else cache.SWITCHED_OFF)
+            there = found[key] if key is not None else _Found(None, None if spec.use_cache else cache.SWITCHED_OFF)
             if there.job is not None:
                 taken.append(Taken(there.job, True))
                 continue
@@ -153,58 +151,72 @@ class Intake:
             new.append(record)
             taken.append(Taken(record.id, False))
             if key is not None and not record.current_status.final:
-                found[key] = Found(record.id, None)  # for what is the same in this very request
-        await self._journal.insert(
-            Submission(
-                at=moment,
-                jobs=new,
-                # A retry takes the place of what failed; it does not join a second time.
-                members=[
-                    (spec.batch, answer.id)
-                    for spec, answer in zip(specs, taken, strict=True)
-                    if spec.batch is not None and not retry_of
-                ],
-                documents=[(*document, answer.id) for document, answer in zip(documents, taken, strict=False)],
-                hits=[answer.id for answer in taken if answer.cached],
-                retries={old: answer.id for old, answer in zip(retry_of, taken, strict=False)},
-                replace_batch=replace_batch,
-            )
+                found[key] = _Found(record.id, None)  # for the same document in this very request
+        submission = Submission(
+            at=moment,
+            jobs=new,
+            # A retry takes the place of what failed; it does not join a second time.
+            members=[
+                (spec.batch, answer.id)
+                for spec, answer in zip(specs, taken, strict=True)
+                if spec.batch is not None and not retry_of
+            ],
+            documents=[(*document, answer.id) for document, answer in zip(documents, taken, strict=False)],
+            hits=[answer.id for answer in taken if answer.cached],
+            retries={old: answer.id for old, answer in zip(retry_of, taken, strict=False)},
+            replace_batch=replace_batch,
         )
-        self._admitted(new)
+        # Finished even if the caller goes away: what is on disk must be in the queue.
+        await asyncio.shield(asyncio.ensure_future(self._add(submission)))
         for key, decision in own.items():
             decision.set_result(found[key].job)
         return taken
 
-    def _record(self, spec: JobSpec, moment: datetime, miss: str | None, retry_of: str | None) -> JobRecord:
-        record = JobRecord(**spec.model_dump(), id=str(ObjectId()), ctime=moment, cache_miss=miss, retry_of=retry_of)
-        if self._apps.get(spec.app) is None:
-            return record.failed(ErrorType.NO_SUCH_APP, self._apps.missing(spec.app))
-        return self._checked(record)
+    async def _add(self, submission: Submission) -> None:
+        ids = [job.id for job in submission.jobs]
+        self._jobs.submitting(submission.jobs)
+        try:
+            await self._writer.insert(submission)
+        except BaseException:
+            self._jobs.inserted(ids, well=False)
+            raise
+        self._jobs.inserted(ids, well=True)
 
-    async def _search(self, keys: Sequence[str]) -> dict[str, Found]:
-        candidates = await asyncio.to_thread(self._store.cached, keys)
+    def _record(self, spec: JobSpec, moment: datetime, miss: str | None, retry_of: str | None) -> JobRecord:
+        """A new job. One that can never run has ended as `error`."""
+        record = JobRecord.submitted(spec, self._new_id(), moment, cache_miss=miss, retry_of=retry_of)
+        app = self._apps.get(spec.app)
+        if app is None:
+            return record.failed(ErrorType.NO_SUCH_APP, self._apps.missing(spec.app), moment)
+        shape = line(record, app).shape
+        if impossible(shape, self._hosts.conceivable()):
+            return record.failed(ErrorType.IMPOSSIBLE_REQUEST, self._hosts.why_impossible(shape), moment)
+        return record
+
+    async def _search(self, keys: Sequence[str]) -> dict[str, _Found]:
+        candidates = await asyncio.to_thread(self._store.cached, keys) if keys else {}
         images = {job.image for job in candidates.values() if job.image and job.image_digest}
-        digests = await self._image_digests(sorted(images)) if images else {}
+        digests = await self._hosts.image_digests(sorted(images)) if images else {}
         found = dict.fromkeys(keys, _NOTHING)
         for key, job in candidates.items():
             app = self._apps.get(job.app)
-            if self._is_ending(job.id):
+            if self._jobs.is_ending(job.id):
                 miss: str | None = f"{job.id} is being cancelled"
             elif app is None:
                 miss = f"there is no app {job.app} any more"
             else:
                 miss = cache.changed(job, app.ref.digest, digests.get(job.image or "", ()))
-            found[key] = Found(None if miss else job.id, miss)
+            found[key] = _Found(None if miss else job.id, miss)
         return found
 
     def _moment(self) -> datetime:
-        """The present, and never before an earlier job's, whatever the clock does."""
-        self._latest = max(self._latest, now())
+        """The present, but never before an earlier job's time, however the clock is set."""
+        self._latest = max(self._latest, self._clock.now())
         return self._latest
 
     @asynccontextmanager
     async def _alone(self, key: str) -> AsyncIterator[None]:
-        """One at a time for each key."""
+        """Let requests with the same key in one at a time."""
         lock = self._locks.setdefault(key, asyncio.Lock())
         self._waiting[key] += 1
         try:

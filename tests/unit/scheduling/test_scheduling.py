@@ -424,7 +424,7 @@ def test_a_job_goes_only_where_the_labels_are() -> None:
 def test_a_job_whose_labels_no_host_has_is_impossible() -> None:
     hosts = [host("a"), host("b", labels={"gpu": "t4"})]
     assert impossible(Shape(1, 1, GPU), hosts)
-    assert why_not(Shape(1, 1, GPU), hosts[1]) == "it has not the label gpu=a100"
+    assert why_not(Shape(1, 1, GPU), hosts[1]) == "it does not have the label gpu=a100"
     assert not impossible(Shape(1, 1, GPU), [*hosts, host("c", labels=dict(GPU))])
     assert impossible(Shape(5, 1, GPU), [host("a", threads=8), host("c", labels=dict(GPU))])
 

@@ -13,9 +13,9 @@ import pytest
 
 from orqal.actors.interfaces import HostApi, SchedulerApi
 from orqal.actors.messages import NoReader
-from orqal.actors.scheduler.change_feed import Changes
+from orqal.actors.scheduler.change_feed import ChangeFeed
 from orqal.engine.streams import STDOUT, Frame, multiplexed
-from orqal.models import Change, HostInfo, JobRecord, Status, now
+from orqal.models import Change, HostInfo, JobRecord, Outcome, Status, now
 from orqal.serve_app import backend as backend_module
 from orqal.serve_app.backend import Backend
 from orqal.serve_app.schemas import Missed
@@ -54,7 +54,7 @@ def test_a_slow_reader_of_events_is_told_that_some_were_missed(
     monkeypatch.setattr(backend_module, "EVENTS_AHEAD", 5)
 
     async def scene() -> None:
-        changes = Changes()
+        changes = ChangeFeed()
         async with (
             backend_of(store, changes=changes.since) as backend,
             aclosing(backend.events()) as slow,
@@ -74,7 +74,7 @@ def test_a_slow_reader_of_events_is_told_that_some_were_missed(
 
 def test_a_restarted_scheduler_is_a_gap_in_the_events(store: SqliteStore) -> None:
     async def scene() -> None:
-        changes = Changes()
+        changes = ChangeFeed()
 
         async def since(*args: Any) -> Any:
             return await changes.since(*args)
@@ -82,7 +82,7 @@ def test_a_restarted_scheduler_is_a_gap_in_the_events(store: SqliteStore) -> Non
         async with backend_of(store, changes=since) as backend, aclosing(backend.events()) as events:
             first = asyncio.ensure_future(anext(events))
             await asyncio.sleep(0)
-            before, changes = changes, Changes()
+            before, changes = changes, ChangeFeed()
             before.add(change(1))
             assert [await first, await anext(events)] == [change(1), Missed()]
             changes.add(change(2))
@@ -122,13 +122,13 @@ async def output_of(store: SqliteStore) -> AsyncGenerator[tuple[AsyncGenerator[F
     """The output of a job that runs on a host."""
     job = JobRecord(id="1" * 24, app="A", ctime=now(), current_status=Status.RUNNING, host="h")
     store.insert(Submission(at=job.ctime, jobs=[job]))
-    host = Host(lambda: store.update([job.model_copy(update={"exit_code": 0}).exited()], {}))
+    host = Host(lambda: store.update([job.ended(Outcome(exit_code=0), now())], {}))
 
     async def the_host(name: str) -> HostInfo:
         return HostInfo(name=name, node_id="n", address="a", state="ready")
 
     async with (
-        backend_of(store, host, changes=Changes().since, host=the_host) as backend,
+        backend_of(store, host, changes=ChangeFeed().since, host=the_host) as backend,
         aclosing(backend.output(job.id, frozenset({STDOUT}), follow=True)) as output,
     ):
         yield output, host

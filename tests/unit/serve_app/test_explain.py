@@ -46,7 +46,7 @@ def test_the_cache_is_told() -> None:
 
 def test_a_job_that_is_to_be_tried_again_tells_when_and_why() -> None:
     policy = RetryPolicy(retries=3)
-    first = job(host="h", exit_code=1, retry_policy=policy).exited().over(Fault.JOB)
+    first = job(host="h", exit_code=1, retry_policy=policy).over(Fault.JOB)
     record = job(attempt=2, attempts=[first], retry_policy=policy, not_before=NOON + timedelta(seconds=39.5))
     summary = explained(record, {}, moment=NOON).summary
     assert summary.startswith("It waits 40 s before attempt 2 of 4, because attempt 1 exited with 1.")

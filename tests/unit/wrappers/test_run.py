@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from orqal.actors.scheduler import apps as apps_module
 from orqal.actors.scheduler.apps import Apps
 from orqal.settings import Settings
 from orqal.wrappers import WrapperJob, calls, catalog
 from orqal.wrappers.calls import Command, Failure
+from orqal.wrappers.catalog import App, Source
 
 
 def asked(volumes: Any) -> Command | Failure:
@@ -100,23 +99,17 @@ def test_by_default_nothing_may_be_mounted(monkeypatch: pytest.MonkeyPatch) -> N
 # The switch
 
 
+async def load_here(source: Source) -> list[App]:
+    return catalog.load(source, 1 << 40)
+
+
 @pytest.fixture
 def apps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Apps:
     """The apps where Run is switched off; wrapper files are loaded in this process."""
 
-    class Runners:
-        def __init__(self, node_id: str) -> None:
-            pass
-
-        async def call(self, app: str, doing: str, limit: float, function: Any, *args: Any) -> Any:
-            return function(*args)
-
-    monkeypatch.setattr(apps_module, "Runners", Runners)
-    context = SimpleNamespace(get_node_id=lambda: "n")
-    monkeypatch.setattr(apps_module, "ray", SimpleNamespace(get_runtime_context=lambda: context))
     monkeypatch.setenv("ORQAL_SERVICES", str(tmp_path))
     monkeypatch.setenv("ORQAL_RUN", "off")
-    return Apps(Settings())
+    return Apps(Settings(), load_here)
 
 
 def test_run_can_be_switched_off(apps: Apps) -> None:
@@ -140,4 +133,4 @@ def test_the_administrators_own_run_stays(apps: Apps, tmp_path: Path) -> None:
 
 def test_it_is_on_by_default(monkeypatch: pytest.MonkeyPatch, apps: Apps) -> None:
     monkeypatch.delenv("ORQAL_RUN")
-    assert Apps(Settings()).get("Run") is not None
+    assert Apps(Settings(), load_here).get("Run") is not None

@@ -7,25 +7,25 @@ from collections.abc import Callable
 
 import pytest
 
-from orqal.actors.scheduler import crash_blame as suspects_module
-from orqal.actors.scheduler.crash_blame import Suspects
+from orqal.actors.scheduler import crash_blame
+from orqal.actors.scheduler.crash_blame import CrashBlame
 
 
 class Scene:
     """Jobs that ask for their turns, and who has had it."""
 
     def __init__(self) -> None:
-        self.suspects = Suspects()
+        self.blame = CrashBlame()
         self.turns: list[str] = []
         self.tasks: list[asyncio.Task[None]] = []
 
-    async def ask(self, *jobs: str, again: str = "") -> None:
+    async def ask(self, *jobs: str, early: str = "") -> None:
         before = len(self.turns)
-        self.tasks += [asyncio.create_task(self._ask(job, job == again)) for job in jobs]
+        self.tasks += [asyncio.create_task(self._ask(job, job == early)) for job in jobs]
         await until(lambda: len(self.turns) > before)
 
-    async def _ask(self, job: str, again: bool) -> None:
-        await self.suspects.turn(job, again=again)
+    async def _ask(self, job: str, early: bool) -> None:
+        await self.blame.turn(job, early=early)
         self.turns.append(job)
 
     async def settle(self) -> None:
@@ -44,15 +44,15 @@ async def until(condition: Callable[[], object]) -> None:
 def test_one_after_another_the_newest_first() -> None:
     async def scene() -> None:
         jobs = Scene()
-        await jobs.ask("1", "4", "3", "2", again="2")
+        await jobs.ask("1", "4", "3", "2", early="2")
         assert jobs.turns == ["2"], "it has done it before"
-        jobs.suspects.survived("2")
+        jobs.blame.survived("2")
         await jobs.settle()
         assert jobs.turns == ["2", "4"]
-        jobs.suspects.survived("3")  # it is not its turn
+        jobs.blame.survived("3")  # it is not its turn
         await jobs.settle()
         assert jobs.turns == ["2", "4"]
-        jobs.suspects.survived("4")
+        jobs.blame.survived("4")
         await jobs.settle()
         assert jobs.turns == ["2", "4", "3"]
 
@@ -63,38 +63,38 @@ def test_the_one_that_was_alone_has_done_it_and_the_others_go_on() -> None:
     async def scene() -> None:
         jobs = Scene()
         await jobs.ask("1", "2", "3")
-        assert not jobs.suspects.died("0")
-        assert not jobs.suspects.died("1"), "it is held"
-        assert jobs.suspects.died("3")
+        assert not jobs.blame.crashed("0")
+        assert not jobs.blame.crashed("1"), "it is held"
+        assert jobs.blame.crashed("3")
         await jobs.settle()
         assert sorted(jobs.turns) == ["1", "2", "3"]
-        assert not jobs.suspects.died("2")
+        assert not jobs.blame.crashed("2")
 
     asyncio.run(scene())
 
 
 def test_who_lives_for_long_enough_is_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suspects_module, "PROBATION", 0.01)
+    monkeypatch.setattr(crash_blame, "PROBATION", 0.01)
 
     async def scene() -> None:
         jobs = Scene()
         await jobs.ask("1", "2")
         await asyncio.wait_for(asyncio.gather(*jobs.tasks), 5)
         assert jobs.turns == ["2", "1"]
-        assert not jobs.suspects.died("2")
+        assert not jobs.blame.crashed("2")
 
     asyncio.run(scene())
 
 
 def test_while_it_is_not_known_whether_the_actor_died_the_turn_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suspects_module, "PROBATION", 0.01)
+    monkeypatch.setattr(crash_blame, "PROBATION", 0.01)
 
     async def scene() -> None:
         jobs = Scene()
         await jobs.ask("1", "2")
-        jobs.suspects.pause("2")
+        jobs.blame.pause("2")
         await asyncio.sleep(0.05)
         assert jobs.turns == ["2"]
-        assert jobs.suspects.died("2")
+        assert jobs.blame.crashed("2")
 
     asyncio.run(scene())

@@ -1,20 +1,25 @@
-"""What hosts have for jobs beside what others hold, and what leases are counted as."""
+"""What hosts have for jobs beside what others hold, and which of them get work."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from orqal.actors import leases as leases_module
-from orqal.actors.leases import Contended, Leases
+from orqal.actors.interfaces import ClusterApi, HostApi, Node
+from orqal.actors.scheduler.crash_blame import CrashBlame
 from orqal.actors.scheduler.hosts import Hosts, KnownHost
-from orqal.models import HostInfo, Resources
+from orqal.clock import SystemClock
+from orqal.models import Resources
 from orqal.scheduling import Host
+from orqal.scheduling.lifecycle import Place
 from orqal.settings import Settings
+from orqal.testing.in_process_cluster import InProcessCluster
+from tests.support.simulated import TWO_HOSTS, play, spec
+
+HERE = Place("h", "n", Resources.of(1, 1), "ada")
 
 
 @pytest.fixture
@@ -24,23 +29,27 @@ def changes() -> list[bool]:
 
 
 @pytest.fixture
-def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: list[bool]) -> Hosts:
-    monkeypatch.setenv("ORQAL_HOME", str(tmp_path))
-    return Hosts(Settings(), "cluster", lambda: changes.append(True))
+def hosts(tmp_path: Path, changes: list[bool]) -> Hosts:
+    nothing = cast(ClusterApi, None)
+    return Hosts(Settings(home=tmp_path), nothing, SystemClock(), lambda: changes.append(True))
 
 
 @pytest.fixture
-def host() -> KnownHost:
-    info = HostInfo(name="h", node_id="n", address="192.0.2.1", state="ready", threads=4, ram_gb=8)
-    return KnownHost(Host("h", Resources.of(4, 8)), None, info, on_head=False)
+def host(hosts: Hosts) -> KnownHost:
+    node = Node("n", "h", "192.0.2.1", Resources.of(4, 8), {}, is_head=False)
+    known = KnownHost(node, cast(HostApi, None), Host("h", node.capacity), CrashBlame(), 0.0, state="ready")
+    hosts._hosts["h"] = known
+    return known
 
 
-def test_what_is_neither_free_nor_ours_is_others(hosts: Hosts, host: KnownHost, changes: list[bool]) -> None:
+def test_resources_that_are_neither_free_nor_ours_are_held_by_others(
+    hosts: Hosts, host: KnownHost, changes: list[bool]
+) -> None:
     host.counted.used = Resources.of(1, 2)
     hosts.others_hold(host, ours=Resources.of(1, 2), free=Resources.of(1.5, 5))
     assert host.counted.others == Resources.of(1.5, 1)
     assert host.counted.room == Resources.of(1.5, 5)
-    about = Hosts.described(host, jobs=1, leased=Resources.of(1, 2))
+    about = host.info(jobs=1, leased=Resources.of(1, 2))
     assert (about.threads_in_use, about.threads_of_others, about.ram_gb_of_others) == (1, 1.5, 1)
     assert len(changes) == 1
     hosts.others_hold(host, ours=Resources.of(1, 2), free=Resources.of(1.5, 5))
@@ -55,55 +64,71 @@ def test_others_never_hold_less_than_nothing(hosts: Hosts, host: KnownHost) -> N
 
 
 def test_a_host_where_ray_refused_gets_no_work_until_it_is_known_what_is_free(hosts: Hosts, host: KnownHost) -> None:
-    hosts.contended(host)
+    hosts.contended(HERE)
     assert not host.counted.open
     hosts.others_hold(host, ours=Resources(0, 0), free=Resources.of(4, 8))
     assert host.counted.open
 
 
-def test_a_host_that_is_dismissed_is_not_written_down_as_drained(hosts: Hosts, host: KnownHost, tmp_path: Path) -> None:
+def test_what_a_former_node_of_a_host_held_is_not_given_back_to_the_present_one(hosts: Hosts, host: KnownHost) -> None:
+    hosts.hold(HERE)
+    hosts.free(HERE._replace(node_id="former"))
+    assert host.counted.used == Resources.of(1, 1)
+    hosts.free(HERE)
+    assert host.counted.used == Resources(0, 0)
+
+
+def test_a_dismissed_host_is_not_noted_as_drained(hosts: Hosts, host: KnownHost, tmp_path: Path) -> None:
     host.reopen()
     hosts.dismiss(host)
-    assert not host.counted.open and Hosts.described(host, jobs=0, leased=Resources(0, 0)).state == "drained"
+    assert not host.counted.open and host.info(jobs=0, leased=Resources(0, 0)).state == "drained"
     assert not (tmp_path / "drained.json").exists()
     asyncio.run(hosts.drain(host))
     assert (tmp_path / "drained.json").exists()
 
 
-class Group:
-    """Stands in for a placement group of Ray's."""
+def test_a_drained_host_gets_no_work_also_after_a_restart(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        await cluster.scheduler.drain("h1")
+        cluster.kill_scheduler()
+        await cluster.start_scheduler()
+        jobs = await cluster.submit(*(spec(number, params={"seconds": 5}) for number in range(12)))
+        await cluster.ended(jobs)
+        assert {cluster.record(job).host for job in jobs} == {"h2"}
+        await cluster.scheduler.undrain("h1")
+        jobs = await cluster.submit(*(spec([number], params={"seconds": 5}) for number in range(12)))
+        await cluster.ended(jobs)
+        assert {cluster.record(job).host for job in jobs} == {"h1", "h2"}
 
-    def __init__(self, given: bool) -> None:
-        self.given = given
-
-    async def ready(self) -> None:
-        if not self.given:
-            await asyncio.sleep(1000)
+    play(scene, tmp_path, TWO_HOSTS)
 
 
-def test_leases_are_counted_from_ray_s_yes_until_they_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    removed: list[Any] = []
-    given = [True, True, False]
-    monkeypatch.setattr(leases_module, "placement_group", lambda *args, **options: Group(given.pop(0)))
-    monkeypatch.setattr(leases_module, "remove_placement_group", removed.append)
-    monkeypatch.setattr(leases_module, "READY_WITHIN", 0.05)
+def test_no_job_starts_on_what_other_ray_programs_hold(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        state = cluster.ray.node_of("h1")
+        assert state is not None
+        cluster.ray.others[state.node.id] = Resources.of(3.5, 1)
+        await cluster.wait(3)
+        jobs = await cluster.submit(*(spec(number, params={"seconds": 10}) for number in range(3)))
+        await cluster.wait(5)
+        assert len(cluster.machines["h1"].containers) == 1
+        [host] = await cluster.scheduler.hosts()
+        assert host.threads_of_others == 3.5
+        cluster.ray.others.clear()
+        await cluster.ended(jobs)
 
-    async def scene() -> None:
-        leases = Leases()
-        assert leases.unchanged("n", since=0.1) and leases.held("n") == Resources(0, 0)
-        one = await leases.create("n", Resources.of(1, 2))
-        await leases.create("other", Resources.of(5, 5))
-        assert leases.held("n") == Resources.of(1, 2)
-        assert not leases.unchanged("n", since=time.monotonic() - 1)
-        with pytest.raises(Contended):
-            await leases.create("n", Resources.of(3, 3))
-        assert leases.held("n") == Resources.of(1, 2)
-        leases.free(one)
-        assert leases.held("n") == Resources.of(1, 2)  # Ray counts it still
-        assert leases.take("n", Resources.of(1, 2)) is one
-        leases.free(one)
-        leases.drop_idle()
-        assert leases.held("n") == Resources(0, 0) and one.group in removed
-        assert leases.held("other") == Resources.of(5, 5)
+    play(scene, tmp_path)
 
-    asyncio.run(scene())
+
+def test_a_job_avoids_a_host_where_the_infrastructure_failed_it(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        jobs: list[Any] = await cluster.submit(*(spec(number, params={"seconds": 5}) for number in range(40)))
+        await cluster.running(*jobs[:16])
+        bad = cluster.machines["h1"]
+        for container in list(bad.containers.values()):
+            bad.end(container, 137, killed=True)  # as a host in trouble would do again and again
+        await cluster.ended(jobs)
+        failed = [cluster.record(job) for job in jobs if cluster.record(job).attempts]
+        assert failed and all((record.ok, record.host) == (True, "h2") for record in failed)
+
+    play(scene, tmp_path, TWO_HOSTS)

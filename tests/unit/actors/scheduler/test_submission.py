@@ -1,233 +1,201 @@
-"""Documents become jobs, each at most once: with a real store, and without Ray."""
+"""Documents become jobs, each at most once: in an in-process cluster."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+import sqlite3
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from orqal.actors.messages import OtherDocument, Taken
-from orqal.actors.scheduler.apps import Apps
-from orqal.actors.scheduler.job_writer import Journal
-from orqal.actors.scheduler.submission import Intake
-from orqal.models import ErrorType, JobRecord, JobSpec, Status
+from orqal.models import ErrorType, JobRecord, Status
 from orqal.scheduling import cache
-from orqal.store import JobFilter, SqliteStore
-from orqal.wrappers import catalog
-from orqal.wrappers.catalog import App
+from orqal.store import JobFilter, Store
+from orqal.testing.in_process_cluster import InProcessCluster
+from tests.support.simulated import play
+from tests.support.simulated import spec as scripted
 
 
-class FixedApps:
-    """The built-in apps, and no files to look after."""
-
-    def __init__(self) -> None:
-        self.apps = {app.info.name: app for app in catalog.built_in()}
-
-    async def refresh(self) -> None:
-        await asyncio.sleep(0)
-
-    def get(self, name: str) -> App | None:
-        return self.apps.get(name)
-
-    def missing(self, name: str) -> str:
-        return f"there is no app {name}"
+def spec(input: Any = None, **more: Any) -> Any:
+    """A job that runs for longer than any scene here."""
+    return scripted(input, **({"params": {"seconds": 10_000}} | more))
 
 
-class Desk:
-    """An intake and what it stands on."""
-
-    def __init__(self, path: Path) -> None:
-        self.store = SqliteStore(path / "orqal.sqlite")
-        self.apps = FixedApps()
-        self.admitted: list[JobRecord] = []
-        self.impossible = False
-        self.ending: set[str] = set()
-        self.images: dict[str, set[str]] = {}
-        self.intake = Intake(
-            self.store,
-            Journal(self.store),
-            cast(Apps, self.apps),
-            checked=self._checked,
-            admitted=self.admitted.extend,
-            image_digests=self._image_digests,
-            is_ending=lambda job: job in self.ending,
-        )
-
-    def _checked(self, record: JobRecord) -> JobRecord:
-        return record.failed(ErrorType.IMPOSSIBLE_REQUEST, "too large") if self.impossible else record
-
-    async def _image_digests(self, images: Sequence[str]) -> Mapping[str, set[str]]:
-        return {image: self.images[image] for image in images if image in self.images}
-
-    @property
-    def jobs(self) -> int:
-        return sum(self.store.counts().values())
+def stored(cluster: InProcessCluster) -> Store:
+    return cluster.store.whole
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(tmp_path)
-    yield desk
-    desk.store.close()
+def count(cluster: InProcessCluster) -> int:
+    return sum(stored(cluster).counts().values())
 
 
-def run(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, 30))
+async def take(cluster: InProcessCluster, *specs: Any, **more: Any) -> list[Taken]:
+    return await cluster.scheduler.submit(specs, **more)
 
 
-def spec(input: Any = None, **more: Any) -> JobSpec:
-    return JobSpec(app="Test", input=input, **more)
-
-
-def test_the_same_in_one_request_and_in_many_at_once_is_one_job(desk: Desk) -> None:
-    async def scene() -> None:
-        answers = await asyncio.gather(*(desk.intake.take([spec(1), spec(2), spec(1)]) for _ in range(9)))
+def test_the_same_in_one_request_and_in_many_at_once_is_one_job(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        answers = await asyncio.gather(*(take(cluster, spec(1), spec(2), spec(1)) for _ in range(9)))
         assert len({tuple(taken.id for taken in answer) for answer in answers}) == 1
         assert answers[0][0].id == answers[0][2].id != answers[0][1].id
         assert [taken.cached for answer in answers for taken in answer].count(False) == 2
-        assert desk.jobs == len(desk.admitted) == 2
-        found = desk.store.get(answers[0][0].id)
-        assert found is not None and found.cache_hits == 17
+        assert count(cluster) == 2
+        assert cluster.record(answers[0][0].id).cache_hits == 17
 
-    run(scene())
+    play(scene, tmp_path)
 
 
-def test_requests_with_keys_in_common_do_not_wait_for_each_other_for_ever(desk: Desk) -> None:
-    async def scene() -> None:
+def test_requests_with_keys_in_common_do_not_wait_for_each_other_for_ever(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
         orders = ([1, 2, 3], [3, 2, 1], [2, 4], [4, 1])
-        await asyncio.gather(*(desk.intake.take([spec(n) for n in order]) for order in orders))
-        assert desk.jobs == 4
+        await asyncio.gather(*(take(cluster, *(spec(n) for n in order)) for order in orders))
+        assert count(cluster) == 4
 
-    run(scene())
+    play(scene, tmp_path)
 
 
-def test_use_cache_off_and_other_apps(desk: Desk) -> None:
-    async def scene() -> None:
-        first, second = await desk.intake.take([spec(1), spec(1, use_cache=False)])
+def test_use_cache_off_and_unknown_apps(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        first, second = await take(cluster, spec(1), spec(1, use_cache=False))
         assert not second.cached and first.id != second.id
-        off, missed = (desk.store.get(taken.id) for taken in (second, first))
-        assert off is not None and off.cache_miss == cache.SWITCHED_OFF
-        assert missed is not None and missed.cache_miss == cache.NO_CANDIDATE
-        [none] = await desk.intake.take([JobSpec(app="Nope")])
-        record = desk.store.get(none.id)
-        assert record is not None and record.error is not None and record.error.type is ErrorType.NO_SUCH_APP
+        assert cluster.record(second.id).cache_miss == cache.SWITCHED_OFF
+        assert cluster.record(first.id).cache_miss == cache.NO_CANDIDATE
+        await cluster.running(first.id)
+        news = await cluster.scheduler.changes(None, 0)
+        [none] = await take(cluster, spec(app="Nope"))
+        error = cluster.record(none.id).error
+        assert error is not None and error.type is ErrorType.NO_SUCH_APP
+        changes = (await cluster.scheduler.changes(news.cursor, 0)).changes
+        assert (none.id, Status.ERROR) in [(change.id, change.current_status) for change in changes]
 
-    run(scene())
+    play(scene, tmp_path)
 
 
-def test_what_is_impossible_answers_for_nobody(desk: Desk) -> None:
-    async def scene() -> None:
-        desk.impossible = True
-        first, second = await desk.intake.take([spec(1), spec(1)])
-        desk.impossible = False
-        [third] = await desk.intake.take([spec(1)])
+def test_an_impossible_job_answers_for_no_other(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        first, second = await take(cluster, spec(1, threads=5), spec(1, threads=5))
+        [third] = await take(cluster, spec(1))
         assert len({first.id, second.id, third.id}) == 3
         assert not third.cached
+        error = cluster.record(first.id).error
+        assert error is not None and error.type is ErrorType.IMPOSSIBLE_REQUEST and "5 threads" in error.message
 
-    run(scene())
-
-
-def test_a_job_that_is_being_cancelled_answers_for_nobody(desk: Desk) -> None:
-    async def scene() -> None:
-        [first] = await desk.intake.take([spec(1)])
-        desk.ending.add(first.id)
-        [second] = await desk.intake.take([spec(1)])
-        assert not second.cached and second.id != first.id
-        assert await desk.intake.take([spec(1)]) == [Taken(second.id, True)]
-
-    run(scene())
+    play(scene, tmp_path)
 
 
-def test_a_candidate_that_is_deleted_meanwhile_is_made_anew(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scene() -> None:
-        [first] = await desk.intake.take([spec(1)])
-        record = desk.store.get(first.id)
-        assert record is not None
-        digest = desk.apps.apps["Test"].ref.digest
-        ended = record.model_copy(update={"exit_code": 0, "wrapper_digest": digest}).exited()
-        desk.store.update([ended], {})
-        cached = desk.store.cached
+def test_a_job_that_is_being_cancelled_answers_for_no_other(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        [first] = await cluster.submit(spec(1))
+        await cluster.running(first)
+        cluster.machines["h1"].stop_daemon(kills_containers=False)  # so that it does not end at once
+        await cluster.scheduler.cancel([first])
+        [second] = await take(cluster, spec(1))
+        assert not second.cached and second.id != first
+        assert "being cancelled" in (cluster.record(second.id).cache_miss or "")
+        assert await take(cluster, spec(1)) == [Taken(second.id, True)]
+
+    play(scene, tmp_path)
+
+
+def test_a_candidate_that_is_deleted_meanwhile_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        quick = spec(1, params={"seconds": 0.1})
+        [first] = await cluster.submit(quick)
+        await cluster.ended([first])
+        store = stored(cluster)
+        cached = store.cached
 
         def and_then_gone(keys: Sequence[str]) -> dict[str, JobRecord]:
             found = cached(keys)
-            desk.store.delete_ended(9)
+            store.delete_ended(9)
             return found
 
-        monkeypatch.setattr(desk.store, "cached", and_then_gone)
-        first_again, second_again = await asyncio.gather(desk.intake.take([spec(1)]), desk.intake.take([spec(1)]))
-        assert first_again[0].id == second_again[0].id != first.id
-        assert desk.jobs == 1
+        monkeypatch.setattr(store, "cached", and_then_gone)
+        again, at_once = await asyncio.gather(take(cluster, quick), take(cluster, quick))
+        assert again[0].id == at_once[0].id != first
+        assert count(cluster) == 1
 
-    run(scene())
+    play(scene, tmp_path)
 
 
-def test_a_request_that_is_repeated_goes_on_where_it_stopped(desk: Desk) -> None:
-    async def scene() -> None:
+def test_a_request_that_is_repeated_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
         specs = [spec(number, use_cache=False, batch="b") for number in range(6)]
-        half = await desk.intake.take(specs[:3], key="k")
-        both = await asyncio.gather(*(desk.intake.take(specs, key="k") for _ in range(3)))
+        half = await take(cluster, *specs[:3], key="k")
+        both = await asyncio.gather(*(take(cluster, *specs, key="k") for _ in range(3)))
         assert all([taken.id for taken in answer[:3]] == [taken.id for taken in half] for answer in both)
-        assert both[0] is not None and desk.jobs == 6
-        assert desk.store.batch_ids("b") == [taken.id for taken in both[0]]
+        assert count(cluster) == 6
+        assert stored(cluster).batch_ids("b") == [taken.id for taken in both[0]]
         # In slices: the second begins at number 4.
-        assert [taken.id for taken in await desk.intake.take(specs[3:], key="k", first=4)] == [
-            taken.id for taken in both[0][3:]
-        ]
+        again = await take(cluster, *specs[3:], key="k", first=4)
+        assert [taken.id for taken in again] == [taken.id for taken in both[0][3:]]
         with pytest.raises(OtherDocument) as problem:
-            await desk.intake.take([specs[0], spec("other")], key="k")
+            await take(cluster, specs[0], spec("other"), key="k")
         assert problem.value.number == 2
-        assert desk.jobs == 6
+        assert count(cluster) == 6
 
-    run(scene())
-
-
-def test_a_retry_is_made_once(desk: Desk) -> None:
-    async def scene() -> None:
-        [taken] = await desk.intake.take([spec(1, batch="b", params={"a": 1})])
-        record = desk.store.get(taken.id)
-        assert record is not None
-        failed = record.model_copy(update={"exit_code": 1}).exited()
-        desk.store.update([failed], {})
-        new = await asyncio.gather(*(desk.intake.retry([failed]) for _ in range(4)))
-        assert len({retried[failed.id] for retried in new}) == 1
-        assert desk.jobs == 2
-        again = desk.store.get(new[0][failed.id])
-        assert again is not None and (again.params, again.retry_of) == ({"a": 1}, failed.id)
-        assert desk.store.batch_ids("b") == [again.id]
-
-    run(scene())
+    play(scene, tmp_path)
 
 
-def test_a_request_that_fails_lets_the_others_decide(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scene() -> None:
-        insert = desk.store.insert
-        failures = [OSError("full"), OSError("full")]
+def test_a_retry_is_made_once(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        params = {"exit_code": 1, "seconds": 0.1}
+        [failed, good] = await cluster.submit(spec(1, batch="b", params=params), spec(2, params={"seconds": 0.1}))
+        await cluster.ended([failed, good])
+        new = await asyncio.gather(*(cluster.scheduler.retry([failed, good, "0" * 24]) for _ in range(4)))
+        assert len({retried[failed] for retried in new}) == 1 and all(len(retried) == 1 for retried in new)
+        assert count(cluster) == 3
+        again = cluster.record(new[0][failed])
+        assert (again.params, again.retry_of) == (params, failed)
+        assert stored(cluster).batch_ids("b") == [again.id]
+
+    play(scene, tmp_path)
+
+
+def test_a_request_that_fails_lets_the_others_decide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        store = stored(cluster)
+        insert = store.insert
+        failures = [sqlite3.OperationalError("full"), sqlite3.OperationalError("full")]
 
         def full_at_first(*submissions: Any) -> None:
             if failures:
                 raise failures.pop()
             insert(*submissions)
 
-        monkeypatch.setattr(desk.store, "insert", full_at_first)
-        first = asyncio.create_task(desk.intake.take([spec(1)]))
-        second = asyncio.create_task(desk.intake.take([spec(1)]))
-        results = await asyncio.gather(first, second, return_exceptions=True)
-        assert any(isinstance(result, OSError) for result in results)
-        assert not desk.intake._deciding
-        [taken] = await desk.intake.take([spec(1)])
-        assert desk.store.get(taken.id) is not None
+        monkeypatch.setattr(store, "insert", full_at_first)
+        results = await asyncio.gather(take(cluster, spec(1)), take(cluster, spec(1)), return_exceptions=True)
+        assert any(isinstance(result, sqlite3.OperationalError) for result in results)
+        [taken] = await take(cluster, spec(1))
+        await cluster.running(taken.id)
+        assert count(cluster) == 1
 
-    run(scene())
+    play(scene, tmp_path)
 
 
-def test_times_never_go_back(desk: Desk) -> None:
-    async def scene() -> None:
-        for number in range(3):
-            await desk.intake.take([spec(number)])
-        jobs = desk.store.find(JobFilter(status=Status.TODO), 9).jobs
+def test_a_caller_that_goes_away_leaves_its_jobs_in_the_queue(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        for pause in (0.001, 0.003, 0.005, 0.01):
+            request = asyncio.ensure_future(take(cluster, spec(pause, params={"seconds": 1})))
+            await cluster.wait(pause)
+            request.cancel()
+        await cluster.wait(30)
+        assert stored(cluster).counts() == {Status.EXITED: count(cluster)}
+
+    play(scene, tmp_path)
+
+
+def test_times_never_go_back(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        for number, ahead in enumerate((0, 3_600, -3_600)):
+            cluster.clock.ahead = timedelta(seconds=ahead)
+            await take(cluster, spec(number))
+        jobs = stored(cluster).find(JobFilter(), 9).jobs
+        assert [job.input for job in jobs] == [2, 1, 0]
         assert [job.ctime for job in jobs] == sorted((job.ctime for job in jobs), reverse=True)
 
-    run(scene())
+    play(scene, tmp_path)

@@ -1,4 +1,4 @@
-"""Work that goes on by itself."""
+"""Work that goes on in the background."""
 
 from __future__ import annotations
 
@@ -7,26 +7,31 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-log = logging.getLogger("orqal.tasks")
+log = logging.getLogger("orqal.background")
 
 
-class Tasks:
-    """Holds tasks until they are done (asyncio itself would let them be collected), and logs what fails."""
+class Background:
+    """Keeps tasks until they are done (asyncio alone may collect them as garbage), and logs those that fail."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Let it go on by itself."""
+        """Start it."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
     async def finished(self) -> None:
-        """Return when all that there are now are done."""
+        """Return when all work that was started before is done."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def close(self) -> None:
+        """Stop all of it."""
+        for task in self._tasks:
+            task.cancel()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            log.error("a task of the Scheduler failed", exc_info=error)
+            log.error("a task in the background failed", exc_info=error)

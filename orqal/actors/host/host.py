@@ -1,0 +1,252 @@
+"""A host: drives the Docker daemon of its machine, and reports to the Scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import psutil
+
+from orqal.actors.background import Background
+from orqal.actors.host.container_run import ContainerRun, HostParts
+from orqal.actors.host.engine_watch import EngineWatch, Seen
+from orqal.actors.host.image_pulls import ImagePulls
+from orqal.actors.host.log_readers import LogReaders
+from orqal.actors.interfaces import HostApi, SchedulerApi
+from orqal.actors.messages import Examined, HostReport, Order, Started
+from orqal.actors.wrapper_processes import WrapperProcesses
+from orqal.doctor import machine as checkup
+from orqal.doctor.facts import Machine
+from orqal.engine import job_directory
+from orqal.engine.client import ContainerKey
+from orqal.engine.errors import EngineError
+from orqal.engine.job_directory import Piece
+from orqal.models import ContainerStart, Load, Outcome
+from orqal.scheduling.lifecycle import Wish
+from orqal.settings import Settings
+
+log = logging.getLogger("orqal.host")
+T = TypeVar("T")
+
+_SAMPLERS = 8
+"""Threads that ask what containers use, where that must be asked: each waits up to a second for its answer."""
+
+
+class Host(HostApi):
+    """Runs attempts in containers, each once: an order that is repeated attaches to what exists."""
+
+    def __init__(
+        self, settings: Settings, cluster: str, node_id: str, scheduler: SchedulerApi, wrappers: WrapperProcesses
+    ) -> None:
+        """`cluster` marks the containers of this cluster. To be called on the event loop on which the host lives."""
+        self._settings = settings
+        self._node_id = node_id
+        self._incarnation = uuid.uuid4().hex
+        self._scheduler = scheduler
+        self._background = Background()
+        self._loop = asyncio.get_running_loop()
+        self._load = Load()
+        self._logs = LogReaders(self._loop)
+        self._pulls = ImagePulls(self._settings.pull_patience, self._report_now)
+        self._engine = EngineWatch(cluster, self._settings.registry_auth, self._on_connect, self._on_change)
+        self._pool = self._engine.threads
+        self._runs: dict[ContainerKey, ContainerRun] = {}
+        self._early_stops: dict[ContainerKey, Wish] = {}
+        """Stops that overtook the order that they are for."""
+        self._parts = HostParts(
+            settings=self._settings,
+            engine=self._engine,
+            wrappers=wrappers,
+            pulls=self._pulls,
+            samplers=ThreadPoolExecutor(_SAMPLERS, thread_name_prefix="docker stats"),
+            on_start=self._on_start,
+            on_change=self._report_now,
+        )
+        self._background.spawn(self._report_forever())
+
+    # For the Scheduler
+
+    async def run(self, order: Order) -> Outcome:
+        key = ContainerKey(order.job.id, order.job.attempt)
+        run = self._runs.get(key)
+        if run is None:
+            run = self._runs[key] = ContainerRun(order, self._parts)
+        run.stop(max(order.wish, self._early_stops.pop(key, Wish.NONE)))
+        return await asyncio.shield(run.task)
+
+    async def stop(self, job: str, attempt: int, evicted: bool) -> None:
+        key, wish = ContainerKey(job, attempt), Wish.EVICT if evicted else Wish.CANCEL
+        if (run := self._runs.get(key)) is not None:
+            run.stop(wish)
+        else:
+            self._early_stops[key] = wish
+
+    async def release(self, job: str, attempt: int) -> None:
+        key = ContainerKey(job, attempt)
+        self._early_stops.pop(key, None)
+        run = self._runs.pop(key, None)
+        container = (run.container if run else None) or self._parts.found.pop(key, None)
+        if container is None:
+            return
+        self._engine.forget(container)
+        try:
+            await self._engine.do(lambda engine: engine.remove(container))
+            if cgroups := self._engine.cgroups:
+                await self._in_thread(cgroups.remove, [key])
+        except EngineError as error:
+            log.warning("the container of %s stays for now: %s", job, error)
+
+    async def incarnation(self) -> str:
+        return self._incarnation
+
+    async def report(self) -> HostReport:
+        await self._look()
+        return self._present()
+
+    async def image_digests(self, images: Sequence[str]) -> dict[str, str]:
+        return await self._engine.do(lambda engine: engine.image_digests(images))
+
+    async def attempts(self) -> list[ContainerKey]:
+        await self.strays()
+        return [*self._runs, *(key for key in self._parts.found if key not in self._runs)]
+
+    async def strays(self) -> list[ContainerKey]:
+        held = {run.container for run in self._runs.values()}
+        containers = await self._engine.do(lambda engine: list(engine.own_containers()))
+        self._parts.found |= {key: container for key, container, _ in containers if container not in held}
+        return [key for key, container, _ in containers if container not in held]
+
+    async def remove_directories(self, jobs: Sequence[str]) -> list[str]:
+        return await self._in_thread(job_directory.remove_directories, self._settings.jobs_dir, jobs)
+
+    # For the API and for what stops a host
+
+    async def is_empty(self) -> bool:
+        return not await self._engine.do(lambda engine: list(engine.own_containers()))
+
+    async def open_logs(self, job: str, attempt: int, stdout: bool, stderr: bool, follow: bool) -> str | None:
+        key = ContainerKey(job, attempt)
+        run = self._runs.get(key)
+        container = (run.container if run else None) or self._parts.found.get(key)
+        if container is None:
+            return None
+        try:
+            logs = await self._engine.do(
+                lambda engine: engine.logs(container, stdout=stdout, stderr=stderr, follow=follow)
+            )
+        except EngineError:
+            return None
+        return self._logs.open(logs)
+
+    async def read_logs(self, handle: str) -> bytes | None:
+        return await self._logs.read(handle)
+
+    async def close_logs(self, handle: str) -> None:
+        self._logs.close(handle)
+
+    async def doing(self, job: str, attempt: int) -> str | None:
+        run = self._runs.get(ContainerKey(job, attempt))
+        return str(run.image) if run and run.image else None
+
+    async def overview(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        return await self._engine.do(lambda engine: engine.overview())
+
+    async def directories(self) -> list[str]:
+        return await self._in_thread(job_directory.directories, self._settings.jobs_dir)
+
+    async def read_file(self, job: str, name: str, offset: int, size: int) -> Piece | None:
+        try:
+            return await self._in_thread(job_directory.read_piece, self._settings.jobs_dir / job, name, offset, size)
+        except FileNotFoundError:
+            return None
+
+    async def examine(self) -> Examined:
+        begun = time.time()
+        containers, root, silent = dict[ContainerKey, str](), None, None
+        try:
+            engine_info = await self._engine.do(lambda engine: engine.info())
+            root = engine_info.data_root if engine_info.local else None
+            containers = {key: name for key, name, _ in await self._engine.do(lambda e: list(e.own_containers()))}
+        except EngineError as error:
+            silent = error.message
+
+        def look() -> tuple[list[str], set[ContainerKey], Machine]:
+            cgroups = self._engine.cgroups.attempts() if self._engine.cgroups else set()
+            return job_directory.directories(self._settings.jobs_dir), cgroups, checkup.machine(self._settings, root)
+
+        directories, cgroups, machine = await self._in_thread(look)
+        return Examined(
+            begun=begun,
+            daemon_silent=silent,
+            containers=containers,
+            directories=frozenset(directories),
+            cgroups=frozenset(cgroups - set(self._runs)),
+            machine=machine,
+            answered=time.time(),
+        )
+
+    async def mend(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:
+        def work() -> None:
+            checkup.mend(self._settings, paths)
+            if self._engine.cgroups:
+                self._engine.cgroups.remove([key for key in cgroups if key not in self._runs])
+
+        await self._in_thread(work)
+
+    async def _in_thread(self, call: Callable[..., T], *args: Any) -> T:
+        return await self._loop.run_in_executor(self._pool, call, *args)
+
+    # What the Scheduler is told
+
+    def _on_connect(self, seen: Seen) -> None:
+        ours = {run.container for run in self._runs.values()}
+        self._parts.found = {key: container for key, container, _ in seen.containers if container not in ours}
+        if cgroups := self._engine.cgroups:
+            left_over = seen.metered - set(self._runs) - {key for key, _, _ in seen.containers}
+            self._loop.run_in_executor(self._pool, cgroups.remove, left_over)
+        self._background.spawn(self._scheduler.found(self._node_id, list(self._parts.found)))
+
+    def _on_start(self, key: ContainerKey, start: ContainerStart) -> None:
+        self._background.spawn(self._scheduler.started(Started(key.job, key.attempt, start)))
+
+    def _on_change(self) -> None:
+        if self._engine.state != "ready":
+            self._load = Load()
+        self._report_now()
+
+    def _report_now(self) -> None:
+        self._background.spawn(self._scheduler.report(self._node_id, self._present()))
+
+    async def _report_forever(self) -> None:
+        while True:
+            await self._look()
+            self._report_now()
+            await asyncio.sleep(self._settings.load_period)
+
+    async def _look(self) -> None:
+        """See how busy the host is, and what images it has."""
+        try:
+            in_use, self._engine.images = await asyncio.gather(
+                self._engine.do(lambda engine: engine.images_in_use()), self._engine.do(lambda engine: engine.images())
+            )
+        except EngineError:
+            in_use = {}
+        self._load = Load(images=in_use)
+        # The load of another machine, on which only the daemon can be reached, is not known.
+        if self._engine.info is not None and self._engine.info.local:
+            self._load.cpu, self._load.mem = psutil.cpu_percent(), psutil.virtual_memory().percent
+
+    def _present(self) -> HostReport:
+        return HostReport(
+            state=self._engine.state,
+            docker_version=self._engine.info.version if self._engine.info else "",
+            load=self._load,
+            images=self._engine.images,
+            pulling=self._pulls.under_way,
+            incarnation=self._incarnation,
+        )

@@ -1,0 +1,492 @@
+"""All unfinished jobs and their phases. Events come in here, and the effects of each are carried out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from orqal.actors.background import Background
+from orqal.actors.interfaces import ActorAway, Contended
+from orqal.actors.messages import Order
+from orqal.actors.scheduler.apps import Apps
+from orqal.actors.scheduler.change_feed import ChangeFeed
+from orqal.actors.scheduler.host_calls import HostCalls
+from orqal.actors.scheduler.hosts import Hosts, KnownHost
+from orqal.actors.scheduler.job_writer import JobWriter
+from orqal.actors.scheduler.leases import Leases
+from orqal.actors.scheduler.waiting_room import WaitingRoom, line
+from orqal.clock import Clock
+from orqal.doctor.facts import JobInHand
+from orqal.engine.client import ContainerKey
+from orqal.engine.errors import EngineError
+from orqal.models import Change, ErrorType, JobError, JobRecord, Outcome, Resources, Status
+from orqal.scheduling import Placement, lifecycle
+from orqal.scheduling.lifecycle import (
+    WAITING,
+    AcquireLease,
+    Announce,
+    AppFacts,
+    Assigned,
+    AttemptEnded,
+    CancelRequested,
+    ContainerStarted,
+    DropLease,
+    Effect,
+    Enqueue,
+    Event,
+    EvictRequested,
+    Free,
+    Hold,
+    HostAway,
+    HostBack,
+    HostLost,
+    ImpossibleEvent,
+    Inserted,
+    LeaseGranted,
+    LeaseRefused,
+    Leasing,
+    Leave,
+    NoApp,
+    NodeGone,
+    NotInserted,
+    OnHost,
+    Orphaned,
+    Phase,
+    Place,
+    Placed,
+    ReadRecord,
+    RecordRead,
+    RecordUnreadable,
+    Recovered,
+    Release,
+    Restore,
+    RoomFound,
+    Run,
+    Save,
+    Saved,
+    Stop,
+    Storing,
+    Submitting,
+    Waiting,
+    Wish,
+    Withdraw,
+    Withdrawn,
+)
+from orqal.scheduling.retries import policy_of
+from orqal.store import Store, StoreError
+
+log = logging.getLogger("orqal.jobs")
+
+LEASE_PAUSE = 1.0
+"""Seconds before a lease that could not be had is asked for again."""
+READ_AT_ONCE = 1_000
+"""Records that are read from the store in one go."""
+
+
+class OnOneHost(NamedTuple):
+    """What a host has of the jobs."""
+
+    jobs: int
+    leased: Resources
+    """What Ray has given to them."""
+
+
+class JobRegistry:
+    """The one owner of every unfinished job's phase. The phase of a waiting job is that the waiting room has it."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        writer: JobWriter,
+        feed: ChangeFeed,
+        apps: Apps,
+        hosts: Hosts,
+        leases: Leases,
+        waiting: WaitingRoom,
+        clock: Clock,
+        host_lost_after: float,
+        wake: Callable[[], None],
+    ) -> None:
+        """`host_lost_after`: seconds within which the host of an orphaned job must be back. `wake` is called when a
+        decision may find more room."""
+        self._store, self._writer, self._feed, self._apps = store, writer, feed, apps
+        self._hosts, self._leases, self._waiting, self._clock = hosts, leases, waiting, clock
+        self._host_lost_after, self._wake = host_lost_after, wake
+        self._phases: dict[str, Phase] = {}
+        self._orphans: dict[str, None] = {}
+        self._cancels: dict[str, list[asyncio.Future[bool]]] = {}
+        self._to_read: list[str] = []
+        self._calls = HostCalls(hosts, clock)
+        self._background = Background()
+        self.in_use: Counter[str] = Counter()
+        """Units of threads that users' jobs hold, by user."""
+        self.unreadable_until = 0.0
+        """The store could not be read a moment ago: no decision makes sense before this time, in monotonic seconds."""
+
+    # What happens to jobs
+
+    def submitting(self, records: Iterable[JobRecord]) -> None:
+        """These jobs are being added to the store."""
+        for record in records:
+            self._phases[record.id] = Submitting(record)
+
+    def inserted(self, jobs: Iterable[str], *, well: bool) -> None:
+        """These jobs are in the store, or could not be added."""
+        for job in jobs:
+            self._post(job, Inserted() if well else NotInserted())
+
+    def recovered(self, record: JobRecord) -> None:
+        """The store has this unfinished job, and this Scheduler has just started."""
+        self._post(record.id, Recovered(record, self._clock.monotonic()))
+
+    def place(self, placements: Sequence[Placement]) -> None:
+        """A decision has taken these jobs from the queue and counted their resources."""
+        for placement in placements:
+            host = self._hosts.get(placement.host)
+            assert host is not None
+            self._waiting.taken(placement.job, placement.key)
+            self._leases.reserve(placement.job, host.node.id, placement.resources)
+            place = Place(host.name, host.node.id, placement.resources, placement.key.user)
+            self._apply(placement.job, WAITING, RoomFound(place))
+        self._leases.drop_idle()
+
+    def started(self, job: str, event: ContainerStarted) -> None:
+        """A host has started a job's container."""
+        self._post(job, event)
+
+    async def cancel(self, job: str) -> bool:
+        """End a job, wherever it is: False if it has ended already. When this returns, the wish is on disk.
+
+        Raises:
+            StoreError: the store cannot be read now.
+        """
+        phase = self.phase(job)
+        if phase is None or (isinstance(phase, Submitting | Storing) and phase.record.current_status.final):
+            return False
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._cancels.setdefault(job, []).append(answer)
+        self._post(job, CancelRequested())
+        return await answer
+
+    def evict(self, host: KnownHost) -> None:
+        """Stop what a host runs; it runs again elsewhere."""
+        for job in self._placed_on(host):
+            self._post(job, EvictRequested())
+
+    def host_is_back(self, host: KnownHost) -> None:
+        """A host answers: what it ran goes on."""
+        for job in list(self._orphans):
+            phase = self._phases[job]
+            assert isinstance(phase, Orphaned)
+            if phase.record.host == host.name:
+                resources, user = Resources.from_ray(phase.record.granted), phase.record.user
+                self._post(job, HostBack(Place(host.name, host.node.id, resources, user)))
+
+    def host_is_gone(self, host: KnownHost) -> None:
+        """A host's node is gone."""
+        for job in self._placed_on(host):
+            self._post(job, NodeGone())
+
+    def give_up_orphans(self) -> None:
+        """Those whose hosts have not come back in time run again, elsewhere."""
+        for job in list(self._orphans):
+            phase = self._phases[job]
+            assert isinstance(phase, Orphaned)
+            if self._clock.monotonic() - phase.since >= self._host_lost_after:
+                away = f"the host {phase.record.host} was away for more than {self._host_lost_after:g} s"
+                self._post(job, HostLost(away))
+
+    def found(self, host: KnownHost, containers: Sequence[ContainerKey]) -> None:
+        """A host has containers that no attempt there holds: remove those of attempts that are over."""
+        for key in containers:
+            if not self._expects(key):
+                self._background.spawn(self._release(host.name, key.job, key.attempt))
+
+    def _expects(self, key: ContainerKey) -> bool:
+        match self.phase(key.job):
+            case Assigned(record) | OnHost(record) | Orphaned(record):
+                return record.attempt == key.attempt
+            case Storing(_, attempt):
+                return attempt == key.attempt
+        return False
+
+    def _placed_on(self, host: KnownHost) -> list[str]:
+        return [
+            job
+            for job, phase in self._phases.items()
+            if isinstance(phase, Placed | Leasing | Assigned | OnHost) and phase.place.node_id == host.node.id
+        ]
+
+    # The step, and its effects
+
+    def phase(self, job: str) -> Phase | None:
+        """The phase of a job; None if it has ended or is unknown."""
+        return self._phases.get(job) or (WAITING if job in self._waiting else None)
+
+    def _post(self, job: str, event: Event) -> None:
+        self._apply(job, self.phase(job), event)
+
+    def _apply(self, job: str, before: Phase | None, event: Event) -> None:
+        try:
+            after, effects = lifecycle.step(before, event, self._clock.now())
+        except ImpossibleEvent:
+            log.exception("%s", job)
+            return
+        except ValidationError as error:
+            if not isinstance(event, AttemptEnded):
+                raise
+            log.exception("the outcome of %s is no good", job)
+            problem = JobError(type=ErrorType.DOCKER_ERROR, message=f"its outcome cannot be stored: {error!r:.500}")
+            after, effects = lifecycle.step(before, AttemptEnded(Outcome(error=problem)), self._clock.now())
+        log.debug("%s: %s, %s -> %s", job, type(event).__name__, type(before).__name__, type(after).__name__)
+        if after is None or isinstance(after, Waiting):
+            self._phases.pop(job, None)
+        else:
+            self._phases[job] = after
+        if isinstance(after, Orphaned):
+            self._orphans[job] = None
+        else:
+            self._orphans.pop(job, None)
+        for effect in effects:
+            self._carry_out(job, effect)
+        self._answer_cancels(job, event)
+
+    def _carry_out(self, job: str, effect: Effect) -> None:
+        match effect:
+            case Enqueue(record, first):
+                if not self._waiting.enqueue(record, first=first):
+                    self._apply(job, WAITING, NoApp(record, self._apps.missing(record.app)))
+            case Withdraw():
+                self._waiting.withdraw(job)
+            case Restore():
+                self._waiting.restore(job)
+            case Leave():
+                self._waiting.leave(job)
+            case ReadRecord():
+                if not self._to_read:
+                    self._background.spawn(self._read())
+                self._to_read.append(job)
+            case Hold(place):
+                self._hosts.hold(place)
+                self.in_use[place.user] += place.resources.threads
+            case Free(place, lease):
+                self._free(job, place, lease)
+            case AcquireLease(place, former):
+                self._background.spawn(self._acquire(job, place, former))
+            case DropLease(lease):
+                self._leases.discard(lease)
+            case Save():
+                self._background.spawn(self._save(job, effect))
+            case Announce(record):
+                self._feed.add(Change.of(record))
+            case Run(place):
+                self._background.spawn(self._run(job, place))
+            case Stop(place, attempt, evicted):
+                self._background.spawn(self._stop(job, place, attempt, evicted))
+            case Release(host, attempt):
+                self._background.spawn(self._release(host, job, attempt))
+
+    def _free(self, job: str, place: Place, lease: str | None) -> None:
+        self._hosts.free(place)
+        self._leases.free(job, lease)
+        self.in_use[place.user] -= place.resources.threads
+        if self.in_use[place.user] <= 0:
+            del self.in_use[place.user]
+        self._wake()
+
+    async def _read(self) -> None:
+        while self._to_read:
+            jobs, self._to_read = self._to_read[:READ_AT_ONCE], self._to_read[READ_AT_ONCE:]
+            try:
+                records = await asyncio.to_thread(self._store.get_many, jobs)
+            except Exception as error:
+                log.error("the store cannot be read (%s: %s)", type(error).__name__, error)
+                self.unreadable_until = self._clock.monotonic() + 1
+                records = {}
+            for job in jobs:
+                if (record := records.get(job)) is not None:
+                    self._post(job, RecordRead(record, self._app_of(record)))
+                else:
+                    self._post(job, RecordUnreadable())
+
+    def _app_of(self, record: JobRecord) -> AppFacts | str:
+        app = self._apps.get(record.app)
+        if app is None:
+            return self._apps.missing(record.app)
+        return AppFacts(app.ref.digest, policy_of(record, app.info))
+
+    async def _acquire(self, job: str, place: Place, former: str | None) -> None:
+        try:
+            lease = await self._leases.acquire(job, place.node_id, place.resources, former)
+        except Contended:
+            self._hosts.contended(place)
+            self._post(job, LeaseRefused(place.node_id))
+        except Exception:
+            log.exception("no lease on %s for %s", place.host, job)
+            self._hosts.contended(place)
+            await asyncio.sleep(LEASE_PAUSE)
+            self._post(job, LeaseRefused(place.node_id))
+        else:
+            self._post(job, LeaseGranted(lease, place.node_id))
+
+    async def _save(self, job: str, save: Save) -> None:
+        written = await self._writer.save(save.record, save.output)
+        self._post(job, Saved(save.record, written))
+
+    async def _run(self, job: str, place: Place) -> None:
+        phase = self._phases[job]
+        assert isinstance(phase, OnHost)
+        app = self._apps.get(phase.record.app)
+        if app is None:  # its file has gone since it was submitted
+            problem = JobError(type=ErrorType.NO_SUCH_APP, message=self._apps.missing(phase.record.app))
+            self._post(job, AttemptEnded(Outcome(error=problem)))
+            return
+
+        def order() -> Order:
+            """With what is known and wanted at that moment."""
+            now = self._phases.get(job)
+            assert isinstance(now, OnHost)
+            return Order(now.record, app.ref, place.resources, now.record.timeout or app.info.timeout, now.wish)
+
+        try:
+            ended = await self._calls.run(place, order)
+        except Exception as error:
+            log.exception("the attempt at %s failed inside", job)
+            message = f"the attempt failed inside Orqal: {type(error).__name__}: {error}"
+            ended = Outcome(error=JobError(type=ErrorType.DOCKER_ERROR, message=message), passing=True)
+        if isinstance(ended, HostAway):
+            self._post(job, ended)
+            return
+        shape = line(phase.record, self._apps.get(phase.record.app)).shape
+        self._post(job, AttemptEnded(ended, self._hosts.most_memory_gb(shape)))
+
+    async def _stop(self, job: str, place: Place, attempt: int, evicted: bool) -> None:
+        host = self._hosts.at(place)
+        if host is None:
+            return
+        host.blame.hurry(job)
+        try:
+            await host.api.stop(job, attempt, evicted)
+        except (ActorAway, EngineError) as error:
+            # The order that the host gets when it is back has the wish in it.
+            log.warning("%s does not hear now that %s must stop: %s", host.name, job, error)
+
+    async def _release(self, name: str, job: str, attempt: int) -> None:
+        host = self._hosts.get(name)
+        if host is None:
+            return
+        try:
+            await host.api.release(job, attempt)
+        except (ActorAway, EngineError) as error:
+            # A host that is back reports the containers that it has: see `found`.
+            log.warning("the container of %s stays on %s for now: %s", job, name, error)
+
+    def _answer_cancels(self, job: str, event: Event) -> None:
+        """Answer those who wanted the job's end, once that is on disk or turns out to be impossible now."""
+        if job not in self._cancels:
+            return
+        match event:
+            case Saved(_, written) if written.cancel_requested is not None or written.current_status.final:
+                self._answer(job, True)
+            case NotInserted():
+                self._answer(job, False)
+            case RecordUnreadable():
+                self._answer(job, StoreError(f"the job {job} cannot be read from the store now; try again"))
+
+    def _answer(self, job: str, answer: bool | StoreError) -> None:
+        for future in self._cancels.pop(job):
+            if future.done():
+                continue
+            if isinstance(answer, bool):
+                future.set_result(answer)
+            else:
+                future.set_exception(answer)
+
+    # What there is
+
+    def has_host(self, job: str) -> bool:
+        """True if a host has the job, or did until a moment ago."""
+        return isinstance(self._phases.get(job), Assigned | OnHost | Storing)
+
+    def is_ending(self, job: str) -> bool:
+        """True while a job is being cancelled: it must not answer for another one."""
+        match self.phase(job):
+            case Withdrawn():
+                return True
+            case Submitting(_, cancelled) | Storing(_, _, _, cancelled) if cancelled:
+                return True
+            case Placed(_, wish) | Leasing(_, _, _, wish) | Assigned(_, _, _, wish) | OnHost(_, _, _, _, wish):
+                return wish is Wish.CANCEL
+            case Storing(record):
+                return record.error is not None and record.error.type is ErrorType.CANCELLED
+        return False
+
+    def resources(self) -> Iterator[Resources]:
+        """What each job with room on a host holds."""
+        return (
+            phase.place.resources
+            for phase in self._phases.values()
+            if isinstance(phase, Placed | Leasing | Assigned | OnHost)
+        )
+
+    def by_host(self) -> dict[str, OnOneHost]:
+        """What each host has, by its name; hosts without jobs are left out."""
+        found: dict[str, OnOneHost] = {}
+        for phase in self._phases.values():
+            if isinstance(phase, Placed | Leasing | Assigned | OnHost):
+                name, resources = phase.place.host, phase.place.resources
+                before = found.get(name, OnOneHost(0, Resources(0, 0)))
+                leased = isinstance(phase, Assigned | OnHost) and phase.lease is not None
+                found[name] = OnOneHost(before.jobs + 1, before.leased.plus(resources) if leased else before.leased)
+            elif isinstance(phase, Storing) and phase.host is not None:
+                before = found.get(phase.host, OnOneHost(0, Resources(0, 0)))
+                found[phase.host] = before._replace(jobs=before.jobs + 1)
+        return found
+
+    def job_of(self, container: str) -> str | None:
+        """The job that runs in this container."""
+        found = (
+            phase.record.id
+            for phase in self._phases.values()
+            if isinstance(phase, OnHost) and phase.record.container_id == container
+        )
+        return next(found, None)
+
+    def with_containers(self) -> list[JobRecord]:
+        """The jobs whose hosts were asked to run them."""
+        return [phase.record for phase in self._phases.values() if isinstance(phase, OnHost)]
+
+    def in_hand(self) -> list[JobInHand]:
+        """The jobs that have a host, for the doctor."""
+        return [
+            JobInHand(
+                job=record.id,
+                attempt=record.attempt,
+                status=record.current_status,
+                host=record.host,
+                lease=record.lease if isinstance(phase, Assigned | OnHost) else None,
+                container=record.container_id,
+            )
+            for phase in self._phases.values()
+            if isinstance(phase, Assigned | OnHost | Orphaned | Storing)
+            and (record := phase.record).current_status is not Status.TODO
+        ]
+
+    def lease_names(self) -> frozenset[str]:
+        """The leases that jobs hold, or held before a restart."""
+        records = (phase.record for phase in self._phases.values() if isinstance(phase, Assigned | OnHost | Orphaned))
+        return frozenset(record.lease for record in records if record.lease is not None)
+
+    async def finished(self) -> None:
+        """Return when all effects under way now are carried out."""
+        await self._background.finished()
+
+    def close(self) -> None:
+        """Stop carrying out effects, at once."""
+        self._background.close()

@@ -1,0 +1,316 @@
+"""The Scheduler: owns the queue, and is the only writer of the store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from orqal.actors.background import Background
+from orqal.actors.interfaces import ActorAway, ClusterApi, SchedulerApi
+from orqal.actors.messages import CleanTarget, Cursor, HostReport, InHand, News, Started, Taken
+from orqal.actors.scheduler.apps import Apps
+from orqal.actors.scheduler.change_feed import ChangeFeed
+from orqal.actors.scheduler.hosts import Hosts, KnownHost
+from orqal.actors.scheduler.job_registry import JobRegistry, OnOneHost
+from orqal.actors.scheduler.job_writer import JobWriter
+from orqal.actors.scheduler.leases import Leases
+from orqal.actors.scheduler.retention import Retention
+from orqal.actors.scheduler.submission import Submissions
+from orqal.actors.scheduler.waiting_room import WaitingRoom
+from orqal.clock import Clock, SystemClock
+from orqal.doctor.facts import StoredJob
+from orqal.doctor.findings import is_over
+from orqal.engine.client import ContainerKey, container_name
+from orqal.engine.errors import EngineError
+from orqal.models import AppInfo, HostInfo, JobSpec, Resources, Status
+from orqal.scheduling import LineKey, demand, place, why_not
+from orqal.scheduling.lifecycle import ContainerStarted
+from orqal.scheduling.placement import PATIENCE
+from orqal.settings import Settings
+from orqal.store import Store
+from orqal.wrappers.catalog import App, Source
+
+log = logging.getLogger("orqal.scheduler")
+
+NODE_PERIOD = 1.0
+"""Seconds between two looks at the list of nodes."""
+SETTLES = 0.5
+"""Seconds after which Ray's own count of free resources includes what was leased and given back."""
+CANCELLED_AT_ONCE = 1_000
+"""Jobs that are cancelled at a time: their records are in memory meanwhile."""
+_NOTHING = OnOneHost(0, Resources(0, 0))
+
+
+class Scheduler(SchedulerApi):
+    """Takes jobs, places them on hosts, and writes down what becomes of them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        cluster: ClusterApi,
+        load_apps: Callable[[Source], Awaitable[list[App]]],
+        clock: Clock | None = None,
+        new_id: Callable[[], str] | None = None,
+    ) -> None:
+        """`load_apps`: see Apps. Call `start` before anything else."""
+        self._settings, self._store, self._clock = settings, store, clock or SystemClock()
+        self._wake = asyncio.Event()
+        self._background = Background()
+        self._feed = ChangeFeed()
+        self._writer = JobWriter(store)
+        self._apps = Apps(settings, load_apps)
+        self._hosts = Hosts(settings, cluster, self._clock, self._wake.set)
+        self._waiting = WaitingRoom(self._apps, self._clock, self._wake.set)
+        self._leases = Leases(cluster, self._clock)
+        self._cluster = cluster
+        self._jobs = JobRegistry(
+            store=store,
+            writer=self._writer,
+            feed=self._feed,
+            apps=self._apps,
+            hosts=self._hosts,
+            leases=self._leases,
+            waiting=self._waiting,
+            clock=self._clock,
+            host_lost_after=settings.host_lost_after,
+            wake=self._wake.set,
+        )
+        self._submissions = Submissions(
+            store=store,
+            writer=self._writer,
+            apps=self._apps,
+            hosts=self._hosts,
+            jobs=self._jobs,
+            clock=self._clock,
+            **({} if new_id is None else {"new_id": new_id}),
+        )
+        self._retention = Retention(store, self._writer, settings, self._hosts, self._clock)
+
+    async def start(self) -> None:
+        """Take up the work of the Scheduler before this one, and begin."""
+        await self._apps.refresh()
+        unfinished = await asyncio.to_thread(lambda: list(self._store.unfinished()))
+        await self._leases.drop_strays(record.lease for record in unfinished if record.lease is not None)
+        for record in unfinished:
+            self._jobs.recovered(record)
+        self._background.spawn(self._watch_nodes())
+        self._background.spawn(self._dispatch_forever())
+        self._background.spawn(self._retention.forever())
+
+    def close(self) -> None:
+        """Stop whatever goes on by itself, at once, as if this process had been killed."""
+        self._background.close()
+        self._jobs.close()
+
+    # For the API
+
+    async def submit(
+        self, specs: Sequence[JobSpec], *, key: str | None = None, first: int = 1, replace_batch: str | None = None
+    ) -> list[Taken]:
+        return await self._submissions.take(specs, key=key, first=first, replace_batch=replace_batch)
+
+    async def retry(self, jobs: Sequence[str]) -> dict[str, str]:
+        return await self._submissions.retry(jobs)
+
+    async def cancel(self, jobs: Sequence[str]) -> int:
+        return sum(await asyncio.gather(*(self._jobs.cancel(job) for job in dict.fromkeys(jobs))))
+
+    async def cancel_all(self) -> None:
+        while jobs := await asyncio.to_thread(lambda: [job.id for job in self._store.unfinished()]):
+            await self._cancel_in_parts(jobs)
+            await self._feed.since(self._feed.cursor, timeout=1)
+        await self._jobs.finished()
+
+    async def _cancel_in_parts(self, jobs: Sequence[str]) -> None:
+        """Their records are read: those of a million at once would take gigabytes."""
+        for start in range(0, len(jobs), CANCELLED_AT_ONCE):
+            await self.cancel(jobs[start : start + CANCELLED_AT_ONCE])
+
+    async def clean(self, what: CleanTarget) -> int:
+        if what is CleanTarget.CONTAINERS:
+            return await self._clean_containers()
+        await self._cancel_in_parts(self._waiting.jobs())
+        return await self._retention.delete(status=Status.ERROR if what is CleanTarget.SCHEDULED else None)
+
+    async def _clean_containers(self) -> int:
+        """End the jobs whose containers run, except in protected ones, and remove what was left over."""
+        protected = set(self._settings.protected_containers.split(","))
+        jobs = [
+            job.id
+            for job in self._jobs.with_containers()
+            if job.container_id is not None
+            and container_name(job.image or "", ContainerKey(job.id, job.attempt)) not in protected
+        ]
+        cursor = self._feed.cursor
+        await self.cancel(jobs)
+        while any(self._jobs.has_host(job) for job in jobs):
+            cursor = (await self._feed.since(cursor, timeout=1)).cursor
+        for host in self._hosts.awake():
+            with contextlib.suppress(ActorAway, EngineError):
+                self._jobs.found(host, await host.api.strays())
+        return len(jobs)
+
+    async def reasons(self, job: str) -> dict[str, str]:
+        key = self._waiting.queue.key(job)
+        return {} if key is None else {host.name: self._reason(key, host) for host in self._hosts}
+
+    @staticmethod
+    def _reason(key: LineKey, host: KnownHost) -> str:
+        shape = key.shape
+        if host.state != "ready":
+            return host.state
+        if host.drained and not host.counted.lacks(shape) and host.counted.could_ever(shape):
+            return f"drained, until `orqal undrain {host.name}`"
+        if (why := why_not(shape, host.counted)) is None and host.name in key.avoid:
+            return "an attempt at it failed there, by no fault of its own: it waits for another host"
+        return why or "it is about to take one"
+
+    async def job_of(self, container: str) -> str | None:
+        return self._jobs.job_of(container)
+
+    async def apps(self) -> list[AppInfo]:
+        await self._apps.refresh()
+        return self._apps.infos()
+
+    async def hosts(self) -> list[HostInfo]:
+        here = self._jobs.by_host()
+        return [host.info(*here.get(host.name, _NOTHING)) for host in self._hosts]
+
+    async def host(self, name: str) -> HostInfo | None:
+        host = self._hosts.get(name)
+        return None if host is None else self._info(host)
+
+    def _info(self, host: KnownHost) -> HostInfo:
+        return host.info(*self._jobs.by_host().get(host.name, _NOTHING))
+
+    async def wake(self, name: str) -> None:
+        if (host := self._hosts.get(name)) is not None:
+            self._hosts.wake_up(host)
+
+    async def drain(self, name: str, now: bool = False) -> HostInfo | None:
+        host = self._hosts.get(name)
+        if host is None:
+            return None
+        await self._hosts.drain(host)
+        if now:
+            self._jobs.evict(host)
+        return self._info(host)
+
+    async def dismiss(self, name: str, now: bool = False) -> HostInfo | None:
+        host = self._hosts.get(name)
+        if host is None:
+            return None
+        self._hosts.dismiss(host)
+        if now:
+            self._jobs.evict(host)
+        return self._info(host)
+
+    async def undrain(self, name: str) -> HostInfo | None:
+        host = self._hosts.get(name)
+        if host is None:
+            return None
+        await self._hosts.undrain(host)
+        return self._info(host)
+
+    async def changes(self, cursor: Cursor | None, timeout: float) -> News:
+        return await self._feed.since(cursor, timeout)
+
+    async def ready(self) -> bool:
+        return any(host.counted.open for host in self._hosts)
+
+    async def in_hand(self) -> InHand:
+        leases = self._jobs.lease_names() | self._leases.names()
+        return InHand(self._jobs.in_hand(), frozenset(self._writer.saving), leases)
+
+    async def mend(self, node_id: str | None, containers: Sequence[ContainerKey], leases: Sequence[str]) -> None:
+        if (host := self._hosts.of_node(node_id or "")) is not None:
+            records = await asyncio.to_thread(self._store.get_many, [key.job for key in containers])
+            stored = {job: StoredJob(record.current_status, record.attempt) for job, record in records.items()}
+            self._jobs.found(host, [key for key in containers if is_over(key, stored.get(key.job))])
+        for name in set(leases) - self._jobs.lease_names():
+            self._leases.drop_stray(name)
+
+    # For the hosts
+
+    async def started(self, started: Started) -> None:
+        self._jobs.started(started.job, ContainerStarted(started.attempt, started.start))
+
+    async def report(self, node_id: str, report: HostReport) -> None:
+        if (host := self._hosts.of_node(node_id)) is None:
+            return
+        before = host.state
+        self._hosts.report(host, report)
+        self._jobs.host_is_back(host)
+        if host.state != before:
+            self._background.spawn(self._greet(host))
+
+    async def found(self, node_id: str, containers: Sequence[ContainerKey]) -> None:
+        if (host := self._hosts.of_node(node_id)) is not None:
+            self._jobs.found(host, containers)
+
+    # What goes on by itself
+
+    async def _watch_nodes(self) -> None:
+        while True:
+            try:
+                new, gone = await self._hosts.look()
+                for host in gone:
+                    self._jobs.host_is_gone(host)
+                for host in new:
+                    self._jobs.host_is_back(host)
+                    self._background.spawn(self._ask(host))
+                await self._look_at_others()
+                self._jobs.give_up_orphans()
+                types = self._hosts.autoscaling.types
+                await self._hosts.autoscaling.ask(demand(self._waiting.queue, types, self._jobs.resources()))
+                self._hosts.put_to_sleep(busy=self._jobs.by_host())
+            except Exception:
+                log.exception("looking at the nodes failed")
+            await asyncio.sleep(NODE_PERIOD)
+
+    async def _ask(self, host: KnownHost) -> None:
+        """Ask a new host how it is: its actor may have reported that to the Scheduler before this one."""
+        with contextlib.suppress(ActorAway):  # it will report by itself
+            await self.report(host.node.id, await host.api.report())
+
+    async def _greet(self, host: KnownHost) -> None:
+        """A host is there, or there again: remove what is left on it of attempts and jobs that are over."""
+        try:
+            self._jobs.found(host, await host.api.attempts())
+            await self._retention.sweep(host.name, host.api)
+        except Exception as error:  # it is greeted again when its daemon is back, and swept now and then
+            log.warning("the host %s is not greeted (%s: %s)", host.name, type(error).__name__, error)
+
+    async def _look_at_others(self) -> None:
+        """See what other Ray programs hold."""
+        before = self._clock.monotonic()
+        free = await self._cluster.free()
+        for host in self._hosts:
+            node = host.node.id
+            if node in free and self._leases.unchanged(node, since=before - SETTLES):
+                self._hosts.others_hold(host, self._leases.held(node), free[node])
+
+    async def _dispatch_forever(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                self._dispatch()
+            except Exception:
+                log.exception("a decision failed")
+                await asyncio.sleep(1)
+                self._wake.set()
+
+    def _dispatch(self) -> None:
+        moment = self._clock.monotonic()
+        loop = asyncio.get_running_loop()
+        if (pause := self._jobs.unreadable_until - moment) > 0:
+            loop.call_later(pause, self._wake.set)
+            return
+        queue = self._waiting.queue
+        self._jobs.place(place(queue, self._hosts.counted(), self._jobs.in_use, moment))
+        if ends := [line.since + PATIENCE for line in queue.lines() if line.since + PATIENCE > moment]:
+            loop.call_later(min(ends) - moment, self._wake.set)

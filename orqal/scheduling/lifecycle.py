@@ -1,0 +1,640 @@
+"""A job's life as data: the phases it can be in, the events that can happen to it, and what follows from each.
+
+`step(phase, event, now)` is pure. It returns the next phase and the effects: what the Scheduler has to do now. The
+Scheduler carries them out (orqal/actors/scheduler/job_registry.py) and reports what came of them as further events.
+Everything that can happen to a job is an event here, and nowhere else. ARCHITECTURE.md has the state diagram; a test
+holds it to this module.
+
+A record in a phase is the one that the Scheduler has asked to be saved last. `Saved` says that it is on disk: nothing
+that rests on a record (an order to a host, an announcement, the removal of a container) happens before that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import IntEnum
+from typing import NamedTuple, TypeAlias
+
+from orqal.models import ErrorType, Fault, JobRecord, Outcome, Output, Resources, RetryPolicy, Status
+from orqal.models.outcome import ContainerStart
+from orqal.scheduling.retries import Again, decide, fault_of
+
+
+class Place(NamedTuple):
+    """Room on a host that an attempt has."""
+
+    host: str
+    node_id: str
+    """The host's Ray node. A host that comes back is another node."""
+    resources: Resources
+    user: str
+    """The job's user, for whom the resources are counted."""
+
+
+class AppFacts(NamedTuple):
+    """What a job's app says when the job is given to a host."""
+
+    wrapper_digest: str
+    retry_policy: RetryPolicy
+
+
+class Wish(IntEnum):
+    """What is wanted of a job that has a host. A stronger wish replaces a weaker one."""
+
+    NONE = 0
+    EVICT = 1
+    """Its host must become empty: the attempt must stop, and the job runs elsewhere."""
+    CANCEL = 2
+    """The job must end."""
+
+
+# Phases
+
+
+@dataclass(frozen=True, slots=True)
+class Submitting:
+    """It is being added to the store."""
+
+    record: JobRecord
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """It waits for a host, or for the time of its next attempt. The waiting room knows where; its record is on disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """It was taken out of the waiting room to be cancelled; its record is being read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A host has room for it; its record is being read."""
+
+    place: Place
+    wish: Wish = Wish.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Leasing:
+    """A lease for its resources is being acquired."""
+
+    record: JobRecord
+    place: Place
+    app: AppFacts
+    wish: Wish = Wish.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """Its record, with host and lease, is being saved. The host has not been asked yet."""
+
+    record: JobRecord
+    place: Place
+    lease: str
+    wish: Wish = Wish.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class OnHost:
+    """Its host was asked to run the attempt: a container may exist."""
+
+    record: JobRecord
+    place: Place
+    lease: str | None
+    """None while it is being acquired again, after a restart of the Scheduler or of the host."""
+    announced: Status
+    """The last state that readers were told."""
+    wish: Wish = Wish.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Orphaned:
+    """Its host is away. A container may exist there; the attempt goes on if the host comes back in time."""
+
+    record: JobRecord
+    since: float
+    """Monotonic seconds."""
+    lease: str | None = None
+    """The lease of an attempt that began before a restart of the Scheduler. It may still exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Storing:
+    """An attempt is over, or the job ends without one: its record is being saved."""
+
+    record: JobRecord
+    attempt: int
+    """The attempt that is over."""
+    host: str | None = None
+    """The name of the host where its container may be, which must go once the record is saved."""
+    cancelled: bool = False
+    """Someone asked for the job's end meanwhile."""
+
+
+Phase: TypeAlias = Submitting | Waiting | Withdrawn | Placed | Leasing | Assigned | OnHost | Orphaned | Storing
+
+
+# Events
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """The job is in the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotInserted:
+    """The job could not be added to the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A Scheduler that has just started found the job in the store."""
+
+    record: JobRecord
+    at: float
+    """Monotonic seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoApp:
+    """The job was to wait, and its app does not exist."""
+
+    record: JobRecord
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoomFound:
+    """A decision gave the job room on a host."""
+
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRead:
+    """The record has come from the store."""
+
+    record: JobRecord
+    app: AppFacts | str
+    """A string says why there is no such app now."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordUnreadable:
+    """The store cannot be read now."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGranted:
+    """Ray has given the resources."""
+
+    lease: str
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRefused:
+    """Ray has no room: another program holds the resources."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A record is on disk."""
+
+    asked: JobRecord
+    """The record of the effect `Save`."""
+    written: JobRecord
+    """The record that is on disk; not the one asked for only if that cannot be stored at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerStarted:
+    """The host has started the container."""
+
+    attempt: int
+    start: ContainerStart
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnded:
+    """The host has reported how the attempt ended."""
+
+    outcome: Outcome
+    most_memory_gb: float | None = None
+    """The memory of the largest host that could take the job; None if unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostAway:
+    """The host's actor does not answer, or its node is gone."""
+
+    at: float
+    """Monotonic seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostBack:
+    """The host of an orphaned job answers."""
+
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class HostLost:
+    """The host of an orphaned job was away for too long."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeGone:
+    """The node on which the job was given room is gone, before the host was asked to run it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """Someone wants the job to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvictRequested:
+    """The job's host must become empty."""
+
+
+Event: TypeAlias = (
+    Inserted
+    | NotInserted
+    | Recovered
+    | NoApp
+    | RoomFound
+    | RecordRead
+    | RecordUnreadable
+    | LeaseGranted
+    | LeaseRefused
+    | Saved
+    | ContainerStarted
+    | AttemptEnded
+    | HostAway
+    | HostBack
+    | HostLost
+    | NodeGone
+    | CancelRequested
+    | EvictRequested
+)
+
+
+# Effects
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueue:
+    """Put the job into the waiting room."""
+
+    record: JobRecord
+    first: bool = False
+    """Before all others, because it had its turn already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Take the job out of the waiting room; it may come back to where it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Put the job back to where it was in the waiting room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The job will not come back to where it was in the waiting room."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRecord:
+    """Read the job's record from the store: `RecordRead` or `RecordUnreadable` follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Count resources as used on the host. (A decision that finds room counts them itself.)"""
+
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class AcquireLease:
+    """Get a lease from Ray: `LeaseGranted` or `LeaseRefused` follows."""
+
+    place: Place
+    former: str | None = None
+    """A lease from before a restart, which is taken over if it still exists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """Count resources as free again, and let the lease go."""
+
+    place: Place
+    lease: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DropLease:
+    """Let a lease go that came too late, or is from before a restart."""
+
+    lease: str
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Write the record, however often it takes: `Saved` follows."""
+
+    record: JobRecord
+    output: Output | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Tell all readers of changes of the job's state."""
+
+    record: JobRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Have the host run the attempt, or attach to it: `AttemptEnded` or `HostAway` follows."""
+
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Have the host end the attempt. A host that does not answer learns of it from the next order."""
+
+    place: Place
+    attempt: int
+    evicted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Have the host remove the attempt's container, if the host is there: what became of it is in the store."""
+
+    host: str
+    attempt: int
+
+
+Effect: TypeAlias = (
+    Enqueue
+    | Withdraw
+    | Restore
+    | Leave
+    | ReadRecord
+    | Hold
+    | AcquireLease
+    | Free
+    | DropLease
+    | Save
+    | Announce
+    | Run
+    | Stop
+    | Release
+)
+
+Step: TypeAlias = tuple[Phase | None, Sequence[Effect]]
+
+WAITING = Waiting()
+
+
+class ImpossibleEvent(Exception):
+    """An event cannot happen in this phase: a fault of Orqal's."""
+
+
+def step(phase: Phase | None, event: Event, now: datetime) -> Step:
+    """What follows when `event` happens to a job in `phase`: its next phase, and what must be done.
+
+    A phase of None is a job that has ended or is unknown. `now` is the head's time.
+
+    Raises:
+        ImpossibleEvent: the event cannot happen in this phase.
+    """
+    match phase, event:
+        # Into the store
+        case Submitting(record, cancelled), Inserted():
+            if record.current_status.final:
+                return None, [Announce(record)]
+            return _cancelled(record, now) if cancelled else (WAITING, [Enqueue(record)])
+        case Submitting(), NotInserted():
+            return None, []
+        case None, Recovered(record, at):
+            if record.current_status is not Status.TODO:
+                return Orphaned(record, at, record.lease), []
+            if record.cancel_requested is not None:
+                return _cancelled(record, now)
+            return WAITING, [Enqueue(record)]
+        case Waiting(), NoApp(record, message):
+            return _end(record.failed(ErrorType.NO_SUCH_APP, message, now))
+
+        # From the waiting room to a host
+        case Waiting(), RoomFound(place):
+            return Placed(place), [ReadRecord()]
+        case Placed(place), RecordUnreadable():
+            return WAITING, [Free(place, None), Restore()]
+        case Placed(place, wish), RecordRead(record, app):
+            return _read(place, wish, record, app, now)
+        case Leasing(record, place, app, wish), LeaseGranted(lease):
+            return _leased(record, place, lease, app, wish, now)
+        case Leasing(record, place, _, wish), LeaseRefused():
+            if wish is Wish.CANCEL:
+                return _cancelled(record, now, Free(place, None), Leave())
+            return WAITING, [Free(place, None), Restore()]
+        case Assigned(record, place, lease, wish), Saved():
+            return _assigned(record, place, lease, wish, now)
+
+        # On the host
+        case OnHost(record, place, _, announced), Saved(_, written):
+            if written.current_status is announced:
+                return phase, []
+            return replace(phase, announced=written.current_status), [Announce(written)]
+        case OnHost(record), ContainerStarted(attempt, start):
+            if attempt != record.attempt or record.container_id is not None:
+                return phase, []
+            record = record.started(start, now)
+            return replace(phase, record=record), [Save(record)]
+        case OnHost(record, place, None), LeaseGranted(lease, node_id) if node_id == place.node_id:
+            record = record.leased(node_id=place.node_id, lease=lease)
+            return replace(phase, record=record, lease=lease), [Save(record)]
+        case OnHost(_, place, None), LeaseRefused(node_id) if node_id == place.node_id:
+            # The container runs all the same: what it uses is counted as soon as it can be.
+            return phase, [AcquireLease(place)]
+        case OnHost(), AttemptEnded(outcome, most_memory_gb):
+            return _attempt_ended(phase, outcome, most_memory_gb, now)
+        case OnHost(record, place, lease, _, wish), HostAway(at):
+            if wish is Wish.CANCEL:
+                return _cancelled_away(record, now, Free(place, lease))
+            return Orphaned(record, at), [Free(place, lease)]
+
+        # The host is away
+        case Orphaned(record, _, lease), HostBack(place):
+            wish = Wish.NONE if record.cancel_requested is None else Wish.CANCEL
+            back = OnHost(record, place, None, record.current_status, wish)
+            if record.node_id == place.node_id:
+                return back, [Hold(place), AcquireLease(place, lease), Run(place)]
+            # The lease of a node that has died is of no use.
+            return back, [*_drop(lease), Hold(place), AcquireLease(place), Run(place)]
+        case Orphaned(record, _, lease), HostLost(message):
+            lost = record.failed(ErrorType.HOST_LOST, message, now)
+            after = _after(lost, Fault.INFRASTRUCTURE, now=now)
+            return Storing(after, record.attempt, record.host), [*_drop(lease), Save(after)]
+
+        # The end of an attempt is on disk
+        case Storing(record), Saved(asked, written):
+            # Earlier states of the job may come to disk in this phase, too.
+            return (phase, []) if asked is not record else _stored(phase, written, now)
+
+        # Somebody wants its end
+        case None, CancelRequested():
+            return None, []
+        case Submitting(), CancelRequested():
+            return replace(phase, cancelled=True), []
+        case Waiting(), CancelRequested():
+            return Withdrawn(), [Withdraw(), ReadRecord()]
+        case Withdrawn(), CancelRequested():
+            return phase, []
+        case Withdrawn(), RecordRead(record):
+            return _cancelled(record, now, Leave())
+        case Withdrawn(), RecordUnreadable():
+            return WAITING, [Restore()]
+        case Placed() | Leasing() | Assigned(), CancelRequested():
+            return replace(phase, wish=Wish.CANCEL), []
+        case OnHost(record, place), CancelRequested():
+            record = record.cancel_wanted(now)
+            stop = Stop(place, record.attempt, evicted=False)
+            return replace(phase, record=record, wish=Wish.CANCEL), [Save(record), stop]
+        case Orphaned(record, _, lease), CancelRequested():
+            return _cancelled_away(record, now, *_drop(lease))
+        case Storing(record), CancelRequested():
+            return (phase if record.current_status.final else replace(phase, cancelled=True)), []
+
+        # The host must become empty, or is gone before it was asked
+        case Placed(_, wish) | Leasing(_, _, _, wish) | Assigned(_, _, _, wish), EvictRequested() | NodeGone():
+            return replace(phase, wish=max(wish, Wish.EVICT)), []
+        case OnHost(record, place, _, _, Wish.NONE), EvictRequested():
+            return replace(phase, wish=Wish.EVICT), [Stop(place, record.attempt, evicted=True)]
+        case _, EvictRequested() | NodeGone():
+            return phase, []
+
+        # What comes too late
+        case _, LeaseGranted(lease):
+            return phase, [DropLease(lease)]
+        case _, LeaseRefused() | ContainerStarted() | Saved():
+            return phase, []
+        case _, HostBack() | HostLost():
+            return phase, []
+    raise ImpossibleEvent(f"{type(event).__name__} in {type(phase).__name__}")
+
+
+def _read(place: Place, wish: Wish, record: JobRecord, app: AppFacts | str, now: datetime) -> Step:
+    """Its record is there: it needs a lease, unless someone wants something else."""
+    if wish is Wish.CANCEL:
+        return _cancelled(record, now, Free(place, None), Leave())
+    if wish is Wish.EVICT:
+        return WAITING, [Free(place, None), Restore()]
+    if isinstance(app, str):
+        return _end(record.failed(ErrorType.NO_SUCH_APP, app, now), Free(place, None), Leave())
+    return Leasing(record, place, app), [AcquireLease(place)]
+
+
+def _leased(record: JobRecord, place: Place, lease: str, app: AppFacts, wish: Wish, now: datetime) -> Step:
+    if wish is Wish.CANCEL:
+        return _cancelled(record, now, Free(place, lease), Leave())
+    if wish is Wish.EVICT:
+        return WAITING, [Free(place, lease), Restore()]
+    # Saved before the host hears of it: after a crash it is known where a container belongs.
+    record = record.placed(
+        node_id=place.node_id,
+        host=place.host,
+        lease=lease,
+        granted=place.resources.to_ray(),
+        wrapper_digest=app.wrapper_digest,
+        retry_policy=app.retry_policy,
+    )
+    return Assigned(record, place, lease), [Leave(), Save(record)]
+
+
+def _assigned(record: JobRecord, place: Place, lease: str, wish: Wish, now: datetime) -> Step:
+    """Its place is on disk: the host may run it, unless someone wants something else."""
+    if wish is Wish.CANCEL:
+        return _cancelled(record, now, Free(place, lease))
+    if wish is Wish.EVICT:
+        return _end(record.not_started(), Free(place, lease))
+    return OnHost(record, place, lease, record.current_status), [Announce(record), Run(place)]
+
+
+def _attempt_ended(phase: OnHost, outcome: Outcome, most_memory_gb: float | None, now: datetime) -> Step:
+    """The container is gone or has ended: its resources are free, and the job has ended or is tried again."""
+    record = phase.record.ended(outcome, now)
+    evicted = phase.wish is Wish.EVICT and record.error is not None and record.error.type is ErrorType.HOST_LOST
+    fault = None if record.ok else fault_of(record.error, outcome.passing, evicted)
+    after = record if fault is None else _after(record, fault, outcome.crashed_actor, most_memory_gb, now=now)
+    over = Storing(after, phase.record.attempt, phase.place.host)
+    return over, [Free(phase.place, phase.lease), Save(after, outcome.output if after.current_status.final else None)]
+
+
+def _after(
+    record: JobRecord,
+    fault: Fault,
+    crashed_actor: bool = False,
+    most_memory_gb: float | None = None,
+    *,
+    now: datetime,
+) -> JobRecord:
+    """A job whose attempt did not succeed: as it waits for the next one, or as it has ended."""
+    if record.cancel_requested is not None:
+        return record if fault is Fault.JOB else record.failed(ErrorType.CANCELLED, "cancelled", now)
+    over = record.over(fault, crashed_actor=crashed_actor)
+    next = decide(over, record.attempts, record.retry_policy or RetryPolicy(), most_memory_gb)
+    if isinstance(next, Again):
+        return record.to_do_again(over, delay=next.after, memory_in_gb=next.memory_in_gb, at=now)
+    if next.why is not None and record.error is not None:
+        return record.failed(record.error.type, f"{record.error.message.rstrip('.')}; {next.why}", now)
+    return record
+
+
+def _stored(phase: Storing, record: JobRecord, now: datetime) -> Step:
+    """How the attempt ended is on disk: its container may go, and the job waits again or is over."""
+    release = [] if phase.host is None else [Release(phase.host, phase.attempt)]
+    if record.current_status.final:
+        return None, [Announce(record), *release]
+    if phase.cancelled:
+        return _cancelled(record, now, Announce(record), *release)
+    return WAITING, [Announce(record), *release, Enqueue(record, first=True)]
+
+
+def _cancelled(record: JobRecord, now: datetime, *before: Effect) -> Step:
+    """End a job that has no container."""
+    return _end(record.failed(ErrorType.CANCELLED, "cancelled while it waited", now), *before)
+
+
+def _cancelled_away(record: JobRecord, now: datetime, *before: Effect) -> Step:
+    """End a job whose host is away; its container goes when the host is back."""
+    ended = record.failed(ErrorType.CANCELLED, "cancelled while its host was away", now)
+    return Storing(ended, record.attempt, record.host), [*before, Save(ended)]
+
+
+def _drop(lease: str | None) -> list[Effect]:
+    return [] if lease is None else [DropLease(lease)]
+
+
+def _end(record: JobRecord, *before: Effect) -> Step:
+    """Save a record of a job that has no container."""
+    return Storing(record, record.attempt), [*before, Save(record)]

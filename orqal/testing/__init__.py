@@ -1,0 +1,1 @@
+"""What tests stand on: a cluster in one process, with virtual time."""

@@ -1,0 +1,421 @@
+"""A job's life, as a model whose environment does anything that it may do: every sequence leads to one end."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from itertools import product
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from orqal.models import (
+    ContainerStart,
+    ErrorType,
+    JobError,
+    JobRecord,
+    JobSpec,
+    Outcome,
+    Resources,
+    RetryPolicy,
+    Status,
+)
+from orqal.scheduling import lifecycle as life
+from orqal.scheduling.lifecycle import Event, Phase, Place, Wish, step
+from tests.support.checkout import REPOSITORY
+
+NOON = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)
+APP = life.AppFacts("digest", RetryPolicy(retries=1, retry_delay=0))
+START = ContainerStart("image", "sha256:1", "true", "c1", "/wd")
+PLACES = [Place(name, f"node-{name}", Resources.of(1, 1), "ada") for name in ("h1", "h2")]
+OUTCOMES = [
+    Outcome(start=START, exit_code=0),
+    Outcome(start=START, exit_code=3),
+    Outcome(error=JobError(type=ErrorType.WRAPPER_ERROR, message="no")),
+    Outcome(error=JobError(type=ErrorType.DOCKER_ERROR, message="away"), passing=True),
+    Outcome(error=JobError(type=ErrorType.HOST_LOST, message="drained"), start=START),
+    Outcome(error=JobError(type=ErrorType.HOST_LOST, message="it crashed the actor"), crashed_actor=True),
+    Outcome(error=JobError(type=ErrorType.CANCELLED, message="cancelled"), start=START, exit_code=137),
+    Outcome(error=JobError(type=ErrorType.OUT_OF_MEMORY, message="more"), start=START, exit_code=137),
+]
+
+
+class Life(RuleBasedStateMachine):
+    """One job, and the environment of its life: store, waiting room, Ray, hosts, users, crashes of the Scheduler."""
+
+    phase: Phase | None
+
+    @initialize()
+    def submit(self) -> None:
+        record = JobRecord.submitted(JobSpec(app="A"), "1" * 24, NOON)
+        self.now = NOON
+        self.disk: JobRecord | None = None
+        self.finals = 0
+        """Final records that reached the disk and counted."""
+        self.inserting: JobRecord | None = record
+        self.leases: set[str] = set()
+        """What Ray holds for the job, also while no Scheduler lives."""
+        self.given = 0
+        self.cancelled = self.cancel_answered = False
+        """A cancel was accepted; and it is on disk, so that its sender was answered."""
+        self._forget()
+        self.phase = life.Submitting(record)
+
+    def _forget(self) -> None:
+        """What a Scheduler knows only in its memory."""
+        self.phase = None
+        self.room = "outside"
+        self.reading = self.running = False
+        self.acquiring: list[tuple[Place, str | None]] = []
+        self.saving: deque[life.Save] = deque()
+        self.held: list[Place] = []
+        self.final_asked = False
+
+    def happen(self, event: Event) -> None:
+        self.now += timedelta(seconds=1)
+        before = self.phase
+        self.phase, effects = step(before, event, self.now)
+        for effect in effects:
+            self._carry_out(effect)
+
+    def _carry_out(self, effect: life.Effect) -> None:
+        match effect:
+            case life.Enqueue():
+                assert self.room == "outside", "enqueued twice"
+                self.room = "waits"
+                assert self.disk is not None and self.disk.current_status is Status.TODO
+            case life.Withdraw():
+                assert self.room == "waits"
+                self.room = "taken"
+            case life.Restore():
+                assert self.room == "taken"
+                self.room = "waits"
+            case life.Leave():
+                assert self.room == "taken"
+                self.room = "outside"
+            case life.ReadRecord():
+                assert not self.reading
+                self.reading = True
+            case life.Hold(place):
+                assert not self.held, "counted twice"
+                self.held.append(place)
+            case life.AcquireLease(place, former):
+                assert place in self.held, "a lease for nothing"
+                self.acquiring.append((place, former))
+            case life.Free(place, lease):
+                self.held.remove(place)
+                if lease is not None:
+                    self.leases.remove(lease)
+            case life.DropLease(lease):
+                self.leases.discard(lease)
+            case life.Save(record):
+                assert not self.final_asked, "saved after its end"
+                self.final_asked = record.current_status.final
+                self.saving.append(effect)
+            case life.Announce(record):
+                assert self.disk == record, "announced before it was on disk"
+            case life.Run(place):
+                assert not self.running, "run twice at once"
+                assert place in self.held
+                assert self.disk is not None and self.disk.host == place.host, "its place is not on disk"
+                assert isinstance(self.phase, life.OnHost)
+                assert self.phase.wish is Wish.CANCEL or not self.cancelled, "run although it was cancelled"
+                self.running = True
+            case life.Stop(place, attempt):
+                assert self.running and place in self.held
+                assert isinstance(self.phase, life.OnHost) and attempt == self.phase.record.attempt
+            case life.Release(_, attempt):
+                assert self.disk is not None
+                assert self.disk.current_status.final or self.disk.attempt > attempt, "removed before it was stored"
+
+    # What the environment answers
+
+    @precondition(lambda self: self.inserting is not None and isinstance(self.phase, life.Submitting))
+    @rule(well=st.booleans())
+    def insert(self, well: bool) -> None:
+        self.disk, self.inserting = (self.inserting if well else None), None
+        self.happen(life.Inserted() if well else life.NotInserted())
+
+    @precondition(lambda self: self.room == "waits")
+    @rule(place=st.sampled_from(PLACES))
+    def find_room(self, place: Place) -> None:
+        self.room = "taken"
+        self.held.append(place)
+        self.happen(life.RoomFound(place))
+
+    @precondition(lambda self: self.reading)
+    @rule(app=st.sampled_from([APP, APP, APP, "there is no such app"]))
+    def read(self, app: life.AppFacts | str) -> None:
+        assert self.disk is not None
+        self.reading = False
+        self.happen(life.RecordRead(self.disk, app))
+
+    @precondition(lambda self: self.reading)
+    @rule()
+    def cannot_read(self) -> None:
+        """Whoever wants its end learns that this was not possible now."""
+        self.reading = False
+        self.cancelled = self.cancel_answered
+        self.happen(life.RecordUnreadable())
+
+    @precondition(lambda self: self.acquiring)
+    @rule(well=st.booleans())
+    def answer_lease(self, well: bool) -> None:
+        place, former = self.acquiring.pop(0)
+        if not well:
+            self.happen(life.LeaseRefused(place.node_id))
+            return
+        if former in self.leases:
+            assert former is not None
+            self.happen(life.LeaseGranted(former, place.node_id))
+            return
+        self.given += 1
+        self.leases.add(f"lease {self.given}")
+        self.happen(life.LeaseGranted(f"lease {self.given}", place.node_id))
+
+    @precondition(lambda self: self.saving)
+    @rule(storable=st.sampled_from([True, True, True, False]))
+    def save(self, storable: bool) -> None:
+        asked = self.saving.popleft().record
+        written = asked if storable or not asked.current_status.final else asked.not_storable("text that is no text")
+        self._write(written)
+        self.happen(life.Saved(asked, written))
+
+    def _write(self, record: JobRecord) -> None:
+        assert self.disk is not None
+        if self.disk.current_status.final:
+            return
+        assert record.attempt >= self.disk.attempt
+        self.disk = record
+        self.finals += record.current_status.final
+        self.cancel_answered |= self.cancelled and record.cancel_requested is not None
+
+    @precondition(lambda self: self.running)
+    @rule(late=st.booleans())
+    def start_container(self, late: bool) -> None:
+        assert isinstance(self.phase, life.OnHost)
+        self.happen(life.ContainerStarted(self.phase.record.attempt - late, START))
+
+    @precondition(lambda self: self.running)
+    @rule(outcome=st.sampled_from(OUTCOMES))
+    def end_attempt(self, outcome: Outcome) -> None:
+        self.running = False
+        self.happen(life.AttemptEnded(outcome, most_memory_gb=8))
+
+    @precondition(lambda self: self.running)
+    @rule()
+    def lose_host(self) -> None:
+        self.running = False
+        self.happen(life.HostAway(1.0))
+
+    @precondition(lambda self: isinstance(self.phase, life.Orphaned))
+    @rule(again=st.integers(0, 1))
+    def host_returns(self, again: int) -> None:
+        assert isinstance(self.phase, life.Orphaned)
+        name = self.phase.record.host
+        [place] = [place for place in PLACES if place.host == name]
+        self.happen(life.HostBack(place._replace(node_id=f"{place.node_id}-{again}")))
+
+    @precondition(lambda self: isinstance(self.phase, life.Orphaned))
+    @rule()
+    def host_is_given_up(self) -> None:
+        self.happen(life.HostLost("it was away for too long"))
+
+    # What users, administrators and crashes do
+
+    @rule(saved=st.booleans())
+    def cancel(self, saved: bool) -> None:
+        over = self.phase is None or (isinstance(self.phase, life.Storing) and self.phase.record.current_status.final)
+        self.cancelled |= not over
+        self.happen(life.CancelRequested())
+        while saved and self.saving:
+            self.save(True)
+
+    @precondition(lambda self: isinstance(self.phase, life.Placed | life.Leasing | life.Assigned | life.OnHost))
+    @rule()
+    def evict(self) -> None:
+        self.happen(life.EvictRequested())
+
+    @precondition(lambda self: isinstance(self.phase, life.Placed | life.Leasing | life.Assigned))
+    @rule()
+    def node_dies(self) -> None:
+        self.happen(life.NodeGone())
+
+    @rule(reach_disk=st.integers(0, 3))
+    def scheduler_dies(self, reach_disk: int) -> None:
+        """What it was writing may be on disk or not, in order."""
+        if self.inserting is not None:
+            self.disk, self.inserting = (self.inserting if reach_disk else None), None
+        for save in list(self.saving)[:reach_disk]:
+            self._write(save.record)
+        self.cancelled &= self.cancel_answered
+        disk = self.disk
+        self._forget()
+        # As a new Scheduler does at its start: what no unfinished job has on record goes.
+        self.leases &= {disk.lease} if disk is not None and not disk.current_status.final else set()
+        if disk is not None and not disk.current_status.final:
+            self.happen(life.Recovered(disk, 0.0))
+
+    # What always holds
+
+    @invariant()
+    def resources_are_held_exactly_while_a_container_may_exist(self) -> None:
+        has_place = isinstance(self.phase, life.Placed | life.Leasing | life.Assigned | life.OnHost)
+        assert len(self.held) == has_place
+        assert self.running == isinstance(self.phase, life.OnHost)
+        if isinstance(self.phase, life.Assigned):
+            assert self.phase.lease in self.leases
+        if not has_place and not isinstance(self.phase, life.Orphaned):
+            assert not self.leases, "a lease is left"
+
+    @invariant()
+    def where_it_waits_agrees_with_its_phase(self) -> None:
+        assert (self.room == "waits") == isinstance(self.phase, life.Waiting)
+        assert (self.room == "taken") == isinstance(self.phase, life.Withdrawn | life.Placed | life.Leasing)
+
+    @invariant()
+    def it_ends_once(self) -> None:
+        assert self.finals <= 1
+        if self.phase is None and self.disk is not None:
+            assert self.disk.current_status.final
+
+    def teardown(self) -> None:
+        """Whatever has happened: with an environment that works, the job comes to its end."""
+        if not hasattr(self, "phase"):
+            return
+        for _ in range(200):
+            if not self._go_on():
+                break
+        assert self.phase is None
+        assert not self.held
+        if self.disk is not None:
+            assert self.finals == 1
+            if self.cancelled and self.disk.cancel_requested is None:
+                # It had no container that could have ended by itself.
+                assert self.disk.error is not None
+                assert self.disk.error.type in (ErrorType.CANCELLED, ErrorType.NO_SUCH_APP, ErrorType.DOCKER_ERROR)
+
+    @precondition(lambda self: self.phase is not None)
+    @rule(steps=st.integers(1, 6))
+    def all_goes_well(self, steps: int) -> None:
+        """Most of the time; without this, few sequences would come far."""
+        for _ in range(steps):
+            self._go_on()
+
+    def _go_on(self) -> bool:
+        """Let the next thing go well; False if the job has ended."""
+        match self.phase:
+            case None:
+                return False
+            case life.Submitting():
+                self.insert(True)
+            case _ if self.reading:
+                self.read(APP)
+            case _ if self.saving:
+                self.save(True)
+            case _ if self.acquiring:
+                self.answer_lease(True)
+            case life.Orphaned():
+                self.host_returns(1)
+            case life.OnHost(wish=wish):
+                self.end_attempt(OUTCOMES[6] if wish is Wish.CANCEL else OUTCOMES[0])
+            case _:
+                self.find_room(PLACES[0])
+        return True
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(max_examples=800, stateful_step_count=25)
+
+
+# The diagram
+
+
+def phases() -> Iterator[Phase | None]:
+    """Every phase, with the data that makes a difference."""
+    record = JobRecord.submitted(JobSpec(app="A"), "1" * 24, NOON)
+    final = record.failed(ErrorType.NO_SUCH_APP, "none", NOON)
+    place, lease = PLACES[0], "lease"
+    placed = record.placed(
+        node_id="n", host="h1", lease=lease, granted={}, wrapper_digest="d", retry_policy=APP.retry_policy
+    )
+    yield from (None, life.WAITING, life.Withdrawn(), life.Orphaned(placed, 0.0))
+    yield from (life.Submitting(record), life.Submitting(record, cancelled=True), life.Submitting(final))
+    yield from (life.Storing(record, 1, "h1"), life.Storing(record, 1, cancelled=True), life.Storing(final, 1))
+    for wish in Wish:
+        yield life.Placed(place, wish)
+        yield life.Leasing(record, place, APP, wish)
+        yield life.Assigned(placed, place, lease, wish)
+        for held in (None, lease):
+            yield life.OnHost(placed, place, held, Status.INIT, wish)
+
+
+def events(phase: Phase | None) -> Iterator[Event]:
+    """Every event, with the data that makes a difference."""
+    record = JobRecord.submitted(JobSpec(app="A"), "1" * 24, NOON)
+    running = record._with(current_status=Status.RUNNING, host="h1")
+    own = getattr(phase, "record", record)
+    yield from (life.Inserted(), life.NotInserted(), life.NoApp(record, "none"), life.RoomFound(PLACES[0]))
+    yield from (life.Recovered(each, 0.0) for each in (record, running, record.cancel_wanted(NOON)))
+    yield from (life.RecordRead(record, APP), life.RecordRead(record, "none"), life.RecordUnreadable())
+    yield from (life.LeaseGranted("lease", "node-h1"), life.LeaseRefused("node-h1"), life.Saved(own, own))
+    yield life.ContainerStarted(1, START)
+    yield from (life.AttemptEnded(outcome) for outcome in OUTCOMES)
+    yield from (life.HostAway(0.0), life.HostBack(PLACES[0]), life.HostLost("away"))
+    yield from (life.NodeGone(), life.CancelRequested(), life.EvictRequested())
+
+
+def edges() -> set[tuple[str, str, str]]:
+    """What leads from each phase to another: (phase, event, next phase)."""
+    found = set()
+    for phase in phases():
+        for event in events(phase):
+            try:
+                following, _ = step(phase, event, NOON)
+            except life.ImpossibleEvent:
+                continue
+            if type(following) is not type(phase):
+                names = [type(each).__name__ if each is not None else "[*]" for each in (phase, following)]
+                found.add((names[0], type(event).__name__, names[1]))
+    return found
+
+
+def test_the_diagram_in_the_architecture_is_that_of_the_code() -> None:
+    text = (REPOSITORY / "ARCHITECTURE.md").read_text()
+    diagram = re.search(r"```mermaid\nstateDiagram-v2\n(.*?)```", text, re.DOTALL)
+    assert diagram is not None
+    drawn = set()
+    for line in diagram[1].splitlines():
+        if match := re.fullmatch(r"\s*(\S+) --> (\S+) ?: (.*)", line):
+            drawn |= {(match[1], event.strip(), match[2]) for event in match[3].split(",")}
+    assert drawn == edges()
+
+
+def test_an_event_that_cannot_happen_is_refused() -> None:
+    possible = {(type(phase), type(event)) for phase, event in pairs() if accepts(phase, event)}
+    assert (life.Waiting, life.AttemptEnded) not in possible
+    with pytest.raises(life.ImpossibleEvent, match="AttemptEnded in Waiting"):
+        step(life.WAITING, life.AttemptEnded(OUTCOMES[0]), NOON)
+
+
+def pairs() -> Iterator[tuple[Phase | None, Event]]:
+    for phase in phases():
+        yield from product([phase], events(phase))
+
+
+def accepts(phase: Phase | None, event: Event) -> bool:
+    try:
+        step(phase, event, NOON)
+    except life.ImpossibleEvent:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("event", [life.CancelRequested(), life.EvictRequested(), life.NodeGone()])
+def test_what_users_and_machines_do_is_possible_in_every_phase(event: Event) -> None:
+    for phase in phases():
+        step(phase, event, NOON)
