@@ -5,9 +5,11 @@ PYTHON := .venv/bin/python
 ENGINE := bash scripts/engine.sh
 # More arguments for pytest and the benchmark: make test ARGS='-k store'
 ARGS ?=
+# How many simulated lives: make simulate-faults SEEDS=100000
+SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench cluster-demo chaos cluster-up cluster-down setup engine-stop clean
+.PHONY: help demo test check bench cluster-demo chaos simulate-faults cluster-up cluster-down setup engine-stop clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +37,9 @@ cluster-demo: setup ## ray up, 300 jobs and ray down on a cluster of three hosts
 	@$(ENGINE) install
 	@bash scripts/cluster_tools.sh
 	@$(PYTHON) -m tests.cluster.demo $(ARGS)
+
+simulate-faults: setup ## live SEEDS simulated clusters' lives in which everything dies, and check that no job is lost
+	@$(PYTHON) -m orqal.testing.simulate_faults --seeds $(SEEDS) $(ARGS)
 
 chaos: setup ## kill parts of a cluster of three hosts on this machine at random, and see that no job is lost (as root)
 	@$(ENGINE) install

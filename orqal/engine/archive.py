@@ -1,6 +1,6 @@
-"""A job's directory, on its way to a daemon that does not see this machine's files, and back: as a tar.
+"""A job's directory as a tar: to a daemon that does not see this machine's files, and back.
 
-What comes back was made by a container, and may have been made to do harm.
+What comes back was made by a container, which may want to do harm.
 """
 
 from __future__ import annotations
@@ -20,23 +20,25 @@ from orqal.engine.job_directory import walk
 
 _PIECE = 1 << 20
 _BUFFER = 1 << 16
-"""Bytes that tarfile reads at once, and copies for every header."""
+"""Bytes that tarfile reads at once, and copies for each header."""
 _BLOCK = 4096
-"""What a file takes of a disk at least, in bytes."""
+"""Bytes that a file takes of a disk at least."""
 KEPT_FREE = 256 << 20
-"""Bytes of the disk that jobs' files leave free."""
+"""Bytes of the disk that jobs' files must leave free."""
 
 
 class Readable(Protocol):
-    """Where the tar comes from."""
+    """A source of a tar."""
 
     def read(self, size: int, /) -> bytes:
         """Up to `size` bytes; none at the end."""
 
 
 def packed(directory: str, params: bytes) -> bytes:
-    """A job's directory as its container gets it: anyone may write there, and `params.json` is in it. To be unpacked at
-    the root; folders above it are made where they are missing, and left as they are where they are not."""
+    """A job's directory as its container gets it: anyone may write there, and `params.json` is in it.
+
+    It must be unpacked at the root. Missing folders above it are created, others are left as they are.
+    """
     buffer = BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         folder = tarfile.TarInfo(directory.lstrip("/"))
@@ -49,11 +51,14 @@ def packed(directory: str, params: bytes) -> bytes:
 
 
 def unpack(archive: Readable, directory: Path) -> None:
-    """Make a job's directory what the one folder in the tar is. What an unpacking that was cut short has left goes.
+    """Replace a job's directory by the one folder in the tar.
 
-    Files and folders only: no devices, pipes or sockets, and of links those that lead further down. They belong to this
-    process's user, who may read them. OSError: the disk has no room for all, or something else is wrong with it.
-    Unreachable: the tar broke off.
+    Only files, folders, and links that lead further down are unpacked: no devices, pipes or sockets. They belong to
+    this process's user, who may read them.
+
+    Raises:
+        OSError: the disk has no room for all of it, or something else is wrong with it.
+        Unreachable: the tar broke off.
     """
     with suppress(FileNotFoundError):
         shutil.rmtree(directory)
@@ -61,10 +66,10 @@ def unpack(archive: Readable, directory: Path) -> None:
     disk = os.statvfs(directory)
     room = disk.f_bavail * disk.f_frsize - KEPT_FREE
     try:
-        # It is only read. errorlevel: no error is passed over.
+        # It is only read. errorlevel=2: no error is ignored.
         with tarfile.open(fileobj=cast(IO[bytes], archive), mode="r|", bufsize=_BUFFER, errorlevel=2) as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined] # else it remembers all there ever were
+                tar.members.clear()  # type: ignore[attr-defined] # otherwise it remembers all members
                 room -= _BLOCK + member.size
                 if room < 0:
                     raise OSError(f"they are more than the {disk.f_bavail * disk.f_frsize / 1e9:.1f} GB that are free")
@@ -76,14 +81,14 @@ def unpack(archive: Readable, directory: Path) -> None:
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
-    """A tar ends with two blocks of zeros. tarfile stops at the first, and at anything that is no header, too."""
+    """A tar ends with two blocks of zeros. tarfile stops at the first one, or at anything that is no header."""
     rest = tar.fileobj.read(tarfile.BLOCKSIZE) if tar.fileobj else b""
     if rest != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("the end is missing")
 
 
 def _place(name: str) -> tuple[str, ...] | None:
-    """Where in the job's directory it belongs; None: nowhere."""
+    """The parts of a member's path in the job's directory; None if it must not be unpacked."""
     parts = PurePosixPath(name).parts
     return None if not parts or any(part == ".." or "/" in part or "\0" in part for part in parts) else parts[1:]
 
@@ -114,6 +119,6 @@ def _write(content: IO[bytes], name: str, mode: int, parent: int) -> None:
 
 
 def _leads_down(target: str) -> bool:
-    """However many links are on the way, none of them leads up."""
+    """True if a link to this target leads further down, whatever links are on the way."""
     parts: Iterable[str] = PurePosixPath(target).parts
     return bool(target) and not any(part == ".." or "/" in part or "\0" in part for part in parts)

@@ -1,6 +1,6 @@
 """The one place that speaks to a Docker daemon.
 
-Blocking calls on the docker SDK: callers that must not block use threads. Containers of Orqal bear the labels
+Calls of the docker SDK, which block: callers that must not block use threads. Orqal's containers carry the labels
 LABEL_CLUSTER, LABEL_JOB and LABEL_ATTEMPT; no other container is ever touched.
 """
 
@@ -34,11 +34,11 @@ LABEL_CLUSTER = "orqal.cluster"
 LABEL_JOB = "orqal.job"
 LABEL_ATTEMPT = "orqal.attempt"
 LABEL_FILES = "orqal.files"
-"""Says where in the container the job's directory is, if it is to be fetched after the end; else empty."""
+"""Where in the container the job's directory is, if it must be fetched after the end; otherwise empty."""
 
 _CONNECT_TIMEOUT = 60.0
 _SILENCE = 300.0
-"""Seconds without news of a pull after which it is given up."""
+"""Seconds without progress after which a pull is given up."""
 _POOL = 64
 _EVENTS = ("die", "kill")
 _REMEMBERED = 256
@@ -46,7 +46,7 @@ _REMEMBERED = 256
 
 
 class EngineInfo(NamedTuple):
-    """What a daemon says of itself."""
+    """What a daemon reports of itself."""
 
     name: str
     version: str
@@ -56,13 +56,13 @@ class EngineInfo(NamedTuple):
     cgroup_driver: str
     """`cgroupfs`, `systemd` or `none`."""
     local: bool
-    """It runs on this machine, and not in a virtual one of its own."""
+    """True if it runs on this machine, and not in a virtual machine of its own."""
     data_root: str = ""
-    """The folder of its images and containers, on its machine."""
+    """The folder of its images and containers, on its own machine."""
 
 
 class ContainerKey(NamedTuple):
-    """An attempt of a job: at most one container of a cluster bears it."""
+    """An attempt at a job: at most one container of a cluster carries it."""
 
     job: str
     attempt: int
@@ -70,7 +70,7 @@ class ContainerKey(NamedTuple):
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """A container to be made. The names are those of the Engine API."""
+    """A container to create. The names are those of the Engine API."""
 
     key: ContainerKey
     image: str
@@ -82,11 +82,11 @@ class ContainerSpec:
     network: str | None
     pids_limit: int
     cgroup_parent: str | None
-    """The cgroup to put it in; None: the daemon's own choice."""
+    """The cgroup to put it in; None for the daemon's own choice."""
     mounted: str | None = None
-    """The job's directory, at the same path on the daemon's machine; it must be there."""
+    """The job's directory, which exists at this path on the daemon's machine."""
     fetched: str | None = None
-    """The job's directory, which the daemon's machine does not see: a path in the container alone."""
+    """The job's directory if the daemon's machine does not see it: a path in the container alone."""
 
 
 class Ended(NamedTuple):
@@ -117,23 +117,26 @@ class MadeOf(NamedTuple):
 
 
 class Past(NamedTuple):
-    """What a daemon remembers: its last events, and none from before its own start."""
+    """What a daemon remembers: its last events, but none from before its own start."""
 
     killed: set[str]
-    """Containers that it has sent a signal that ends programs. One that finds containers running when it starts, and is
-    not to leave them so (`live-restore`), kills them before anybody can listen."""
+    """Containers to which it has sent a signal that ends programs. A daemon without `live-restore` that finds
+    containers running at its start kills them before anyone can listen."""
     ended: set[str]
-    """Containers that it has seen end."""
+    """Containers whose end it has seen."""
     all_since_its_start: bool
-    """It has forgotten nothing."""
+    """True if it has forgotten nothing since its start."""
 
 
 class Engine:
     """A Docker daemon: the one of DOCKER_HOST, DOCKER_TLS_VERIFY and DOCKER_CERT_PATH, or the local socket."""
 
     def __init__(self, cluster: str, logins: Path | None = None) -> None:
-        """`cluster` marks the containers as ours; `logins`: see Settings.registry_auth. Unreachable: no daemon
-        answers."""
+        """`cluster` marks the containers; `logins`: see Settings.registry_auth.
+
+        Raises:
+            Unreachable: no daemon answers.
+        """
         self.cluster = cluster
         self._logins = logins
         with translated("connect"):
@@ -159,18 +162,22 @@ class Engine:
     # Images
 
     def images(self) -> frozenset[str]:
-        """The names, with tag or digest, of all images that are here."""
+        """The names, with tag or digest, of all images that the daemon has."""
         with translated("list the images"):
             found = self._api.images()
         return frozenset(name for image in found for kind in ("RepoTags", "RepoDigests") for name in image[kind] or ())
 
     def image_digests(self, images: Iterable[str]) -> dict[str, str]:
-        """The ids of those of these images that are here."""
+        """The ids of those of these images that the daemon has."""
         found = {image: self.image_id(image) for image in images}
         return {image: digest for image, digest in found.items() if digest is not None}
 
     def image_id(self, image: str) -> str | None:
-        """The id of an image that is here. EngineError: that is no image's name."""
+        """The id of an image; None if the daemon does not have it.
+
+        Raises:
+            EngineError: this is not the name of an image.
+        """
         reference = with_tag(image)
         with translated("inspect the image"):
             try:
@@ -186,7 +193,11 @@ class Engine:
             return image_id
 
     def pull(self, image: str) -> Pull:
-        """Have the daemon pull an image. EngineError, here or while it comes: it cannot be had; see `passing`."""
+        """Let the daemon pull an image.
+
+        Raises:
+            EngineError: it cannot be pulled; see `passing`. Waiting for the pull may raise this, too.
+        """
         reference = with_tag(image)
         try:
             repository, tag = parse_repository_tag(reference)
@@ -205,36 +216,36 @@ class Engine:
         return Pull(reference, response)
 
     def _login(self, reference: str, repository: str) -> bytes | None:
-        """What the registry is told of who we are. Read anew each time: somebody may have logged in since."""
+        """The credentials for a registry. They are read each time, because someone may have logged in meanwhile."""
         try:
             if self._logins and not isinstance(json.loads(self._logins.read_bytes()), dict):
                 raise ValueError("it is not a JSON object")
         except (OSError, ValueError) as error:
             raise EngineError(
                 ErrorType.PULL_FAILED,
-                f"the image {reference!r} is not on the host, and was not pulled, for the host's file of credentials "
-                f"(ORQAL_REGISTRY_AUTH), {self._logins}, cannot be read: {error}",
+                f"the image {reference!r} is not on the host, and was not pulled, because the host's file of "
+                f"credentials (ORQAL_REGISTRY_AUTH), {self._logins}, cannot be read: {error}",
             ) from error
         try:
             self._api.reload_config(str(self._logins) if self._logins else None)
             registry, _ = docker.auth.resolve_repository_name(repository)
             login = docker.auth.get_config_header(self._api, registry)
-        except docker.errors.DockerException as error:  # of a program that keeps credentials, mostly
+        except docker.errors.DockerException as error:  # mostly from a credential helper
             raise EngineError(
                 ErrorType.PULL_FAILED,
-                f"the image {reference!r} is not on the host, and was not pulled, for the credentials for its registry "
-                f"cannot be read: {error}",
+                f"the image {reference!r} is not on the host, and was not pulled, because the credentials for its "
+                f"registry cannot be read: {error}",
             ) from error
         return login
 
     # Containers
 
     def create(self, spec: ContainerSpec) -> str:
-        """Make a container, not yet started: its id. If it is there already, its id too."""
+        """Create a container, not yet started, and return its id. If it exists already, return its id."""
         with translated("create the container"):
             host_config = self._api.create_host_config(
                 binds=dict(spec.volumes),
-                # Unlike `binds`, this makes no folder of that name where there is none.
+                # Unlike `binds`, this creates no folder if the source does not exist.
                 mounts=[Mount(spec.mounted, spec.mounted, type="bind")] if spec.mounted else None,
                 nano_cpus=spec.resources.nano_cpus,
                 mem_limit=spec.resources.mem_bytes,
@@ -244,14 +255,14 @@ class Engine:
                 cgroup_parent=spec.cgroup_parent,
                 security_opt=["no-new-privileges"],
                 network_mode=spec.network,
-                # The driver "local" keeps bytes that are not UTF-8, which "json-file" replaces. By default it drops
-                # the oldest output beyond 100 MB: no part of an output may be lost.
+                # The driver `local` keeps bytes that are not UTF-8, which `json-file` replaces. By default it drops
+                # the oldest output beyond 100 MB; here no part of an output may be lost.
                 log_config=LogConfig(type="local", config={"max-size": "1t", "max-file": "1", "compress": "false"}),
             )
             try:
                 container = self._api.create_container(
                     image=with_tag(spec.image),
-                    # None lets the image's own command stand.
+                    # With None the image's own command runs.
                     command=spec.cmd or None,
                     host_config=host_config,
                     environment=spec.environment,
@@ -261,7 +272,7 @@ class Engine:
                         LABEL_CLUSTER: self.cluster,
                         LABEL_JOB: spec.key.job,
                         LABEL_ATTEMPT: str(spec.key.attempt),
-                        # Always: the image may have such a label of its own.
+                        # Always set, because the image may have such a label of its own.
                         LABEL_FILES: spec.fetched or "",
                     },
                 )
@@ -269,8 +280,8 @@ class Engine:
                 if spec.mounted and f"source path does not exist: {spec.mounted}" in explanation(error):
                     raise EngineError(
                         ErrorType.DOCKER_ERROR,
-                        f"the job's directory {spec.mounted} is not on the Docker daemon's machine. ORQAL_JOBS_DIR is "
-                        "to be a file system that both machines have at that path; unset, files are carried over",
+                        f"the job's directory {spec.mounted} is not on the Docker daemon's machine. ORQAL_JOBS_DIR "
+                        "must be on a file system that both machines have at that path; if unset, files are copied",
                     ) from error
                 existing = self.find(spec.key) if error.status_code == 409 else None
                 if existing is None:
@@ -279,19 +290,19 @@ class Engine:
         return str(container["Id"])
 
     def find(self, key: ContainerKey) -> str | None:
-        """The id of an attempt's container, if it is there."""
+        """The id of an attempt's container; None if there is none."""
         labels = [*self._label, f"{LABEL_JOB}={key.job}", f"{LABEL_ATTEMPT}={key.attempt}"]
         with translated("look for the container"):
             found = self._api.containers(all=True, filters={"label": labels})
         return str(found[0]["Id"]) if found else None
 
     def put(self, container: str, archive: bytes) -> None:
-        """Unpack a tar at the root of its file system."""
+        """Unpack a tar at the root of a container's file system."""
         with translated("put files into the container"):
             self._api.put_archive(container, "/", archive)
 
     def fetch(self, container: str, path: str) -> Archive | None:
-        """What is at a path of its file system, as a tar; None: nothing."""
+        """What is at a path of a container's file system, as a tar; None if there is nothing."""
         url = f"{self._api.base_url}/v{self._api.api_version}/containers/{container}/archive"
         with translated("fetch the container's files"):
             response = self._api.get(url, params={"path": path}, headers={"Accept-Encoding": "identity"}, stream=True)
@@ -301,12 +312,12 @@ class Engine:
         return Archive(response)
 
     def start(self, container: str) -> None:
-        """Start it; nothing happens if it runs already."""
+        """Start a container. Nothing happens if it runs already."""
         with translated("start the container"):
             self._api.start(container)
 
     def ended(self, container: str) -> Ended | None:
-        """How it ended; None: it has not."""
+        """How a container ended; None if it has not."""
         with translated("inspect the container"):
             found = self._api.inspect_container(container)
         state = found["State"]
@@ -322,13 +333,13 @@ class Engine:
         return MadeOf(str(found["Config"]["Image"]), str(found["Image"]), list(found["Config"]["Cmd"] or []))
 
     def started(self, container: str) -> bool:
-        """True when it has been started, whether or not it has ended."""
+        """True if a container was started, whether or not it has ended."""
         with translated("inspect the container"):
             state = self._api.inspect_container(container)["State"]
         return bool(state["Status"] != "created")
 
     def ran_for(self, container: str) -> float | None:
-        """Seconds since its start, both times by the daemon's own clock; None: it was not started, or is not there."""
+        """Seconds since a container's start, by the daemon's clock; None if it was not started or does not exist."""
         with translated("inspect the container"):
             try:
                 state = self._api.inspect_container(container)["State"]
@@ -339,15 +350,15 @@ class Engine:
             return _seconds(self._api.info()["SystemTime"]) - _seconds(state["StartedAt"])
 
     def stats(self, container: str) -> dict[str, Any]:
-        """What it uses at this moment, as the Engine API says it. The answer takes the daemon up to a second."""
-        with translated("tell what the container uses"):
+        """What a container uses now, as the Engine API reports it. The daemon takes up to a second to answer."""
+        with translated("report what the container uses"):
             # Without one-shot, which Docker 20.10 (API 1.41) brought, the daemon waits for a second measurement.
             one_shot = version_gte(self._api.api_version, "1.41") or None
             stats: dict[str, Any] = self._api.stats(container, stream=False, one_shot=one_shot)
         return stats
 
     def stop(self, container: str, grace: int) -> None:
-        """SIGTERM, and SIGKILL after `grace` seconds. A container that is gone or has ended is left so."""
+        """Send SIGTERM, and SIGKILL after `grace` seconds. Nothing happens if the container has ended or is gone."""
         with translated("stop the container"):
             try:
                 self._api.stop(container, timeout=grace)
@@ -355,7 +366,7 @@ class Engine:
                 return
 
     def remove(self, container: str) -> None:
-        """Remove it with its output, running or not. A container that is gone is left so."""
+        """Remove a container with its output, running or not. Nothing happens if it is gone."""
         with translated("remove the container"):
             try:
                 self._api.remove_container(container, force=True, v=True)
@@ -378,7 +389,7 @@ class Engine:
         return Logs(response, follow)
 
     def own_containers(self) -> Iterator[tuple[ContainerKey, str, str]]:
-        """All containers of this cluster here: whose, id, state in Docker's words."""
+        """All containers of this cluster on the daemon: attempt, id, state in Docker's words."""
         with translated("list the containers"):
             found = self._api.containers(all=True, filters={"label": self._label})
         for container in found:
@@ -388,17 +399,17 @@ class Engine:
                 yield key, str(container["Id"]), str(container["State"])
 
     def overview(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """What `docker info` says, and `docker inspect` of each running container of this cluster."""
-        with translated("tell of itself"):
+        """`docker info`, and `docker inspect` of each running container of this cluster."""
+        with translated("report its state"):
             running = self._api.containers(filters={"label": self._label})
             inspected = []
             for container in running:
-                with suppress(docker.errors.NotFound):  # it has gone meanwhile
+                with suppress(docker.errors.NotFound):  # it is gone meanwhile
                     inspected.append(self._api.inspect_container(container["Id"]))
             return self._api.info(), inspected
 
     def images_in_use(self) -> dict[str, int]:
-        """Running containers per image, strangers' too: the load of the host."""
+        """Running containers per image, of other programs too: the load of the host."""
         counts: dict[str, int] = {}
         with translated("list the containers"):
             for container in self._api.containers():
@@ -406,15 +417,15 @@ class Engine:
         return counts
 
     def events(self) -> Events:
-        """What happens to this cluster's containers, from now on."""
+        """What happens to this cluster's containers from now on."""
         with translated("listen to events"):
             return Events(self._api.events(decode=True, filters=self._events))
 
     def past(self) -> Past:
-        """What the daemon still knows of what happened to this cluster's containers."""
+        """What the daemon remembers of this cluster's containers."""
         url = f"{self._api.base_url}/v{self._api.api_version}/events"
-        with translated("tell of past events"):
-            # The SDK's own events() takes whole seconds only: the last second's would be missing, or waited for.
+        with translated("list past events"):
+            # The SDK's own events() knows whole seconds only: those of the last second would be missing.
             window = {"since": "1", "until": f"{_seconds(self._api.info()['SystemTime']):.6f}"}
             response = self._api.get(url, params=window)
             response.raise_for_status()
@@ -441,7 +452,7 @@ class Engine:
 
 
 def with_tag(image: str) -> str:
-    """The image with its tag: `latest` unless given. A digest stands for itself."""
+    """The image with its tag, which is `latest` unless given. A digest needs none."""
     return image if "@" in image or ":" in image.rsplit("/", 1)[-1] else f"{image}:latest"
 
 
@@ -452,7 +463,7 @@ def container_name(image: str, key: ContainerKey) -> str:
 
 
 class _Api(docker.APIClient):
-    """The SDK's client, as it is to be towards a daemon elsewhere."""
+    """The SDK's client, made fit for a daemon on another machine."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -460,12 +471,12 @@ class _Api(docker.APIClient):
             self.mount(self.base_url, _Tcp(pool_maxsize=_POOL))
 
     def send(self, request: Any, **options: Any) -> requests.Response:
-        """As requests' own, which would believe REQUESTS_CA_BUNDLE more than the daemon's ca.pem."""
+        """As requests' own, which would prefer REQUESTS_CA_BUNDLE to the daemon's ca.pem."""
         return super().send(request, **options | ({"verify": self.verify} if isinstance(self.verify, str) else {}))
 
 
 class _Tcp(HTTPAdapter):
-    """Connections to a daemon elsewhere: when its machine is gone, one that waits for news is told within 30 s."""
+    """Connections to another machine: if that is gone, a connection that waits for data fails within 30 s."""
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         alive = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
@@ -481,14 +492,14 @@ def _by_socket() -> bool:
 
 
 def _seconds(time: str) -> float:
-    """A time of the Engine API, which has up to nine digits after the point, in seconds since 1970."""
+    """A time of the Engine API, with up to nine digits after the point, as seconds since 1970."""
     found = re.fullmatch(r"(.{19})(\.\d+)?(Z|[+-]\d\d:\d\d)", time)
     assert found is not None, time
     return datetime.fromisoformat(found[1] + found[3].replace("Z", "+00:00")).timestamp() + float(found[2] or 0)
 
 
 def _message(response: requests.Response) -> str:
-    """What the daemon says in an answer that is an error."""
+    """The message of an answer that is an error."""
     try:
         return str(response.json()["message"])
     except (requests.RequestException, ValueError, KeyError, TypeError):

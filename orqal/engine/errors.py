@@ -1,4 +1,4 @@
-"""What a Docker daemon refuses, as the error that a job may end with."""
+"""What a Docker daemon refuses, as the error that a job ends with."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import urllib3
 from orqal.models import ErrorType
 
 _MISSING = "not found|manifest unknown|does not exist|invalid reference"
-"""How registries, and the daemon, say that there is no such image."""
+"""How registries and the daemon report that an image does not exist."""
 _NOT_ALLOWED = "unauthorized|no basic auth credentials|denied|authentication required|incorrect username|forbidden"
 _FOR_GOOD = "x509|certificate|HTTP response to HTTPS client|no matching manifest|unsupported|exec format"
-"""Other refusals of which a later attempt would hear again."""
+"""Other refusals that a later attempt would meet again."""
 
 
 class EngineError(Exception):
-    """A daemon's refusal or silence, as the error that a job may end with."""
+    """A daemon refuses or does not answer: the error that a job ends with."""
 
     def __init__(self, type: ErrorType, message: str, exit_code: int | None = None, *, passing: bool = False) -> None:
         super().__init__(message)
@@ -30,11 +30,11 @@ class EngineError(Exception):
         self.message = message
         self.exit_code = exit_code
         self.passing = passing
-        """Another attempt, later or on another host, may succeed."""
+        """True if another attempt, later or on another host, may succeed."""
 
 
 class Unreachable(EngineError):
-    """The daemon does not answer. What was asked may have been done or not."""
+    """The daemon does not answer. It may have done what was asked, or not."""
 
     def __init__(self, message: str) -> None:
         super().__init__(ErrorType.DOCKER_ERROR, message, passing=True)
@@ -59,16 +59,16 @@ def translated(action: str) -> Iterator[None]:
         if distrust := _distrust(error):
             raise Unreachable(
                 f"the Docker daemon at {os.environ.get('DOCKER_HOST')} and this machine differ about TLS: {distrust}. "
-                "DOCKER_CERT_PATH is to have ca.pem, of the authority that has signed the daemon's certificate, and "
-                "cert.pem and key.pem, signed by one that the daemon trusts; DOCKER_TLS_VERIFY=1 turns TLS on."
+                "DOCKER_CERT_PATH must have ca.pem, of the authority that signed the daemon's certificate, and "
+                "cert.pem and key.pem, signed by an authority that the daemon trusts; DOCKER_TLS_VERIFY=1 turns TLS on."
             ) from error
         raise Unreachable(
-            f"the Docker daemon does not answer ({action}: {error}). Is it running? `docker info` tells."
+            f"the Docker daemon does not answer ({action}: {error}). Is it running? `docker info` shows it."
         ) from error
 
 
 def _distrust(error: BaseException) -> str | None:
-    """What an error says of TLS; None: it is of another kind."""
+    """What an error says of TLS; None if it is of another kind."""
     cause: BaseException | None = error
     while cause is not None:
         plainly = "HTTP request to an HTTPS server" in str(cause)
@@ -79,7 +79,7 @@ def _distrust(error: BaseException) -> str | None:
 
 
 def not_pulled(reference: str, words: str, status: int = 500) -> EngineError:
-    """A pull that the registry, or the daemon, refused: for good, or perhaps not."""
+    """A pull that the registry or the daemon refused, for good or for now."""
     words = words.strip().rstrip(".")
 
     def says(pattern: str) -> bool:
@@ -96,8 +96,8 @@ def not_pulled(reference: str, words: str, status: int = 500) -> EngineError:
         return EngineError(
             ErrorType.PULL_FAILED,
             f"the registry does not let this host pull the image {reference!r}: unauthorized, it wants other "
-            f"credentials ({words}). Have them on the host: `docker login` as the user that Orqal runs as, or in the "
-            "file that ORQAL_REGISTRY_AUTH names.",
+            f"credentials ({words}). Put them on the host: `docker login` as the user that Orqal runs as, or the file "
+            "that ORQAL_REGISTRY_AUTH names.",
         )
     return EngineError(
         ErrorType.PULL_FAILED,
@@ -116,8 +116,8 @@ def explanation(error: docker.errors.APIError) -> str:
 
 
 def _passes(error: docker.errors.APIError) -> bool:
-    """True when it is not what was asked for that is wrong: the daemon is in trouble (a full disk, say), or somebody
-    removed a container or image that was there a moment ago."""
+    """True if the request is not to blame: the daemon is in trouble (its disk is full, say), or someone removed a
+    container or image that existed a moment ago."""
     if error.status_code == 404:
         return re.search("No such (container|image)", str(error.explanation)) is not None
     return error.status_code is None or error.status_code in (408, 409, 429) or error.status_code >= 500

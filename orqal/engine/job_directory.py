@@ -23,7 +23,7 @@ _JOB_ID = re.compile("[0-9a-f]{24}")
 
 
 def create(path: Path) -> BinaryIO:
-    """A new file in a job's directory; what is there under this name is not followed but replaced."""
+    """A new file in a job's directory. Whatever has this name is replaced, and never followed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _opened(path.parent, os.O_RDONLY | os.O_DIRECTORY) as directory:
         with suppress(FileNotFoundError):
@@ -37,7 +37,7 @@ def create(path: Path) -> BinaryIO:
 
 
 def make_directory(path: Path, params: bytes) -> None:
-    """A job's directory as its container gets it: anyone may write there, and `params.json` is in it."""
+    """Make a job's directory as its container gets it: anyone may write there, and `params.json` is in it."""
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o777)
     with create(path / "params.json") as file:
@@ -45,14 +45,14 @@ def make_directory(path: Path, params: bytes) -> None:
 
 
 def directories(jobs_dir: Path) -> list[str]:
-    """The names in the folder of the jobs' directories that are ids of jobs, sorted."""
+    """The ids of the jobs that have directories in this folder, sorted."""
     with suppress(OSError), os.scandir(jobs_dir) as entries:
         return sorted(entry.name for entry in entries if _JOB_ID.fullmatch(entry.name))
     return []
 
 
 def remove_directories(jobs_dir: Path, jobs: Iterable[str]) -> list[str]:
-    """Remove jobs' directories with all that is in them, following no link: those of which nothing is left."""
+    """Remove jobs' directories with all that is in them, following no link: the ids of those that are gone."""
     gone = []
     for job in jobs:
         if not _JOB_ID.fullmatch(job):
@@ -69,37 +69,38 @@ def remove_directories(jobs_dir: Path, jobs: Iterable[str]) -> list[str]:
 
 
 def listing(directory: Path) -> list[str]:
-    """The names in a job's directory, sorted; none if there is no directory."""
+    """The names in a job's directory, sorted; none if the directory does not exist."""
     try:
         with os.scandir(directory) as entries:
             names = [entry.name for _, entry in zip(range(LISTED), entries, strict=False)]
-    except OSError:  # there is none, or the container has made it unreadable
+    except OSError:  # it does not exist, or the container has made it unreadable
         return []
     return sorted(name.encode("utf-8", "replace").decode("utf-8") for name in names)
 
 
 class Piece(NamedTuple):
-    """A part of a file, and what the whole file is at that moment."""
+    """A part of a file, and facts about the whole file at that moment."""
 
     data: bytes
     size: int
     """Bytes of the whole file."""
     modified: int
-    """When the file was last written to, in ns of its file system's clock."""
+    """When the file was last written to, in nanoseconds of its file system's clock."""
 
 
 def read_piece(directory: Path, name: str, offset: int, size: int) -> Piece:
     """Up to `size` bytes of a file of a job's directory.
 
-    FileNotFoundError: there is no such regular file below the directory, or a link is on the way to it.
+    Raises:
+        FileNotFoundError: there is no such regular file below the directory, or a link is on the way to it.
     """
     parts = PurePosixPath(name).parts
-    # "/" in part: an absolute path's first part is "/" or "//".
+    # The first part of an absolute path is "/" or "//".
     if not parts or any(part == ".." or "/" in part or "\0" in part for part in parts):
         raise FileNotFoundError(name)
     try:
         with walk(directory, parts[:-1]) as parent:
-            # Not blocking: a pipe without a writer would keep us for ever.
+            # Not blocking: opening a pipe without a writer would never return.
             file = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
     except (OSError, UnicodeEncodeError) as error:
         raise FileNotFoundError(name) from error
@@ -114,7 +115,11 @@ def read_piece(directory: Path, name: str, offset: int, size: int) -> Piece:
 
 @contextmanager
 def walk(directory: Path, parts: Iterable[str]) -> Iterator[int]:
-    """A descriptor of a folder below a job's directory. OSError: there is none, or a link is on the way to it."""
+    """A descriptor of a folder below a job's directory.
+
+    Raises:
+        OSError: there is no such folder, or a link is on the way to it.
+    """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     current = os.open(directory, flags)
     try:

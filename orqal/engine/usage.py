@@ -1,14 +1,14 @@
-"""What a container took of its host: its highest memory and its CPU time.
+"""What a container used of its host: its peak memory and its CPU time.
 
-Two ways. Where the daemon is on this machine, makes cgroups itself (driver `cgroupfs`) and we may remove them (root),
-each container is put below a cgroup of its attempt's own (`Cgroups`). That one outlives the container, and the kernel
-has counted all in it: whole figures, for nothing while the container runs. Elsewhere the daemon is asked now and then
-while it runs (`Usage.of_stats` after each of `delays`): what ends before the first answer has no figures, and what was
-taken after the last one is not in them.
+There are two ways. If the daemon is on this machine, creates cgroups itself (driver `cgroupfs`), and Orqal may remove
+them (as root), each container is put below a cgroup of its attempt (`Cgroups`). That cgroup outlives the container, and
+the kernel has counted everything in it: the figures are complete, and nothing needs to be asked while the container
+runs. Otherwise the daemon is asked now and then while it runs (`Usage.of_stats` after each of `delays`): a container
+that ends before the first answer has no figures, and what it used after the last one is missing.
 
-Memory is what the kernel counts against the container's limit: that of its processes, and the pages of files that it
-keeps for them, which it would drop before it lets them run out of memory. Both figures include the start of the
-container, in which the runtime works in the container's cgroup.
+Memory is what the kernel counts against the container's limit: the memory of its processes, and the cached pages of
+their files, which the kernel would drop before they run out of memory. Both figures include the start of the container,
+when the runtime works in the container's cgroup.
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ _DELAYS = 0.2, 10.0
 
 
 class Usage(NamedTuple):
-    """What a container took. None: nobody has told."""
+    """What a container used. None if unknown."""
 
     peak_memory: int | None = None
     """Bytes."""
     cpu_seconds: float | None = None
-    """Of all its processes."""
+    """CPU time of all its processes."""
 
     @classmethod
     def of_stats(cls, stats: dict[str, Any]) -> Usage:
-        """What the daemon tells at one moment (`GET /containers/ID/stats`). Of a container that does not run it tells
-        zeros, and with cgroup v2 no peak but the memory of the moment.
+        """From the daemon's answer to `GET /containers/ID/stats`.
+
+        For a container that does not run, the figures in it are 0; with cgroup v2 it has the present memory, not the
+        peak.
 
         https://docs.docker.com/reference/api/engine/ (Get container stats based on resource usage)
         """
@@ -48,14 +50,14 @@ class Usage(NamedTuple):
         return cls(memory.get("max_usage") or memory.get("usage") or None, cpu or None)
 
     def at_least(self, other: Usage) -> Usage:
-        """Of each figure the higher one: neither ever falls."""
+        """The higher of each figure: neither ever falls."""
         peaks = [usage.peak_memory for usage in (self, other) if usage.peak_memory is not None]
         seconds = [usage.cpu_seconds for usage in (self, other) if usage.cpu_seconds is not None]
         return Usage(max(peaks, default=None), max(seconds, default=None))
 
 
 def delays() -> Iterator[float]:
-    """Seconds from one question to the next: few at first, for the sake of short jobs."""
+    """Seconds between two questions: few at first, because of short jobs."""
     delay, longest = _DELAYS
     while True:
         yield delay
@@ -64,17 +66,19 @@ def delays() -> Iterator[float]:
 
 @dataclass(frozen=True)
 class Cgroups:
-    """The cgroups above the containers of one cluster on one daemon, one for an attempt. The daemon makes them at the
-    start of a container and never removes them: that is our part."""
+    """The cgroups above the containers of one cluster on one daemon, one for each attempt.
+
+    The daemon creates them when a container starts and never removes them: Orqal must.
+    """
 
     prefix: str
     """The cgroup above them all. Nothing outside it is touched."""
     mounts: tuple[Path, ...]
-    """Where the hierarchies are: several with cgroup v1, one with v2."""
+    """Where the hierarchies are mounted: several with cgroup v1, one with v2."""
 
     @classmethod
     def of(cls, info: EngineInfo, cluster: str) -> Cgroups | None:
-        """Those of a daemon. None: with this daemon, or this machine, they cannot be had."""
+        """The cgroups of a daemon's containers; None if this daemon or this machine does not allow it."""
         if not info.local or info.cgroup_driver != "cgroupfs":
             return None
         try:
@@ -85,15 +89,15 @@ class Cgroups:
             return None
         if not found or not all(map(_usable, found)):
             return None
-        # Several daemons of a machine see the same cgroups: none may take another's for left over.
+        # Several daemons of a machine see the same cgroups: none may take those of another for leftovers.
         return cls(f"/orqal/{cluster}/" + re.sub(r"\W", "", info.id), found)
 
     def parent(self, key: ContainerKey) -> str:
-        """The cgroup of an attempt, as the daemon is told."""
+        """The cgroup of an attempt, for the daemon."""
         return f"{self.prefix}/{key.job}_{key.attempt}"
 
     def usage(self, key: ContainerKey) -> Usage:
-        """What the kernel has counted of an attempt so far. Before Linux 5.19, cgroup v2 keeps no peak of memory."""
+        """What the kernel has counted of an attempt so far. Before Linux 5.19, cgroup v2 has no peak of memory."""
         # The files: Documentation/admin-guide/ of the kernel, cgroup-v1/memory.rst and cpuacct.rst, cgroup-v2.rst.
         peak = self._read(key, "memory.max_usage_in_bytes") or self._read(key, "memory.peak")
         if nanoseconds := self._read(key, "cpuacct.usage"):
@@ -105,7 +109,7 @@ class Cgroups:
         return Usage(int(peak) if peak else None, seconds)
 
     def counts(self, key: ContainerKey) -> bool:
-        """True when the kernel counts both figures of an attempt that was started."""
+        """True if the kernel counts both figures of an attempt that was started."""
         return None not in self.usage(key)
 
     def attempts(self) -> set[ContainerKey]:
@@ -115,14 +119,14 @@ class Cgroups:
         return {ContainerKey(match[1], int(match[2])) for match in found if match}
 
     def remove(self, keys: Iterable[ContainerKey]) -> None:
-        """Remove the cgroups of attempts that are over. One with a container in it stays."""
+        """Remove the cgroups of attempts that are over. A cgroup with a container in it stays."""
         for key in keys:
-            if key.job.isalnum():  # a label of a container, which anyone may have written
+            if key.job.isalnum():  # it comes from a container's label, which anyone may have written
                 for mount in self.mounts:
                     _remove(self._path(mount, key))
 
     def close(self, keep: Iterable[ContainerKey]) -> None:
-        """Remove all but what these attempts need. Nothing may be started meanwhile."""
+        """Remove all cgroups but those of these attempts. Nothing may be started meanwhile."""
         self.remove(self.attempts() - set(keep))
         for mount in self.mounts:
             _remove(self._path(mount))
@@ -132,7 +136,7 @@ class Cgroups:
         return mount / (self.parent(key) if key else self.prefix).lstrip("/")
 
     def _read(self, key: ContainerKey, name: str) -> str:
-        """A file of an attempt's cgroup, in whichever hierarchy has it; empty: in none."""
+        """A file of an attempt's cgroup, from the hierarchy that has it; empty if none does."""
         for mount in self.mounts:
             with suppress(OSError):
                 return (self._path(mount, key) / name).read_text().strip()
@@ -140,7 +144,7 @@ class Cgroups:
 
 
 def mounts(mountinfo: str) -> Iterator[Path]:
-    """Where whole cgroup hierarchies are mounted. Parts of one, as a container sees them, are left out.
+    """Where whole cgroup hierarchies are mounted. A part of one, as a container sees it, is left out.
 
     https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html
     """
@@ -152,7 +156,7 @@ def mounts(mountinfo: str) -> Iterator[Path]:
 
 
 def _usable(mount: Path) -> bool:
-    """It is there and not hidden by another mount, we may write in it, and what is counted below counts above too."""
+    """True if Orqal may write in it, it is not hidden by a mount, and what is counted below counts above, too."""
     hierarchical = mount / "memory.use_hierarchy"  # of cgroup v1; before Linux 5.11 it may be off
     try:
         off = hierarchical.read_text().strip() == "0"
@@ -162,5 +166,5 @@ def _usable(mount: Path) -> bool:
 
 
 def _remove(cgroup: Path) -> None:
-    with suppress(OSError):  # it has gone, or something is in it
+    with suppress(OSError):  # it is gone, or something is in it
         cgroup.rmdir()

@@ -81,7 +81,7 @@ def test_a_registry_that_is_down(orqal: Orqal, registry: Registry) -> None:
     image = registry.push("lab/away")
     registry.gate.shut()
     job = orqal.submit("Run", params={"image": image, "cmd": ["true"]})
-    explained(orqal, job, "pulling.*tried again, for: .*refused")
+    explained(orqal, job, "pulling.*trying again, because: .*refused")
     [attempt] = orqal.tried(job)["attempts"]
     error = attempt["error"]
     assert (error["type"], attempt["fault"]) == ("pull_failed", "infrastructure")

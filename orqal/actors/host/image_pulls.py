@@ -1,4 +1,4 @@
-"""The images that are being pulled to a host: each once, however many attempts wait for it."""
+"""Pulls of images to a host: each image is pulled once, however many attempts wait for it."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ T = TypeVar("T")
 
 _THREADS = 32
 _PAUSES = 1.0, 15.0
-"""Seconds between the first two tries, and between later ones at most."""
+"""Seconds between the first two tries, and at most between later ones."""
 
 
 class WantedImage:
-    """An image that attempts wait for. Await `id`; str() tells what is being done about it."""
+    """An image that attempts wait for. Await `id`; `str()` describes the progress."""
 
     def __init__(self, image: str) -> None:
         self.image = image
         self.id: asyncio.Task[str]
         self.waiting = 0
         self.pulled = False
-        """It was not here: it is being pulled, or was until a moment ago."""
+        """True if it was missing, so that it is being pulled, or was until a moment ago."""
         self.pull: Pull | None = None
         self.trouble = ""
 
     def __str__(self) -> str:
         if not self.pulled:
             return f"looking for its image {self.image}"
-        far = str(self.pull or "")
-        return f"pulling {self.image}" + (f": {far}" if far else "") + self.trouble
+        progress = str(self.pull or "")
+        return f"pulling {self.image}" + (f": {progress}" if progress else "") + self.trouble
 
 
 class ImagePulls:
-    """See the module."""
+    """The images that attempts on a host wait for."""
 
     def __init__(self, patience: float, changed: Callable[[], None]) -> None:
         """`patience`: see Settings.pull_patience. `changed` is called when a pull begins or fails."""
@@ -55,7 +55,7 @@ class ImagePulls:
 
     @contextmanager
     def of(self, engine: Engine, image: str) -> Iterator[WantedImage]:
-        """Want an image here: it is pulled if it is missing, until nobody wants it any more."""
+        """Want an image: it is pulled if it is missing. The pull stops when no one wants the image any more."""
         reference = with_tag(image)
         wanted = self._wanted.get(reference)
         if wanted is None:
@@ -74,7 +74,7 @@ class ImagePulls:
                     wanted.pull.close()
 
     def _over(self, reference: str, task: asyncio.Task[str]) -> None:
-        # Its exception is taken note of, also where nobody waits any more.
+        # Its exception is retrieved, even if no one waits any more.
         failed = not task.done() or task.cancelled() or task.exception() is not None
         wanted = self._wanted.get(reference)
         if wanted is not None and wanted.id is task:
@@ -99,7 +99,7 @@ class ImagePulls:
                 if took + pause > self._patience:
                     message = f"{error.message} Tried for {took:.0f} s (ORQAL_PULL_PATIENCE)."
                     raise EngineError(error.type, message, passing=True) from error
-                wanted.trouble = f" (tried again, for: {error.message})"
+                wanted.trouble = f" (trying again, because: {error.message})"
             await asyncio.sleep(pause)
             pause = min(2 * pause, _PAUSES[1])
 
@@ -107,15 +107,17 @@ class ImagePulls:
         pull = await self._call(self._open, engine, wanted)
         await self._call(pull.wait)
         found = await self._call(engine.image_id, wanted.image)
-        if not found:  # somebody has removed it at once
+        if not found:  # someone has removed it at once
             raise EngineError(
-                ErrorType.PULL_FAILED, f"the image {wanted.image!r} was pulled, and is not there.", passing=True
+                ErrorType.PULL_FAILED,
+                f"the image {wanted.image!r} was pulled and is missing all the same.",
+                passing=True,
             )
         return found
 
     def _open(self, engine: Engine, wanted: WantedImage) -> Pull:
         pull = wanted.pull = engine.pull(wanted.image)
-        if not wanted.waiting:  # all have gone while the daemon had not yet answered
+        if not wanted.waiting:  # no one has wanted it since before the daemon answered
             pull.close()
         return pull
 
