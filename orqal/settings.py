@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -226,12 +225,3 @@ def store_place(store: str) -> str:
     scheme, _, rest = store.partition("://")
     host, _, database = rest.partition("?")[0].rpartition("@")[2].partition("/")
     return f"{scheme}://{host}/{database or MONGO_DATABASE}"
-
-
-def write_secret(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, from its first moment on."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, stat.S_IRUSR | stat.S_IWUSR)
-    with os.fdopen(descriptor, "w") as file:
-        os.fchmod(file.fileno(), stat.S_IRUSR | stat.S_IWUSR)
-        file.write(text)

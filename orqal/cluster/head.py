@@ -16,7 +16,8 @@ from orqal.cluster.processes import ClusterError, Report, free_port, home_id, ru
 from orqal.engine.client import Engine
 from orqal.engine.errors import EngineError
 from orqal.engine.usage import Cgroups
-from orqal.settings import Settings, write_secret
+from orqal.files import write_secret
+from orqal.settings import Settings
 
 LOOPBACK = "127.0.0.1"
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 from orqal.cluster import node, processes
 from orqal.cluster.processes import ClusterError, Report, home_id, run
-from orqal.settings import Settings, write_secret
+from orqal.files import write_secret
+from orqal.settings import Settings
 
 RAY_PORT = 6379
 _CONNECT_WITHIN = 5.0

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import psutil
 
-from orqal.settings import Settings, write_secret
+from orqal.files import write_secret
+from orqal.settings import Settings
 
 Report = Callable[[str], None]
 """Is told each step that takes a while."""

@@ -1,4 +1,4 @@
-"""Settings come from ORQAL_* variables, and secrets are for their owner alone."""
+"""Settings come from ORQAL_* variables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orqal.settings import Settings, write_secret
+from orqal.files import write_secret
+from orqal.settings import Settings
 from tests.support.checkout import REPOSITORY
 
 
@@ -147,18 +148,3 @@ def test_the_token_is_the_variable_or_the_file(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("ORQAL_TOKEN")
     write_secret(settings.token_path, " \n")
     assert settings.token is None
-
-
-def test_a_secret_is_for_its_owner_alone(tmp_path: Path) -> None:
-    new, old = tmp_path / "deep" / "new", tmp_path / "old"
-    old.write_text("longer than the new one")
-    old.chmod(0o644)
-    mask = os.umask(0)
-    try:
-        for path in (new, old):
-            write_secret(path, "s")
-    finally:
-        os.umask(mask)
-    for path in (new, old):
-        assert path.stat().st_mode & 0o777 == 0o600
-        assert path.read_text() == "s"
