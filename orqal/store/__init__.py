@@ -1,4 +1,4 @@
-"""Where jobs are kept: the Store protocol, its implementations, and which of them is used."""
+"""Where jobs are kept: the Store protocol, its implementations, and the choice between them."""
 
 from __future__ import annotations
 
@@ -32,11 +32,15 @@ __all__ = [
 
 
 def open_store(settings: Settings, *, read_only: bool = False, loading: bool = False) -> Store:
-    """The store of ORQAL_STORE, for the one who writes or for a reader. `loading`: a copy into it may have been broken
-    off, and is begun again. StoreError: it cannot be used."""
+    """Open the store that ORQAL_STORE names. `loading`: its contents will be loaded from another store, so an earlier
+    load may have been interrupted.
+
+    Raises:
+        StoreError: the store cannot be used.
+    """
     if not settings.store_is_mongo:
         return SqliteStore(settings.store_path, read_only=read_only)
-    from orqal.store.mongo import MongoStore  # pymongo takes its time
+    from orqal.store.mongo import MongoStore  # importing pymongo takes time
 
     cluster = settings.cluster_path.read_text().strip()
     return MongoStore(settings.store, cluster, read_only=read_only, loading=loading)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from orqal.store.encoding import FINAL
 from orqal.store.protocol import StoreError
-from orqal.store.sqlite import SCHEMA_VERSION
+from orqal.store.sqlite_schema import SCHEMA_VERSION
 
 Progress = Callable[[str, int, int | None], None]
 """Told what is done, how much of it is, and of how much; of None: that is not known."""

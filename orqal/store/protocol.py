@@ -1,4 +1,4 @@
-"""What a store can do. The Scheduler alone writes; anyone may read."""
+"""What every store can do. Only the Scheduler writes; any process may read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orqal.models import BatchInfo, JobRecord, Output, Status
 
 @dataclass(frozen=True)
 class JobFilter:
-    """Which jobs a listing is about; None: all."""
+    """Which jobs to list. None does not restrict the list."""
 
     status: Status | None = None
     app: str | None = None
@@ -20,163 +20,190 @@ class JobFilter:
     batch: str | None = None
     host: str | None = None
     submitted_after: datetime | None = None
+    """Includes this moment."""
     submitted_before: datetime | None = None
+    """Excludes this moment."""
 
 
 class Page(NamedTuple):
-    """A part of a listing, and where the next part begins; None: this was the last."""
+    """A part of a list of jobs."""
 
     jobs: list[JobRecord]
     cursor: str | None
+    """Where the next page begins; None if this is the last."""
 
 
 class BatchPage(NamedTuple):
-    """A part of the list of batches, and where the next part begins; None: this was the last."""
+    """A part of the list of batches."""
 
     batches: list[BatchInfo]
     cursor: str | None
+    """Where the next page begins; None if this is the last."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What one request to submit adds, all or nothing."""
+    """What one request to submit changes in the store. All of it is stored, or nothing."""
 
     at: datetime
     jobs: Sequence[JobRecord] = ()
-    """New ones."""
+    """The new jobs."""
     members: Sequence[tuple[str, str]] = ()
-    """(batch, job id) in the order of the request: of new jobs, and of jobs that were there already."""
+    """(batch, job id) in the order of the request. The job may be new or stored already."""
     documents: Sequence[tuple[str, int, str]] = ()
-    """(idempotency key, number of the document, job id that answers it)."""
+    """(idempotency key, number of the document in the request, id of the job that answers it)."""
     hits: Sequence[str] = ()
-    """The ids of jobs that were there already and answer for another."""
+    """The ids of stored jobs that the cache reuses, once for each document that they answer."""
     retries: Mapping[str, str] = field(default_factory=dict)
-    """The id of a job that failed -> that of the job that takes its place, in its batches and as the answer to the
-    documents that it answered."""
+    """The id of a failed job -> the id of its retry. The retry takes its place in its batches and as the answer to its
+    documents."""
     replace_batch: str | None = None
-    """The jobs of this batch leave it first."""
+    """A batch that loses its present jobs before `members` are added."""
 
 
 class JobGone(Exception):
-    """A job that was to answer for another has been deleted meanwhile."""
+    """The cache was to reuse a job that has been deleted meanwhile."""
 
 
 class StoreError(RuntimeError):
-    """A store cannot be used; the message says why, and what to do."""
+    """A store cannot be used. The message says why and what to do."""
 
 
 def first_sentence(error: Exception) -> str:
-    """What a database says, without what its driver says of timeouts and other servers."""
+    """Return a database's error message without the driver's remarks on timeouts and other servers."""
     return str(error).partition(" (configured timeouts")[0].partition(", Timeout:")[0]
 
 
 Failures = tuple[type[Exception], ...]
 Row = dict[str, Any]
-"""A row of one of the TABLES, the same in every store; its values are JSON."""
+"""A row of one of the TABLES. It is the same in every store, and its values are JSON."""
 
 TABLES = ("jobs", "outputs", "batches", "members", "documents", "leftovers")
-"""What is moved from store to store, in this order; jobs and batches are named by id and name.
+"""The tables that are copied from store to store, in this order. They refer to jobs by id and to batches by name.
 
 jobs: seq, id, status, ok, app, user, host, ctime, etime, cache_key, cache_hits, cache_last_hit, retried_as, record;
 outputs: id, stdout, stderr, result (JSON text); batches: seq, name, created; members: seq, batch, job;
-documents: key, number, job; leftovers: id, host. Times are in seconds since 1970; `seq` is the order of submission.
+documents: key, number, job; leftovers: id, host. Times are seconds since 1970; `seq` is the order of submission.
 """
 
 
 class Store(Protocol):
-    """Jobs and what they brought back.
+    """Keeps jobs and their outputs.
 
-    Reading methods may be called from any thread. A writing method returns when what it wrote is on disk.
+    Any thread may call the reading methods. A writing method returns when its data is on disk.
     """
 
     failures: ClassVar[Failures]
-    """What methods raise while the database cannot be reached, or its disk be used."""
+    """The exceptions that methods raise while the database is unreachable or its disk is unusable."""
 
     def insert(self, *submissions: Submission) -> None:
-        """Add what was submitted, all or none. Later jobs must not have an earlier `ctime`. JobGone: one of the `hits`
-        is no more."""
+        """Add submissions, all of them or none. The `ctime` of new jobs must not be earlier than that of stored jobs.
+
+        Raises:
+            JobGone: one of the `hits` has been deleted.
+        """
         ...
 
     def update(self, jobs: Sequence[JobRecord], outputs: Mapping[str, Output]) -> None:
-        """Write jobs' new states, and by job id the outputs that came with them, all or none. A job whose stored
-        state is final stays as it is."""
+        """Store new states of jobs, and their outputs by job id, all of them or none.
+
+        A job whose stored state is final does not change.
+        """
         ...
 
     def delete_ended(self, limit: int, before: datetime | None = None, status: Status | None = None) -> list[str]:
-        """Delete ended jobs, `limit` at most: their ids. `before`: only those that ended before, the oldest first.
-        `status`: only those in this state. Their directories are remembered in `leftovers`."""
+        """Delete up to `limit` ended jobs and return their ids. `leftovers` then lists their directories.
+
+        `before` restricts this to jobs that ended earlier, and deletes the oldest first. `status` restricts it to jobs
+        in this state.
+        """
         ...
 
     def leftovers(self, host: str, limit: int) -> list[str]:
-        """The ids of deleted jobs whose directories may still be on this host."""
+        """Return the ids of deleted jobs whose directories may still be on a host."""
         ...
 
     def forget_leftovers(self, host: str, job_ids: Sequence[str]) -> None:
-        """These directories have gone from a host."""
+        """Remove jobs from `leftovers`: their directories are no longer on the host."""
         ...
 
     def get(self, job_id: str) -> JobRecord | None:
-        """One job."""
+        """Return a job; None if there is no job with this id."""
         ...
 
     def get_many(self, job_ids: Sequence[str]) -> dict[str, JobRecord]:
-        """Jobs by id; ids that are unknown are left out."""
+        """Return jobs by id, without those that do not exist."""
         ...
 
     def output(self, job_id: str) -> Output:
-        """What a job brought back; empty while there is nothing."""
+        """Return a job's output. It is empty while the job has none."""
         ...
 
     def cached(self, keys: Sequence[str]) -> dict[str, JobRecord]:
-        """By `cache.key`, the newest job that waits, runs or has succeeded."""
+        """Return by `cache.key` the newest job that waits, runs or succeeded."""
         ...
 
     def documents(self, key: str, first: int, last: int) -> dict[int, str]:
-        """The jobs that answer the documents of this idempotency key with these numbers, as far as there are."""
+        """Return the ids of the jobs that answer documents `first` to `last` of an idempotency key, by number.
+
+        Documents that have not been stored are left out.
+        """
         ...
 
     def find(self, wanted: JobFilter, limit: int, cursor: str | None = None, skip: int = 0) -> Page:
-        """Jobs, the newest first, from the cursor of an earlier page on, without the first `skip`. Jobs that are
-        added or change meanwhile move none of the others. ValueError: that is no cursor."""
+        """List jobs, the newest first: up to `limit` of them after the `cursor` of an earlier page and `skip` more.
+
+        Jobs that are added or change between two pages do not move the others.
+
+        Raises:
+            ValueError: the cursor is invalid.
+        """
         ...
 
     def unfinished(self) -> Iterator[JobRecord]:
-        """All jobs that have not ended, the oldest first."""
+        """Yield all jobs that have not ended, the oldest first."""
         ...
 
     def counts(self) -> dict[Status, int]:
-        """Jobs per state; states without jobs are left out."""
+        """Return the number of jobs in each state, without states that have none."""
         ...
 
     def batch(self, name: str) -> BatchInfo | None:
-        """How far a batch is."""
+        """Return the progress of a batch; None if there is no batch with this name."""
         ...
 
     def batches(self, limit: int, cursor: str | None = None) -> BatchPage:
-        """Batches, the newest first, from the cursor of an earlier page on. ValueError: that is no cursor."""
+        """List batches, the newest first, after the `cursor` of an earlier page.
+
+        Raises:
+            ValueError: the cursor is invalid.
+        """
         ...
 
     def batch_ids(self, batch: str) -> list[str]:
-        """The ids of a batch's jobs, in the order of submission; one that answers for several is there as often."""
+        """Return the ids of a batch's jobs, in the order of submission and once for each document that they answer."""
         ...
 
     def batch_failed(self, batch: str) -> list[str]:
-        """The ids of a batch's jobs that have ended and are not ok."""
+        """Return the ids of a batch's jobs that ended and did not succeed."""
         ...
 
     def batch_results(self, batch: str) -> Iterator[tuple[JobRecord, Output]]:
-        """The jobs of a batch and what they brought back, in the order of submission; outputs have no streams."""
+        """Yield a batch's jobs with their results, in the order of submission. The outputs have no streams."""
         ...
 
     def dump(self) -> Iterator[tuple[str, Row]]:
-        """Everything, as tables and rows: what another store can `load`."""
+        """Yield everything as (table, row), for another store to `load`."""
         ...
 
     def load(self, rows: Iterable[tuple[str, Row]]) -> None:
-        """Take in what another store has dumped, all of it or nothing that could be taken for all of it. StoreError:
-        there are jobs here already."""
+        """Add the rows that another store dumped. After a failure the store is empty or refuses to open.
+
+        Raises:
+            StoreError: the store already holds jobs.
+        """
         ...
 
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
         ...

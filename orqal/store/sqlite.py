@@ -1,4 +1,4 @@
-"""The embedded store: one SQLite file in WAL mode, nothing to install."""
+"""The embedded store: one SQLite file in WAL mode. It needs no installation."""
 
 from __future__ import annotations
 
@@ -15,183 +15,39 @@ from orqal.models import BatchInfo, JobRecord, Output, Status
 from orqal.scheduling import cache
 from orqal.store.encoding import decode, distinct, encode, moment, seconds
 from orqal.store.protocol import TABLES, BatchPage, Failures, JobFilter, JobGone, Page, Row, StoreError, Submission
+from orqal.store.sqlite_schema import COPIED_TABLES, FINAL, USABLE, prepare
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 2
-
-_FINAL = "('exited', 'error')"
-_USABLE = f"(status NOT IN {_FINAL} OR ok = 1)"
-
-# `seq` is the order of submission: ids are made in order too, but their counter wraps. What listings filter on
-# has a column of its own, and so has what changes after a job has ended; the rest of a record is JSON. Outputs are
-# apart, so that listings never read them. Times are in seconds since 1970.
-_JOBS = """
-CREATE TABLE jobs (
-    seq INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
-    status TEXT NOT NULL,
-    ok INTEGER,
-    app TEXT NOT NULL,
-    user TEXT NOT NULL,
-    host TEXT,
-    ctime REAL NOT NULL,
-    etime REAL,
-    cache_key TEXT,
-    cache_hits INTEGER NOT NULL DEFAULT 0,
-    cache_last_hit REAL,
-    retried_as TEXT,
-    record TEXT NOT NULL
-);
-"""
-_INDEXES = f"""
-CREATE INDEX jobs_status ON jobs (status, seq);
-CREATE INDEX jobs_app ON jobs (app, seq);
-CREATE INDEX jobs_user ON jobs (user, seq);
-CREATE INDEX jobs_host ON jobs (host, seq) WHERE host IS NOT NULL;
-CREATE INDEX jobs_ctime ON jobs (ctime);
-CREATE INDEX jobs_etime ON jobs (etime) WHERE etime IS NOT NULL;
-CREATE INDEX jobs_state ON jobs (seq, status, ok);
-CREATE INDEX jobs_unfinished ON jobs (seq) WHERE status NOT IN {_FINAL};
-CREATE INDEX jobs_cache ON jobs (cache_key, seq) WHERE {_USABLE};
-"""
-_OUTPUTS = """
-CREATE TABLE outputs (
-    id TEXT PRIMARY KEY,
-    stdout TEXT NOT NULL,
-    stderr TEXT NOT NULL,
-    result TEXT NOT NULL
-) WITHOUT ROWID;
-"""
-# Members and answered documents name a job by its seq, leftovers by its id, for the job is no more.
-_BATCHES = """
-CREATE TABLE batches (
-    seq INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,
-    created REAL NOT NULL
-);
-CREATE TABLE members (
-    seq INTEGER PRIMARY KEY,
-    batch INTEGER NOT NULL,
-    job INTEGER NOT NULL
-);
-CREATE INDEX members_batch ON members (batch, seq, job);
-CREATE INDEX members_batch_job ON members (batch, job);
-CREATE INDEX members_job ON members (job);
-CREATE TABLE documents (
-    key TEXT NOT NULL,
-    number INTEGER NOT NULL,
-    job INTEGER NOT NULL,
-    PRIMARY KEY (key, number)
-) WITHOUT ROWID;
-CREATE INDEX documents_job ON documents (job);
-CREATE TABLE leftovers (
-    id TEXT NOT NULL,
-    host TEXT NOT NULL,
-    PRIMARY KEY (id, host)
-) WITHOUT ROWID;
-CREATE INDEX leftovers_host ON leftovers (host);
-"""
-_SCHEMA = _JOBS + _INDEXES + _OUTPUTS + _BATCHES
-
-# From the schema of 0.1.0, where a job had one batch, in a column. Jobs of before have no cache key: it is not
-# known which wrapper and image they ran with.
-_FROM_1 = f"""
-ALTER TABLE jobs RENAME TO old_jobs;
-DROP INDEX jobs_status; DROP INDEX jobs_app; DROP INDEX jobs_user; DROP INDEX jobs_batch;
-DROP INDEX jobs_batch_status; DROP INDEX jobs_host; DROP INDEX jobs_unfinished;
-{_JOBS}
-INSERT INTO jobs (seq, id, status, ok, app, user, host, ctime, etime, record)
-    SELECT seq, id, status, ok, app, user, host,
-        seconds(json_extract(record, '$.ctime')), seconds(json_extract(record, '$.etime')), record
-    FROM old_jobs;
-{_INDEXES}
-{_BATCHES}
-INSERT INTO batches (name, created)
-    SELECT batch, min(ctime) FROM old_jobs JOIN jobs USING (seq)
-    WHERE batch IS NOT NULL GROUP BY batch ORDER BY min(seq);
-INSERT INTO members (batch, job)
-    SELECT batches.seq, old_jobs.seq FROM old_jobs JOIN batches ON name = batch ORDER BY old_jobs.seq;
-DROP TABLE old_jobs;
-"""
-
-_SLICE = 500
-"""Rows fetched at once: what a long reading holds in memory, and variables in a statement (SQLite takes 999)."""
+_ROWS_AT_ONCE = 500
+"""Rows that a long read holds in memory, and parameters of one statement: old versions of SQLite accept 999."""
 _NEVER = 1 << 62
+"""A `seq` above all others."""
 _RECORD = "record, cache_hits, cache_last_hit, retried_as"
-
-_JOB_COLUMNS = (
-    *("seq", "id", "status", "ok", "app", "user", "host", "ctime", "etime"),
-    *("cache_key", "cache_hits", "cache_last_hit", "retried_as", "record"),
-)
-_JOB_SEQ = "(SELECT seq FROM jobs WHERE id = :job)"
-# Of each table: its columns, what a row that is loaded puts there, and the query that dumps it.
-_DUMPED: dict[str, tuple[tuple[str, ...], str, str]] = {
-    "jobs": (
-        _JOB_COLUMNS,
-        ",".join(f":{name}" for name in _JOB_COLUMNS),
-        f"SELECT {','.join(_JOB_COLUMNS)} FROM jobs ORDER BY seq",
-    ),
-    "outputs": (
-        ("id", "stdout", "stderr", "result"),
-        ":id, :stdout, :stderr, :result",
-        "SELECT id, stdout, stderr, result FROM outputs ORDER BY id",
-    ),
-    "batches": (
-        ("seq", "name", "created"),
-        ":seq, :name, :created",
-        "SELECT seq, name, created FROM batches ORDER BY seq",
-    ),
-    "members": (
-        ("seq", "batch", "job"),
-        f":seq, (SELECT seq FROM batches WHERE name = :batch), {_JOB_SEQ}",
-        "SELECT members.seq, name, id FROM members JOIN batches ON batches.seq = batch JOIN jobs ON jobs.seq = job "
-        "ORDER BY members.seq",
-    ),
-    "documents": (
-        ("key", "number", "job"),
-        f":key, :number, {_JOB_SEQ}",
-        "SELECT key, number, id FROM documents JOIN jobs ON jobs.seq = job ORDER BY key, number",
-    ),
-    "leftovers": (("id", "host"), ":id, :host", "SELECT id, host FROM leftovers ORDER BY id, host"),
-}
+"""The columns that `decode` takes."""
 
 
 class SqliteStore:
-    """The Store protocol over a file. One object writes; any number of objects and processes read."""
+    """The Store protocol over a file. One object writes; any number of objects, threads and processes read."""
 
     failures: ClassVar[Failures] = (sqlite3.OperationalError,)
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        """Open the file; the writer makes it, and its folder, where they are missing."""
+        """Open the file. The writer makes the file and its folder if they are missing, and upgrades an older schema.
+
+        Raises:
+            StoreError: a newer Orqal wrote the file.
+        """
         self._path = path
         self._read_only = read_only
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         if not read_only:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._prepare()
-
-    def _prepare(self) -> None:
-        connection = self._connection()
-        connection.execute("PRAGMA journal_mode = WAL")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise StoreError(
-                f"{self._path} was written by a newer Orqal (schema {version}, this one knows {SCHEMA_VERSION})"
-            )
-        if version < SCHEMA_VERSION:
-            steps = _SCHEMA if version == 0 else _FROM_1
-            connection.create_function("seconds", 1, _seconds_of_text, deterministic=True)
-            try:
-                connection.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+            prepare(self._connection(), path)
 
     def _connection(self) -> sqlite3.Connection:
-        """This thread's connection."""
+        """Return this thread's connection."""
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             mode = "?mode=ro" if self._read_only else ""
@@ -202,7 +58,7 @@ class SqliteStore:
                 timeout=30,
                 check_same_thread=False,
             )
-            # FULL: a commit is on disk when it returns, even if the machine loses its power.
+            # FULL: a commit is on disk when it returns, and survives a loss of power.
             connection.execute("PRAGMA synchronous = FULL")
             self._local.connection = connection
             self._connections.append(connection)
@@ -233,7 +89,7 @@ class SqliteStore:
             for job in jobs:
                 cursor = connection.execute(
                     "UPDATE jobs SET status = ?, ok = ?, host = ?, etime = ?, record = ? "
-                    f"WHERE id = ? AND status NOT IN {_FINAL}",
+                    f"WHERE id = ? AND status NOT IN {FINAL}",
                     (job.current_status.value, job.ok, job.host, seconds(job.etime), encode(job), job.id),
                 )
                 output = outputs.get(job.id)
@@ -246,7 +102,7 @@ class SqliteStore:
     def delete_ended(self, limit: int, before: datetime | None = None, status: Status | None = None) -> list[str]:
         """See Store."""
         index, order = ("jobs_etime", "etime") if status is None else ("jobs_status", "seq")
-        conditions, values = ["etime IS NOT NULL", f"status IN {_FINAL}"], list[Any]()
+        conditions, values = ["etime IS NOT NULL", f"status IN {FINAL}"], list[Any]()
         if status is not None:
             conditions.append("status = ?")
             values.append(status.value)
@@ -313,10 +169,10 @@ class SqliteStore:
 
     def cached(self, keys: Sequence[str]) -> dict[str, JobRecord]:
         """See Store."""
-        # Beside max(), SQLite gives the other columns of that very row.
+        # SQLite returns the other columns from the row of max().
         query = (
             f"SELECT cache_key, max(seq), {_RECORD} FROM jobs INDEXED BY jobs_cache "
-            f"WHERE cache_key IN ({{}}) AND {_USABLE} GROUP BY cache_key"
+            f"WHERE cache_key IN ({{}}) AND {USABLE} GROUP BY cache_key"
         )
         return {key: decode(*record) for key, _, *record in self._by_values(query, keys)}
 
@@ -329,12 +185,12 @@ class SqliteStore:
         return dict(self._connection().execute(query, (key, first, last)).fetchall())
 
     def find(self, wanted: JobFilter, limit: int, cursor: str | None = None, skip: int = 0) -> Page:
-        """See Store. The cursor is the `seq` of the last job that was shown."""
+        """See Store. The cursor is the `seq` of the page's last job."""
         tables, seq, grouping = "jobs", "seq", ""
         conditions, values = ["1"], list[Any]()
         if wanted.batch is not None:
             tables, seq = "members CROSS JOIN jobs ON jobs.seq = members.job", "members.job"
-            grouping = "GROUP BY members.job"  # a job may answer several documents of the batch
+            grouping = "GROUP BY members.job"  # a job may answer several of the batch's documents
             conditions.append("members.batch = ?")
             values.append(self._batch_seq(wanted.batch))
         for column in ("status", "app", "user", "host"):
@@ -344,7 +200,7 @@ class SqliteStore:
                 values.append(value.value if isinstance(value, Status) else value)
         for sign, time in ((">=", wanted.submitted_after), ("<", wanted.submitted_before)):
             if time is not None:
-                # `ctime` never falls as `seq` grows, so a time is a place in the order.
+                # `ctime` never decreases as `seq` grows, so a time is a place in the order.
                 place = "SELECT seq FROM jobs WHERE ctime >= ? ORDER BY ctime, seq LIMIT 1"
                 conditions.append(f"{seq} {sign} ifnull(({place}), {_NEVER})")
                 values.append(time.timestamp())
@@ -365,8 +221,8 @@ class SqliteStore:
 
     def unfinished(self) -> Iterator[JobRecord]:
         """See Store."""
-        query = f"SELECT seq, {_RECORD} FROM jobs WHERE status NOT IN {_FINAL} AND seq > ? ORDER BY seq LIMIT ?"
-        return self._in_slices(query, (), lambda *record: decode(*record))
+        query = f"SELECT seq, {_RECORD} FROM jobs WHERE status NOT IN {FINAL} AND seq > ? ORDER BY seq LIMIT ?"
+        return self._in_parts(query, (), lambda *record: decode(*record))
 
     def counts(self) -> dict[Status, int]:
         """See Store."""
@@ -380,7 +236,7 @@ class SqliteStore:
         return self._batch_info(*row) if row else None
 
     def batches(self, limit: int, cursor: str | None = None) -> BatchPage:
-        """See Store. The cursor is the `seq` of the last batch that was shown."""
+        """See Store. The cursor is the `seq` of the page's last batch."""
         condition, values = ("WHERE seq < ?", [int(cursor)]) if cursor is not None else ("", [])
         rows = (
             self._connection()
@@ -401,7 +257,7 @@ class SqliteStore:
         """See Store."""
         query = (
             "SELECT id FROM members CROSS JOIN jobs INDEXED BY jobs_state ON jobs.seq = job "
-            f"WHERE batch = ? AND status IN {_FINAL} AND ok = 0 ORDER BY members.seq"
+            f"WHERE batch = ? AND status IN {FINAL} AND ok = 0 ORDER BY members.seq"
         )
         return distinct(job_id for (job_id,) in self._connection().execute(query, (self._batch_seq(batch),)))
 
@@ -411,7 +267,7 @@ class SqliteStore:
             f"SELECT members.seq, result, {_RECORD} FROM members JOIN jobs ON jobs.seq = job "
             "LEFT JOIN outputs USING (id) WHERE batch = ? AND members.seq > ? ORDER BY members.seq LIMIT ?"
         )
-        return self._in_slices(
+        return self._in_parts(
             query,
             (self._batch_seq(batch),),
             lambda result, *record: (decode(*record), Output(result=json.loads(result) if result else None)),
@@ -420,18 +276,18 @@ class SqliteStore:
     def dump(self) -> Iterator[tuple[str, Row]]:
         """See Store."""
         for table in TABLES:
-            names, _, query = _DUMPED[table]
-            for row in self._connection().execute(query):
-                yield table, dict(zip(names, row, strict=True))
+            copied = COPIED_TABLES[table]
+            for row in self._connection().execute(copied.query):
+                yield table, dict(zip(copied.columns, row, strict=True))
 
     def load(self, rows: Iterable[tuple[str, Row]]) -> None:
-        """See Store. It is one transaction."""
+        """See Store. This is one transaction, so a failure leaves the store empty."""
         with self._transaction() as connection:
             if any(connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() for table in TABLES):
-                raise StoreError("there are jobs in it already")
+                raise StoreError("it already holds jobs")
             for table, row in rows:
-                names, values, _ = _DUMPED[table]
-                connection.execute(f"INSERT INTO {table} ({','.join(names)}) VALUES ({values})", row)
+                copied = COPIED_TABLES[table]
+                connection.execute(f"INSERT INTO {table} ({','.join(copied.columns)}) VALUES ({copied.values})", row)
 
     def close(self) -> None:
         """See Store."""
@@ -440,23 +296,23 @@ class SqliteStore:
         self._connections.clear()
         self._local = threading.local()
 
-    # What the readings share
+    # Shared by the reading methods
 
     def _by_values(self, query: str, values: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """The rows of a query with a `{}` for any number of values."""
-        for start in range(0, len(values), _SLICE):
-            part = values[start : start + _SLICE]
+        """Yield the rows of a query whose `{}` stands for any number of values."""
+        for start in range(0, len(values), _ROWS_AT_ONCE):
+            part = values[start : start + _ROWS_AT_ONCE]
             yield from self._connection().execute(query.format(",".join("?" * len(part))), part).fetchall()
 
-    def _in_slices(self, query: str, values: tuple[Any, ...], row: Callable[..., T]) -> Iterator[T]:
-        """The rows of a query whose last two parameters are the `seq` to begin after and a number of rows."""
+    def _in_parts(self, query: str, values: tuple[Any, ...], row: Callable[..., T]) -> Iterator[T]:
+        """Yield the rows of a query whose last two parameters are the `seq` to start after and the number of rows."""
         last = 0
         while True:
-            rows = self._connection().execute(query, (*values, last, _SLICE)).fetchall()
+            rows = self._connection().execute(query, (*values, last, _ROWS_AT_ONCE)).fetchall()
             for seq, *rest in rows:
                 last = seq
                 yield row(*rest)
-            if len(rows) < _SLICE:
+            if len(rows) < _ROWS_AT_ONCE:
                 return
 
     def _batch_seq(self, name: str) -> int | None:
@@ -464,7 +320,7 @@ class SqliteStore:
         return row[0] if row else None
 
     def _batch_info(self, seq: int, name: str, created: float) -> BatchInfo:
-        # The index has all that is asked: a record is never read.
+        # The index holds all these columns, so no record is read.
         query = (
             "SELECT status, count(*), total(ok) FROM members CROSS JOIN jobs INDEXED BY jobs_state "
             "ON jobs.seq = job WHERE batch = ? GROUP BY status"
@@ -531,8 +387,3 @@ def _insert(connection: sqlite3.Connection, submission: Submission) -> None:
                 "WHERE job = (SELECT seq FROM jobs WHERE id = ?)",
                 (new, old),
             )
-
-
-def _seconds_of_text(text: str | None) -> float | None:
-    # Older Pythons do not know the Z of UTC.
-    return None if text is None else datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orqal.models import ErrorType, Fault, JobRecord, Output, Status
-from orqal.store import SqliteStore, Store, StoreError, Submission, mongo, sqlite
+from orqal.store import SqliteStore, Store, StoreError, Submission, mongo_documents, sqlite
 from orqal.store.copying import contents, copy
 from orqal.store.mongo import MongoStore
 from tests.support.stores import NOON, add, done, ids, job, jobs, store_of
@@ -25,8 +25,8 @@ def quiet(doing: str, rows: int) -> None:
 
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "_SLICE", 50)
-    monkeypatch.setattr(mongo, "_SLICE", 50)
+    monkeypatch.setattr(sqlite, "_ROWS_AT_ONCE", 50)
+    monkeypatch.setattr(mongo_documents, "DOCUMENTS_AT_ONCE", 50)
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_a_target_with_other_jobs_is_refused_and_left_alone(
         target = MongoStore(request.getfixturevalue("mongo_url"), "c")
     record = job()
     add(target, [record])
-    with pytest.raises(StoreError, match="there are jobs in it already"):
+    with pytest.raises(StoreError, match="it already holds jobs"):
         copy(filled, target, quiet)
     assert store_of(target) == [record]
     target.close()
@@ -151,7 +151,7 @@ def test_a_copy_that_is_broken_off_is_no_store_and_can_be_done_again(filled: Sql
     with pytest.raises(Stop):
         copy(filled, target, stop_halfway)
     target.close()
-    with pytest.raises(StoreError, match="not finished"):
+    with pytest.raises(StoreError, match="was not finished"):
         MongoStore(mongo_url, "c")
     target = MongoStore(mongo_url, "c", loading=True)
     copy(filled, target, quiet)

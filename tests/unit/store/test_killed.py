@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from orqal.models import JobRecord, Status
-from orqal.store import SqliteStore, sqlite
+from orqal.store import SqliteStore, sqlite_schema
 from tests.support import writers
 from tests.support.stores import done, job
 from tests.unit.store.test_sqlite import fill
@@ -115,7 +115,7 @@ def test_a_writer_that_is_killed_hundreds_of_times_loses_nothing(children: ForkS
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("version", range(sqlite.SCHEMA_VERSION))
+@pytest.mark.parametrize("version", range(sqlite_schema.SCHEMA_VERSION))
 def test_an_upgrade_that_is_killed_loses_nothing(children: ForkServerContext, tmp_path: Path, version: int) -> None:
     old, path = tmp_path / "old.sqlite", tmp_path / "orqal.sqlite"
     records = [done(job(batch=f"b{number % 7}")) if number % 2 else job() for number in range(OLD_JOBS)]

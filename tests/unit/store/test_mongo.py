@@ -23,7 +23,7 @@ from pymongo.errors import AutoReconnect, PyMongoError
 
 from orqal.models import ErrorType, Output, Status
 from orqal.settings import Settings
-from orqal.store import JobFilter, JobGone, Store, StoreError, Submission, mongo
+from orqal.store import JobFilter, JobGone, Store, StoreError, Submission, mongo_documents
 from orqal.store.mongo import MongoStore
 from tests.support.checkout import REPOSITORY
 from tests.support.mongo_server import Server
@@ -184,7 +184,7 @@ def test_an_output_is_the_jobs_only_with_its_end(store: MongoStore, monkeypatch:
     store.update([done(record)], {record.id: Output(stdout="kept")})
     assert store.output(record.id) == Output(stdout="kept")
     assert store.delete_ended(9) == [record.id]
-    assert store._outputs.find_one({}) is None  # the lost one too
+    assert store._collections.outputs.find_one({}) is None  # the lost one too
 
 
 def test_no_acknowledged_job_is_lost_when_the_writer_is_killed(mongo_url: str) -> None:
@@ -226,7 +226,7 @@ def test_no_acknowledged_job_is_lost_when_the_writer_is_killed(mongo_url: str) -
 def test_a_second_writer_is_noticed(mongo_url: str, store: MongoStore) -> None:
     second = MongoStore(mongo_url, "cluster")
     add(second, [job()])
-    with pytest.raises(StoreError, match="another process writes this store"):
+    with pytest.raises(StoreError, match="Another process writes this store"):
         add(store, [job()])
     assert len(store_of(second)) == 1
     second.close()
@@ -306,15 +306,15 @@ def test_another_clusters_database_is_refused_and_left_alone(mongo_url: str, sto
 
 
 def test_a_newer_schema_is_refused(mongo_url: str, store: MongoStore) -> None:
-    store._meta.update_one({"_id": "cluster"}, {"$set": {"schema": 99}})
-    with pytest.raises(StoreError, match=r"newer Orqal \(schema 99, this one knows 1\)"):
+    store._collections.meta.update_one({"_id": "cluster"}, {"$set": {"schema": 99}})
+    with pytest.raises(StoreError, match=r"newer Orqal wrote .* \(schema 99; this one knows 1\)"):
         MongoStore(mongo_url, "cluster")
 
 
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("mongodb://user:{secret}@127.0.0.1:{port}/x?serverSelectionTimeoutMS=300", "no MongoDB answers at mongodb://"),
+        ("mongodb://user:{secret}@127.0.0.1:{port}/x?serverSelectionTimeoutMS=300", "No MongoDB answers at mongodb://"),
         ("mongodb://user:{secret}@x:{secret}@h/x", "not a MongoDB URL"),
         ("mongodb://user:{secret}@127.0.0.1:port/x", "not a MongoDB URL"),
     ],
@@ -443,7 +443,7 @@ def test_an_index_fits_each_query(watched: tuple[MongoStore, Listener], call: Ca
     assert listener.commands
     for command in listener.commands:
         name = next(iter(command.values()))
-        indexes = [{"_id": 1}, *(dict(index.document["key"]) for index in mongo._INDEXES.get(name, []))]
+        indexes = [{"_id": 1}, *(dict(index.document["key"]) for index in mongo_documents.INDEXES.get(name, []))]
         for filter, order in asked(command):
             fitting = [index for index in indexes if served(filter, order, index)]
             if "aggregate" in command:  # what is counted is never read: the index has all of it

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from orqal.models import BatchInfo, ErrorType, Fault, JobRecord, Output, Status
 from orqal.scheduling import cache
-from orqal.store import JobFilter, JobGone, SqliteStore, Store, Submission, mongo, sqlite
+from orqal.store import JobFilter, JobGone, SqliteStore, Store, Submission, mongo_documents, sqlite
 from orqal.store.mongo import MongoStore
 from tests.support.stores import NOON, add, done, ids, job, jobs, store_of
 
@@ -29,8 +29,8 @@ SLICE = 20
 @pytest.fixture(params=["sqlite", "mongo"])
 def factory(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Factory:
     """Opens the same store again at each call."""
-    monkeypatch.setattr(sqlite, "_SLICE", SLICE)
-    monkeypatch.setattr(mongo, "_SLICE", SLICE)
+    monkeypatch.setattr(sqlite, "_ROWS_AT_ONCE", SLICE)
+    monkeypatch.setattr(mongo_documents, "DOCUMENTS_AT_ONCE", SLICE)
     if request.param == "sqlite":
         return lambda: SqliteStore(tmp_path / "deep" / "orqal.sqlite")
     url: str = request.getfixturevalue("mongo_url")
