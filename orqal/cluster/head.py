@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from orqal.cluster import node, processes, stores
+from orqal.cluster import node, processes, store_commands
 from orqal.cluster.processes import ClusterError, Report, free_port, home_id, run
 from orqal.engine.client import Engine
 from orqal.engine.errors import EngineError
@@ -53,7 +53,7 @@ def up(
     if ray_port is not None:
         _check_port(address, ray_port, "--ray-port")
     report(f"Opening the store: {settings.store_place}")
-    stores.opened(settings).close()
+    store_commands.usable_store(settings).close()
     if settings.token is None:
         write_secret(settings.token_path, secrets.token_urlsafe(32) + "\n")
     if not settings.ray_token_path.exists():

@@ -19,7 +19,7 @@ import psutil
 from orqal import __version__
 from orqal.doctor.facts import Disk, Machine, StoreFacts
 from orqal.settings import Settings
-from orqal.store import StoreError, backup, first_sentence, open_store
+from orqal.store import StoreError, first_sentence, open_store, transfer
 
 STALE_AFTER = 3_600.0
 """Seconds without a change after which a folder of a Ray node that nobody uses is left over: until then somebody may
@@ -49,8 +49,8 @@ def store(settings: Settings) -> StoreFacts:
     if not settings.store_path.exists():
         return StoreFacts(place)  # nobody has submitted anything yet
     try:
-        with closing(backup.opened(settings.store_path)) as connection:
-            return StoreFacts(place, damage=backup.problems_of(connection))
+        with closing(transfer.open_file(settings.store_path)) as connection:
+            return StoreFacts(place, damage=transfer.problems_of(connection))
     except (StoreError, sqlite3.Error, OSError) as error:
         return StoreFacts(place, damage=[str(error)])
 

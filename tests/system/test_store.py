@@ -117,7 +117,7 @@ def test_up_without_the_server_says_what_to_do_and_leaves_nothing(image: str, ho
     done = orqal.cli("up", "--port", str(orqal.port), check=False, timeout=30)
     words = " ".join(done.stderr.split())
     assert done.returncode == 1
-    assert "no MongoDB answers at mongodb://127.0.0.1" in words and "ORQAL_STORE" in words
+    assert "No MongoDB answers at mongodb://127.0.0.1" in words and "ORQAL_STORE" in words
     assert SECRET not in done.stdout + done.stderr
     assert orqal.processes() == []
     assert not any(SECRET.encode() in file.read_bytes() for file in home.rglob("*") if file.is_file())

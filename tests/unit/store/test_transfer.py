@@ -12,14 +12,14 @@ import pytest
 
 from orqal.models import ErrorType, Fault, JobRecord, Output, Status
 from orqal.store import SqliteStore, Store, StoreError, Submission, mongo_documents, sqlite
-from orqal.store.copying import contents, copy
 from orqal.store.mongo import MongoStore
+from orqal.store.transfer import contents, copy
 from tests.support.stores import NOON, add, done, ids, job, jobs, store_of
 
 COUNT = 240
 
 
-def quiet(doing: str, rows: int) -> None:
+def quiet(doing: str, done: int, total: int | None = None) -> None:
     pass
 
 
@@ -141,8 +141,8 @@ class Stop(Exception):
     pass
 
 
-def stop_halfway(doing: str, rows: int) -> None:
-    if doing == "Copying" and rows > COUNT:
+def stop_halfway(doing: str, done: int, total: int | None = None) -> None:
+    if doing == "Copying" and done > COUNT:
         raise Stop
 
 
@@ -180,8 +180,8 @@ def test_a_copy_that_differs_is_noticed(filled: SqliteStore, tmp_path: Path, mon
 
 
 def test_the_digest_tells_of_any_change(filled: SqliteStore) -> None:
-    before = contents(filled, lambda rows: None)
+    before = contents(filled, quiet, "")
     record = next(filled.unfinished())
     filled.update([record.model_copy(update={"wd": "/elsewhere"})], {})
-    after = contents(filled, lambda rows: None)
+    after = contents(filled, quiet, "")
     assert before.rows == after.rows and before.digest != after.digest

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from orqal.cluster import ClusterError, processes
-from orqal.cluster.backups import restore, save
+from orqal.cluster.store_commands import backup, restore
 from orqal.models import JobRecord, Output
 from orqal.settings import Settings
-from orqal.store import SqliteStore, backup
-from orqal.store.copying import contents
+from orqal.store import SqliteStore, transfer
+from orqal.store.transfer import contents
 from tests.support.stores import add, done, ids, job, jobs
 from tests.unit.store.test_sqlite import fill
 
 
-def quiet(doing: str, done: int, total: int | None) -> None:
+def quiet(doing: str, done: int, total: int | None = None) -> None:
     pass
 
 
@@ -49,7 +49,7 @@ def there(path: Path) -> list[JobRecord]:
 
 def test_there_and_back(settings: Settings, records: list[JobRecord], tmp_path: Path) -> None:
     file = tmp_path / "backup.sqlite"
-    about = save(settings, file, overwrite=False, progress=quiet)
+    about = backup(settings, file, overwrite=False, progress=quiet)
     assert (about["jobs"], about["unfinished"], about["bytes"]) == (3, 1, file.stat().st_size)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert {path.name for path in tmp_path.iterdir()} == {"home", "backup.sqlite"}
@@ -68,10 +68,10 @@ def test_it_is_of_one_moment_whoever_writes_meanwhile(
     store = SqliteStore(settings.store_path)
     store.update([records[2]], {})
     add(store, [bulky := done(job(input="x" * 3_000_000))])
-    monkeypatch.setattr(backup, "_STEP", 1 << 16)
+    monkeypatch.setattr(transfer, "_BYTES_PER_REPORT", 1 << 16)
     written: list[str] = []
 
-    def write(doing: str, done: int, total: int | None) -> None:
+    def write(doing: str, done: int, total: int | None = None) -> None:
         """Another thread writes between the steps, so much that SQLite writes its log back."""
         if doing == "Copying" and len(written) < 40:
             record = job(batch="b", input="y" * 500_000)
@@ -81,7 +81,7 @@ def test_it_is_of_one_moment_whoever_writes_meanwhile(
             written.append(record.id)
 
     file = tmp_path / "backup.sqlite"
-    assert save(settings, file, overwrite=False, progress=write)["jobs"] == 4
+    assert backup(settings, file, overwrite=False, progress=write)["jobs"] == 4
     assert len(written) == 40
     assert there(file) == records
     with closing(SqliteStore(file)) as copied:
@@ -96,12 +96,12 @@ def test_a_file_that_is_there_is_replaced_only_when_asked(
     file = tmp_path / "backup.sqlite"
     file.write_text("precious")
     with pytest.raises(ClusterError, match="exists"):
-        save(settings, file, overwrite=False, progress=quiet)
+        backup(settings, file, overwrite=False, progress=quiet)
     assert file.read_text() == "precious"
-    save(settings, file, overwrite=True, progress=quiet)
+    backup(settings, file, overwrite=True, progress=quiet)
     assert there(file) == records
     with pytest.raises(ClusterError, match="the store itself"):
-        save(settings, settings.store_path, overwrite=True, progress=quiet)
+        backup(settings, settings.store_path, overwrite=True, progress=quiet)
     assert there(settings.store_path) == records
 
 
@@ -109,7 +109,7 @@ def test_a_store_is_replaced_only_when_asked_and_kept(
     settings: Settings, records: list[JobRecord], tmp_path: Path
 ) -> None:
     file = tmp_path / "backup.sqlite"
-    save(settings, file, overwrite=False, progress=quiet)
+    backup(settings, file, overwrite=False, progress=quiet)
     store = SqliteStore(settings.store_path)
     add(store, [later := job(batch="b")])
     # Its writer was killed: what it wrote is in the log beside the file, and stays there until somebody opens it.
@@ -134,7 +134,7 @@ def test_an_older_backup_is_upgraded_and_a_newer_refused(settings: Settings, tmp
     with closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (1,)  # it is as it was
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(ClusterError, match="newer Orqal"):
+    with pytest.raises(ClusterError, match="A newer Orqal wrote"):
         restore(settings, file, overwrite=True, progress=quiet)
     assert there(settings.store_path) == records
 
@@ -149,12 +149,12 @@ def test_what_is_no_backup_or_damaged_is_refused_and_changes_nothing(
     settings: Settings, records: list[JobRecord], tmp_path: Path
 ) -> None:
     broken, text, other = tmp_path / "broken", tmp_path / "text", tmp_path / "other"
-    save(settings, broken, overwrite=False, progress=quiet)
+    backup(settings, broken, overwrite=False, progress=quiet)
     damaged(broken)
     text.write_text("no database " * 1000)
     with closing(sqlite3.connect(other)) as connection:
         connection.execute("CREATE TABLE jobs (id)")
-    for file, words in ((broken, "damaged"), (text, "no file of Orqal's jobs"), (other, "none with Orqal's jobs")):
+    for file, words in ((broken, "damaged"), (text, "not a store of Orqal"), (other, "but not a store of Orqal")):
         with pytest.raises(ClusterError, match=words):
             restore(settings, file, overwrite=True, progress=quiet)
     with pytest.raises(ClusterError, match="There is no file"):
@@ -167,10 +167,10 @@ def test_a_damaged_store_makes_no_backup_and_replaces_none(
     settings: Settings, records: list[JobRecord], tmp_path: Path
 ) -> None:
     file = tmp_path / "backup.sqlite"
-    save(settings, file, overwrite=False, progress=quiet)
+    backup(settings, file, overwrite=False, progress=quiet)
     damaged(settings.store_path)
     with pytest.raises(ClusterError, match="damaged"):
-        save(settings, file, overwrite=True, progress=quiet)
+        backup(settings, file, overwrite=True, progress=quiet)
     assert there(file) == records
     kept = restore(settings, file, overwrite=True, progress=quiet)["replaced"]
     assert there(settings.store_path) == records and Path(str(kept)).exists()
@@ -180,11 +180,11 @@ def test_a_running_orqal_is_not_restored_into(
     settings: Settings, records: list[JobRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "backup.sqlite"
-    save(settings, file, overwrite=False, progress=quiet)
+    backup(settings, file, overwrite=False, progress=quiet)
     monkeypatch.setattr(processes, "find", lambda home: {"a process"})
     with pytest.raises(ClusterError, match="orqal down"):
         restore(settings, file, overwrite=True, progress=quiet)
-    save(settings, file, overwrite=True, progress=quiet)
+    backup(settings, file, overwrite=True, progress=quiet)
 
 
 def test_jobs_of_a_mongodb_too_while_it_is_down(
@@ -195,12 +195,12 @@ def test_jobs_of_a_mongodb_too_while_it_is_down(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first, second = tmp_path / "first.sqlite", tmp_path / "second.sqlite"
-    save(settings, first, overwrite=False, progress=quiet)
+    backup(settings, first, overwrite=False, progress=quiet)
     monkeypatch.setenv("ORQAL_STORE", mongo_url)
     assert restore(Settings(), first, overwrite=False, progress=quiet)["jobs"] == 3
-    assert save(Settings(), second, overwrite=False, progress=quiet)["unfinished"] == 1
+    assert backup(Settings(), second, overwrite=False, progress=quiet)["unfinished"] == 1
     with closing(SqliteStore(first)) as one, closing(SqliteStore(second)) as other:
-        assert contents(one, lambda rows: None) == contents(other, lambda rows: None)
+        assert contents(one, quiet, "") == contents(other, quiet, "")
     assert stat.S_IMODE(second.stat().st_mode) == 0o600
     with closing(SqliteStore(first)) as one:
         add(one, [job()])
@@ -208,5 +208,5 @@ def test_jobs_of_a_mongodb_too_while_it_is_down(
         restore(Settings(), first, overwrite=True, progress=quiet)
     monkeypatch.setattr(processes, "find", lambda home: {"a process"})
     with pytest.raises(ClusterError, match="mongodump"):
-        save(Settings(), second, overwrite=True, progress=quiet)
+        backup(Settings(), second, overwrite=True, progress=quiet)
     assert ids(there(second)) == ids(records)
