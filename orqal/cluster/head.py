@@ -1,4 +1,4 @@
-"""The head of a cluster: Ray, the Scheduler, REST, and this machine's own Docker daemon as the first host."""
+"""The head of a cluster: Ray, the Scheduler, the REST API, and this machine's own Docker daemon as the first host."""
 
 from __future__ import annotations
 
@@ -33,12 +33,15 @@ def up(
     autoscaling_config: Path | None = None,
     report: Report,
 ) -> dict[str, Any]:
-    """Start the head, the Scheduler, this machine's HostActor and the REST API; what `cluster.json` says of them.
+    """Start the head, the Scheduler, this machine's HostActor and the REST API, and return the content of cluster.json.
 
-    `address`: this machine's, where Ray and the API listen; beyond loopback, hosts can join. `ray_port`: where they
-    do; None: 6379, or any that is free. `no_token`: every program
-    and user of this machine may use the API without the token. `labels`: of this host. `autoscaling_config`: a Ray
-    cluster's, for its autoscaler. ClusterError: something of it is not possible; then nothing is left running.
+    `address` is this machine's, where Ray and the API listen; other machines can join unless it is 127.0.0.1. `port` is
+    the API's. `ray_port` is where hosts join; None is 6379, or any free port. With `no_token` every program and user of
+    this machine may use the API without the token. `labels` are this host's. `autoscaling_config` is a Ray cluster file
+    for Ray's autoscaler.
+
+    Raises:
+        ClusterError: Orqal cannot be started. Nothing is left running.
     """
     home = home_id(settings)
     if processes.find(home):
@@ -46,8 +49,8 @@ def up(
         where = f" at {known['api_url']}" if known else ""
         raise ClusterError(f"Orqal is already up{where} (home: {settings.home}). `orqal down` stops it.")
     if no_token and address != LOOPBACK:
-        raise ClusterError("without a token only this machine may be served: leave out --address, or --no-token")
-    report("Asking the Docker daemon what it has")
+        raise ClusterError("Without a token the API serves this machine only. Leave out --address or --no-token.")
+    report("Asking the Docker daemon for its resources")
     offered = node.resources(settings)
     _check_port(address, port, "--port")
     if ray_port is not None:
@@ -86,32 +89,35 @@ def up(
             autoscaling_config=autoscaling_config,
         )
         _info_file(settings).write_text(json.dumps(info, indent=2) + "\n")
-        report(f"Starting the scheduler, this machine's host actor, and REST on {address}:{port}")
-        _drive(settings, "deploying", "deploy", home, address, str(port), node=name)
+        report(f"Starting the scheduler, this machine's host actor, and the API on {address}:{port}")
+        _run_inside_ray(settings, "Starting the scheduler and the API", "deploy", home, address, str(port), node=name)
 
     try:
         node.in_two_tries(settings, name, start, report)
     except BaseException:
-        report("That did not work: stopping what was started")
+        report("Starting failed. Stopping what was started")
         _stop(settings)
         raise
     return info
 
 
 def down(settings: Settings, *, kill_jobs: bool, everywhere: bool = False, report: Report) -> None:
-    """Stop all of Orqal on this machine: what `up` started, and what `join` did. Containers that run go on, and the
-    next `up` finds them again.
+    """Stop all of Orqal on this machine, whether `up` or `join` started it. Running containers go on, and the next
+    `up` finds them again.
 
-    `kill_jobs`: all jobs that have not ended are cancelled first. `everywhere`, on the head: the other hosts are
-    stopped too, and on all of them the containers; the next `up` runs these jobs again. ClusterError: nothing runs, or
-    other hosts could not be stopped."""
+    `kill_jobs` cancels all jobs that have not ended first. `everywhere`, on the head, stops the other hosts too, and
+    the containers on all hosts; the next `up` runs these jobs again.
+
+    Raises:
+        ClusterError: Orqal is not up, jobs could not be cancelled, or other hosts could not be stopped.
+    """
     home = home_id(settings)
     if not processes.find(home):
         _info_file(settings).unlink(missing_ok=True)
         raise ClusterError(f"Orqal is not up (home: {settings.home}).")
     if kill_jobs:
         report("Cancelling all jobs that have not ended")
-        _drive(settings, "cancelling the jobs", "cancel")
+        _run_inside_ray(settings, "Cancelling the jobs", "cancel")
     problem = _disband(settings, report) if everywhere else None
     report("Stopping the API, the actors and Ray")
     _stop(settings)
@@ -123,26 +129,29 @@ def down(settings: Settings, *, kill_jobs: bool, everywhere: bool = False, repor
         if cgroups := Cgroups.of(engine.info(), home):
             cgroups.close(keep=[key for key, _, _ in left])
         if left:
-            how_many = "1 container of a job is" if len(left) == 1 else f"{len(left)} containers of jobs are"
-            report(f"{how_many} still there; the next `orqal up` takes them up again")
+            how_many = "1 container of a job goes" if len(left) == 1 else f"{len(left)} containers of jobs go"
+            report(f"{how_many} on; the next `orqal up` finds them again")
 
 
 def _disband(settings: Settings, report: Report) -> ClusterError | None:
-    """Stop the jobs on all hosts, and the other hosts. The error, if that is not possible: what is here can be stopped
-    all the same."""
+    """Stop the jobs on all hosts, and the other hosts. Return the error if that failed, because this machine can be
+    stopped all the same."""
     report("Stopping the running jobs, and the other hosts")
     try:
-        _drive(settings, "stopping the other hosts", "disband", home_id(settings))
+        _run_inside_ray(settings, "Stopping the other hosts", "disband", home_id(settings))
     except ClusterError as error:
         return ClusterError(
-            f"{error}\nThis machine is down. On others Ray ends by itself within seconds; "
-            "containers of jobs go on there, and the next `orqal up` and `orqal join` find them again."
+            f"{error}\nThis machine is down. On the others Ray ends by itself within seconds, but containers of jobs "
+            "may go on there. The next `orqal up` and `orqal join` find them again."
         )
     return None
 
 
 def stay(settings: Settings) -> str:
-    """Wait until the head dies, stop what is left of it, and tell what died first. An interrupt stops it too."""
+    """Wait until the head dies, stop the rest of it, and return the name of the process that died first.
+
+    An interrupt stops the head too.
+    """
     try:
         return processes.await_end(home_id(settings), socket.gethostname())
     finally:
@@ -150,14 +159,18 @@ def stay(settings: Settings) -> str:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """What Ray's own tools (`ray status`, `ray list`, the Jobs CLI) need in their environment to find this Ray."""
+    """Return the environment in which Ray's own tools (`ray status`, `ray list`, the Jobs CLI) find this Ray.
+
+    Raises:
+        ClusterError: Orqal is not up on this machine.
+    """
     known = _running(settings)
     if known is None:
-        raise ClusterError(f"Orqal is not up (home: {settings.home}). `orqal up` starts it.")
+        raise ClusterError(f"Orqal is not up (home: {settings.home}). Start it with `orqal up`.")
     return node.driver_environment(settings, str(known["ray_address"]))
 
 
-def _drive(settings: Settings, doing: str, *command: str, node: str | None = None) -> None:
+def _run_inside_ray(settings: Settings, doing: str, *command: str, node: str | None = None) -> None:
     run([sys.executable, "-m", "orqal.cluster.inside_ray", *command], settings, doing, environment(settings), node)
 
 
@@ -188,6 +201,6 @@ def _check_port(address: str, port: int, option: str) -> None:
             probe.bind((address, port))
         except OSError as error:
             raise ClusterError(
-                f"port {port} on {address} cannot be had ({error.strerror}): another program listens there, or this "
+                f"Orqal cannot listen on port {port} of {address} ({error.strerror}): another program does, or this "
                 f"machine has no such address. Choose another port: `orqal up {option} {port + 1}`."
             ) from error

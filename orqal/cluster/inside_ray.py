@@ -1,4 +1,8 @@
-"""What is done in the Ray cluster of RAY_ADDRESS, in a process of its own: Ray reads its settings at its import."""
+"""What is done inside the Ray cluster at RAY_ADDRESS: `python -m orqal.cluster.inside_ray COMMAND …`.
+
+This runs in a process of its own, because Ray reads its settings when it is imported. An error is printed, and becomes
+the message of the ClusterError that `processes.run` raises.
+"""
 
 from __future__ import annotations
 
@@ -16,23 +20,23 @@ from typing import Any
 import ray
 from ray import serve
 from ray.exceptions import RayError
-from ray.experimental.internal_kv import _internal_kv_put
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orqal import __version__
 from orqal.actors.names import NAMESPACE, SCHEDULER, host_actor, host_actor_name, scheduler
+from orqal.actors.ray_internals import publish_version
 from orqal.actors.scheduler.actor import SchedulerActor
-from orqal.cluster.join_check import KEYS, VERSION
 from orqal.cluster.processes import MARK, NODE_MARK
 from orqal.engine.client import Engine
 from orqal.engine.usage import Cgroups
 from orqal.models import HostInfo
 from orqal.settings import Settings
 
-READY_WITHIN = 90.0
-TIDY_WITHIN = 20.0
-"""Seconds in which the containers of a host that leaves are removed."""
-_LOOK_EVERY = 0.1
+READY_WITHIN_S = 90.0
+"""How long a step may take: starting, cancelling, stopping."""
+REMOVED_WITHIN_S = 20.0
+"""How long to wait until the containers of a leaving host are removed."""
+_POLL_S = 0.1
 _PR_SET_PDEATHSIG = 1
 """See prctl(2)."""
 
@@ -57,94 +61,97 @@ def deploy(cluster: str, address: str, port: int) -> None:
         .remote(cluster)
     )
     ray.get(actor.apps.remote())
-    _internal_kv_put(VERSION, __version__.encode(), overwrite=True, namespace=KEYS)  # who joins looks at it
+    publish_version(__version__)
     serve.start(proxy_location="HeadOnly", http_options={"host": address, "port": port})
     serve.run(app, name="orqal", route_prefix="/", blocking=False)
-    _await(lambda: ray.get(actor.ready.remote()), "no host takes work")
+    _await(lambda: ray.get(actor.ready.remote()), "No host takes work")
 
 
 def cancel() -> None:
-    """Cancel every job, and wait until their containers have gone."""
+    """Cancel every job, and wait until their containers are removed."""
     try:
         actor = scheduler()
     except ValueError:
         sys.exit(
-            "no scheduler runs that could cancel jobs. `orqal down` stops what is left; the next `orqal up` takes the "
-            "jobs up, and then they can be cancelled"
+            "No scheduler runs that could cancel jobs. Run `orqal down` to stop the rest. The next `orqal up` finds "
+            "the jobs again, and can cancel them."
         )
-    ray.get(actor.cancel_all.remote(), timeout=READY_WITHIN)
+    ray.get(actor.cancel_all.remote(), timeout=READY_WITHIN_S)
 
 
 def joined(name: str) -> None:
-    """Wait until the host of this name takes work, or would if it were not drained; it is refused if there are two."""
+    """Wait until a new host takes work, or would if it were not drained. A name that is in use is refused."""
     if sum(node["Alive"] and node["NodeName"] == name for node in ray.nodes()) > 1:
-        sys.exit(f"the cluster has a host {name} already: choose another name (--name)")
-    actor = _scheduler_soon()
+        sys.exit(f"The cluster has a host {name} already. Choose another name with --name.")
+    actor = _await_scheduler()
 
     def ready() -> bool:
         return any(host.name == name and host.state in ("ready", "draining", "drained") for host in _hosts(actor))
 
-    _await(ready, f"the host {name} does not take work")
+    _await(ready, f"The host {name} takes no work")
 
 
-def _scheduler_soon() -> Any:
-    """The Scheduler; where a launcher starts all machines at once, it may still be on its way."""
-    deadline = time.monotonic() + READY_WITHIN
+def _await_scheduler() -> Any:
+    """Return the Scheduler. A launcher starts all machines at once, so it may not run yet."""
+    deadline = time.monotonic() + READY_WITHIN_S
     while True:
         try:
             return scheduler()
         except ValueError:
             if time.monotonic() > deadline:
-                sys.exit(f"the head has had no Scheduler for {READY_WITHIN:g} s: is Orqal up there?")
-            time.sleep(_LOOK_EVERY)
+                sys.exit(f"The head has had no Scheduler for {READY_WITHIN_S:g} s. Is Orqal up there?")
+            time.sleep(_POLL_S)
 
 
 def leave(name: str, now: str) -> None:
-    """Have a host end its jobs, and wait until none runs there and their containers have gone."""
+    """Let a host finish its jobs, and wait until none runs there and their containers are removed."""
     actor = scheduler()
     host: HostInfo | None = ray.get(actor.dismiss.remote(name, now == "now"))
     while host is not None and host.jobs:
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_S)
         host = next((host for host in _hosts(actor) if host.name == name), None)
-        if host is not None and host.state == "ready":  # the Scheduler was restarted, and knows nothing of it
+        if host is not None and host.state == "ready":  # the Scheduler was restarted, and forgot
             host = ray.get(actor.dismiss.remote(name, now == "now"))
-    deadline = time.monotonic() + TIDY_WITHIN
+    deadline = time.monotonic() + REMOVED_WITHIN_S
     while host is not None and time.monotonic() < deadline:
         try:
-            if ray.get(host_actor(host.node_id).is_empty.remote(), timeout=TIDY_WITHIN):
+            if ray.get(host_actor(host.node_id).is_empty.remote(), timeout=REMOVED_WITHIN_S):
                 return
         except (RayError, ValueError):
-            return  # its daemon or its actor is gone: they go when the host is back
-        time.sleep(_LOOK_EVERY)
+            return  # its daemon or its actor is gone; the containers are removed when the host comes back
+        time.sleep(_POLL_S)
 
 
 def disband(cluster: str) -> None:
-    """End all that runs on all hosts, and the nodes of all but the head's, and wait until they have gone. What the
-    store says of the jobs stays as it is: the next Scheduler runs again what ran."""
+    """End all containers on all hosts, and all nodes but the head's, and wait until they are gone.
+
+    The store does not change, so the next Scheduler runs again what ran.
+    """
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("threads")]
-    # First those who would take the end of a container for the end of its job.
+    # The actors first: they would take the end of a container for the end of its job.
     for name in (SCHEDULER, *(host_actor_name(node["NodeID"]) for node in nodes)):
-        with suppress(ValueError):  # there is none
+        with suppress(ValueError):  # there is no such actor
             ray.kill(ray.get_actor(name, namespace=NAMESPACE))
-    ray.get([_on(node, _end_containers).remote(cluster) for node in nodes], timeout=READY_WITHIN)
+    ray.get([_on(node, _end_containers).remote(cluster) for node in nodes], timeout=READY_WITHIN_S)
     members = [node for node in nodes if "node:__internal_head__" not in node["Resources"]]
-    ray.get([_on(node, _end_node).remote() for node in members], timeout=READY_WITHIN)
-    gone = {node["NodeID"] for node in members}
-    deadline = time.monotonic() + READY_WITHIN
-    while left := [node for node in ray.nodes() if node["Alive"] and node["NodeID"] in gone]:
+    ray.get([_on(node, _end_node).remote() for node in members], timeout=READY_WITHIN_S)
+    leaving = {node["NodeID"] for node in members}
+    deadline = time.monotonic() + READY_WITHIN_S
+    while left := [node for node in ray.nodes() if node["Alive"] and node["NodeID"] in leaving]:
         if time.monotonic() > deadline:
-            sys.exit(f"still there after {READY_WITHIN:g} s: {', '.join(node['NodeName'] for node in left)}")
-        time.sleep(_LOOK_EVERY)
+            names = ", ".join(node["NodeName"] for node in left)
+            sys.exit(f"These hosts have not stopped within {READY_WITHIN_S:g} s: {names}.")
+        time.sleep(_POLL_S)
 
 
 def _on(node: dict[str, Any], function: Callable[..., None]) -> Any:
-    """A Ray task of this function on that node."""
+    """Return a Ray task that calls this function on a node."""
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     return ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
 
 
 def _end_containers(cluster: str) -> None:
-    """Stop and remove the containers of a cluster's jobs that this node's daemon has."""
+    """Stop and remove the containers of a cluster's jobs on this node's daemon."""
     grace = Settings().stop_grace
 
     def end(container: str) -> None:
@@ -158,7 +165,7 @@ def _end_containers(cluster: str) -> None:
 
 
 def _end_node() -> None:
-    """Stop the Ray node that this runs on, a moment later."""
+    """Stop the Ray node that this task runs on, a moment later."""
     environ = {name: value for name, value in os.environ.items() if name not in (MARK, NODE_MARK)}
     subprocess.run([sys.executable, "-m", "orqal.cluster.join", os.environ[NODE_MARK]], env=environ, check=True)
 
@@ -168,22 +175,22 @@ def _hosts(actor: Any) -> list[HostInfo]:
     return hosts
 
 
-def _await(condition: Callable[[], bool], otherwise: str) -> None:
-    deadline = time.monotonic() + READY_WITHIN
+def _await(condition: Callable[[], bool], problem: str) -> None:
+    """Wait until a condition holds. After READY_WITHIN_S exit with the problem and the hosts' states."""
+    deadline = time.monotonic() + READY_WITHIN_S
     while not condition():
         if time.monotonic() > deadline:
             states = [f"{host.name}: {host.state}" for host in _hosts(scheduler())]
             sys.exit(
-                f"{otherwise} after {READY_WITHIN:g} s: {', '.join(states) or 'there is no host'}. If a firewall is "
-                "between the cluster's machines: each must reach all TCP ports of the others"
+                f"{problem} after {READY_WITHIN_S:g} s ({', '.join(states) or 'there is no host'}). If there is a "
+                "firewall between the cluster's machines, it must let each of them reach all TCP ports of the others."
             )
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_S)
 
 
 def _end_with_parent() -> None:
-    """Whoever waits for what is done here may be killed. Then nobody wants it any more, and nobody would end it: Ray
-    waits for ever for a head that has gone."""
-    # That the parent is process 1 tells nothing: in a container that is `orqal up` itself.
+    """Let this process be killed when its parent ends: Ray would wait for ever for a head that has died."""
+    # It is no use to check whether the parent is process 1: in a container that may be `orqal up` itself.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -202,5 +209,5 @@ if __name__ == "__main__":
         case ["leave", name, now]:
             leave(name, now)
         case other:
-            sys.exit(f"no such command: {other}")
+            sys.exit(f"There is no command {other}.")
     ray.shutdown()

@@ -1,7 +1,7 @@
-"""Ask a head whether this machine may join: `python -m orqal.cluster.join_check HEAD`.
+"""Ask a head whether this machine may join it: `python -m orqal.cluster.join_check HEAD`.
 
-Runs in a process of its own, because Ray reads its settings when it is imported. Prints a sentence that says why not;
-Ray itself would wait for minutes or print a traceback.
+This runs in a process of its own, because Ray reads its settings when it is imported. It explains a refusal in a
+sentence, where Ray would wait for minutes or print a traceback.
 """
 
 from __future__ import annotations
@@ -12,59 +12,56 @@ import sys
 import threading
 
 import ray
-from ray._common.usage.usage_lib import get_cluster_metadata
-from ray._raylet import GcsClient  # type: ignore[attr-defined] # compiled
 from ray.exceptions import AuthenticationError, RaySystemError, RpcError
 
 from orqal import __version__
+from orqal.actors.ray_internals import versions_of
 
-VERSION = b"version"
-"""The key, in Ray's store of such, under which a head keeps Orqal's version."""
-KEYS = b"orqal"
-"""Their namespace."""
-ANSWER_WITHIN = 10.0
-"""Seconds that a head may take. What listens there and is not Ray says nothing for ever."""
+ANSWER_WITHIN_S = 10.0
+"""How long a head may take. A program at this address that is not Ray may stay silent for ever."""
 
 
-def why_not(head: str) -> str | None:
-    """Why this machine cannot join; None: it can."""
+def refusal(head: str) -> str | None:
+    """Return why this machine cannot join; None if it can."""
     try:
-        client = GcsClient(address=head)
-        theirs = get_cluster_metadata(client) or {}
-        orqal = client.internal_kv_get(VERSION, namespace=KEYS, timeout=ANSWER_WITHIN)
+        theirs = versions_of(head, ANSWER_WITHIN_S)
     except AuthenticationError:
         return (
-            f"the head at {head} does not accept this join token. On the head: `cat ~/.orqal/ray_token`; give it as "
-            "ORQAL_JOIN_TOKEN"
+            f"The head at {head} does not accept this join token. Print the right one on the head with "
+            "`cat ~/.orqal/ray_token`, and set ORQAL_JOIN_TOKEN to it."
         )
     except (RpcError, RaySystemError, RuntimeError) as error:
-        return _no_ray(head, str(error).strip().splitlines()[-1])
+        return _not_a_head(head, str(error).strip().splitlines()[-1])
     versions = {
-        "Ray": (theirs.get("ray_version"), ray.__version__),
-        "Python": (theirs.get("python_version"), platform.python_version()),
-        "Orqal": (orqal and orqal.decode(), __version__),
+        "Ray": (theirs["ray"], ray.__version__),
+        "Python": (theirs["python"], platform.python_version()),
+        "Orqal": (theirs["orqal"], __version__),
     }
-    other = [f"{name} {there} and not {here}" for name, (there, here) in versions.items() if there not in (None, here)]
-    if other:
-        return f"the head at {head} has {', '.join(other)}, which this machine has: install the same on both"
+    differing = [f"{name} {there} ({here})" for name, (there, here) in versions.items() if there not in (None, here)]
+    if differing:
+        return (
+            f"The head at {head} has other versions than this machine (in brackets): {', '.join(differing)}. Install "
+            "the same on both."
+        )
     return None
 
 
-def _no_ray(head: str, error: str) -> str:
+def _not_a_head(head: str, error: str) -> str:
     return (
-        f"what listens at {head} does not answer as an Orqal head's Ray does ({error}). `orqal up` prints the address "
-        "to join; it is not that of the API"
+        f"The program at {head} does not answer as an Orqal head's Ray does ({error}). `orqal up` prints the address "
+        "to join; it is not that of the API."
     )
 
 
 def _give_up(head: str) -> None:
-    print(_no_ray(head, f"nothing after {ANSWER_WITHIN:g} s"), file=sys.stderr, flush=True)
+    print(_not_a_head(head, f"no answer within {ANSWER_WITHIN_S:g} s"), file=sys.stderr, flush=True)
     os._exit(1)
 
 
 if __name__ == "__main__":
     [head] = sys.argv[1:]
-    clock = threading.Timer(ANSWER_WITHIN, _give_up, [head])
-    clock.daemon = True
-    clock.start()
-    sys.exit(why_not(head))
+    # Ray's client has no time limit of its own for everything that it asks.
+    limit = threading.Timer(ANSWER_WITHIN_S, _give_up, [head])
+    limit.daemon = True
+    limit.start()
+    sys.exit(refusal(head))

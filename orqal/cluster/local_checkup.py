@@ -1,4 +1,4 @@
-"""What is wrong with this machine's home, while the API does not answer."""
+"""`orqal doctor` on this machine alone, while the API does not answer."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from orqal.settings import Settings
 
 
 def alone(settings: Settings, silence: str, *, fix: bool = False) -> Checkup:
-    """Look at this machine alone. `silence`: why the API does not answer. `fix`: mend what can be mended without harm.
-    ClusterError: there is no home of Orqal here."""
+    """Examine this machine. `silence` says why the API does not answer. `fix` mends what can be mended without harm.
+
+    Raises:
+        ClusterError: this machine has no home of Orqal.
+    """
     if not settings.cluster_path.exists():
-        raise ClusterError(f"{silence} And on this machine there is no Orqal to look at: no {settings.home}.")
+        raise ClusterError(f"{silence} Nor is there an Orqal on this machine to examine: {settings.home} is missing.")
     facts = _facts(settings, silence)
     findings = judge_alone(facts)
     if fix:
         mended = checkup.mend(settings, [finding.subject for finding in findings if finding.mendable])
         findings = [
-            finding.model_copy(update={"mended": finding.subject in mended}) if finding.mendable else finding
-            for finding in findings
+            finding.with_mended(finding.subject in mended) if finding.mendable else finding for finding in findings
         ]
     return Checkup(checked={"machines": 1}, findings=findings)
 
@@ -35,7 +37,7 @@ def alone(settings: Settings, silence: str, *, fix: bool = False) -> Checkup:
 def _facts(settings: Settings, silence: str) -> Alone:
     home = settings.cluster_path.read_text().strip()
     known_up = (settings.home / "cluster.json").exists()
-    # Where hosts only have joined, the API is on another machine.
+    # A machine that only joined a cluster has no API of its own.
     has_head = known_up or any(node.is_head for node in processes.nodes(home).values())
     docker_root, daemon_silent = None, None
     try:
@@ -55,7 +57,7 @@ def _facts(settings: Settings, silence: str) -> Alone:
 
 
 def _parts(found: set[psutil.Process]) -> frozenset[str]:
-    """Which of the head's parts run. An actor's process tells its class in its command line: Ray writes it there."""
+    """Return which parts of the head run. Ray writes an actor's class into the command line of its process."""
     names = []
     for process in found:
         with suppress(psutil.Error):

@@ -1,4 +1,4 @@
-"""A Ray node for a Docker daemon: what it offers, how it is started, and with which settings of Ray."""
+"""A Ray node for a Docker daemon: which resources it offers, how it is started, and with which settings of Ray."""
 
 from __future__ import annotations
 
@@ -26,45 +26,55 @@ from orqal.engine.errors import EngineError
 from orqal.models import UNITS
 from orqal.settings import Settings
 
-_HEAD_OBJECT_STORE = 512 << 20
-_OBJECT_STORE = 128 << 20
-"""Bytes for what travels between nodes: orders and outcomes."""
+_HEAD_OBJECT_STORE_BYTES = 512 << 20
+_OBJECT_STORE_BYTES = 128 << 20
+"""Ray's memory for what travels between nodes: orders and outcomes."""
 _TOO_SLOW = "The current node timed out during startup"
-_LAST_WORDS = 20
-"""Lines of each of Ray's logs that are kept of a node that did not come up."""
-_PRESTARTED = 4
-"""Ray starts a worker process for each CPU that it is told of; wrappers' methods need only a few."""
+"""What Ray says when a node misses the time limit for its start."""
+_LOG_LINES_KEPT = 20
+"""Lines kept of each of Ray's logs when a node fails to start."""
+_MAX_CPUS = 4
+"""CPUs that the head reports to Ray. Ray starts a worker process for each, and wrappers' methods need only a few."""
 
 
-def daemon(settings: Settings) -> EngineInfo:
-    """The Docker daemon of this process's environment. ClusterError: none answers."""
+def daemon() -> EngineInfo:
+    """Return what the Docker daemon of this process's environment reports.
+
+    Raises:
+        ClusterError: no daemon answers.
+    """
     try:
         return Engine("").info()
     except EngineError as error:
-        raise ClusterError(
-            f"{error.message}\nOrqal needs a Docker daemon. Install one on this machine (Debian, Ubuntu: "
-            "apt-get install docker.io) and start it, or set DOCKER_HOST to where one listens."
-            if not os.environ.get("DOCKER_HOST")
-            else f"{error.message}\nThe daemon is to be that of DOCKER_HOST={os.environ['DOCKER_HOST']}."
-        ) from error
+        advice = (
+            f"DOCKER_HOST={os.environ['DOCKER_HOST']} names the daemon to use: start it, or correct DOCKER_HOST."
+            if os.environ.get("DOCKER_HOST")
+            else "Orqal needs a Docker daemon. Install one on this machine (Debian, Ubuntu: apt-get install docker.io) "
+            "and start it, or set DOCKER_HOST to the address of another one."
+        )
+        raise ClusterError(f"{error.message}\n{advice}") from error
 
 
 def resources(settings: Settings, info: EngineInfo | None = None) -> dict[str, float]:
-    """`threads` and `ram_gb` of a daemon, less what is kept back. ClusterError: no daemon answers, or nothing is
-    left."""
-    info = info or daemon(settings)
+    """Return the `threads` and `ram_gb` that a daemon offers to jobs: all but what the settings keep back.
+
+    Raises:
+        ClusterError: no daemon answers, or nothing is left for jobs.
+    """
+    info = info or daemon()
     threads = info.threads - settings.keep_threads
     ram_gb = info.ram_bytes / 1e9 - settings.keep_ram_gb
     if threads <= 0 or ram_gb <= 0:
         raise ClusterError(
-            f"nothing is left for jobs: the daemon has {info.threads} threads and {info.ram_bytes / 1e9:.1f} GB, and "
-            f"ORQAL_KEEP_THREADS={settings.keep_threads:g}, ORQAL_KEEP_RAM_GB={settings.keep_ram_gb:g}."
+            f"Nothing is left for jobs: the daemon has {info.threads} threads and {info.ram_bytes / 1e9:.1f} GB of "
+            f"memory, and ORQAL_KEEP_THREADS={settings.keep_threads:g} and ORQAL_KEEP_RAM_GB={settings.keep_ram_gb:g} "
+            "keep back all of it."
         )
     return {"threads": _for_ray(threads), "ram_gb": _for_ray(ram_gb)}
 
 
 def _for_ray(amount: float) -> float:
-    """An amount that Ray takes as a node's resource, rounded down: from 1 on only whole numbers."""
+    """Round an amount down to one that Ray accepts for a node: a whole number, or a fraction below 1."""
     return float(int(amount)) if amount >= 1 else int(amount * UNITS) / UNITS
 
 
@@ -79,13 +89,19 @@ def start_head(
     labels: Mapping[str, str],
     autoscaling_config: Path | None,
 ) -> None:
-    """Start Ray's head here, at `head`. ClusterError: that failed."""
+    """Start the Ray cluster's head on this machine. `head` and `dashboard` are the addresses where they listen.
+
+    Raises:
+        NodeEnded: it failed in a way that another try may not.
+        ClusterError: it failed.
+    """
     address, _, port = head.rpartition(":")
     options = [
         *("--head", "--port", port),
         *("--dashboard-host", dashboard[0], "--dashboard-port", str(dashboard[1])),
-        *("--num-cpus", str(min(os.cpu_count() or 1, _PRESTARTED)), "--object-store-memory", str(_HEAD_OBJECT_STORE)),
-        # A second Ray on this machine may have the usual port.
+        *("--num-cpus", str(min(os.cpu_count() or 1, _MAX_CPUS))),
+        *("--object-store-memory", str(_HEAD_OBJECT_STORE_BYTES)),
+        # Another Ray on this machine may occupy the usual port.
         *("--ray-client-server-port", str(free_port(address, 10001))),
     ]
     if autoscaling_config is not None:
@@ -103,8 +119,13 @@ def start_worker(
     offered: Mapping[str, float],
     labels: Mapping[str, str],
 ) -> None:
-    """Start a node of the Ray cluster at `head` here. ClusterError: that failed."""
-    options = ["--address", head, "--num-cpus", "0", "--object-store-memory", str(_OBJECT_STORE)]
+    """Start a node on this machine that joins the Ray cluster at `head`.
+
+    Raises:
+        NodeEnded: it failed in a way that another try may not.
+        ClusterError: it failed.
+    """
+    options = ["--address", head, "--num-cpus", "0", "--object-store-memory", str(_OBJECT_STORE_BYTES)]
     _start(settings, environ, options, name, address, offered, labels)
 
 
@@ -122,7 +143,7 @@ def _start(
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats", *options),
         *("--node-ip-address", address, "--node-name", name, "--temp-dir", str(folder)),
         *("--resources", json.dumps(offered), "--labels", ",".join(f"{key}={value}" for key, value in labels.items())),
-        # Another Ray node on this machine may have the usual ports.
+        # Another Ray node on this machine may occupy the usual ports.
         *("--metrics-export-port", str(free_port(address))),
         *("--dashboard-agent-listen-port", str(free_port(address))),
         *("--dashboard-agent-grpc-port", str(free_port(address))),
@@ -130,78 +151,85 @@ def _start(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     try:
-        run(command, settings, "starting Ray", environ)
+        run(command, settings, "Starting Ray", environ)
     except ClusterError as error:
         raise NodeEnded(str(error)) if _TOO_SLOW in str(error) else error from None
 
 
 def in_two_tries(settings: Settings, name: str, start: Callable[[], None], report: Report) -> None:
-    """Start a Ray node, and what is to run on it. Ray has limits that no setting changes, 30 s for a node's start and
-    15 s for its agent: on a machine whose cores are all busy, with jobs say, it may need a second try."""
+    """Call `start`, which starts the Ray node `name` and what runs on it, and once more if the node ends meanwhile.
+
+    Ray limits a node's start to 30 s and its agent's to 15 s, and no setting changes that. On a machine whose cores are
+    all busy a start may take longer.
+
+    Raises:
+        NodeEnded: the node ended both times.
+        ClusterError: the start failed in another way.
+    """
     for final in (False, True):
         try:
             start()
             return
         except NodeEnded as error:
-            _keep_last_words(settings, name)
+            _keep_logs(settings, name)
             if final:
                 raise
             report(f"{str(error).splitlines()[0]} Trying once more")
             stop(home_id(settings), name)
 
 
-def _keep_last_words(settings: Settings, name: str) -> None:
-    """Put into the home's log what a node has said last, before its folder goes."""
+def _keep_logs(settings: Settings, name: str) -> None:
+    """Copy the ends of a node's logs into the home's log, before the node's folder is removed."""
     with (settings.home / "orqal.log").open("a") as kept:
         for log in sorted(temporary_folder(settings, name).glob("session_latest/logs/*")):
             if log.name.startswith(("raylet.", "gcs_server.", "dashboard_agent.", "runtime_env_agent.")):
-                lines = log.read_text(errors="replace").splitlines()[-_LAST_WORDS:]
+                lines = log.read_text(errors="replace").splitlines()[-_LOG_LINES_KEPT:]
                 kept.writelines(f"{log.name}: {line}\n" for line in lines)
 
 
 def ray_environment(settings: Settings, name: str, head: str, *, no_token: bool = False) -> dict[str, str]:
-    """The environment of a node's processes. Ray's own settings must be there before `ray start`."""
+    """Return the environment of a node's processes. Ray reads its own settings from it when `ray start` begins."""
     return {
         MARK: home_id(settings),
         NODE_MARK: name,
-        # A folder that is meant from here; Ray's processes are elsewhere.
+        # Absolute, because Ray's processes have another working directory.
         **({"DOCKER_CERT_PATH": str(Path(path).absolute())} if (path := os.environ.get("DOCKER_CERT_PATH")) else {}),
         "ORQAL_HOME": str(settings.home),
-        # Said in any case: what the user's environment says of it does not count.
+        # Set in any case, because the user's environment must not decide this.
         "ORQAL_NO_TOKEN": "1" if no_token else "0",
-        # What the daemon has counts, also where a launcher says what it thinks this kind of node has.
+        # Only the daemon's resources count. Ray's launcher sets this to what the cluster file says of such nodes.
         "RAY_OVERRIDE_RESOURCES": "",
-        # What Serve's proxy answers by itself is guarded too.
+        # Checks the token also where Serve's proxy answers by itself.
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "orqal.serve_app.middleware.proxy.middlewares",
-        # Twice as many requests a second as by way of actor calls.
+        # Serves twice as many requests per second as actor calls do.
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
-        # A proxy that died is back in 4 s, not 30.
+        # Replaces a dead proxy within 4 s instead of 30.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
-        # What `ray status` shows is at most 1 s old, not 5.
+        # `ray status` shows figures that are at most 1 s old, not 5.
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        # A node that died is noticed within seconds, not 15; a busy one is given some.
+        # A dead node is noticed within seconds instead of 15 s, but a busy one gets some time to answer.
         "RAY_health_check_initial_delay_ms": "1000",
         "RAY_health_check_period_ms": "1000",
         "RAY_health_check_timeout_ms": "2000",
         "RAY_health_check_failure_threshold": "3",
-        # A host whose head has died ends after so many seconds, not 60, and can join the next one. Else it would only
-        # learn after a minute that the next one does not know it, and keep it busy until then.
+        # A host whose head has died ends after 4 s instead of 60, and can then join the next head. Otherwise it would
+        # call that head, which does not know it, until the minute is over.
         "RAY_gcs_rpc_server_reconnect_timeout_s": "4",
     } | driver_environment(settings, head)
 
 
 def driver_environment(settings: Settings, head: str) -> dict[str, str]:
-    """What a driver, or one of Ray's tools, needs in its environment to find the Ray of this head."""
+    """Return the environment in which drivers and Ray's own tools find the Ray of this head."""
     return {
         "RAY_ADDRESS": head,
-        # Said on both sides: by default a head and its drivers do not agree whether tokens are wanted.
+        # Set on both sides, because the defaults of a head and of its drivers do not agree.
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(settings.ray_token_path),
     }
 
 
 def temporary_folder(settings: Settings, name: str) -> Path:
-    """Ray's, of a node: at a short path, for the names of its sockets must not exceed 107 characters."""
+    """Return the path of a node's temporary folder. It is short, because a socket's path has at most 107 characters."""
     mark = hashlib.sha256(f"{settings.home}\n{name}".encode()).hexdigest()[:8]
     return Path(f"/tmp/orqal-{os.getuid()}-{mark}")  # noqa: S108 - made with mode 0700

@@ -1,4 +1,4 @@
-"""The cluster's processes on this machine: found by a mark, run, stopped."""
+"""The cluster's processes on this machine: found by a mark in their environment, run, stopped."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from orqal.files import write_secret
 from orqal.settings import Settings
 
 Report = Callable[[str], None]
-"""Is told each step that takes a while."""
+"""Is called with each step that takes a while."""
 
 MARK = "ORQAL_CLUSTER_ID"
-"""An environment variable that all processes of a home have: by it they are found again."""
+"""An environment variable of all processes that belong to a home, by which they are found again."""
 NODE_MARK = "ORQAL_NODE"
-"""The name of the host whose Ray node a process belongs to."""
-_STOP_WITHIN = 3.0
+"""An environment variable with the name of the host whose Ray node a process belongs to."""
+_STOP_WITHIN_S = 3.0
+"""How long processes get to end after SIGTERM, and again after SIGKILL."""
+_LINES_SHOWN = 15
+"""Lines of a failed command's output in the error."""
 _RAYLET, _GCS = "raylet", "gcs_server"
 
 
@@ -32,11 +35,12 @@ class Node(NamedTuple):
     """A Ray node on this machine."""
 
     head_address: str
+    """ADDRESS:PORT of the cluster's head."""
     is_head: bool
 
 
 class ClusterError(Exception):
-    """Orqal could not be started or stopped; the message says what happened and what to do."""
+    """Orqal could not be started or stopped. The message says what happened and what to do."""
 
 
 class NodeEnded(ClusterError):
@@ -44,7 +48,7 @@ class NodeEnded(ClusterError):
 
 
 def home_id(settings: Settings) -> str:
-    """The home's own mark, made once."""
+    """Return the mark of this home's cluster. It is made once."""
     path = settings.cluster_path
     if not path.exists():
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -53,8 +57,10 @@ def home_id(settings: Settings) -> str:
 
 
 def find(home: str, node: str | None = None) -> set[psutil.Process]:
-    """All processes that bear a home's mark, or those of one of its nodes, and those below them: Ray's agents write
-    their title over their environment."""
+    """Return the processes of a home, or of one of its nodes, and their descendants.
+
+    Descendants are included because Ray's agents overwrite their environment with their title.
+    """
     found: set[psutil.Process] = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -66,20 +72,20 @@ def find(home: str, node: str | None = None) -> set[psutil.Process]:
 
 
 def await_end(home: str, node: str) -> str:
-    """Wait until one of the processes that a node lives by, its raylet or the head's GCS, has ended: its name."""
+    """Wait until a process that a node cannot do without (its raylet, or the head's GCS) ends, and return its name."""
     ended = _first_end(home, node)
     assert ended is not None
     return ended
 
 
 def _first_end(home: str, node: str, helper: int | None = None) -> str | None:
-    """As await_end; None: the process `helper` ended before."""
+    """As `await_end`, but return None if the process with the id `helper` ends first."""
     with contextlib.ExitStack() as stack:
         ends = select.poll()
         names: dict[int, str | None] = {}
 
         def listen(pid: int, name: str | None) -> None:
-            end = os.pidfd_open(pid)  # can be read once the process has ended
+            end = os.pidfd_open(pid)  # becomes readable when the process ends
             stack.callback(os.close, end)
             ends.register(end, select.POLLIN)
             names[end] = name
@@ -98,7 +104,7 @@ def _first_end(home: str, node: str, helper: int | None = None) -> str | None:
 
 
 def nodes(home: str) -> dict[str, Node]:
-    """The Ray nodes of a home that run on this machine, by name."""
+    """Return the Ray nodes of a home that run on this machine, by name."""
     raylets: dict[str, str] = {}
     heads: set[str] = set()
     for process in psutil.process_iter():
@@ -113,15 +119,15 @@ def nodes(home: str) -> dict[str, Node]:
 
 def stop(home: str, node: str | None = None) -> None:
     """End every process of a home, or of one of its nodes."""
-    # Looked for again and again: a process may have been started meanwhile. Those once found are kept in mind,
-    # for an orphan whose parent has ended may not be found again.
+    # Look again and again, because a process may have been started meanwhile. Remember those found so far, because an
+    # orphan without a mark is not found again after its parent has ended.
     found = find(home, node)
-    for ask in (psutil.Process.terminate, psutil.Process.kill):
-        deadline = time.monotonic() + _STOP_WITHIN
+    for signal in (psutil.Process.terminate, psutil.Process.kill):
+        deadline = time.monotonic() + _STOP_WITHIN_S
         while found and time.monotonic() < deadline:
             for process in found:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    ask(process)
+                    signal(process)
             _, alive = psutil.wait_procs(found, timeout=0.5)
             found = set(alive) | find(home, node)
 
@@ -129,8 +135,14 @@ def stop(home: str, node: str | None = None) -> None:
 def run(
     command: list[str], settings: Settings, doing: str, environ: Mapping[str, str], node: str | None = None
 ) -> None:
-    """Run a command to its end, with its output in the home's log. ClusterError: it failed. NodeEnded: this node ended
-    first, without which the command has nothing to wait for."""
+    """Run a command to its end, with its output in the home's log.
+
+    `doing` is what the command does, as the beginning of an error. `node` is a Ray node that the command waits for.
+
+    Raises:
+        NodeEnded: that node ended first, so the command would wait in vain.
+        ClusterError: the command failed.
+    """
     log = settings.home / "orqal.log"
     with log.open("ab") as file:
         start = file.tell()
@@ -151,18 +163,19 @@ def run(
                 process.kill()
                 raise
     if ended is not None:
-        raise NodeEnded(f"{doing} failed: Ray's {ended} ended soon after its start (more is in {log})")
+        raise NodeEnded(f"{doing} failed: Ray's {ended} ended soon after its start. {log} says more.")
     if process.returncode != 0:
         with log.open("rb") as file:
             file.seek(start)
-            words = file.read().decode("utf-8", "replace").strip().splitlines()
-        raise ClusterError(f"{doing} failed:\n" + "\n".join(words[-15:]) + f"\n(all of it is in {log})")
+            lines = file.read().decode("utf-8", "replace").strip().splitlines()
+        shown = "\n".join(lines[-_LINES_SHOWN:])
+        raise ClusterError(f"{doing} failed:\n{shown}\n(The whole output is in {log}.)")
 
 
 def free_port(address: str, wanted: int = 0) -> int:
-    """The wanted port of this machine's address if nobody has it, else any that is free."""
+    """Return the wanted port of this machine's address if it is free, or any free port."""
     with socket.socket() as probe:
-        # Connections of a server that has just ended do not hinder the next one.
+        # Closed connections of a server that has just ended do not occupy its port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, wanted))

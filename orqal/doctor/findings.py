@@ -81,6 +81,10 @@ class Finding(BaseModel):
     mended: bool | None = None
     """Whether it was mended; null: that was not asked for, or cannot be done."""
 
+    def with_mended(self, mended: bool) -> Finding:
+        """Return this finding after an attempt to mend it."""
+        return Finding.model_validate({**dict(self), "mended": mended})
+
     @property
     def identity(self) -> tuple[str, str, str]:
         """The same for the same at another look."""

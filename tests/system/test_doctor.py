@@ -155,7 +155,7 @@ def test_while_it_is_down_this_machine_is_looked_at() -> None:
     alone = Orqal(home)
     try:
         done = alone.cli("doctor", check=False)
-        assert done.returncode == 1 and "no Orqal to look at" in done.stderr
+        assert done.returncode == 1 and "Nor is there an Orqal on this machine" in done.stderr
         # It was up, and was killed; then its file was damaged.
         (home / "cluster_id").write_text(alone.cluster + secrets.token_hex(4))
         (home / "cluster.json").write_text(json.dumps({"api_url": f"{alone.root}/api"}))

@@ -63,7 +63,7 @@ def test_a_host_that_joined_is_a_host_like_the_first_until_it_leaves(cluster: Or
     # Joining twice does not hurt the one that is there.
     address = json.loads((cluster.home / "cluster.json").read_text())["ray_address"]
     twice = cluster.cli("join", address, "--name", SECOND, check=False)
-    assert twice.returncode == 1 and f"the host {SECOND} runs here already" in twice.stderr
+    assert twice.returncode == 1 and f"The host {SECOND} runs here already" in twice.stderr
     assert hosts(cluster)[SECOND]["labels"] == {"gpu": "a100"}
     assert {host["state"] for host in hosts(cluster).values()} == {"ready"}
 

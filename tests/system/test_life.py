@@ -79,7 +79,7 @@ def test_an_up_that_is_killed_leaves_nothing_that_down_does_not_end(image: str, 
     gone, left = psutil.wait_procs(drivers, timeout=30)
     assert gone and not left
     if (done := second.cli("down", "--kill-jobs", check=False)).returncode:  # it had not come as far as that
-        assert "no scheduler runs that could cancel jobs" in " ".join(done.stderr.split())
+        assert "No scheduler runs that could cancel jobs" in " ".join(done.stderr.split())
         second.cli("down")
     assert second.processes() == []
 
