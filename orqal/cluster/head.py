@@ -45,7 +45,7 @@ def up(
     """
     home = home_id(settings)
     if processes.find(home):
-        known = _running(settings)
+        known = settings.running_cluster()
         where = f" at {known['api_url']}" if known else ""
         raise ClusterError(f"Orqal is already up{where} (home: {settings.home}). `orqal down` stops it.")
     if no_token and address != LOOPBACK:
@@ -88,7 +88,7 @@ def up(
             labels=labels or {},
             autoscaling_config=autoscaling_config,
         )
-        _info_file(settings).write_text(json.dumps(info, indent=2) + "\n")
+        settings.running_path.write_text(json.dumps(info, indent=2) + "\n")
         report(f"Starting the scheduler, this machine's host actor, and the API on {address}:{port}")
         _run_inside_ray(settings, "Starting the scheduler and the API", "deploy", home, address, str(port), node=name)
 
@@ -113,7 +113,7 @@ def down(settings: Settings, *, kill_jobs: bool, everywhere: bool = False, repor
     """
     home = home_id(settings)
     if not processes.find(home):
-        _info_file(settings).unlink(missing_ok=True)
+        settings.running_path.unlink(missing_ok=True)
         raise ClusterError(f"Orqal is not up (home: {settings.home}).")
     if kill_jobs:
         report("Cancelling all jobs that have not ended")
@@ -164,7 +164,7 @@ def environment(settings: Settings) -> dict[str, str]:
     Raises:
         ClusterError: Orqal is not up on this machine.
     """
-    known = _running(settings)
+    known = settings.running_cluster()
     if known is None:
         raise ClusterError(f"Orqal is not up (home: {settings.home}). Start it with `orqal up`.")
     return node.driver_environment(settings, str(known["ray_address"]))
@@ -177,21 +177,9 @@ def _run_inside_ray(settings: Settings, doing: str, *command: str, node: str | N
 def _stop(settings: Settings) -> None:
     names = processes.nodes(home_id(settings)).keys() | {socket.gethostname()}
     processes.stop(home_id(settings))
-    _info_file(settings).unlink(missing_ok=True)
+    settings.running_path.unlink(missing_ok=True)
     for name in names:
         shutil.rmtree(node.temporary_folder(settings, name), ignore_errors=True)
-
-
-def _info_file(settings: Settings) -> Path:
-    return settings.home / "cluster.json"
-
-
-def _running(settings: Settings) -> dict[str, Any] | None:
-    try:
-        info: dict[str, Any] = json.loads(_info_file(settings).read_text())
-    except (OSError, ValueError):
-        return None
-    return info
 
 
 def _check_port(address: str, port: int, option: str) -> None:

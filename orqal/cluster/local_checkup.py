@@ -36,7 +36,7 @@ def alone(settings: Settings, silence: str, *, fix: bool = False) -> Checkup:
 
 def _facts(settings: Settings, silence: str) -> Alone:
     home = settings.cluster_path.read_text().strip()
-    known_up = (settings.home / "cluster.json").exists()
+    known_up = settings.running_path.exists()
     # A machine that only joined a cluster has no API of its own.
     has_head = known_up or any(node.is_head for node in processes.nodes(home).values())
     docker_root, daemon_silent = None, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,6 +12,15 @@ import pytest
 from orqal.files import write_secret
 from orqal.settings import Settings
 from tests.support.checkout import REPOSITORY
+
+DOCUMENTED = {
+    cells[0].strip("`"): cells
+    for line in (REPOSITORY / "docs" / "settings.md").read_text().splitlines()
+    if line.startswith("| `")
+    for cells in [[cell.strip() for cell in line.strip("|").split("|")]]
+}
+"""The rows of the tables in docs/settings.md, by variable."""
+NUMBERS = [f.name for f in fields(Settings) if f.type in ("int", "float")]
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +40,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert settings.service_paths == [tmp_path / "services.py"]
     assert settings.token is None
     assert settings.api_url == ""
-    numbers = {f.name: getattr(settings, f.name) for f in fields(Settings) if f.type in ("int", "float")}
-    assert numbers == {
+    assert {name: getattr(settings, name) for name in NUMBERS} == {
         "pull_patience": 60,
         "keep_threads": 0,
         "keep_ram_gb": 0,
@@ -109,13 +118,35 @@ def test_mounts_that_cannot_be(monkeypatch: pytest.MonkeyPatch, text: str, probl
         Settings()
 
 
-@pytest.mark.parametrize("name", [f.name for f in fields(Settings) if f.type in ("int", "float")])
+def test_every_variable_is_documented_and_no_other() -> None:
+    used = {
+        variable
+        for file in (REPOSITORY / "orqal").rglob("*.py")
+        for variable in re.findall(r"\bORQAL_[A-Z_]+\b", file.read_text())
+    }
+    used -= {"ORQAL_DIED"}  # a finding of the doctor
+    assert {variable for variable in DOCUMENTED if variable.startswith("ORQAL_")} == used
+    assert all(len(cells) == 4 and all(cells) for cells in DOCUMENTED.values())
+    # Its own docstring names each of the fields' variables, with the default that is documented.
+    source = (REPOSITORY / "orqal" / "settings.py").read_text()
+    for name in [f.name.removesuffix("_text").upper() for f in fields(Settings)]:
+        assert f'"""ORQAL_{name} (' in source and f"ORQAL_{name}" in DOCUMENTED
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_the_documented_default_of_a_number_is_the_real_one(name: str) -> None:
+    _, kind, default, _ = DOCUMENTED[f"ORQAL_{name.upper()}"]
+    assert float(default) == getattr(Settings(), name)
+    assert kind.startswith("whole number") == (Settings.__annotations__[name] == "int")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
 def test_each_number_has_its_variable(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    default = getattr(Settings(), name)
     monkeypatch.setenv(f"ORQAL_{name.upper()}", "7")
     assert getattr(Settings(), name) == 7
-    assert f"ORQAL_{name.upper()}" in (REPOSITORY / "orqal" / "settings.py").read_text()
     monkeypatch.setenv(f"ORQAL_{name.upper()}", "")
-    assert getattr(Settings(), name) == getattr(Settings(), name)
+    assert getattr(Settings(), name) == default
     monkeypatch.setenv(f"ORQAL_{name.upper()}", "much")
     with pytest.raises(ValueError, match=f"^ORQAL_{name.upper()}='much' is not a number$"):
         Settings()
@@ -137,6 +168,15 @@ def test_paths_and_texts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert settings.service_paths == [tmp_path / "a.py", tmp_path / "b", Path("/c")]
     assert settings.store_path == tmp_path / "s.sqlite"
     assert settings.jobs_dir == tmp_path / "jobs"
+
+
+def test_the_running_cluster_is_what_its_file_says(tmp_path: Path) -> None:
+    settings = Settings()
+    assert settings.running_cluster() is None
+    settings.home.mkdir()
+    for text, found in (("{", None), ("[1]", None), ('{"api_url": "u"}', {"api_url": "u"})):
+        settings.running_path.write_text(text)
+        assert settings.running_cluster() == found
 
 
 def test_the_token_is_the_variable_or_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
