@@ -10,7 +10,7 @@ from orqal.doctor.facts import JobInHand, Machine
 from orqal.engine.client import ContainerKey
 from orqal.models import Change, ContainerStart, JobRecord, Load, Resources
 from orqal.scheduling.lifecycle import Wish
-from orqal.wrappers.catalog import WrapperRef
+from orqal.wrappers.loading import WrapperRef
 
 
 class Taken(NamedTuple):

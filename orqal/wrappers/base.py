@@ -1,4 +1,4 @@
-"""The base class of wrappers, and the job as a wrapper's methods see it. Light: imports nothing heavy."""
+"""The base class of wrappers, and the job as a wrapper's methods see it. It imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 class WrapperJob:
     """The job that a wrapper works for.
 
-    In `get_cmd` the job has its identity (`_id`, `app`, `input`, `params`, `user`) and its directory `wd`.
-    In `set_result` it has ended: `stdout` and `stderr` are there as lists of lines, split at "\\n", and so
-    are `exit_code` and `lswd`, the names of the files in `wd`.
+    `get_cmd` sees its identity (`_id`, `app`, `input`, `params`, `user`) and its directory `wd`. `set_result` sees the
+    ended job: also `stdout` and `stderr` as lists of lines (split at "\\n"), `exit_code`, and `lswd`, the names of the
+    files in `wd`.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class WrapperJob:
         lswd: Sequence[str] = (),
         outputs: tuple[str | Path, str | Path] = ("", ""),
     ) -> None:
-        """`outputs` are stdout and stderr: the text itself, or the file that holds it when it is long."""
+        """`outputs` are stdout and stderr: the text itself, or the file that holds a long one."""
         self._id = id
         self.app = app
         self.input = input
@@ -57,7 +57,7 @@ class WrapperJob:
         return _lines(self._outputs[1])
 
     def set_result(self, value: Any) -> None:
-        """Make `value` the job's result: anything that JSON can hold."""
+        """Set the job's result: anything that JSON can hold."""
         self.result = value
 
 
@@ -69,39 +69,39 @@ def _lines(output: str | Path) -> list[str]:
 class AbstractWrapper:
     """How an app is run: which image, which command for an input, and what its output means.
 
-    Subclass it, set the class attributes, write `get_cmd` and, where output is to become a structured
-    result, `set_result`. An attribute that depends on the job may be a property that looks at `self.job`;
-    `threads`, `memory_in_gb`, `timeout`, `requires` and those of retries may not: they are asked before there is a job.
+    Subclass it, set the class attributes, and write `get_cmd`. Write `set_result` to turn the output into a structured
+    result. An attribute that depends on the job may be a property that uses `self.job`, except for `threads`,
+    `memory_in_gb`, `timeout`, `requires` and the attributes of retries, which are read before there is a job.
     """
 
     docker_url: str | None = None
-    """The image; tag `latest` unless given."""
+    """The image. Without a tag it is `latest`."""
     volumes: dict[str, dict[str, str]] | None = None
-    """Host paths in the container, in the docker SDK's form: {path: {"bind": path, "mode": "ro"}}; None: those of the
+    """Host paths to mount, in the docker SDK's form: {path: {"bind": path, "mode": "ro"}}. None mounts those of the
     administrator's ORQAL_VOLUMES."""
     threads: float | None = None
-    """Cores, enforced; None: all those of the host."""
+    """Cores that the container may use; None is all cores of the host. This is enforced."""
     memory_in_gb: float | None = None
-    """Memory in 10^9 bytes, enforced; None: all of the host's."""
+    """Memory that the container may use, in 10^9 bytes; None is all memory of the host. This is enforced."""
     timeout: float | None = None
-    """Seconds the container may run; None: no limit."""
+    """Seconds that the container may run; None is no limit."""
     requires: dict[str, str] | None = None
-    """Labels that a host must have to get a job, as {"gpu": "a100"}: `orqal join … --label gpu=a100`."""
+    """Labels that a host must have, such as {"gpu": "a100"}. A host gets them by `orqal join … --label gpu=a100`."""
     retries: int = 0
-    """How often a job that fails by itself is tried again, at most 100. What is the infrastructure's fault (a host is
-    lost, say) is repeated all the same, and does not count."""
+    """How often a job is tried again after its program failed, at most 100. Failures of the infrastructure, such as a
+    lost host, are always repeated and do not count."""
     retry_on: Sequence[int | str] | None = None
-    """Which failures: exit codes, "exit_code" for any but 0, "timeout", "out_of_memory"; None: all of them."""
+    """The failures to retry: exit codes, "exit_code" (any but 0), "timeout", "out_of_memory"; None is all of them."""
     retry_delay: float | None = None
-    """Seconds before the first retry, twice as many before each further one; None: 10."""
+    """Seconds before the first retry, doubled before each further one; None is 10."""
     retry_memory_factor: float = 1.0
-    """After "out_of_memory" the next attempt gets so many times the memory, at most that of the largest host."""
+    """Multiplies the memory of the next attempt after "out_of_memory", up to that of the largest host."""
     create_dir: bool = False
-    """Make the job's directory before the start (mode 0777, with `params.json` in it) and mount it."""
+    """Make the job's directory (mode 0777, containing `params.json`) before the start, and mount it."""
     environment: dict[str, str] | None = None
     """Environment variables of the container."""
     network: str | None = None
-    """Docker's network mode; None: the daemon's default. "none" starts a container in two thirds of the time."""
+    """Docker's network mode; None is the daemon's default. With "none" a container starts in two thirds of the time."""
 
     def __init__(self, job: WrapperJob) -> None:
         self.log = logging.getLogger(f"orqal.wrappers.{type(self).__name__}")
@@ -109,16 +109,16 @@ class AbstractWrapper:
 
     @property
     def working_dir(self) -> str | None:
-        """Where the command starts: the job's directory; None: where the image says."""
+        """The command's working directory: by default the job's. None is the image's own."""
         return self.job.wd
 
     def get_cmd(self, params: dict[str, Any]) -> str | list[str]:
-        """The command for `self.job.input`: a list of arguments, or one line that is split like a shell's."""
+        """Return the command for `self.job.input`: a list of arguments, or one line to split as a shell would."""
         raise NotImplementedError(f"{type(self).__name__} has no get_cmd")
 
     def set_result(self, job: WrapperJob) -> None:
-        """Read the output and call `job.set_result(value)`. By default a job has no result."""
+        """Read the output and call `job.set_result(value)`. Without this a job has no result."""
 
 
 AbstractWorker = AbstractWrapper
-"""The name of the base class in the project's first documents."""
+"""The base class's name in the project's first documents."""

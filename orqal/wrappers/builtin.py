@@ -10,7 +10,7 @@ from orqal.settings import Settings, normal_path
 from orqal.wrappers.base import AbstractWrapper, WrapperJob
 
 PROGRAMS = "/usr/bin"
-"""The folder that the demo's app may read."""
+"""The folder that the app of the demo reads."""
 
 _VOLUME = re.compile(r"(/[^:]*):(/[^:]*)(?::(ro|rw))?")
 
@@ -24,11 +24,11 @@ class Rabin2(AbstractWrapper):
     memory_in_gb = 1
 
     def get_cmd(self, params: dict[str, Any]) -> list[str]:
-        """`input` is the binary's path."""
+        """Return the command for the binary whose path is `input`."""
         return ["rabin2", "-I", str(self.job.input)]
 
     def set_result(self, job: WrapperJob) -> None:
-        """Every line of two words is a key and its value; dots in keys become underscores."""
+        """Read lines of two words, a key and its value. Dots in keys become underscores."""
         pairs = (line.split() for line in job.stdout)
         job.set_result({pair[0].replace(".", "_"): pair[1] for pair in pairs if len(pair) == 2})
 
@@ -42,9 +42,9 @@ class Yara(AbstractWrapper):
     memory_in_gb = 1
 
     def get_cmd(self, params: dict[str, Any]) -> list[str]:
-        """`input` is the pair rules, target; `params` are yara's options, as {"--option": value}.
+        """Return the command for `input`, a pair (rules, target). `params` are yara's options, as {"--option": value}.
 
-        A value of None or true is an option without a value; false leaves the option out.
+        A value of None or True makes an option without a value; False leaves the option out.
         """
         rules, target = self.job.input
         command = ["yara"]
@@ -54,11 +54,11 @@ class Yara(AbstractWrapper):
             command.append(str(option))
             if value is not None and value is not True:
                 command.append(str(value))
-        # yara knows no `--`: a path that begins like an option is written otherwise.
+        # yara does not accept `--`, so a path that looks like an option gets a prefix.
         return [*command, *(f"./{path}" if str(path).startswith("-") else str(path) for path in (rules, target))]
 
     def set_result(self, job: WrapperJob) -> None:
-        """yara prints a line `RULE PATH` for each match."""
+        """Read the matches, each a line `RULE PATH`."""
         matches: dict[str, list[str]] = {}
         for line in job.stdout:
             rule, separator, path = line.partition(" ")
@@ -68,7 +68,7 @@ class Yara(AbstractWrapper):
 
 
 class Test(AbstractWrapper):
-    """Does what its params say: prints `echo`, takes `time` seconds, exits with `exit_code`."""
+    """Does what its params say: prints `echo`, waits `time` seconds, and exits with `exit_code`."""
 
     docker_url = "orqal/demo"
     volumes: dict[str, dict[str, str]] = {}
@@ -77,7 +77,7 @@ class Test(AbstractWrapper):
     network = "none"
 
     def get_cmd(self, params: dict[str, Any]) -> list[str]:
-        """Params are those three, or a dict of them under the key `app`, as older notebooks have it."""
+        """Return the command for these three params. Older notebooks nest them under the key `app`."""
         wanted = params.get("app", params)
         script = 'printf "%s\\n" "$1"; sleep "$2"; exit "$3"'
         values = (wanted.get("echo", ""), wanted.get("time", 0), wanted.get("exit_code", 0))
@@ -85,7 +85,7 @@ class Test(AbstractWrapper):
 
 
 class Checksum(AbstractWrapper):
-    """The demo's app: SHA-256, bytes and lines of a program in /usr/bin."""
+    """The app of the demo: SHA-256, size and lines of a program in /usr/bin."""
 
     docker_url = "orqal/demo"
     volumes = {PROGRAMS: {"bind": PROGRAMS, "mode": "ro"}}
@@ -94,7 +94,7 @@ class Checksum(AbstractWrapper):
     network = "none"
 
     def get_cmd(self, params: dict[str, Any]) -> list[str]:
-        """`input` is the path of a file below /usr/bin."""
+        """Return the command for `input`, the path of a file in /usr/bin."""
         return [
             "sh",
             "-c",
@@ -104,14 +104,14 @@ class Checksum(AbstractWrapper):
         ]
 
     def set_result(self, job: WrapperJob) -> None:
-        """Three lines: the sum, the bytes, the lines. A file that could not be read has no result."""
+        """Read three lines: the sum, the bytes and the lines. A file that could not be read has no result."""
         if job.exit_code == 0:
             digest, size, lines = job.stdout[:3]
             job.set_result({"sha256": digest.split()[0], "bytes": int(size), "lines": int(lines)})
 
 
 class Run(AbstractWrapper):
-    """Any command in any image: the app behind `orqal run`."""
+    """Runs any command in any image: the app behind `orqal run`."""
 
     threads = 1
     memory_in_gb = 1
@@ -128,18 +128,18 @@ class Run(AbstractWrapper):
 
     @property
     def network(self) -> str | None:  # type: ignore[override]
-        """The param `network`: only "none" is taken, or nothing."""
+        """The param `network`, which is "none" or left out."""
         wanted = self.job.params.get("network")
         if wanted not in (None, "none"):
-            raise ValueError(f'the param "network" is "none" or left out, not {wanted!r}')
+            raise ValueError(f'the param "network" must be "none" or left out, not {wanted!r}')
         return "none" if wanted else None
 
     @property
     def volumes(self) -> dict[str, dict[str, str]]:  # type: ignore[override]
-        """The param `volumes`: a list of "HOST:CONTAINER[:ro|rw]", of host paths that ORQAL_RUN_MOUNTS allows."""
+        """The param `volumes`, a list of "HOST:CONTAINER[:ro|rw]" with host paths that ORQAL_RUN_MOUNTS allows."""
         wanted = self.job.params.get("volumes") or []
         if not isinstance(wanted, list) or not all(isinstance(volume, str) for volume in wanted):
-            raise ValueError(f'the param "volumes" is a list of "HOST:CONTAINER[:ro|rw]", not {wanted!r:.200}')
+            raise ValueError(f'the param "volumes" must be a list of "HOST:CONTAINER[:ro|rw]", not {wanted!r:.200}')
         allowed = Settings().run_mounts
         mounts: dict[str, dict[str, str]] = {}
         for volume in wanted:
@@ -151,31 +151,36 @@ class Run(AbstractWrapper):
 
     @property
     def working_dir(self) -> None:
-        """As the image says: this is `docker run` on a cluster."""
+        """The image's own, as with `docker run`."""
         return
 
     def get_cmd(self, params: dict[str, Any]) -> list[str]:
-        """The param `cmd`; empty: the image's own command."""
+        """Return the param `cmd`. If it is empty, the image's own command runs."""
         return [str(word) for word in params.get("cmd") or []]
 
 
 def _mount(volume: str, allowed: Mapping[str, bool]) -> tuple[str, dict[str, str]]:
-    """The host path of "HOST:CONTAINER[:ro|rw]", and its mount in the docker SDK's form. `allowed`: {path: read-only}.
-    ValueError: it is no such text, or not allowed."""
+    """Return the host path of "HOST:CONTAINER[:ro|rw]", and its mount in the docker SDK's form.
+
+    `allowed` is {path: read-only}.
+
+    Raises:
+        ValueError: the text has another form, or the mount is not allowed.
+    """
     parts = _VOLUME.fullmatch(volume)
     if parts is None:
-        raise ValueError(f'a volume is "HOST:CONTAINER[:ro|rw]", two absolute paths, not {volume!r:.200}')
+        raise ValueError(f'a volume must be "HOST:CONTAINER[:ro|rw]" with two absolute paths, not {volume!r:.200}')
     host, container, mode = parts.groups()
     path = normal_path(host)
     if path not in allowed:
         listed = ", ".join(f"{path}:ro" if read_only else path for path, read_only in allowed.items()) or "none"
         raise ValueError(
-            f"{path} may not be mounted. Allowed are exactly these host paths, and nothing below them: {listed}. The "
+            f"{path} may not be mounted. Exactly these host paths may, but nothing below them: {listed}. The "
             "administrator lists them in ORQAL_RUN_MOUNTS"
         )
     if mode == "rw" and allowed[path]:
         raise ValueError(
-            f"{path} may only be mounted read-only: it is {path}:ro in the administrator's ORQAL_RUN_MOUNTS"
+            f"{path} may only be mounted read-only, because it is {path}:ro in the administrator's ORQAL_RUN_MOUNTS"
         )
     return path, {"bind": container, "mode": mode or ("ro" if allowed[path] else "rw")}
 

@@ -1,7 +1,7 @@
-"""Calling a wrapper's methods: its author's code, on one job.
+"""Calls a wrapper's methods, which are its author's code, for one job.
 
-These functions run in a worker process that may be killed at any moment: the author's code can hang, raise,
-exit or eat memory, and what comes of it costs its job, nothing else. They take and give plain data.
+These functions run in a worker process that may be killed at any moment. The author's code may hang, raise, exit or use
+up memory, and only its own job suffers. Arguments and results are plain data.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from orqal.settings import Settings
 from orqal.wrappers.base import AbstractWrapper, WrapperJob
-from orqal.wrappers.catalog import WrapperRef, explain
 from orqal.wrappers.limits import memory_limit
+from orqal.wrappers.loading import WrapperRef, explain
 
 
 @dataclass(frozen=True)
 class Command:
-    """What a wrapper wants to be run."""
+    """What a wrapper wants to run."""
 
     image: str
     cmd: str | list[str]
@@ -38,13 +38,13 @@ _COMMAND = TypeAdapter(Command)
 
 @dataclass(frozen=True)
 class Failure:
-    """A wrapper's method did not do its work; the message is for the job's user."""
+    """A wrapper's method failed. The message is for the job's user."""
 
     message: str
 
 
 def prepare(ref: WrapperRef, job: WrapperJob, memory: int | None) -> Command | Failure:
-    """Ask the wrapper for the job's command. `memory`: bytes that the call may add; None: no limit."""
+    """Ask the wrapper for the job's command. The call may add `memory` bytes; None is no limit."""
     try:
         with memory_limit(memory):
             wrapper: AbstractWrapper = ref.load()(job)
@@ -52,8 +52,8 @@ def prepare(ref: WrapperRef, job: WrapperJob, memory: int | None) -> Command | F
             if not isinstance(image, str) or not image:
                 return Failure(f"{ref.name}.docker_url is not the name of an image: {image!r}")
             if not (isinstance(cmd, str) or (isinstance(cmd, list | tuple) and all(map(_is_str, cmd)))):
-                return Failure(f"{ref.name}.get_cmd gave neither a string nor a list of strings: {cmd!r:.200}")
-            asked = {
+                return Failure(f"{ref.name}.get_cmd returned neither a string nor a list of strings: {cmd!r:.200}")
+            command = {
                 "image": image,
                 "cmd": cmd if isinstance(cmd, str) else list(cmd),
                 "volumes": _default_volumes() if wrapper.volumes is None else wrapper.volumes,
@@ -62,33 +62,33 @@ def prepare(ref: WrapperRef, job: WrapperJob, memory: int | None) -> Command | F
                 "working_dir": wrapper.working_dir,
                 "create_dir": bool(wrapper.create_dir),
             }
-            pydantic_core.to_json(asked)  # a lone surrogate is no text that Docker or the store could take
-            return _COMMAND.validate_python(asked)
+            pydantic_core.to_json(command)  # raises for lone surrogates, which neither Docker nor the store accepts
+            return _COMMAND.validate_python(command)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        return Failure(f"{ref.name}.{place} is no good: {first['msg']}, not {first['input']!r:.200}")
+        return Failure(f"{ref.name}.{place} is invalid: {first['msg']}, not {first['input']!r:.200}")
     except BaseException as error:  # SystemExit too
         return Failure(f"{ref.name}.get_cmd failed: {explain(error)}")
 
 
 def conclude(ref: WrapperRef, job: WrapperJob, cap: int, memory: int | None) -> bytes | Failure:
-    """Let the wrapper read the output; the result as JSON, at most `cap` bytes of it.
+    """Let the wrapper read the output, and return the job's result as JSON of at most `cap` bytes.
 
-    Numbers that JSON does not know (NaN, infinities) become null.
+    Numbers that JSON lacks (NaN, infinities) become null. The call may add `memory` bytes; None is no limit.
     """
     try:
         with memory_limit(memory):
             ref.load()(job).set_result(job)
             encoded = pydantic_core.to_json(job.result, inf_nan_mode="null")
-            # As those will read it who are to read it: not too deep, no number that is too long.
+            # Parse it as its readers will: they refuse values that are too deep and numbers that are too long.
             json.loads(encoded)
             pydantic_core.from_json(encoded)
     except BaseException as error:
         return Failure(f"{ref.name}.set_result failed: {explain(error)}")
     if len(encoded) > cap:
         return Failure(
-            f"{ref.name}.set_result made a result of {len(encoded)} bytes; {cap} is the limit (ORQAL_RESULT_CAP). "
+            f"{ref.name}.set_result made a result of {len(encoded)} bytes; the limit is {cap} (ORQAL_RESULT_CAP). "
             "Write large results to a file in the job's directory (create_dir = True)."
         )
     return encoded

@@ -1,4 +1,4 @@
-"""The bound on what a wrapper's author's code may take."""
+"""The limit on the memory that an author's code may use."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def memory_limit(added: int | None) -> Iterator[None]:
-    """Bound the process's address space to what it has now plus `added` bytes: beyond it, MemoryError.
-    None: no bound."""
+    """Limit the process's address space to its present size plus `added` bytes. Beyond it MemoryError is raised.
+
+    None is no limit.
+    """
     if added is None:
         yield
         return

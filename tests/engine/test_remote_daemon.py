@@ -18,7 +18,7 @@ from orqal.actors.messages import Order
 from orqal.engine.client import ContainerKey, Engine
 from orqal.engine.errors import Unreachable
 from orqal.models import ErrorType, JobRecord, Resources, Status, now
-from orqal.wrappers.catalog import WrapperRef
+from orqal.wrappers.loading import WrapperRef
 from tests.support import tls
 from tests.support.host_actor import Recorder, make_host
 

@@ -1,0 +1,91 @@
+"""How a wrapper's class is loaded, and loaded again in another process.
+
+Loading runs its author's code. The source text of users' files travels to the hosts and is executed there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orqal.wrappers.base import AbstractWorker, AbstractWrapper
+
+
+@dataclass(frozen=True)
+class WrapperRef:
+    """A wrapper as it travels between processes: enough to load its class again."""
+
+    name: str
+    """The name of the class."""
+    module: str | None = None
+    """The module to import it from; None if it is in `source`."""
+    source: str | None = None
+    """The text of the user's file."""
+    origin: str = "built in"
+    """The file or the package, for messages and tracebacks."""
+    digest: str = ""
+    """The SHA-256 of its source, 64 hex digits. It covers the whole file, because the class may use all of it."""
+    trusted: bool = False
+    """True if it is Orqal's own, so that its get_cmd needs no process of its own."""
+    makes_result: bool = True
+    """False if it does not override set_result, so that set_result need not be called."""
+
+    def load(self) -> type[AbstractWrapper]:
+        """Return the class.
+
+        Raises:
+            BaseException: the author's code may raise anything.
+        """
+        if self.module is not None:
+            module = __import__(self.module, fromlist=[self.name])
+            return checked(getattr(module, self.name), self.name)
+        assert self.source is not None
+        return checked(execute(self.source, self.origin)[self.name], self.name)
+
+
+def execute(source: str, origin: str) -> dict[str, Any]:
+    """Run the text of a wrapper file and return its names. It may use the base class without importing it."""
+    namespace: dict[str, Any] = {
+        "__name__": f"orqal_services_{hashlib.sha256(source.encode()).hexdigest()[:12]}",
+        "__file__": origin,
+        "AbstractWrapper": AbstractWrapper,
+        "AbstractWorker": AbstractWorker,
+    }
+    exec(compile(source, origin, "exec"), namespace)  # noqa: S102 - the administrator's own file
+    return namespace
+
+
+def is_wrapper(value: Any) -> bool:
+    """Return True if this is a class that extends AbstractWrapper."""
+    return inspect.isclass(value) and issubclass(value, AbstractWrapper) and value is not AbstractWrapper
+
+
+def checked(value: Any, name: str) -> type[AbstractWrapper]:
+    """Return this class.
+
+    Raises:
+        TypeError: it is not a wrapper.
+    """
+    if not is_wrapper(value):
+        raise TypeError(f"{name} is not a subclass of AbstractWrapper")
+    assert isinstance(value, type)
+    return value
+
+
+def digest(source: str) -> str:
+    """Return the SHA-256 of a wrapper's source, 64 hex digits."""
+    return hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def explain(error: BaseException) -> str:
+    """Describe an author's exception in a line or two: its type, its message, and its place in the author's file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not frame.filename.startswith(str(Path(__file__).parent))]
+    place = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
+    text = f"{type(error).__name__}: {error}{place}"[:2000]
+    # A file name that is not UTF-8 contains lone surrogates, which JSON cannot hold.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

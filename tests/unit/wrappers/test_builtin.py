@@ -1,0 +1,167 @@
+"""The apps that come with Orqal: their commands and results, and what Run may mount."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orqal.wrappers import AbstractWrapper, builtin, calls, catalog
+from orqal.wrappers.calls import Command, Failure
+from orqal.wrappers.loading import WrapperRef
+from tests.support.wrappers import RABIN2_OUTPUT, RABIN2_RESULT, a_job
+
+
+def command(app: type[AbstractWrapper], **values: Any) -> Command | Failure:
+    return calls.prepare(WrapperRef(app.__name__, app.__module__, trusted=True), a_job(**values), None)
+
+
+def result(app: type[AbstractWrapper], stdout: str, exit_code: int = 0) -> Any:
+    ref = WrapperRef(app.__name__, app.__module__, trusted=True)
+    encoded = calls.conclude(ref, a_job(outputs=(stdout, ""), exit_code=exit_code), 10_000, None)
+    return json.loads(encoded) if isinstance(encoded, bytes) else encoded
+
+
+def cmd(asked: Command | Failure) -> str | list[str]:
+    assert isinstance(asked, Command), asked
+    return asked.cmd
+
+
+def test_rabin2() -> None:
+    assert cmd(command(builtin.Rabin2, input="/database/a b")) == ["rabin2", "-I", "/database/a b"]
+    assert result(builtin.Rabin2, RABIN2_OUTPUT) == RABIN2_RESULT
+
+
+@pytest.mark.parametrize(
+    ("params", "options"),
+    [
+        ({}, []),
+        ({"-r": None, "-w": True, "-s": False}, ["-r", "-w"]),
+        ({"--timeout": 5, "-d": "x=1"}, ["--timeout", "5", "-d", "x=1"]),
+        ({"-t": 0}, ["-t", "0"]),
+    ],
+)
+def test_yara_s_options(params: dict[str, Any], options: list[str]) -> None:
+    asked = command(builtin.Yara, input=["/r.yar", "-target"], params=params)
+    assert cmd(asked) == ["yara", *options, "/r.yar", "./-target"]
+
+
+def test_yara_s_result() -> None:
+    stdout = "Rule1 /a b\nRule2 /c\nRule1 /d\n0x10:$a: text\n"
+    assert result(builtin.Yara, stdout) == {"Rule1": ["/a b", "/d"], "Rule2": ["/c"]}
+    assert isinstance(command(builtin.Yara, input="/only-one"), Failure)
+
+
+def test_checksum() -> None:
+    asked = command(builtin.Checksum, input="/usr/bin/$(x)")
+    assert isinstance(asked, Command) and asked.network == "none"
+    assert asked.cmd[-1] == "/usr/bin/$(x)" and "$(x)" not in asked.cmd[2]
+    assert asked.volumes == {"/usr/bin": {"bind": "/usr/bin", "mode": "ro"}}
+    assert result(builtin.Checksum, "abc  -\n12\n  3\n") == {"sha256": "abc", "bytes": 12, "lines": 3}
+    assert result(builtin.Checksum, "", exit_code=2) is None
+    done = subprocess.run([*asked.cmd[:-1], __file__], capture_output=True, text=True, check=True)
+    assert result(builtin.Checksum, done.stdout)["bytes"] == Path(__file__).stat().st_size
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_test(nested: bool) -> None:
+    params = {"echo": 'a "b" $c', "time": 0, "exit_code": 3}
+    asked = cmd(command(builtin.Test, params={"app": params} if nested else params))
+    done = subprocess.run(asked, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ('a "b" $c\n', 3)
+    assert cmd(command(builtin.Test))[-3:] == ["", "0", "0"]
+
+
+def test_run() -> None:
+    params = {"image": "alpine", "cmd": ["echo", 5], "env": {"K": 1}, "network": "none"}
+    assert command(builtin.Run, params=params) == Command(
+        image="alpine", cmd=["echo", "5"], environment={"K": "1"}, network="none", working_dir=None
+    )
+    assert command(builtin.Run, params={"image": "alpine", "env": None}) == Command(image="alpine", cmd=[])
+    for bad in ({}, {"image": "alpine", "network": "host"}, {"image": ""}, {"image": "alpine", "env": 5}):
+        assert isinstance(command(builtin.Run, params=bad), Failure)
+
+
+# What Run may mount
+
+
+def asked(volumes: Any) -> Command | Failure:
+    """Return the command of Run for a job with this param `volumes`."""
+    run = next(app for app in catalog.built_in() if app.info.name == "Run")
+    params = {"image": "i", "cmd": ["true"], "volumes": volumes}
+    return calls.prepare(run.ref, a_job(app="Run", params=params), None)
+
+
+@pytest.fixture
+def mounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORQAL_RUN_MOUNTS", "/data,/ref:ro")
+
+
+@pytest.mark.parametrize("nothing", [None, []])
+def test_nothing_is_mounted_by_itself(mounts: None, nothing: Any) -> None:
+    command = asked(nothing)
+    assert isinstance(command, Command) and command.volumes == {}
+
+
+@pytest.mark.parametrize(
+    ("volume", "mount"),
+    [
+        ("/data:/x", {"/data": {"bind": "/x", "mode": "rw"}}),
+        ("/data:/x:rw", {"/data": {"bind": "/x", "mode": "rw"}}),
+        ("/data:/x:ro", {"/data": {"bind": "/x", "mode": "ro"}}),
+        ("/ref:/x", {"/ref": {"bind": "/x", "mode": "ro"}}),
+        ("/ref:/ref:ro", {"/ref": {"bind": "/ref", "mode": "ro"}}),
+        ("//data/./y/..//:/x", {"/data": {"bind": "/x", "mode": "rw"}}),
+    ],
+)
+def test_allowed_mounts(mounts: None, volume: str, mount: dict[str, Any]) -> None:
+    command = asked([volume])
+    assert isinstance(command, Command) and command.volumes == mount
+
+
+def test_several_mounts(mounts: None) -> None:
+    command = asked(["/data:/a", "/ref:/b"])
+    assert isinstance(command, Command) and list(command.volumes) == ["/data", "/ref"]
+    twice = asked(["/data:/a", "/data/:/b"])
+    assert isinstance(twice, Failure) and "/data is mounted twice" in twice.message
+
+
+@pytest.mark.parametrize("host", ["/etc", "/", "/data/sub", "/data/../etc", "/database", "/dat", "/data\0", "/DATA"])
+@pytest.mark.parametrize("mode", ["", ":ro", ":rw"])
+def test_other_host_paths_are_refused(mounts: None, host: str, mode: str) -> None:
+    refused = asked(["/ref:/r:ro", f"{host}:/x{mode}"])
+    assert isinstance(refused, Failure)
+    for words in ("may not be mounted", "nothing below them: /data, /ref:ro", "ORQAL_RUN_MOUNTS"):
+        assert words in refused.message
+
+
+def test_read_only_is_read_only(mounts: None) -> None:
+    refused = asked(["/ref:/x:rw"])
+    assert isinstance(refused, Failure)
+    assert (
+        "only be mounted read-only" in refused.message
+        and "/ref:ro in the administrator's ORQAL_RUN_MOUNTS" in refused.message
+    )
+
+
+@pytest.mark.parametrize(
+    "volumes",
+    [
+        *("/data:/x", {"/data": {"bind": "/x"}}, [None], [["/data", "/x"]], 5, True),
+        *([""], ["/data"], ["/data:"], ["/data:x"], ["data:/x"], ["/data:/x:"], ["/data:/x:rw,Z"], ["/data:/x:ro:ro"]),
+        *(["name:/x"], [":/x"], ["~:/x"], ["./data:/x"], ["/data:/x:z"]),
+    ],
+)
+def test_invalid_volumes_are_refused(mounts: None, volumes: Any) -> None:
+    refused = asked(volumes)
+    assert isinstance(refused, Failure)
+    assert "HOST:CONTAINER" in refused.message
+
+
+def test_by_default_nothing_may_be_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ORQAL_RUN_MOUNTS", raising=False)
+    refused = asked(["/tmp:/x"])
+    assert isinstance(refused, Failure) and "nothing below them: none." in refused.message

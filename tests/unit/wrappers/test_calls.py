@@ -1,0 +1,199 @@
+"""Calls of wrappers' methods: their answers, their errors and their limits."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from orqal.wrappers import calls
+from orqal.wrappers.calls import Command, Failure
+from tests.support import seed
+from tests.support.checkout import REPOSITORY
+from tests.support.wrappers import MEMORY, RABIN2_OUTPUT, RABIN2_RESULT, a_job, loaded, ref_of
+
+
+def test_the_seed_s_example_runs_as_printed(tmp_path: Path) -> None:
+    app = loaded(tmp_path, seed.RABIN2)["Rabin2"]
+    assert app.info.error is None
+    assert (app.info.docker_url, app.info.threads, app.info.memory_in_gb) == ("radare/radare2", 1, 1)
+    assert app.ref.makes_result and not app.ref.trusted
+    ref = pickle.loads(pickle.dumps(app.ref))  # it travels
+    command = calls.prepare(ref, a_job(input="/database/a.exe"), MEMORY)
+    assert command == Command(
+        image="radare/radare2",
+        cmd="rabin2 -I /database/a.exe",
+        volumes={"/database": {"bind": "/database", "mode": "ro"}},
+        working_dir="/wd",
+    )
+    result = calls.conclude(ref, a_job(outputs=(RABIN2_OUTPUT, "")), 1000, MEMORY)
+    assert isinstance(result, bytes) and json.loads(result) == RABIN2_RESULT
+
+
+def test_a_wrapper_without_volumes_gets_the_administrators(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORQAL_VOLUMES", "/scratch, /database:ro")
+    get_cmd = "def get_cmd(self, params): return 'x'\n"
+    silent, none, own = (
+        calls.prepare(ref_of(line + get_cmd), a_job(), MEMORY)
+        for line in ("", "volumes = {}\n", "volumes = {'/a': {'bind': '/b', 'mode': 'ro'}}\n")
+    )
+    assert isinstance(silent, Command) and isinstance(none, Command) and isinstance(own, Command)
+    assert silent.volumes == {
+        "/scratch": {"bind": "/scratch", "mode": "rw"},
+        "/database": {"bind": "/database", "mode": "ro"},
+    }
+    assert none.volumes == {}
+    assert own.volumes == {"/a": {"bind": "/b", "mode": "ro"}}
+
+
+def test_prepare_returns_everything_that_a_wrapper_sets() -> None:
+    ref = ref_of(
+        """
+        volumes = {"/a": {"bind": "/b", "mode": "ro"}}
+        environment = {"N": 5}
+        network = "none"
+        create_dir = True
+        working_dir = None
+        def get_cmd(self, params): return ("x", self.job.user, params["p"])
+        """
+    )
+    assert calls.prepare(ref, a_job(params={"p": "é"}), None) == Command(
+        image="i",
+        cmd=["x", "u", "é"],
+        volumes={"/a": {"bind": "/b", "mode": "ro"}},
+        environment={"N": "5"},
+        network="none",
+        working_dir=None,
+        create_dir=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("", "NotImplementedError: W has no get_cmd"),
+        ("def get_cmd(self, params):\n    return params['x']", "KeyError: 'x' (/mine.py, line 4)"),
+        ("def get_cmd(self, params):\n    raise SystemExit(1)", "SystemExit"),
+        ("def get_cmd(self, params):\n    import sys\n    sys.exit()", "SystemExit"),
+        ("def get_cmd(self, params):\n    raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("def get_cmd(self, params):\n    return self.get_cmd(params)", "RecursionError"),
+        ("def get_cmd(self, params):\n    raise ValueError('\\udcff')", "ValueError: \\udcff"),
+        ("def get_cmd(self): return 'x'", "TypeError"),
+        ("def __init__(self): pass", "TypeError"),
+        ("def get_cmd(self, params): return None", "neither a string nor a list of strings: None"),
+        ("def get_cmd(self, params): return ['x', 5]", "neither a string nor a list of strings: ['x', 5]"),
+        ("def get_cmd(self, params): return 'x' for x in 'y'", "SyntaxError"),
+        ("def get_cmd(self, params): return (x for x in 'y')", "neither a string"),
+        ("def get_cmd(self, params): return '\\udcff'", "surrogates not allowed"),
+        ("docker_url = None\ndef get_cmd(self, params): return 'x'", "docker_url is not the name of an image: None"),
+        ("docker_url = ''\ndef get_cmd(self, params): return 'x'", "docker_url is not the name of an image"),
+        ("docker_url = property(lambda self: 1/0)\ndef get_cmd(self, params): return 'x'", "ZeroDivisionError"),
+        ("volumes = 5\ndef get_cmd(self, params): return 'x'", "W.volumes"),
+        ("volumes = {'/a': 5}\ndef get_cmd(self, params): return 'x'", "W.volumes"),
+        ("volumes = {'/a': {'bind': 5}}\ndef get_cmd(self, params): return 'x'", "W.volumes"),
+        ("volumes = {'/a': object()}\ndef get_cmd(self, params): return 'x'", "W"),
+        ("environment = ['A']\ndef get_cmd(self, params): return 'x'", "W"),
+        ("network = 5\ndef get_cmd(self, params): return 'x'", "W.network is invalid"),
+        ("working_dir = 5\ndef get_cmd(self, params): return 'x'", "W.working_dir is invalid"),
+    ],
+)
+def test_an_error_before_the_start_is_a_failure_with_a_message(body: str, words: str) -> None:
+    failure = calls.prepare(ref_of(body), a_job(), None)
+    assert isinstance(failure, Failure)
+    assert failure.message.startswith("W.") and words in failure.message
+    failure.message.encode()  # it can be stored
+
+
+def test_the_message_of_a_failure_is_bounded() -> None:
+    for body in (
+        "def get_cmd(self, params): raise ValueError('x' * 10**6)",
+        "def get_cmd(self, p): return [5] * 10**6",
+    ):
+        failure = calls.prepare(ref_of(body), a_job(), None)
+        assert isinstance(failure, Failure) and len(failure.message) < 3_000
+
+
+@pytest.mark.parametrize(
+    ("value", "encoded"),
+    [
+        ("None", "null"),
+        ("{'a': [1, 2.5, 'é', None, True]}", '{"a":[1,2.5,"é",null,true]}'),
+        ("float('nan')", "null"),
+        ("[float('inf'), -float('inf')]", "[null,null]"),
+        ("(1, 2)", "[1,2]"),
+        ("10**100", str(10**100)),
+    ],
+)
+def test_a_result_as_json(value: str, encoded: str) -> None:
+    ref = ref_of(f"def set_result(self, job): job.set_result({value})")
+    assert calls.conclude(ref, a_job(), 1000, None) == encoded.encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("raise ValueError('no')", "ValueError: no (/mine.py, line 4)"),
+        ("raise SystemExit", "SystemExit"),
+        ("job.set_result(object())", "object"),
+        ("job.set_result(lambda: 1)", "function"),
+        ("job.set_result('\\udcff')", "surrogates"),
+        ("job.set_result({'\\udcff': 1})", "surrogates"),
+        ("job.set_result(10**5000)", "digits"),
+        ("l = []; l.append(l); job.set_result(l)", "ircular"),
+        ("v = []\n    for _ in range(230): v = [v]\n    job.set_result(v)", "recursion"),
+        ("v = []\n    for _ in range(5000): v = [v]\n    job.set_result(v)", "epth"),
+        ("job.set_result('x' * 999)", "a result of 1001 bytes; the limit is 1000 (ORQAL_RESULT_CAP)"),
+        ("job.stdout[5]", "IndexError"),
+    ],
+)
+def test_an_error_after_the_end_is_a_failure_with_a_message(body: str, words: str) -> None:
+    failure = calls.conclude(ref_of(f"def set_result(self, job):\n    {body}"), a_job(), 1000, None)
+    assert isinstance(failure, Failure)
+    assert failure.message.startswith("W.set_result") and words in failure.message
+    failure.message.encode()
+
+
+def test_a_result_of_exactly_the_cap() -> None:
+    assert calls.conclude(ref_of("def set_result(self, job): job.set_result('x' * 998)"), a_job(), 1000, None) == (
+        b'"' + b"x" * 998 + b'"'
+    )
+
+
+def test_memory_is_limited(tmp_path: Path) -> None:
+    """In a process of its own: the limit is on the process's address space."""
+    code = """
+        import resource, sys
+        from pathlib import Path
+        from orqal.wrappers import calls, catalog, loading
+        from orqal.wrappers.base import WrapperJob
+        greedy = "class W(AbstractWrapper):\\n docker_url = 'i'\\n x = 1\\n def {}: self.x = bytearray(2 << 30)"
+        job = WrapperJob(id="a", app="W", input=None, params={}, user="", wd="")
+        for method, call in (("get_cmd(self, p)", calls.prepare), ("set_result(self, job)", calls.conclude)):
+            ref = loading.WrapperRef("W", source=greedy.format(method), origin="/mine.py")
+            more = (1000,) if call is calls.conclude else ()
+            print(call(ref, job, *more, 1 << 28))
+        print(catalog.load(catalog.Source("mine", "o", file=Path(sys.argv[1])), 1 << 28))
+        print(resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY)
+        print(len(bytearray(1 << 29)))
+    """
+    file = tmp_path / "greedy.py"
+    file.write_text("x = bytearray(2 << 30)")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), file],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert "W.get_cmd failed: MemoryError" in lines[0]
+    assert "W.set_result failed: MemoryError" in lines[1]
+    assert "MemoryError" in lines[2]
+    assert lines[3:] == ["True", str(1 << 29)]  # the limit is lifted after the call
