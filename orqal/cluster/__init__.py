@@ -14,7 +14,7 @@ from orqal.cluster.head import down, environment, up
 from orqal.cluster.head import stay as stay_up
 from orqal.cluster.join import join, leave
 from orqal.cluster.join import stay as stay_joined
-from orqal.cluster.local_checkup import alone as examine
+from orqal.cluster.local_checkup import examine
 from orqal.cluster.node import resources
 from orqal.cluster.processes import ClusterError
 from orqal.cluster.store_commands import backup, copy_store, restore

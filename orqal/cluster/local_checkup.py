@@ -9,14 +9,15 @@ import psutil
 from orqal.cluster import processes
 from orqal.cluster.processes import ClusterError
 from orqal.doctor import machine as checkup
-from orqal.doctor.facts import PARTS, Alone
-from orqal.doctor.findings import Checkup, judge_alone
+from orqal.doctor.facts import PARTS, HomeFacts
+from orqal.doctor.findings import Checkup
+from orqal.doctor.rules import judge_home
 from orqal.engine.client import Engine
 from orqal.engine.errors import EngineError
 from orqal.settings import Settings
 
 
-def alone(settings: Settings, silence: str, *, fix: bool = False) -> Checkup:
+def examine(settings: Settings, silence: str, *, fix: bool = False) -> Checkup:
     """Examine this machine. `silence` says why the API does not answer. `fix` mends what can be mended without harm.
 
     Raises:
@@ -25,7 +26,7 @@ def alone(settings: Settings, silence: str, *, fix: bool = False) -> Checkup:
     if not settings.cluster_path.exists():
         raise ClusterError(f"{silence} Nor is there an Orqal on this machine to examine: {settings.home} is missing.")
     facts = _facts(settings, silence)
-    findings = judge_alone(facts)
+    findings = judge_home(facts)
     if fix:
         mended = checkup.mend(settings, [finding.subject for finding in findings if finding.mendable])
         findings = [
@@ -34,7 +35,7 @@ def alone(settings: Settings, silence: str, *, fix: bool = False) -> Checkup:
     return Checkup(checked={"machines": 1}, findings=findings)
 
 
-def _facts(settings: Settings, silence: str) -> Alone:
+def _facts(settings: Settings, silence: str) -> HomeFacts:
     home = settings.cluster_path.read_text().strip()
     known_up = settings.running_path.exists()
     # A machine that only joined a cluster has no API of its own.
@@ -45,7 +46,7 @@ def _facts(settings: Settings, silence: str) -> Alone:
         docker_root = info.data_root if info.local else None
     except EngineError as error:
         daemon_silent = error.message
-    return Alone(
+    return HomeFacts(
         home=str(settings.home),
         known_up=known_up,
         parts=_parts(processes.find(home)) if has_head else frozenset(),

@@ -1,4 +1,4 @@
-"""Facts about a cluster or a machine, as the doctor collects them. Data only."""
+"""The facts about a cluster or a machine that the doctor collects. Data only."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from orqal.engine.client import ContainerKey
 from orqal.models import Status
 
+PARTS = ("gcs_server", "raylet", "Scheduler", "HostActor", "ProxyActor", "ServeReplica")
+"""The head's processes, by what their names contain."""
+
 
 @dataclass(frozen=True)
 class Disk:
@@ -15,45 +18,49 @@ class Disk:
 
     path: str
     use: str
-    """What it is needed for."""
+    """What it holds, for people."""
     free: int
+    """Bytes."""
     total: int
+    """Bytes."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Of a machine that a host or the head is on."""
+    """A machine of the cluster: the head's or a host's."""
 
     disks: Sequence[Disk] = ()
     open_secrets: Mapping[str, int] = field(default_factory=dict)
-    """Files of tokens that others may read: path -> mode."""
+    """Files of tokens that other users may read: path -> mode."""
     stale_folders: Sequence[str] = ()
-    """Of Ray nodes that are no more."""
+    """Temporary folders of Ray nodes that no longer run."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Of what has to be the same everywhere."""
+    """Of the software that must be the same on all machines."""
 
 
 @dataclass(frozen=True)
 class HostFacts:
-    """Of a host. `silent`: why nothing is known of it."""
+    """A host."""
 
     name: str
     silent: str | None = None
+    """Why the host does not answer. The other facts are then unknown."""
     daemon_silent: str | None = None
-    """Why its Docker daemon tells nothing."""
+    """Why its Docker daemon does not answer. Its containers are then unknown."""
     containers: Mapping[ContainerKey, str] = field(default_factory=dict)
-    """This cluster's: whose -> id."""
+    """The ids of this cluster's containers, by attempt."""
     directories: frozenset[str] = frozenset()
-    """The ids of jobs that have directories here."""
+    """The ids of jobs that have directories on the host."""
     cgroups: frozenset[ContainerKey] = frozenset()
+    """The attempts that have cgroups on the host."""
     machine: Machine = field(default_factory=Machine)
     clock: tuple[float, float] = (0.0, 0.0)
-    """Seconds by which its clock is ahead, and by how many that may be wrong."""
+    """Seconds by which its clock is ahead of the head's, and the possible error of this figure."""
 
 
 @dataclass(frozen=True)
 class JobInHand:
-    """A job that has a host, or had one before a restart, as the Scheduler sees it."""
+    """A job that the Scheduler has given to a host, now or before a restart."""
 
     job: str
     attempt: int
@@ -73,60 +80,57 @@ class StoredJob:
 
 @dataclass(frozen=True)
 class StoreFacts:
-    """Where jobs are kept, and whether they can be read."""
+    """The store."""
 
     place: str = ""
     damage: Sequence[str] = ()
-    """What is wrong with the file, in words."""
+    """The problems of the file."""
     silent: str | None = None
-    """Why the database does not answer, in words."""
+    """Why the database does not answer."""
 
     @property
     def readable(self) -> bool:
-        """All of it."""
+        """True if all jobs can be read."""
         return not self.damage and self.silent is None
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Of a cluster that is up."""
+    """A cluster that is up."""
 
     jobs: Sequence[JobInHand] = ()
     ending: frozenset[str] = frozenset()
-    """The jobs whose ends the Scheduler writes down just now."""
+    """The jobs whose ends the Scheduler is storing now."""
     stored: Mapping[str, StoredJob] = field(default_factory=dict)
-    """Of the store: the jobs that are init or running, and those of the hosts' containers and directories."""
+    """The stored jobs that are init or running, and those of the hosts' containers and directories, by id."""
     hosts: Sequence[HostFacts] = ()
     leases: frozenset[str] = frozenset()
-    """The names of those that the Scheduler holds, has at hand, or gets just now."""
+    """The names of the leases that the Scheduler holds, keeps ready, or is getting now."""
     groups: Mapping[str, str] = field(default_factory=dict)
-    """Ray's placement groups with names of leases: name -> state."""
+    """Ray's placement groups that are named like leases: name -> state."""
     actors: frozenset[str] = frozenset()
-    """The Ray nodes that have a HostActor by name."""
+    """The ids of the Ray nodes that have a HostActor by name."""
     nodes: frozenset[str] = frozenset()
-    """The Ray nodes that live."""
+    """The ids of the Ray nodes that are alive."""
     broken_apps: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """Name -> (where it comes from, why it cannot be loaded)."""
+    """Apps that cannot be loaded: name -> (origin, error)."""
     store: StoreFacts = field(default_factory=StoreFacts)
     versions: Mapping[str, str] = field(default_factory=dict)
-    """The head's."""
+    """The head's, as in `Machine`."""
 
 
 @dataclass(frozen=True)
-class Alone:
-    """Of this machine's home, while the API does not answer."""
+class HomeFacts:
+    """This machine's home, while the API does not answer."""
 
     home: str
     known_up: bool
-    """It was started, and not stopped."""
+    """True if Orqal was started and not stopped."""
     parts: frozenset[str] = frozenset()
-    """Of the head's processes: those that run."""
+    """The PARTS of the head that run."""
     silence: str = ""
     """Why the API does not answer."""
     store: StoreFacts = field(default_factory=StoreFacts)
     daemon_silent: str | None = None
+    """Why this machine's Docker daemon does not answer."""
     machine: Machine = field(default_factory=Machine)
-
-
-PARTS = ("gcs_server", "raylet", "Scheduler", "HostActor", "ProxyActor", "ServeReplica")
-"""The head's processes, by what their names contain."""

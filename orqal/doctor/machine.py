@@ -1,4 +1,4 @@
-"""Facts about this machine for the doctor, and what is mended on it."""
+"""The facts about this machine for the doctor, and what can be mended on it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from orqal.settings import Settings
 from orqal.store import StoreError, first_sentence, open_store, transfer
 
 STALE_AFTER = 3_600.0
-"""Seconds without a change after which a folder of a Ray node that nobody uses is left over: until then somebody may
-want to read its logs."""
+"""Seconds without a change after which the unused folder of a Ray node is left over. Until then its logs may be
+wanted."""
 _FOLDER = re.compile(r"orqal-(\d+)-[0-9a-f]{8}")
-_TMP = Path("/tmp")  # noqa: S108 - where the folders of Ray nodes are: see cluster/node.py
+_TMP = Path("/tmp")  # noqa: S108 - the place of Ray nodes' folders, see cluster/node.py
 
 
 def machine(settings: Settings, docker_root: str | None = None) -> Machine:
-    """How this machine is. `docker_root`: the folder of its Docker daemon's data, if it has one."""
+    """Return the facts about this machine. `docker_root` is the data folder of its Docker daemon, if it has one."""
     uses = [(str(settings.home), "Orqal's home"), (str(settings.jobs_dir), "the jobs' directories")]
     if docker_root is not None:
         uses.append((docker_root, "Docker's images and containers"))
@@ -42,12 +42,12 @@ def machine(settings: Settings, docker_root: str | None = None) -> Machine:
 
 
 def store(settings: Settings) -> StoreFacts:
-    """Whether the store of jobs can be read, all of it."""
+    """Return whether all of the store can be read."""
     place = settings.store_place
     if settings.store_is_mongo:
         return StoreFacts(place, silent=_silence(settings))
     if not settings.store_path.exists():
-        return StoreFacts(place)  # nobody has submitted anything yet
+        return StoreFacts(place)  # no job has been submitted yet
     try:
         with closing(transfer.open_file(settings.store_path)) as connection:
             return StoreFacts(place, damage=transfer.problems_of(connection))
@@ -68,7 +68,7 @@ def _silence(settings: Settings) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Of what has to be the same on all machines of a cluster."""
+    """Return the versions of the software that must be the same on all machines of a cluster."""
     found = {"orqal": __version__, "python": platform.python_version()}
     with suppress(PackageNotFoundError):
         found["ray"] = version("ray")
@@ -76,7 +76,7 @@ def versions() -> dict[str, str]:
 
 
 def stale_folders() -> list[str]:
-    """Our folders of Ray nodes that no process uses, and in which nothing has changed for a while."""
+    """Return this user's folders of Ray nodes that no process uses and that have not changed for a while."""
     folders = [
         folder
         for folder in _TMP.glob(f"orqal-{os.getuid()}-*")
@@ -96,7 +96,10 @@ def stale_folders() -> list[str]:
 
 
 def mend(settings: Settings, subjects: Iterable[str]) -> list[str]:
-    """Remove stale folders and shut secrets of these paths: those that are mended. What is neither by now is left."""
+    """Remove these stale folders, make these secrets private, and return the paths that are mended.
+
+    Paths that are neither any more are left alone.
+    """
     now = machine(settings)
     mended = []
     for path in subjects:
@@ -112,7 +115,7 @@ def mend(settings: Settings, subjects: Iterable[str]) -> list[str]:
 
 
 def _disks(uses: Iterable[tuple[str, str]]) -> list[Disk]:
-    """The file systems of these folders, each once, with all that it is used for."""
+    """Return the file systems of these folders, each once and with all its uses."""
     found: dict[int, tuple[str, list[str]]] = {}
     for path, use in uses:
         with suppress(OSError):
@@ -130,7 +133,7 @@ def _secrets(settings: Settings) -> tuple[Path, ...]:
 
 
 def _mode(path: Path) -> int:
-    """Who may do what with a file; 0: there is none."""
+    """Return a file's mode; 0 if there is no such file."""
     try:
         return stat.S_IMODE(path.stat().st_mode)
     except OSError:
@@ -146,7 +149,7 @@ def _command_lines() -> str:
 
 
 def _last_change(folder: Path) -> float:
-    """When something in it was last written: Ray's processes write their logs all the time."""
+    """Return when something in a folder was last written, in seconds since 1970. A running node always writes logs."""
     newest = folder.lstat().st_mtime
     for inside in (*folder.glob("*"), *folder.glob("session_*/logs/*")):
         with suppress(OSError):

@@ -16,7 +16,8 @@ from orqal.actors.interfaces import ActorAway
 from orqal.actors.ray_cluster import lease_states
 from orqal.doctor import machine as checkup
 from orqal.doctor.facts import Cluster, HostFacts, StoredJob
-from orqal.doctor.findings import PASSING, Checkup, Finding, Kind, confirmed, judge
+from orqal.doctor.findings import PASSING, Checkup, Finding, Kind, confirmed
+from orqal.doctor.rules import judge
 from orqal.engine.client import ContainerKey
 from orqal.engine.errors import EngineError
 from orqal.models import HostInfo, JobRecord, Status

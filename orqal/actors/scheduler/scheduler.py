@@ -21,7 +21,7 @@ from orqal.actors.scheduler.submission import Submissions
 from orqal.actors.scheduler.waiting_room import WaitingRoom
 from orqal.clock import Clock, SystemClock
 from orqal.doctor.facts import StoredJob
-from orqal.doctor.findings import is_over
+from orqal.doctor.rules import is_over
 from orqal.engine.client import ContainerKey, container_name
 from orqal.engine.errors import EngineError
 from orqal.models import AppInfo, HostInfo, JobSpec, Resources, Status

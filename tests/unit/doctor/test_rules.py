@@ -1,23 +1,16 @@
-"""What facts mean, one scene each; and the facts about this machine."""
+"""What the facts about a cluster mean, one scene each."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from orqal.doctor import machine as checkup
-from orqal.doctor.facts import Alone, Cluster, Disk, HostFacts, JobInHand, Machine, StoredJob, StoreFacts
-from orqal.doctor.findings import GB, PASSING, Finding, Kind, confirmed, judge, judge_alone
+from orqal.doctor.facts import Cluster, Disk, HomeFacts, HostFacts, JobInHand, Machine, StoredJob, StoreFacts
+from orqal.doctor.findings import PASSING, Finding, Kind, confirmed
+from orqal.doctor.rules import GB, judge, judge_home
 from orqal.engine.client import ContainerKey
 from orqal.models import Status
-from orqal.settings import Settings
 
 RUNS = JobInHand("a" * 24, 2, Status.RUNNING, "h1", "orqal 1", "c1")
 H1 = HostFacts("h1", containers={ContainerKey(RUNS.job, 2): "c1"}, directories=frozenset({RUNS.job}))
@@ -56,9 +49,9 @@ def with_container(job: str, attempt: int, stored: StoredJob | None) -> Cluster:
     return facts if stored is None else replace(facts, stored={**WELL.stored, job: stored})
 
 
-def test_where_all_is_well_nothing_is_found() -> None:
+def test_a_healthy_cluster_has_no_findings() -> None:
     assert judge(WELL) == []
-    assert judge_alone(Alone(home="/h", known_up=False)) == []
+    assert judge_home(HomeFacts(home="/h", known_up=False)) == []
 
 
 SCENES: dict[str, tuple[Cluster, list[tuple[str, str]]]] = {
@@ -141,7 +134,7 @@ SCENES: dict[str, tuple[Cluster, list[tuple[str, str]]]] = {
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_each_thing_that_is_wrong_is_found_and_nothing_else(scene: str) -> None:
+def test_each_problem_is_found_and_no_other(scene: str) -> None:
     facts, wanted = SCENES[scene]
     findings = judge(facts)
     assert kinds(findings) == wanted
@@ -161,7 +154,7 @@ def test_the_worst_comes_first() -> None:
     assert [kind for kind, _ in kinds(judge(facts))] == ["store_damaged", "daemon_silent", "clock_skew"]
 
 
-def test_what_passes_counts_only_if_it_is_there_twice() -> None:
+def test_a_passing_finding_counts_only_if_two_looks_show_it() -> None:
     once, twice = judge(SCENES["a container of no job"][0]), judge(SCENES["a directory of no job"][0])
     skew = judge(SCENES["a clock that is ahead"][0])
     assert {finding.kind for finding in once + twice} <= PASSING
@@ -170,76 +163,10 @@ def test_what_passes_counts_only_if_it_is_there_twice() -> None:
 
 
 def test_a_home_that_died_and_one_that_is_half_up() -> None:
-    died = judge_alone(Alone(home="/h", known_up=True))
+    died = judge_home(HomeFacts(home="/h", known_up=True))
     assert kinds(died) == [("orqal_died", "/h")] and "`orqal up`" in died[0].remedy
     parts = frozenset({"gcs_server", "raylet", "Scheduler"})
-    [half] = judge_alone(Alone(home="/h", known_up=True, parts=parts, silence="refused"))
+    [half] = judge_home(HomeFacts(home="/h", known_up=True, parts=parts, silence="refused"))
     assert half.kind is Kind.API_SILENT and "HostActor, ProxyActor, ServeReplica do not" in half.what
-    rest = Alone(home="/h", known_up=False, store=StoreFacts("/s", damage=["x"]), daemon_silent="refused")
-    assert [kind for kind, _ in kinds(judge_alone(rest))] == ["store_damaged", "daemon_silent"]
-
-
-# This machine
-
-
-@pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setenv("ORQAL_HOME", str(tmp_path / "home"))
-    (tmp_path / "home").mkdir()
-    monkeypatch.setattr(checkup, "_TMP", tmp_path)
-    return Settings()
-
-
-def test_secrets_of_others(settings: Settings) -> None:
-    settings.token_path.write_text("t")
-    settings.token_path.chmod(0o640)
-    settings.ray_token_path.write_text("t")
-    settings.ray_token_path.chmod(0o600)
-    assert checkup.machine(settings).open_secrets == {str(settings.token_path): 0o640}
-    other = settings.home / "other"
-    other.write_text("")
-    other.chmod(0o644)
-    assert checkup.mend(settings, [str(settings.token_path), str(other)]) == [str(settings.token_path)]
-    assert settings.token_path.stat().st_mode & 0o777 == 0o600 and other.stat().st_mode & 0o777 == 0o644
-    assert checkup.machine(settings).open_secrets == {}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder as a Ray node has it, in which nothing has changed for two hours."""
-    folder = tmp_path / f"orqal-{os.getuid()}-0123abcd"
-    logs = folder / "session_1" / "logs"
-    logs.mkdir(parents=True)
-    (logs / "raylet.out").write_text("")
-    for path in (logs / "raylet.out", logs, logs.parent, folder):
-        os.utime(path, (time.time() - 7_200,) * 2)
-    yield folder
-
-
-def test_folders_of_ray_that_nobody_uses(settings: Settings, folder: Path, tmp_path: Path) -> None:
-    for other in (f"orqal-{os.getuid() + 1}-0123abcd", "orqal-test-x", f"orqal-{os.getuid()}-0123abcd-kept"):
-        (tmp_path / other).mkdir()
-        os.utime(tmp_path / other, (0, 0))
-    (tmp_path / f"orqal-{os.getuid()}-00000000").symlink_to(settings.home)
-    assert checkup.stale_folders() == [str(folder)]
-    assert checkup.mend(settings, [str(folder), str(settings.home)]) == [str(folder)]
-    assert not folder.exists() and settings.home.exists()
-
-
-def test_a_folder_of_a_node_that_runs_or_was_just_written_is_left(settings: Settings, folder: Path) -> None:
-    user = subprocess.Popen([sys.executable, "-c", "input()", f"--temp-dir={folder}"], stdin=subprocess.PIPE)
-    try:
-        assert checkup.stale_folders() == []
-        assert checkup.mend(settings, [str(folder)]) == []
-    finally:
-        user.communicate()
-    assert checkup.stale_folders() == [str(folder)]
-    (folder / "session_1" / "logs" / "raylet.out").write_text("still here")
-    assert checkup.stale_folders() == []
-
-
-def test_each_disk_is_told_once_with_all_its_uses(settings: Settings) -> None:
-    settings.jobs_dir.mkdir()
-    [disk] = checkup.machine(settings, str(settings.home)).disks
-    assert disk.use == "Orqal's home, the jobs' directories, Docker's images and containers"
-    assert 0 < disk.free < disk.total
+    rest = HomeFacts(home="/h", known_up=False, store=StoreFacts("/s", damage=["x"]), daemon_silent="refused")
+    assert [kind for kind, _ in kinds(judge_home(rest))] == ["store_damaged", "daemon_silent"]

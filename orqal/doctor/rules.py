@@ -1,0 +1,329 @@
+"""The rules of the doctor: which problems the facts about a cluster or a machine show. No I/O.
+
+The facts about a running system are collected one after another, so a job that ends meanwhile can look like a leftover.
+Findings of such kinds (`findings.PASSING`) count only if a second look shows them too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orqal.doctor.facts import PARTS, Cluster, HomeFacts, HostFacts, Machine, StoredJob, StoreFacts
+from orqal.doctor.findings import Finding, Kind
+from orqal.engine.client import ContainerKey
+from orqal.models import Status
+
+GB = 1e9
+"""Bytes."""
+CLOCK_SKEW = 2.0
+"""Seconds by which a host's clock may differ from the head's."""
+
+_FIX = "`orqal doctor --fix`"
+
+
+def judge(facts: Cluster) -> list[Finding]:
+    """Return what is wrong with a cluster, the worst first."""
+    return _sorted(
+        [
+            *_of_store(facts.store),
+            *_of_jobs(facts),
+            *_of_leases(facts),
+            *_of_actors(facts),
+            *_of_apps(facts),
+            *(finding for host in facts.hosts for finding in _of_host(host, facts)),
+        ]
+    )
+
+
+def judge_home(facts: HomeFacts) -> list[Finding]:
+    """Return what is wrong with this machine's home while its API does not answer, the worst first."""
+    return _sorted(
+        [
+            *_of_parts(facts),
+            *_of_store(facts.store),
+            *_of_daemon("this machine", facts.daemon_silent),
+            *_of_machine("this machine", facts.machine),
+        ]
+    )
+
+
+def is_over(key: ContainerKey, stored: StoredJob | None) -> bool:
+    """Return True if an attempt's container may be removed: its outcome is stored, or its job is deleted."""
+    return stored is None or stored.status.final or stored.attempt > key.attempt
+
+
+def _sorted(findings: list[Finding]) -> list[Finding]:
+    order = list(Kind)
+    return sorted(findings, key=lambda finding: (order.index(finding.kind), finding.where, finding.subject))
+
+
+def _of_store(store: StoreFacts) -> Iterator[Finding]:
+    if store.damage:
+        yield Finding(
+            kind=Kind.STORE_DAMAGED,
+            where="store",
+            subject=store.place,
+            what=f"The store {store.place} is damaged or cannot be read: {'; '.join(store.damage):.1000}.",
+            why="Jobs in the damaged part cannot be read, and new data may be lost.",
+            remedy="Run `orqal down`, copy the file to another place, and run `orqal restore BACKUP --overwrite`. "
+            "Without a backup, `sqlite3 FILE .recover | sqlite3 NEW` saves what can be read. Check whether the disk is "
+            "failing (`dmesg`).",
+        )
+    if store.silent is not None:
+        yield Finding(
+            kind=Kind.STORE_SILENT,
+            where="store",
+            subject=store.place,
+            what=f"The database {store.place} does not answer: {store.silent}.",
+            why="Jobs can be neither submitted nor read. Running jobs go on; their ends are stored when it is back.",
+            remedy="Start it, or find out why the head cannot reach it (its address, a firewall, its user and "
+            "password). Orqal then continues by itself.",
+        )
+
+
+def _of_jobs(facts: Cluster) -> Iterator[Finding]:
+    in_hand = {job.job for job in facts.jobs} | facts.ending
+    for job, stored in facts.stored.items():
+        if stored.status in (Status.INIT, Status.RUNNING) and job not in in_hand:
+            yield Finding(
+                kind=Kind.FORGOTTEN_JOB,
+                where="head",
+                subject=job,
+                what=f"In the store the job {job} is {stored.status.value}, but the scheduler does not know it.",
+                why="The job would stay in this state for ever.",
+                remedy="Run `orqal down` and `orqal up`. The scheduler then finds all jobs that have not ended, and "
+                "containers go on meanwhile.",
+            )
+    hosts = {host.name: host for host in facts.hosts}
+    for entry in facts.jobs:
+        host = hosts.get(entry.host or "")
+        if (
+            host is not None
+            and not host.silent
+            and not host.daemon_silent
+            and entry.status is Status.RUNNING
+            and ContainerKey(entry.job, entry.attempt) not in host.containers
+        ):
+            yield Finding(
+                kind=Kind.MISSING_CONTAINER,
+                where=host.name,
+                subject=entry.job,
+                what=f"The job {entry.job} runs on {host.name}, but the Docker daemon there has no container of it.",
+                why="The job would never end, and it holds resources in vain.",
+                remedy="Run `orqal down` and `orqal up`. The job then ends as docker_error, and `orqal retry` runs it "
+                "again.",
+            )
+
+
+def _of_leases(facts: Cluster) -> Iterator[Finding]:
+    for name, state in facts.groups.items():
+        if name not in facts.leases:
+            gone = ", on a dead node" if state == "RESCHEDULING" else ""
+            yield Finding(
+                kind=Kind.STRAY_LEASE,
+                where="Ray",
+                subject=name,
+                what=f"The placement group {name!r} ({state}{gone}) holds resources in Ray, but no job uses them.",
+                why="Ray gives these resources to no other job, so fewer jobs run at once.",
+                remedy=f"{_FIX} removes the group.",
+                mendable=True,
+            )
+    for job in facts.jobs:
+        if job.lease and job.lease in facts.leases and facts.groups.get(job.lease) != "CREATED":
+            state = facts.groups.get(job.lease, "gone")
+            yield Finding(
+                kind=Kind.MISSING_LEASE,
+                where="Ray",
+                subject=job.job,
+                what=f"The job {job.job} runs on {job.host}, but its placement group {job.lease!r} is {state}.",
+                why="The job goes on, but Ray may give its resources to another Ray program. The group may have been "
+                "removed by hand.",
+                remedy="Nothing needs to be done: this passes with the job's end.",
+            )
+
+
+def _of_actors(facts: Cluster) -> Iterator[Finding]:
+    for node in sorted(facts.actors - facts.nodes):
+        yield Finding(
+            kind=Kind.STRAY_ACTOR,
+            where="Ray",
+            subject=node,
+            what=f"Ray keeps the actor of a host whose node {node[:12]} is dead.",
+            why="The actor waits for ever for a node that does not come back; `ray list actors` shows it.",
+            remedy=f"{_FIX} ends the actor.",
+            mendable=True,
+        )
+
+
+def _of_apps(facts: Cluster) -> Iterator[Finding]:
+    for name, (origin, error) in facts.broken_apps.items():
+        yield Finding(
+            kind=Kind.BROKEN_WRAPPER,
+            where="head",
+            subject=name,
+            what=f"The app {name} of {origin} cannot be loaded: {error:.500}",
+            why="Its jobs end as no_such_app.",
+            remedy="Correct the file, which is loaded again when it changes, or remove it from ORQAL_SERVICES.",
+        )
+
+
+def _of_host(host: HostFacts, facts: Cluster) -> Iterator[Finding]:
+    if host.silent is not None:
+        yield Finding(
+            kind=Kind.HOST_SILENT,
+            where=host.name,
+            subject=host.name,
+            what=f"The host {host.name} does not answer: {host.silent}.",
+            why="It gets no work, and the state of its jobs is unknown. If it stays away they run again elsewhere.",
+            remedy="Check that the machine is up and reachable, and that Orqal runs there (`orqal join`). Run there, "
+            "`orqal doctor` examines that machine alone.",
+        )
+        return
+    yield from _of_daemon(host.name, host.daemon_silent)
+    yield from _of_leftovers(host, facts)
+    yield from _of_clock(host)
+    yield from _of_versions(host, facts)
+    yield from _of_machine(host.name, host.machine)
+
+
+def _of_leftovers(host: HostFacts, facts: Cluster) -> Iterator[Finding]:
+    attempts = {ContainerKey(job.job, job.attempt) for job in facts.jobs}
+    # Only a store that can be read in full shows that something belongs to no job.
+    containers, directories = (host.containers, host.directories) if facts.store.readable else ({}, frozenset[str]())
+    for key, container in containers.items():
+        if key not in attempts and is_over(key, facts.stored.get(key.job)):
+            yield Finding(
+                kind=Kind.STRAY_CONTAINER,
+                where=host.name,
+                subject=container,
+                what=f"The container {container[:12]} is left over on {host.name}: attempt {key.attempt} of the job "
+                f"{key.job} is over, or there is no such job.",
+                why="It occupies the disk, and if it runs, also threads and memory that Orqal does not count.",
+                remedy=f"{_FIX} removes it. Containers that are not this cluster's are never touched.",
+                mendable=True,
+            )
+    for job in sorted(directories - facts.stored.keys()):
+        yield Finding(
+            kind=Kind.STRAY_DIRECTORY,
+            where=host.name,
+            subject=job,
+            what=f"The directory of the job {job} is left over on {host.name}: there is no such job.",
+            why="It occupies the disk.",
+            remedy=f"{_FIX} removes it, and so does `orqal clean old`.",
+            mendable=True,
+        )
+    for key in sorted(host.cgroups - attempts - host.containers.keys()):
+        yield Finding(
+            kind=Kind.STRAY_CGROUP,
+            where=host.name,
+            subject=f"{key.job}_{key.attempt}",
+            what=f"The cgroup of attempt {key.attempt} of the job {key.job} is left over on {host.name}.",
+            why="Very many cgroups slow the kernel down.",
+            remedy=f"{_FIX} removes it.",
+            mendable=True,
+        )
+
+
+def _of_clock(host: HostFacts) -> Iterator[Finding]:
+    seconds, uncertain = host.clock
+    if abs(seconds) - uncertain > CLOCK_SKEW:
+        yield Finding(
+            kind=Kind.CLOCK_SKEW,
+            where=host.name,
+            subject=host.name,
+            what=f"The clock of {host.name} is {abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} the "
+            "head's.",
+            why="The times of jobs are wrong, and so are timeouts of jobs that run across a restart. TLS may fail.",
+            remedy="Set both clocks by NTP (Debian, Ubuntu: apt-get install chrony).",
+        )
+
+
+def _of_versions(host: HostFacts, facts: Cluster) -> Iterator[Finding]:
+    differing = {
+        name: version for name, version in host.machine.versions.items() if version != facts.versions.get(name, version)
+    }
+    if differing:
+        listed = ", ".join(f"{name} {version} ({facts.versions[name]})" for name, version in sorted(differing.items()))
+        yield Finding(
+            kind=Kind.VERSIONS_DIFFER,
+            where=host.name,
+            subject=host.name,
+            what=f"The host {host.name} has other versions than the head (in brackets): {listed}.",
+            why="Different versions may misunderstand each other.",
+            remedy=f"Install the head's versions there, and run `orqal leave` and `orqal join` on {host.name}.",
+        )
+
+
+def _of_daemon(where: str, silent: str | None) -> Iterator[Finding]:
+    if silent is not None:
+        yield Finding(
+            kind=Kind.DAEMON_SILENT,
+            where=where,
+            subject=where,
+            what=f"The Docker daemon of {where} does not answer: {silent}.",
+            why="No job can be started there, and the ends of running jobs are noticed only when it is back.",
+            remedy="Start it (`systemctl start docker`), or find out why it hangs (`journalctl -u docker`). Orqal then "
+            "continues by itself.",
+        )
+
+
+def _of_machine(where: str, machine: Machine) -> Iterator[Finding]:
+    for path in machine.stale_folders:
+        yield Finding(
+            kind=Kind.STALE_FOLDER,
+            where=where,
+            subject=path,
+            what=f"The folder {path} of an old Ray node is left over on {where}.",
+            why="Its logs and sockets occupy /tmp.",
+            remedy=f"{_FIX} removes it.",
+            mendable=True,
+        )
+    for path, mode in machine.open_secrets.items():
+        yield Finding(
+            kind=Kind.OPEN_SECRET,
+            where=where,
+            subject=path,
+            what=f"The file {path} with a token has the mode {mode:04o} on {where}, so other users may read it.",
+            why="Anyone who has the token can run anything.",
+            remedy=f"{_FIX} sets the mode to 0600. If others may have read the file, delete it, and run `orqal down` "
+            "and `orqal up`.",
+            mendable=True,
+        )
+    for disk in machine.disks:
+        if disk.free < max(GB, min(disk.total / 20, 10 * GB)):
+            yield Finding(
+                kind=Kind.DISK_FULL,
+                where=where,
+                subject=disk.path,
+                what=f"The disk of {disk.path} on {where} is nearly full: {disk.free / GB:.2f} of "
+                f"{disk.total / GB:.1f} GB are free. It holds {disk.use}.",
+                why="When it is full, nothing can be written there, and jobs wait or fail.",
+                remedy="`orqal clean old` removes directories without a job, and `docker image prune` unused images. A "
+                "shorter ORQAL_JOB_TTL keeps ended jobs for less time.",
+            )
+
+
+def _of_parts(facts: HomeFacts) -> Iterator[Finding]:
+    if facts.parts:
+        missing = [part for part in PARTS if part not in facts.parts]
+        stopped = f"; {', '.join(missing)} do not" if missing else ""
+        yield Finding(
+            kind=Kind.API_SILENT,
+            where="this machine",
+            subject=facts.home,
+            what=f"The API does not answer ({facts.silence}), although these processes of Orqal run: "
+            f"{', '.join(part for part in PARTS if part in facts.parts)}{stopped}.",
+            why="Jobs can be neither submitted nor read. Containers go on.",
+            remedy="Wait a minute, because dead processes are started again. If that does not help, run `orqal down` "
+            f"and `orqal up`: containers go on, and are found again. The last messages are in {facts.home}/orqal.log.",
+        )
+    elif facts.known_up:
+        yield Finding(
+            kind=Kind.ORQAL_DIED,
+            where="this machine",
+            subject=facts.home,
+            what="Orqal was up and was not stopped, but none of its processes is left.",
+            why="No job is started, and the ends of running jobs are noticed later. The machine may have been "
+            "restarted, or the kernel may have been out of memory (`dmesg`).",
+            remedy="Run `orqal up`. It continues where it stopped, and finds running containers.",
+        )

@@ -1,0 +1,78 @@
+"""The facts about this machine, and what is mended on it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orqal.doctor import machine as checkup
+from orqal.settings import Settings
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("ORQAL_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    monkeypatch.setattr(checkup, "_TMP", tmp_path)
+    return Settings()
+
+
+def test_secrets_that_others_can_read(settings: Settings) -> None:
+    settings.token_path.write_text("t")
+    settings.token_path.chmod(0o640)
+    settings.ray_token_path.write_text("t")
+    settings.ray_token_path.chmod(0o600)
+    assert checkup.machine(settings).open_secrets == {str(settings.token_path): 0o640}
+    other = settings.home / "other"
+    other.write_text("")
+    other.chmod(0o644)
+    assert checkup.mend(settings, [str(settings.token_path), str(other)]) == [str(settings.token_path)]
+    assert settings.token_path.stat().st_mode & 0o777 == 0o600 and other.stat().st_mode & 0o777 == 0o644
+    assert checkup.machine(settings).open_secrets == {}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder as a Ray node has it, in which nothing has changed for two hours."""
+    folder = tmp_path / f"orqal-{os.getuid()}-0123abcd"
+    logs = folder / "session_1" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "raylet.out").write_text("")
+    for path in (logs / "raylet.out", logs, logs.parent, folder):
+        os.utime(path, (time.time() - 7_200,) * 2)
+    yield folder
+
+
+def test_unused_folders_of_ray(settings: Settings, folder: Path, tmp_path: Path) -> None:
+    for other in (f"orqal-{os.getuid() + 1}-0123abcd", "orqal-test-x", f"orqal-{os.getuid()}-0123abcd-kept"):
+        (tmp_path / other).mkdir()
+        os.utime(tmp_path / other, (0, 0))
+    (tmp_path / f"orqal-{os.getuid()}-00000000").symlink_to(settings.home)
+    assert checkup.stale_folders() == [str(folder)]
+    assert checkup.mend(settings, [str(folder), str(settings.home)]) == [str(folder)]
+    assert not folder.exists() and settings.home.exists()
+
+
+def test_a_folder_that_is_in_use_or_was_just_written_is_not_stale(settings: Settings, folder: Path) -> None:
+    user = subprocess.Popen([sys.executable, "-c", "input()", f"--temp-dir={folder}"], stdin=subprocess.PIPE)
+    try:
+        assert checkup.stale_folders() == []
+        assert checkup.mend(settings, [str(folder)]) == []
+    finally:
+        user.communicate()
+    assert checkup.stale_folders() == [str(folder)]
+    (folder / "session_1" / "logs" / "raylet.out").write_text("still here")
+    assert checkup.stale_folders() == []
+
+
+def test_each_disk_is_listed_once_with_all_its_uses(settings: Settings) -> None:
+    settings.jobs_dir.mkdir()
+    [disk] = checkup.machine(settings, str(settings.home)).disks
+    assert disk.use == "Orqal's home, the jobs' directories, Docker's images and containers"
+    assert 0 < disk.free < disk.total
