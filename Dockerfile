@@ -1,5 +1,5 @@
-# Orqal's own processes, for compose.yaml: the head, or what fronts a Docker daemon elsewhere.
-# All containers of a cluster are of one image: Ray wants the same Python and the same Ray everywhere.
+# The image of Orqal's own processes, for compose.yaml: the head, and the processes that drive Docker daemons elsewhere.
+# All containers of a cluster use the same image, because Ray needs the same Python and the same Ray everywhere.
 FROM python:3.12-slim
 COPY pyproject.toml README.md /src/
 COPY orqal /src/orqal

@@ -1,11 +1,11 @@
-# Everything one does with a checkout. Each target first sets up what it needs (scripts/) and says so.
+# Everything you can do with a checkout. Each target first installs what it needs (scripts/), and says so.
 
 SHELL := bash
 PYTHON := .venv/bin/python
 ENGINE := bash scripts/engine.sh
-# More arguments for pytest and the benchmark: make test ARGS='-k store'
+# Further arguments for pytest, the benchmark and others: make test ARGS='-k store'
 ARGS ?=
-# How many simulated lives: make simulate-faults SEEDS=100000
+# The number of simulated clusters: make simulate-faults SEEDS=100000
 SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
@@ -14,7 +14,7 @@ SEEDS ?= 2000
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## run a batch in real containers on this machine and check every result
+demo: ## run a batch in real containers on this machine, and check every result
 	@bash scripts/setup.sh cluster
 	@$(ENGINE) with $(PYTHON) examples/demo.py
 
@@ -24,43 +24,43 @@ test: setup ## run all tests, with a real Docker engine and a real Ray
 	@bash scripts/mongo.sh
 	@$(ENGINE) with $(PYTHON) -m pytest $(ARGS)
 
-check: setup ## lint, formatting, types
+check: setup ## check lint, formatting and types
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(PYTHON) -m mypy examples/*.py benchmarks/*.py
 
-bench: setup ## compare with docker run, the plain SDK and Swarm; writes build/bench.json
+bench: setup ## compare Orqal with docker run, the plain SDK and Swarm; writes build/bench.json
 	@$(ENGINE) with $(PYTHON) benchmarks/bench.py $(ARGS)
 
-cluster-demo: setup ## ray up, 300 jobs and ray down on a cluster of three hosts on this machine (as root)
+cluster-demo: setup ## ray up, 300 jobs and ray down on a cluster of three hosts, all on this machine (as root)
 	@$(ENGINE) install
 	@bash scripts/cluster_tools.sh
 	@$(PYTHON) -m tests.cluster.demo $(ARGS)
 
-simulate-faults: setup ## live SEEDS simulated clusters' lives in which everything dies, and check that no job is lost
-	@$(PYTHON) -m orqal.testing.simulate_faults --seeds $(SEEDS) $(ARGS)
-
-chaos: setup ## kill parts of a cluster of three hosts on this machine at random, and see that no job is lost (as root)
+chaos: setup ## kill random parts of such a cluster, and check that no job is lost (as root)
 	@$(ENGINE) install
 	@bash scripts/cluster_tools.sh
 	@bash scripts/mongo.sh
 	@$(PYTHON) -m tests.cluster.chaos $(ARGS)
 
-cluster-up: setup ## start a cluster of three hosts on this machine (as root), and say how to use it
+simulate-faults: setup ## run SEEDS simulated clusters in which everything may die, and check that no job is lost
+	@$(PYTHON) -m orqal.testing.simulate_faults --seeds $(SEEDS) $(ARGS)
+
+cluster-up: setup ## start a cluster of three hosts on this machine and explain how to use it (as root)
 	@$(ENGINE) install
 	@bash scripts/cluster_tools.sh
 	@$(PYTHON) -m tests.cluster.namespaces up
 
-cluster-down: ## remove that cluster
+cluster-down: ## remove that cluster (as root)
 	@$(PYTHON) -m tests.cluster.namespaces down
 
 setup:
 	@bash scripts/setup.sh cluster,dev
 
-engine-stop: ## stop the Docker engine, if one was started here and still runs
+engine-stop: ## stop the Docker engine if it was started here
 	@$(ENGINE) stop
 
-clean: engine-stop ## remove .venv and what was built
+clean: engine-stop ## remove .venv and everything that was built
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

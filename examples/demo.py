@@ -1,8 +1,8 @@
-"""The whole of Orqal in a minute: a batch over real files, in real containers, every result checked.
+"""All of Orqal in a minute: a batch over real files, in real containers, with every result checked.
 
-`make demo` calls this. It makes the image orqal/demo of this machine's own programs, starts an Orqal of its
-own with its home in a temporary folder, runs the app Checksum on programs of /usr/bin, computes the same
-here, compares, and stops what it started.
+`make demo` runs this. It makes the image orqal/demo from this machine's own programs, starts an Orqal with its home in
+a temporary folder, runs the app Checksum on programs in /usr/bin, compares the results with its own, and stops
+everything.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ from orqal import Job, OrqalError, batch, wait
 FOLDER = Path("/usr/bin")
 """The folder that the app Checksum may read."""
 COUNT = 40
+"""Files in the batch."""
 LARGEST = 20_000_000
-"""Bytes of a file that is taken, at most: it is a demo."""
+"""Bytes; larger files would make the demo slow."""
 
 console = Console(highlight=False)
 
 
 def pick_files(folder: Path, count: int) -> list[Path]:
-    """Regular files of the folder, not links, that everyone may read: spread over the alphabet, in order."""
+    """Return `count` regular files that everyone may read, spread over the alphabet and sorted by name."""
     files = [
         path
         for path in sorted(folder.iterdir())
@@ -48,27 +49,27 @@ def pick_files(folder: Path, count: int) -> list[Path]:
 
 
 def summary(path: Path) -> dict[str, Any]:
-    """What the app Checksum is to find, computed here."""
+    """Compute here what the app Checksum should find."""
     data = path.read_bytes()
     return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "lines": data.count(b"\n")}
 
 
 def keep_log(home: Path) -> None:
-    """Save Orqal's log from the folder that is going to be removed, for it says why something failed."""
+    """Save Orqal's log, which explains a failure, from the folder that will be removed."""
     log = home / "orqal.log"
     if log.exists():
         kept = Path("build/demo.log").absolute()
         kept.parent.mkdir(exist_ok=True)
         shutil.move(log, kept)
-        console.print(f"Its log is kept as {kept}.")
+        console.print(f"Orqal's log is kept as {kept}.")
 
 
 @contextmanager
 def own_orqal(port: int) -> Iterator[None]:
-    """An Orqal of its own, which this process's client finds; whatever happens it is stopped and removed.
+    """Run an Orqal that this process's client finds. It is stopped and removed in any case.
 
     Raises:
-        SystemExit: it could not be started; `orqal up` has said why.
+        SystemExit: it could not be started. `orqal up` has printed why.
     """
     orqal = Path(sys.executable).with_name("orqal")
     home = Path(tempfile.mkdtemp(prefix="orqal-demo-"))
@@ -82,18 +83,18 @@ def own_orqal(port: int) -> Iterator[None]:
             raise SystemExit(1)
         yield
     finally:
-        # A second Ctrl-C must not leave half of it running.
+        # A second Ctrl-C must not leave a part of it running.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # Where `orqal up` was interrupted there may be something to stop, or not: no word about it then.
+        # If `orqal up` was interrupted there may be nothing to stop, and then `orqal down` should print nothing.
         was_up = (home / "cluster.json").exists()
         subprocess.run([orqal, "down", "--kill-jobs"], check=False, capture_output=not was_up)
         shutil.rmtree(home, ignore_errors=True)
         if was_up:
-            console.print(f"Orqal is stopped, its folder {home} is removed.")
+            console.print(f"Orqal is stopped, and its folder {home} is removed.")
 
 
 def show(jobs: list[Job], expected: list[dict[str, Any]]) -> int:
-    """Print the results as a table, and how many are what they should be. How many are not."""
+    """Print the results as a table and the number of right ones. Return the number of wrong ones."""
     table = Table("file", "bytes", "lines", "sha256", "", title="Checksum, by Orqal", title_justify="left")
     for column in table.columns[1:3]:
         column.justify = "right"
@@ -110,18 +111,20 @@ def show(jobs: list[Job], expected: list[dict[str, Any]]) -> int:
     for line in wrong:
         console.print(line, style="red", markup=False)
     agreeing = len(jobs) - len(wrong)
-    console.print(f"{agreeing} of {len(jobs)} agree with what hashlib and this machine's own count say.", style="bold")
+    console.print(f"{agreeing} of {len(jobs)} agree with what this machine computed itself.", style="bold")
     return len(wrong)
 
 
 def main() -> int:
-    """0 when every result is right."""
-    parser = argparse.ArgumentParser(description="A batch over real files, in real containers, every result checked.")
-    parser.add_argument("--port", type=int, default=5001, help="of the API")
+    """Run the demo, and return 0 if every result is right."""
+    parser = argparse.ArgumentParser(
+        description="Run a batch over real files in real containers, and check every result."
+    )
+    parser.add_argument("--port", type=int, default=5001, help="the API's port (default: %(default)s)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        console.print(f"Making the image {DEMO_IMAGE} of this machine's {', '.join(DEMO_PROGRAMS)}.")
+        console.print(f"Making the image {DEMO_IMAGE} from this machine's {', '.join(DEMO_PROGRAMS)}.")
         make_image(DEMO_IMAGE, DEMO_PROGRAMS)
     except (LocalImageError, docker.errors.DockerException) as problem:
         console.print(f"The image cannot be made: {problem}", markup=False)
@@ -129,7 +132,7 @@ def main() -> int:
     files = pick_files(FOLDER, COUNT)
     try:
         with own_orqal(arguments.port):
-            console.print(f"Submitting {len(files)} files of {FOLDER} to the app Checksum, a container each.")
+            console.print(f"Submitting {len(files)} files in {FOLDER} to the app Checksum, one container for each.")
             jobs = batch([Job(app="Checksum", input=str(path)) for path in files], name="demo")
             wait(jobs)
             return 1 if show(jobs, [summary(path) for path in files]) else 0

@@ -1,10 +1,9 @@
-"""Make a Docker image from this machine's own programs and the libraries they load; no registry is needed.
+"""Make a Docker image from this machine's own programs and their libraries, without a registry.
 
     python examples/local_image.py                                   # orqal/demo, with the demo's programs
-    python examples/local_image.py my/tools sh grep samtools         # an image of one's own
+    python examples/local_image.py my/tools sh grep samtools         # an image of your own
 
-The image holds each program as /bin/NAME, its libraries at the paths that they have here, /etc/passwd and
-/tmp.
+The image holds each program as /bin/NAME, its libraries at the same paths as here, /etc/passwd and /tmp.
 """
 
 from __future__ import annotations
@@ -31,25 +30,25 @@ DEMO_PROGRAMS = ("sh", "cat", "echo", "sha256sum", "sleep", "true", "wc")
 CONTENT_LABEL = "orqal.content"
 
 Content = Path | bytes
-"""A file's content: that of a file of this machine (its mode too), or these bytes."""
+"""The content of a file: a file of this machine, with its mode, or bytes."""
 
 BASE_FILES: dict[str, Content] = {
     "/etc/passwd": b"root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
     "/etc/group": b"root:x:0:\nnogroup:x:65534:\n",
 }
 STANDARD_LIBRARY_FOLDER = re.compile(r"(/usr)?/lib(32|64)?(/[a-z0-9_]+-linux-[a-z0-9]+)?")
-"""Where the loader looks by itself."""
+"""Folders that the loader searches by itself."""
 
 
 class LocalImageError(Exception):
-    """A program cannot go into an image; the message says which and why."""
+    """A program cannot be put into an image. The message says which and why."""
 
 
 def find_program(name: str) -> Path:
-    """The executable file that `name` means on the PATH, links followed.
+    """Return the executable file of a program on the PATH, after following links.
 
     Raises:
-        LocalImageError: there is none, or it is a script, which would need its interpreter.
+        LocalImageError: there is no such program, or it is a script, which would need its interpreter.
     """
     found = shutil.which(name)
     if found is None:
@@ -59,30 +58,30 @@ def find_program(name: str) -> Path:
         start = file.read(4)
     if start != b"\x7fELF":
         what = "a script" if start.startswith(b"#!") else "not a Linux executable"
-        raise LocalImageError(f"{name}: {program} is {what}; name a compiled program")
+        raise LocalImageError(f"{name}: {program} is {what}; only compiled programs can be used")
     return program
 
 
 def parse_ldd(text: str) -> list[Path]:
-    """The libraries, the loader among them, that this output of ldd names.
+    """Return the libraries in the output of ldd, including the loader.
 
     Raises:
-        LocalImageError: one of them is missing on this machine.
+        LocalImageError: a library is missing on this machine.
     """
     missing = re.findall(r"(\S+) => not found", text)
     if missing:
-        raise LocalImageError(f"libraries that this machine does not have: {', '.join(missing)}")
+        raise LocalImageError(f"this machine lacks these libraries: {', '.join(missing)}")
     return [Path(normpath(path)) for path in re.findall(r"(/\S+) \(0x", text)]
 
 
 def libraries(program: Path) -> list[Path]:
-    """The libraries that this program loads; none where it is linked statically."""
+    """Return the libraries that a program loads. A statically linked program loads none."""
     answer = subprocess.run(["ldd", program], capture_output=True, text=True, check=False)
     return parse_ldd(answer.stdout) if answer.returncode == 0 else []
 
 
 def collect(programs: Iterable[str]) -> dict[str, Content]:
-    """The files that these programs need: path in the image -> file of this machine."""
+    """Return the files that these programs need: path in the image -> file of this machine."""
     files: dict[str, Content] = {}
     for name in programs:
         program = find_program(name)
@@ -92,8 +91,8 @@ def collect(programs: Iterable[str]) -> dict[str, Content]:
 
 
 def environment(files: Iterable[str]) -> dict[str, str]:
-    """The environment that an image of these files needs."""
-    # /bin first: a job may mount the host's /usr/bin, whose programs load libraries that are not here.
+    """Return the environment that an image with these files needs."""
+    # /bin comes first, because a job may mount the host's /usr/bin, whose programs load libraries that the image lacks.
     variables = {"PATH": "/bin:/usr/bin"}
     folders = {str(Path(path).parent) for path in files if ".so" in Path(path).name}
     unusual = sorted(folder for folder in folders if not STANDARD_LIBRARY_FOLDER.fullmatch(folder))
@@ -103,7 +102,7 @@ def environment(files: Iterable[str]) -> dict[str, str]:
 
 
 def write_tar(files: Mapping[str, Content], to: IO[bytes]) -> None:
-    """Write these files as the root of a file system; the same content gives the same bytes."""
+    """Write a tar with these files as the root of a file system. The same content gives the same bytes."""
 
     def entry(path: str, mode: int, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
         info = tarfile.TarInfo(path.lstrip("/"))
@@ -114,7 +113,7 @@ def write_tar(files: Mapping[str, Content], to: IO[bytes]) -> None:
     with tarfile.open(fileobj=to, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for folder in sorted(folders):
             tar.addfile(entry(folder, 0o755, tarfile.DIRTYPE))
-        tar.addfile(entry("/tmp", 0o1777, tarfile.DIRTYPE))  # noqa: S108  the image's own
+        tar.addfile(entry("/tmp", 0o1777, tarfile.DIRTYPE))  # noqa: S108 - the image's own folder
         for path, content in sorted(files.items()):
             mode = content.stat().st_mode & 0o777 if isinstance(content, Path) else 0o644
             with content.open("rb") if isinstance(content, Path) else BytesIO(content) as data:
@@ -132,19 +131,17 @@ def make_image(
     command: list[str] | None = None,
     client: docker.DockerClient | None = None,
 ) -> str:
-    """Make the image `name` of these programs and return its id.
-
-    An image of that name that has this content already is left as it is.
+    """Make an image of these programs and return its id. An image that has this content already is kept.
 
     Args:
-        name: of the image, with or without a tag.
+        name: the image's name, with or without a tag.
         programs: names on the PATH, or paths.
         extra_files: path in the image -> content.
-        command: what the image runs when it is told nothing.
+        command: the image's default command.
         client: the Docker engine; by default that of the environment (DOCKER_HOST).
 
     Raises:
-        LocalImageError: a program is missing, is a script, or the engine refused the image.
+        LocalImageError: a program is missing or is a script, or the engine refused the image.
     """
     files = BASE_FILES | collect(programs) | dict(extra_files or {})
     changes = [f'ENV {key}="{value}"' for key, value in environment(files).items()]
@@ -168,22 +165,22 @@ def _import(client: docker.DockerClient, name: str, tar: IO[bytes], digest: str,
     try:
         return str(client.images.get(name).id)
     except docker.errors.ImageNotFound:
-        raise LocalImageError(f"the Docker engine did not take the image {name}; its log says why") from None
+        raise LocalImageError(f"the Docker engine refused the image {name}; its log says why") from None
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Repository and tag. A colon before the last slash belongs to a registry's port."""
+    """Return the repository and the tag. A colon before the last slash belongs to a registry's port."""
     head, slash, last = name.rpartition("/")
     repository, _, tag = last.partition(":")
     return head + slash + repository, tag or "latest"
 
 
 def main() -> int:
-    """The command line; 1 and a sentence on standard error when the image cannot be made."""
+    """Run the command line. Return 1, and print why on standard error, if the image cannot be made."""
     parser = argparse.ArgumentParser(description="Make a Docker image from this machine's own programs.")
-    parser.add_argument("image", nargs="?", default=DEMO_IMAGE, help="its name (default: %(default)s)")
+    parser.add_argument("image", nargs="?", default=DEMO_IMAGE, help="the image's name (default: %(default)s)")
     parser.add_argument("programs", nargs="*", help=f"default: {' '.join(DEMO_PROGRAMS)}")
-    parser.add_argument("--cmd", nargs=argparse.REMAINDER, help="the image's own command; give it last")
+    parser.add_argument("--cmd", nargs=argparse.REMAINDER, help="the image's default command; must come last")
     options = parser.parse_args()
     try:
         image = make_image(options.image, options.programs or DEMO_PROGRAMS, command=options.cmd)

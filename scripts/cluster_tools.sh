@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# See that this machine has what the cluster of namespaces (tests/cluster) is made of; as root on Debian or Ubuntu,
-# install it. No service is started, now or at boot: the cluster's hosts start their own.
+# Check that this machine has the programs that the test cluster of network namespaces (tests/cluster) needs. As root on
+# Debian or Ubuntu, install them. No service is started, now or at boot, because the cluster's hosts start their own.
 set -euo pipefail
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # the daemons' place, which not every user has on the PATH
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # where daemons are; not every user's PATH includes them
 
-# Program, its Debian package, and the service that the package would start.
+# A program, its Debian package, and the service that the package would start.
 readonly needed=(
     "ip iproute2 -"
     "iptables iptables -"
@@ -24,12 +24,12 @@ for line in "${needed[@]}"; do
 done
 if ((${#packages[@]} == 0)); then exit; fi
 if [[ ! -e /etc/debian_version || $(id -u) != 0 ]]; then
-    echo "cluster tools: ${packages[*]} missing: the tests that need them will say so; install with your system's" \
-        "packages (on Debian and Ubuntu: run this again as root)" >&2
+    echo "cluster tools: ${packages[*]} missing, so some tests will be skipped. Install them from your system's" \
+        "packages (on Debian and Ubuntu: run this again as root)." >&2
     exit
 fi
 
-# Debian starts a service when its package is installed, unless this program forbids it; one that is there may stay.
+# Debian starts a service when its package is installed, unless this program forbids it. Keep one that exists.
 if [[ ! -e $policy ]]; then
     trap 'rm -f "$policy"' EXIT
     printf '#!/bin/sh\nexit 101\n' >$policy
@@ -38,7 +38,7 @@ fi
 echo "cluster tools: installing ${packages[*]} (apt-get)"
 export DEBIAN_FRONTEND=noninteractive
 apt=(apt-get -qq -y -o DPkg::Lock::Timeout=300)
-"${apt[@]}" update >/dev/null || echo "cluster tools: apt-get update did not succeed; going on all the same"
+"${apt[@]}" update >/dev/null || echo "cluster tools: apt-get update failed; continuing with the present package lists"
 "${apt[@]}" install --no-install-recommends "${packages[@]}" >/dev/null
 for service in "${services[@]}"; do
     update-rc.d "$service" disable >/dev/null

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# The Docker engine that the demo, the tests and the benchmark run on. Needs .venv (scripts/setup.sh).
+# The Docker engine for the demo, the tests and the benchmark. Needs .venv (scripts/setup.sh).
 #
-#   scripts/engine.sh start       see that an engine answers: where none does, install it and start it
-#   scripts/engine.sh install     see that an engine is installed; whether it runs stays as it is
-#   scripts/engine.sh stop        stop the engine, if `start` started it
-#   scripts/engine.sh with CMD…   start, run CMD, stop what this call started; exits as CMD does
+#   scripts/engine.sh start       make sure that an engine answers: install and start one if none does
+#   scripts/engine.sh install     make sure that an engine is installed, and leave it running or stopped as it is
+#   scripts/engine.sh stop        stop the engine if `start` started it
+#   scripts/engine.sh with CMD…   start, run CMD, and stop what this call started; exits with the code of CMD
 #
-# With DOCKER_HOST set it is that engine or none.
+# If DOCKER_HOST is set, only that engine is used.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # dockerd's place, which not every user has on the PATH
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # where dockerd is; not every user's PATH includes them
 
 readonly state=$PWD/build/engine
-readonly started=$state/started # what we started: "process PID", or "units NAME…" of systemd
+readonly started=$state/started # what was started here: "process PID", or systemd's "units NAME…"
 readonly log=$state/dockerd.log
 readonly wait_s=60
 readonly units=(docker.service docker.socket containerd.service)
@@ -23,7 +23,7 @@ fail() {
     exit 1
 }
 
-# Asks as Orqal does. Prints why there is no answer.
+# Asks the engine as Orqal does, and prints why it does not answer.
 ping_engine() {
     .venv/bin/python -c '
 import sys
@@ -38,7 +38,7 @@ alive() { [[ -n $1 && -e /proc/$1/status ]] && ! grep -qs '^State:.*zombie' "/pr
 
 is_process() { alive "$1" && [[ $(<"/proc/$1/comm") == "$2" ]]; } # pid, name
 
-pid_in() { # file, name: prints the pid if a process of that name has it
+pid_in() { # file, name: prints the pid in the file if it is a process of that name
     local pid
     pid=$(cat "$1" 2>/dev/null) && is_process "$pid" "$2" && echo "$pid"
 }
@@ -47,23 +47,23 @@ has_systemd() { [[ -d /run/systemd/system ]]; }
 
 install_engine() {
     if [[ ! -e /etc/debian_version ]]; then
-        fail "no Docker engine is installed: install one (https://docs.docker.com/engine/install/), start it," \
-            "see that 'docker version' names a server, and run this again"
+        fail "no Docker engine is installed. Install one (https://docs.docker.com/engine/install/), start it," \
+            "check that 'docker version' shows a server, and run this again."
     fi
     mkdir -p "$state"
     say "installing the Docker engine (apt-get install docker.io; log: $state/apt.log)"
     local apt=(apt-get -qq -y -o DPkg::Lock::Timeout=300 --install-recommends) packages=(docker.io)
     export DEBIAN_FRONTEND=noninteractive
-    "${apt[@]}" update >"$state/apt.log" 2>&1 || say "apt-get update did not succeed; going on all the same"
-    # Newer releases have the client, which the benchmark calls, in a package apart.
+    "${apt[@]}" update >"$state/apt.log" 2>&1 || say "apt-get update failed; continuing with the present package lists"
+    # The benchmark needs the client, which newer releases have in a package of its own.
     if [[ -n $(apt-cache pkgnames docker-cli) ]]; then packages+=(docker-cli); fi
     if ! "${apt[@]}" install "${packages[@]}" >>"$state/apt.log" 2>&1; then
         tail -n 20 "$state/apt.log" >&2
-        fail "apt-get could not install ${packages[*]}; the end of its log is above"
+        fail "apt-get could not install ${packages[*]}. The end of its log is above."
     fi
 }
 
-clear_stale() { # what a killed engine leaves behind, and its successor trips over
+clear_stale() { # removes files of a killed engine that would keep the next one from starting
     local run=/var/run/docker
     pid_in $run.pid dockerd >/dev/null || rm -f $run.pid
     pid_in $run/containerd/containerd.pid containerd >/dev/null || rm -f $run/containerd/containerd.pid
@@ -86,13 +86,13 @@ start_units() {
     install_if_missing
     say "starting the Docker engine (systemctl start docker)"
     echo "units ${inactive[*]}" >"$started"
-    systemctl start docker.service || fail "systemctl start docker failed: see 'journalctl -u docker'"
+    systemctl start docker.service || fail "systemctl start docker failed. See 'journalctl -u docker'."
 }
 
 start_process() {
     install_if_missing
     clear_stale
-    # The package's own boot script may have started it just now.
+    # The package's own start script may have started it just now.
     local pid
     if ! pid=$(pid_in /var/run/docker.pid dockerd); then
         say "starting the Docker engine (dockerd; log: $log)"
@@ -105,7 +105,7 @@ start_process() {
 
 install_if_missing() { command -v dockerd >/dev/null || install_engine; }
 
-await_engine() { # [pid]: gives up early when that process is gone
+await_engine() { # [pid]: gives up early if that process ends
     local deadline=$((SECONDS + wait_s))
     until ping_engine >/dev/null; do
         if ((SECONDS >= deadline)) || { [[ -n ${1:-} ]] && ! alive "$1"; }; then return 1; fi
@@ -120,24 +120,26 @@ start() {
         return
     fi
     if [[ -n ${DOCKER_HOST:-} ]]; then
-        fail "no Docker engine answers at DOCKER_HOST=$DOCKER_HOST ($problem);" \
-            "start it, or unset DOCKER_HOST to use this machine's own"
+        fail "no Docker engine answers at DOCKER_HOST=$DOCKER_HOST ($problem)." \
+            "Start it, or unset DOCKER_HOST to use this machine's own."
     fi
     if [[ -S /var/run/docker.sock && ! -w /var/run/docker.sock ]]; then
-        fail "you may not use /var/run/docker.sock: run 'sudo usermod -aG docker $(id -un)', log in again and run this again"
+        fail "you may not use /var/run/docker.sock. Run 'sudo usermod -aG docker $(id -un)', log in again and run this" \
+            "again."
     fi
     if [[ $(uname -s) != Linux ]]; then
-        fail "no Docker engine answers: install and start Docker (https://docs.docker.com/get-docker/) and run this again"
+        fail "no Docker engine answers. Install and start Docker (https://docs.docker.com/get-docker/) and run this" \
+            "again."
     fi
     if pid=$(pid_in /var/run/docker.pid dockerd); then
         say "dockerd (process $pid) runs but does not answer yet; waiting up to $wait_s s"
-        await_engine "$pid" || fail "dockerd (process $pid) does not answer ($problem): see its log, or stop it"
+        await_engine "$pid" || fail "dockerd (process $pid) does not answer ($problem). See its log, or stop it."
         return
     fi
     if [[ $(id -u) != 0 ]]; then
-        fail "no Docker engine answers, and only root can install or start one: run" \
-            "'sudo apt-get install docker.io && sudo usermod -aG docker $(id -un)' (elsewhere:" \
-            "https://docs.docker.com/engine/install/), log in again and run this again"
+        fail "no Docker engine answers, and only root can install or start one. Run" \
+            "'sudo apt-get install docker.io && sudo usermod -aG docker $(id -un)' (on other systems:" \
+            "https://docs.docker.com/engine/install/), log in again and run this again."
     fi
     mkdir -p "$state"
     ours=yes
@@ -147,8 +149,8 @@ start() {
     if ! await_engine "$pid"; then
         if [[ -e $log ]]; then tail -n 20 "$log" >&2; fi
         stop
-        fail "the Docker engine did not come up within $wait_s s; the end of its log is above" \
-            "(under systemd: journalctl -u docker)"
+        fail "the Docker engine did not answer within $wait_s s. The end of its log is above" \
+            "(under systemd: journalctl -u docker)."
     fi
 }
 
@@ -166,9 +168,9 @@ stop() {
     fi
 }
 
-stop_process() { # pid of a dockerd; it ends its containers and its containerd itself
+stop_process() { # pid of a dockerd, which ends its containers and its containerd itself
     local pid=$1 containerd deadline=$((SECONDS + wait_s))
-    is_process "$pid" dockerd || return 0 # stopped by somebody else, or the machine was restarted
+    is_process "$pid" dockerd || return 0 # it was stopped by hand, or the machine was restarted
     containerd=$(pid_in /var/run/docker/containerd/containerd.pid containerd) || true
     kill "$pid"
     while is_process "$pid" dockerd; do
@@ -182,13 +184,13 @@ stop_process() { # pid of a dockerd; it ends its containers and its containerd i
     if is_process "$containerd" containerd; then kill "$containerd"; fi
 }
 
-ours= # set once this call has started an engine
+ours= # not empty once this call has started an engine
 
 case ${1:-} in
 start) start ;;
 stop) stop ;;
 install)
-    # Its package may start it: `start` knows.
+    # The package may start the engine; `start` and `stop` deal with that.
     if ! command -v dockerd >/dev/null; then
         unset DOCKER_HOST
         start
@@ -197,7 +199,7 @@ install)
     ;;
 with)
     shift
-    # A signal waits until CMD, which gets it too, has ended.
+    # The shell handles a signal after CMD, which gets it too, has ended.
     trap 'exit 130' INT
     trap 'exit 143' TERM
     trap 'if [[ -n $ours ]]; then stop; fi' EXIT

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# See that the tests of the MongoDB store have a server: a mongod on the PATH, the one at ORQAL_TEST_MONGO_URL, or else
-# one that is put into build/mongo: FerretDB where there is Go, or the PyPI package nx-27017. tests/support/mongo_server.py
-# starts it.
+# Make sure that the tests of the MongoDB store have a server: a mongod on the PATH, the server at ORQAL_TEST_MONGO_URL,
+# or one that this puts into build/mongo: FerretDB if Go is installed, or else the PyPI package nx-27017.
+# tests/support/mongo_server.py starts it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/go/bin
@@ -12,14 +12,14 @@ say() { echo "mongo: $*"; }
 
 if [[ -n ${ORQAL_TEST_MONGO_URL:-} ]] || command -v mongod >/dev/null; then exit; fi
 mkdir -p "$place"
-go_version=$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null || true) # go1.26.1, say
+go_version=$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null || true) # for instance go1.26.1
 if [[ $go_version =~ ^go1\.([0-9]+) && ${BASH_REMATCH[1]} -ge 24 ]]; then
     if [[ ! -x $place/ferretdb || -n $(find $source -newer "$place/ferretdb") ]]; then
-        say "building FerretDB with $go_version as a server for tests; the first time this takes some minutes" \
+        say "building FerretDB with $go_version as a server for tests; this takes some minutes the first time" \
             "(log: $place/go.log)"
         if ! (cd $source && go build -o "$place/ferretdb" .) >"$place/go.log" 2>&1; then
             tail -n 20 "$place/go.log" >&2
-            say "that did not work; the end of its log is above"
+            say "building FerretDB failed; the end of its log is above"
         fi
     fi
     if [[ -x $place/ferretdb ]]; then exit; fi
@@ -28,5 +28,5 @@ if [[ ! -x $place/nx/bin/nx-27017 ]]; then
     say "installing nx-27017 $nx (PyPI) as a server for tests into $place/nx"
     .venv/bin/python -m venv "$place/nx"
     "$place/nx/bin/python" -m pip install --quiet --disable-pip-version-check "nx-27017==$nx" ||
-        say "that did not work: the tests that need a MongoDB will say so"
+        say "installing nx-27017 failed, so tests that need a MongoDB will be skipped"
 fi

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Make the virtual environment .venv of this checkout and install Orqal into it, unless that is done already.
+# Make this checkout's virtual environment .venv and install Orqal into it, unless that is done already.
 #
-#   scripts/setup.sh cluster        what the demo needs
-#   scripts/setup.sh cluster,dev    and what the tests, the checks and the benchmark need
+#   scripts/setup.sh cluster        with what the demo needs
+#   scripts/setup.sh cluster,dev    and with what the tests, the checks and the benchmark need
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,20 +23,20 @@ find_python() {
             return
         fi
     done
-    fail "Orqal needs Python 3.10 or newer and finds none here; install one (python.org, or your system's packages)" \
-        "and run this again"
+    fail "Orqal needs Python 3.10 or newer, and this machine has none. Install one (from python.org or your system's" \
+        "packages) and run this again."
 }
 
-install_venv_module() { # Debian keeps it in a package apart
+install_venv_module() { # Debian has it in a package of its own
     local python=$1 package=$1-venv
     if [[ ! -e /etc/debian_version ]]; then
-        fail "$python has no module venv with pip (ensurepip); install it and run this again"
+        fail "$python has no module venv with pip (ensurepip). Install it and run this again."
     fi
     if [[ $(id -u) != 0 ]]; then
-        fail "$python cannot make virtual environments yet: run 'sudo apt-get install $package' and this again"
+        fail "$python cannot make virtual environments. Run 'sudo apt-get install $package', and then this again."
     fi
     say "installing $package (apt-get)"
-    apt-get update -qq || say "apt-get update did not succeed; going on with the package lists there are"
+    apt-get update -qq || say "apt-get update failed; continuing with the present package lists"
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o DPkg::Lock::Timeout=300 "$package" >/dev/null
 }
 
@@ -51,7 +51,7 @@ make_venv() {
     "$python" -m venv "$venv"
 }
 
-# What an installation depends on. A checkout that was moved has the old place written in its scripts.
+# What an installation depends on. It includes the folder, because installed scripts contain its path.
 fingerprint() { { echo "$venv" && "$venv/bin/python" --version && cat pyproject.toml; } | sha256sum; }
 
 installed() { # $1: extras
@@ -63,6 +63,6 @@ if installed "$extras" || installed cluster,dev; then
     say ".venv is up to date"
     exit
 fi
-say "installing Orqal [$extras] and what it needs into .venv; the first time this takes a minute or two"
+say "installing Orqal [$extras] and its dependencies into .venv; this takes a minute or two the first time"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
 fingerprint >"$venv/$extras.installed"

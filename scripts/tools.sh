@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# See that this machine has the programs that the tests' images are made of, and Compose; as root on Debian or Ubuntu,
+# Check that this machine has the programs for the tests' images, and Docker Compose. As root on Debian or Ubuntu,
 # install them.
 set -euo pipefail
 
@@ -9,11 +9,11 @@ command -v yara >/dev/null || missing+=(yara)
 command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 || missing+=(docker-compose)
 if ((${#missing[@]} == 0)); then exit; fi
 if [[ ! -e /etc/debian_version || $(id -u) != 0 ]]; then
-    echo "tools: ${missing[*]} missing: the tests that need them will say so; install with your system's packages" >&2
+    echo "tools: ${missing[*]} missing, so some tests will be skipped. Install them from your system's packages." >&2
     exit
 fi
 echo "tools: installing ${missing[*]} (apt-get)"
 export DEBIAN_FRONTEND=noninteractive
 apt=(apt-get -qq -y -o DPkg::Lock::Timeout=300)
-"${apt[@]}" update >/dev/null || echo "tools: apt-get update did not succeed; going on all the same"
+"${apt[@]}" update >/dev/null || echo "tools: apt-get update failed; continuing with the present package lists"
 "${apt[@]}" install --no-install-recommends "${missing[@]}" >/dev/null
