@@ -9,7 +9,7 @@ ARGS ?=
 SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench cluster-demo chaos simulate-faults cluster-up cluster-down setup engine-stop clean
+.PHONY: help demo test test-fast check bench cluster-demo chaos simulate-faults cluster-up cluster-down setup engine-stop clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test: setup ## run all tests, with a real Docker engine and a real Ray
 	@bash scripts/cluster_tools.sh
 	@bash scripts/mongo.sh
 	@$(ENGINE) with $(PYTHON) -m pytest $(ARGS)
+
+test-fast: setup ## run the unit tests, which need neither Docker nor Ray nor MongoDB, in two processes
+	@$(PYTHON) -m pytest tests/unit -n 2 -m "not mongo" $(ARGS)
 
 check: setup ## check lint, formatting and types
 	$(PYTHON) -m ruff check .

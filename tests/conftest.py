@@ -1,4 +1,4 @@
-"""What all tests share: whether there is a Docker engine, and the image that the containers are made of."""
+"""What all tests share: Docker and MongoDB, where they are needed, and the image of the tests' containers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from examples.local_image import DEMO_IMAGE, DEMO_PROGRAMS, make_image
 from tests.support.mongo_server import Server, server
 
-# How long an example takes says more of the machine than of the code.
+# How long an example takes depends more on the machine than on the code.
 hypothesis.settings.register_profile("orqal", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("orqal")
 
 PROGRAMS = (*DEMO_PROGRAMS, "dd", "env", "head", "id", "ls", "mkdir", "ln", "mknod", "mv", "nproc", "seq", "yes")
-"""The tests' containers need more than the demo's."""
+"""The programs in the tests' image: more than in the demo's."""
 
 
 def _engine_missing() -> str | None:
@@ -29,7 +29,10 @@ def _engine_missing() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs Docker where there is none, unless it has to be there."""
+    """Mark the tests that use a MongoDB. Skip those that need Docker if there is none, unless it is required."""
+    for item in items:
+        if "mongo" in getattr(item, "fixturenames", ()):
+            item.add_marker("mongo")
     marked = [item for item in items if item.get_closest_marker("docker")]
     if not marked or os.environ.get("ORQAL_REQUIRE_DOCKER"):
         return
@@ -41,14 +44,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    """The image orqal/demo, made of this machine's own programs."""
+    """The image orqal/demo, made from this machine's own programs."""
     make_image(DEMO_IMAGE, PROGRAMS)
     return DEMO_IMAGE
 
 
 @pytest.fixture(scope="session")
 def mongo() -> Iterator[Server]:
-    """A MongoDB server; where none can be had the test is skipped, unless it has to be there."""
+    """A MongoDB server. If there is none the test is skipped, unless ORQAL_REQUIRE_MONGO is set."""
     with server() as found:
         if found is None:
             reason = "needs a MongoDB: a mongod on the PATH, ORQAL_TEST_MONGO_URL, or what scripts/mongo.sh makes"
@@ -60,6 +63,6 @@ def mongo() -> Iterator[Server]:
 
 @pytest.fixture
 def mongo_url(mongo: Server) -> Iterator[str]:
-    """A database of its own."""
+    """The URL of a new database, for this test only."""
     with mongo.database() as url:
         yield url

@@ -16,8 +16,8 @@ from orqal.models import JobRecord, Output
 from orqal.settings import Settings
 from orqal.store import SqliteStore, transfer
 from orqal.store.transfer import contents
+from tests.support.old_schemas import fill
 from tests.support.stores import add, done, ids, job, jobs
-from tests.unit.store.test_sqlite import fill
 
 
 def quiet(doing: str, done: int, total: int | None = None) -> None:

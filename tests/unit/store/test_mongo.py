@@ -3,15 +3,8 @@ is, indexes, and what it says when the server is not there."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import json
-import os
 import resource
-import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -19,16 +12,16 @@ from typing import Any
 import pytest
 from bson import SON
 from pymongo import MongoClient, monitoring
-from pymongo.errors import AutoReconnect, PyMongoError
+from pymongo.errors import AutoReconnect
 
 from orqal.models import ErrorType, Output, Status
 from orqal.settings import Settings
-from orqal.store import JobFilter, JobGone, Store, StoreError, Submission, mongo_documents
+from orqal.store import JobFilter, JobGone, StoreError, Submission, mongo_documents
 from orqal.store.mongo import MongoStore
-from tests.support.checkout import REPOSITORY
+from tests.support.broken_mongo import Broken
 from tests.support.mongo_server import Server
 from tests.support.orqal_process import free_port
-from tests.support.stores import NOON, add, done, ids, job, jobs, store_of
+from tests.support.stores import NOON, add, done, job, jobs, store_of
 
 SECRET = "hush-hush"
 
@@ -38,138 +31,6 @@ def store(mongo_url: str) -> Iterator[MongoStore]:
     store = MongoStore(mongo_url, "cluster")
     yield store
     store.close()
-
-
-# Whole or not at all
-
-
-class Broken:
-    """Stands before the client's commands: from the n-th writing one on, the connection is gone.
-
-    `answered`: the n-th itself is carried out, and only its answer is lost."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, answered: bool) -> None:
-        from pymongo.synchronous.mongo_client import MongoClient as Client
-
-        self.left = at
-        self.hit = False
-        original = Client._retry_with_session
-
-        def write(client: Any, *args: Any, **kwargs: Any) -> Any:
-            self.left -= 1
-            if self.left < 0 or (self.left == 0 and not answered):
-                self.hit = True
-                raise AutoReconnect("gone")
-            result = original(client, *args, **kwargs)
-            if self.left == 0:
-                self.hit = True
-                raise AutoReconnect("gone")
-            return result
-
-        monkeypatch.setattr(Client, "_retry_with_session", write)
-
-
-def everything(store: Store) -> list[Any]:
-    """All that a store has, but for the numbers."""
-    return [(table, {k: v for k, v in row.items() if k != "seq"}) for table, row in store.dump()]
-
-
-def prepared(store: Store) -> tuple[list[Any], Submission]:
-    """A store with jobs, and a submission that changes everything that one can."""
-    old, failed, other = job(batch="b"), job(batch="b"), job(batch="c")
-    add(store, [old, failed, other], documents=[("k", 1, old.id)])
-    store.update([done(old), done(failed, 1)], {old.id: Output(stdout="x")})
-    new, again = job(batch="b"), job()
-    return [old, failed, other], Submission(
-        at=NOON + timedelta(hours=1),
-        jobs=[new, again],
-        members=[("b", new.id), ("b", other.id), ("d", old.id)],
-        documents=[("k", 2, new.id)],
-        hits=[old.id, other.id, old.id],
-        retries={failed.id: again.id},
-        replace_batch="b",
-    )
-
-
-@pytest.mark.parametrize("answered", [False, True])
-@pytest.mark.parametrize("crash", [False, True])
-def test_a_submission_is_whole_or_not_there_wherever_it_breaks_off(mongo: Server, crash: bool, answered: bool) -> None:
-    """Once the connection is back, or another process opens the store, after each single write."""
-    for at in itertools.count(1):
-        with mongo.database() as url:
-            store = MongoStore(url, "cluster")
-            _, submission = prepared(store)
-            before = everything(store)
-            with pytest.MonkeyPatch.context() as patch:
-                broken = Broken(patch, at, answered)
-                try:
-                    store.insert(submission)
-                    raised = False
-                except PyMongoError:
-                    raised = True
-            if crash:
-                store.close()
-                store = MongoStore(url, "cluster")
-            else:
-                store.documents("k", 1, 1)  # what decides on what is there takes care of it first
-            after = everything(store)
-            store.insert(Submission(at=NOON + timedelta(hours=2), jobs=[job()]))
-            store.close()
-        with mongo.database() as url:
-            right = MongoStore(url, "cluster")
-            load(right, before)
-            right.insert(submission)
-            whole = everything(right)
-            right.close()
-        if raised and not crash:
-            assert same(after, before), at
-        elif raised:  # the answer to the very last step may have been lost: then it is there, as a whole
-            assert same(after, before) or same(after, whole), at
-        else:
-            assert same(after, whole), at
-        if not broken.hit:
-            assert at >= 15  # so many writes it takes
-            return
-
-
-def load(store: Store, rows: list[Any]) -> None:
-    numbers = itertools.count(1)
-    store.load(
-        (table, {**row, "seq": next(numbers)} if table in ("jobs", "batches", "members") else row)
-        for table, row in rows
-    )
-
-
-def same(one: list[Any], other: list[Any]) -> bool:
-    return sorted(json.dumps(row, sort_keys=True) for row in one) == sorted(
-        json.dumps(row, sort_keys=True) for row in other
-    )
-
-
-@pytest.mark.parametrize("answered", [False, True])
-def test_what_is_deleted_goes_as_a_whole(mongo: Server, answered: bool) -> None:
-    for at in itertools.count(1):
-        with mongo.database() as url:
-            store = MongoStore(url, "cluster")
-            record = job(batch="b", host="h")
-            add(store, [record, job()], documents=[("k", 1, record.id)])
-            store.update([done(record)], {record.id: Output(stdout="x")})
-            before = everything(store)
-            with pytest.MonkeyPatch.context() as patch:
-                broken = Broken(patch, at, answered)
-                with contextlib.suppress(PyMongoError):
-                    store.delete_ended(9)
-            store.close()
-            store = MongoStore(url, "cluster")
-            after = everything(store)
-            if not same(after, before):
-                assert [table for table, _ in after] == ["jobs", "leftovers"]
-                assert store.leftovers("h", 9) == [record.id]
-            assert len(store_of(store)) == (2 if same(after, before) else 1)
-            store.close()
-        if not broken.hit:
-            assert at > 8
-            return
 
 
 def test_an_output_is_the_jobs_only_with_its_end(store: MongoStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,51 +46,6 @@ def test_an_output_is_the_jobs_only_with_its_end(store: MongoStore, monkeypatch:
     assert store.output(record.id) == Output(stdout="kept")
     assert store.delete_ended(9) == [record.id]
     assert store._collections.outputs.find_one({}) is None  # the lost one too
-
-
-def test_no_acknowledged_job_is_lost_when_the_writer_is_killed(mongo_url: str) -> None:
-    told: list[str] = []
-    code = """
-        import sys
-        from orqal.models import JobRecord, now
-        from orqal.store import Submission
-        from orqal.store.mongo import MongoStore
-        store = MongoStore(sys.argv[1], "cluster")
-        number = 0
-        while True:
-            number += 1
-            ids = [f"{sys.argv[2]}{number:012x}{part:04x}" for part in range(3)]
-            store.insert(Submission(at=now(), jobs=[JobRecord(id=job, app="A", ctime=now()) for job in ids],
-                         members=[("b", job) for job in ids]))
-            print(*ids, flush=True)
-    """
-    for kill_after in (1, 7, 20):
-        with subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code), mongo_url, f"{kill_after:08x}"],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        ) as writer:
-            assert writer.stdout
-            told += itertools.chain(*(writer.stdout.readline().split() for _ in range(kill_after)))
-            writer.send_signal(signal.SIGKILL)
-            told += writer.stdout.read().split()
-    told = [told_id for told_id in told if len(told_id) == 24]
-    store = MongoStore(mongo_url, "cluster")
-    assert set(store.get_many(told)) == set(told) and len(told) >= 3 * 28
-    there = ids(store_of(store))
-    assert len(there) % 3 == 0
-    assert sorted(store.batch_ids("b")) == sorted(there)
-    store.close()
-
-
-def test_a_second_writer_is_noticed(mongo_url: str, store: MongoStore) -> None:
-    second = MongoStore(mongo_url, "cluster")
-    add(second, [job()])
-    with pytest.raises(StoreError, match="Another process writes this store"):
-        add(store, [job()])
-    assert len(store_of(second)) == 1
-    second.close()
 
 
 def test_a_reader_writes_nothing_when_it_opens(mongo: Server, mongo_url: str) -> None:

@@ -8,16 +8,15 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from orqal.models import JobRecord, Status
+from orqal.models import Status
 from orqal.store import JobFilter, SqliteStore
 from tests.support.checkout import REPOSITORY
-from tests.support.stores import NOON, add, done, ids, job
+from tests.support.stores import NOON, add, done, job
 
 
 @pytest.fixture
@@ -69,87 +68,6 @@ def test_a_read_only_store_writes_nothing(path: Path) -> None:
         add(reader, [job()])
     reader.close()
     writer.close()
-
-
-def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
-    SqliteStore(path).close()
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 99")
-    connection.close()
-    with pytest.raises(RuntimeError, match=r"newer Orqal wrote .* \(schema 99; this one knows 2\)"):
-        SqliteStore(path)
-
-
-# By their versions: 1 is that of 0.1.0's first commits.
-OLD_SCHEMAS = {
-    1: """
-CREATE TABLE jobs (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, status TEXT NOT NULL, ok INTEGER,
-    app TEXT NOT NULL, user TEXT NOT NULL, batch TEXT, host TEXT, record TEXT NOT NULL);
-CREATE INDEX jobs_status ON jobs (status, seq);
-CREATE INDEX jobs_app ON jobs (app, seq);
-CREATE INDEX jobs_user ON jobs (user, seq);
-CREATE INDEX jobs_batch ON jobs (batch, seq) WHERE batch IS NOT NULL;
-CREATE INDEX jobs_batch_status ON jobs (batch, status, ok) WHERE batch IS NOT NULL;
-CREATE INDEX jobs_host ON jobs (host, seq) WHERE host IS NOT NULL;
-CREATE INDEX jobs_unfinished ON jobs (seq) WHERE status NOT IN ('exited', 'error');
-CREATE TABLE outputs (id TEXT PRIMARY KEY, stdout TEXT NOT NULL, stderr TEXT NOT NULL, result TEXT NOT NULL)
-    WITHOUT ROWID;
-PRAGMA user_version = 1;
-"""
-}
-
-
-def fill(path: Path, version: int, records: Sequence[JobRecord]) -> None:
-    """A file of an older schema with jobs in it, as the code of that time wrote them."""
-    kept = ("id", "status", "ok", "app", "user", "batch", "host", "record")
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(OLD_SCHEMAS[version])
-        connection.executemany(
-            f"INSERT INTO jobs ({','.join(kept)}) VALUES ({','.join('?' * len(kept))})",
-            [
-                (
-                    *(record.id, record.current_status.value, record.ok),
-                    *(record.app, record.user, record.batch, record.host),
-                    record.model_dump_json(exclude={"cache_hits", "cache_last_hit", "retried_as"}),
-                )
-                for record in records
-            ],
-        )
-        connection.commit()
-
-
-def test_a_file_of_the_first_schema_is_upgraded_and_loses_nothing(path: Path) -> None:
-    waiting, ended, other = job(batch="b"), done(job(batch="b", host="h")), done(job(batch="a"), 1)
-    fill(path, 1, [waiting, ended, other, job()])
-    connection = sqlite3.connect(path)
-    connection.execute("INSERT INTO outputs VALUES (?, 'out', 'err', '[1]')", (ended.id,))
-    connection.commit()
-    connection.close()
-    for _ in range(2):  # and it is opened again as what it is now
-        store = SqliteStore(path)
-        assert store.get_many([waiting.id, ended.id, other.id]) == {r.id: r for r in (waiting, ended, other)}
-        assert store.output(ended.id).result == [1]
-        assert store.batch_ids("b") == [waiting.id, ended.id]
-        assert [info.name for info in store.batches(9).batches] == ["a", "b"]
-        assert ids(store.find(JobFilter(host="h"), 9).jobs) == [ended.id]
-        assert len(list(store.unfinished())) == 2
-        store.close()
-    store = SqliteStore(path)
-    add(store, [job(batch="b")])
-    assert set(store.delete_ended(9)) == {ended.id, other.id}
-    store.close()
-
-
-def test_an_upgrade_that_fails_changes_nothing(path: Path) -> None:
-    connection = sqlite3.connect(path)
-    connection.executescript(OLD_SCHEMAS[1])
-    connection.execute("INSERT INTO jobs (id, status, app, user, record) VALUES ('x', 'todo', 'A', '', '{}')")
-    connection.commit()
-    with pytest.raises(sqlite3.Error):  # a record without its time
-        SqliteStore(path)
-    assert connection.execute("PRAGMA user_version").fetchone() == (1,)
-    assert connection.execute("SELECT count(*), max(batch) FROM jobs").fetchone() == (1, None)
-    connection.close()
 
 
 def test_commits_are_on_disk_and_readers_wait_for_nobody(path: Path) -> None:

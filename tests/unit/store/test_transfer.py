@@ -120,7 +120,7 @@ def test_copying_again_changes_nothing(filled: SqliteStore, mongo_url: str) -> N
     target.close()
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "mongo"])
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("mongo", marks=pytest.mark.mongo)])
 def test_a_target_with_other_jobs_is_refused_and_left_alone(
     filled: SqliteStore, kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -26,7 +26,7 @@ SLICE = 20
 """What stores read at once, in these tests: some servers are slow with many jobs."""
 
 
-@pytest.fixture(params=["sqlite", "mongo"])
+@pytest.fixture(params=["sqlite", pytest.param("mongo", marks=pytest.mark.mongo)])
 def factory(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Factory:
     """Opens the same store again at each call."""
     monkeypatch.setattr(sqlite, "_ROWS_AT_ONCE", SLICE)

@@ -1,0 +1,60 @@
+"""Files of older schemas are upgraded, and those of newer ones refused."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from orqal.store import JobFilter, SqliteStore
+from tests.support.old_schemas import OLD_SCHEMAS, fill
+from tests.support.stores import add, done, ids, job
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "orqal.sqlite"
+
+
+def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
+    SqliteStore(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(RuntimeError, match=r"newer Orqal wrote .* \(schema 99; this one knows 2\)"):
+        SqliteStore(path)
+
+
+def test_a_file_of_the_first_schema_is_upgraded_and_loses_nothing(path: Path) -> None:
+    waiting, ended, other = job(batch="b"), done(job(batch="b", host="h")), done(job(batch="a"), 1)
+    fill(path, 1, [waiting, ended, other, job()])
+    connection = sqlite3.connect(path)
+    connection.execute("INSERT INTO outputs VALUES (?, 'out', 'err', '[1]')", (ended.id,))
+    connection.commit()
+    connection.close()
+    for _ in range(2):  # and it is opened again as what it is now
+        store = SqliteStore(path)
+        assert store.get_many([waiting.id, ended.id, other.id]) == {r.id: r for r in (waiting, ended, other)}
+        assert store.output(ended.id).result == [1]
+        assert store.batch_ids("b") == [waiting.id, ended.id]
+        assert [info.name for info in store.batches(9).batches] == ["a", "b"]
+        assert ids(store.find(JobFilter(host="h"), 9).jobs) == [ended.id]
+        assert len(list(store.unfinished())) == 2
+        store.close()
+    store = SqliteStore(path)
+    add(store, [job(batch="b")])
+    assert set(store.delete_ended(9)) == {ended.id, other.id}
+    store.close()
+
+
+def test_an_upgrade_that_fails_changes_nothing(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.executescript(OLD_SCHEMAS[1])
+    connection.execute("INSERT INTO jobs (id, status, app, user, record) VALUES ('x', 'todo', 'A', '', '{}')")
+    connection.commit()
+    with pytest.raises(sqlite3.Error):  # a record without its time
+        SqliteStore(path)
+    assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+    assert connection.execute("SELECT count(*), max(batch) FROM jobs").fetchone() == (1, None)
+    connection.close()
