@@ -67,7 +67,7 @@ class Finding(BaseModel):
     mendable: bool = False
     """True if `orqal doctor --fix` can mend it."""
     mended: bool | None = None
-    """Whether it was mended; null if nobody asked for it, or it is not mendable."""
+    """Whether it was mended; null if mending was not asked for or is not possible."""
 
     def with_mended(self, mended: bool) -> Finding:
         """Return this finding after an attempt to mend it."""

@@ -1,7 +1,7 @@
-"""A MongoDB server for tests: the one that is there, or one that is started for them.
+"""A MongoDB server for tests: an existing one, or one that is started for them.
 
-In this order: a mongod on the PATH; the server at ORQAL_TEST_MONGO_URL, of which only databases that begin with
-`orqal_test_` are used; and what scripts/mongo.sh has put into build/mongo.
+The first of these is used: a mongod on the PATH; the server at ORQAL_TEST_MONGO_URL, of which only databases that begin
+with `orqal_test_` are used; the server that scripts/mongo.sh has put into build/mongo.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ READY_WITHIN = 30.0
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers, and in what it differs from MongoDB: the one place that tells."""
+    """A running server, and how it differs from MongoDB."""
 
     name: str
     address: str
     explains: bool
-    """`explain` tells of indexes as MongoDB does. FerretDB over SQLite uses none but that of ids, and nx-27017 tells in
-    words of SQLite."""
+    """`explain` describes indexes as MongoDB does. FerretDB over SQLite only uses the index of ids, and nx-27017 shows
+    SQLite's plans."""
     slow: bool
-    """FerretDB reads the whole collection for each query that asks for more than an id."""
+    """FerretDB reads the whole collection for any query that is not by id."""
     restart: Callable[[float], None] | None = None
-    """Kill it, start it again after so many seconds, and return when it answers; None: it was not started here."""
+    """Kills it, starts it again after so many seconds, and returns when it answers. None if it was not started here."""
 
     def url(self, database: str) -> str:
-        """The URL of one of its databases."""
+        """Return the URL of one of its databases."""
         head, mark, options = self.address.partition("?")
         return f"{head.rstrip('/')}/{database}{mark}{options}"
 
     @contextlib.contextmanager
     def database(self) -> Iterator[str]:
-        """The URL of a new database, which is dropped at the end."""
+        """Yield the URL of a new database, and drop the database at the end."""
         name = f"orqal_test_{uuid.uuid4().hex[:12]}"
         yield self.url(name)
         with MongoClient[dict[str, object]](self.address) as client:
@@ -57,7 +57,7 @@ class Server:
 
 @contextlib.contextmanager
 def server(listen: str = "127.0.0.1") -> Iterator[Server | None]:
-    """The server, which listens at this address of the machine if it is started here; None: there is none to be had."""
+    """Yield a server, or None if there is none. A server that is started here listens at this address."""
     port, folder = free_port(), Path(tempfile.mkdtemp(prefix="orqal-mongo-"))
     address = f"mongodb://{listen}:{port}"
     commands = {
@@ -66,7 +66,7 @@ def server(listen: str = "127.0.0.1") -> Iterator[Server | None]:
         "FerretDB": (shutil.which("ferretdb", path=BUILT), f"{listen}:{port}", folder),
         "nx-27017": (shutil.which("nx-27017", path=BUILT / "nx" / "bin"), "--port", port, *_nx_files(folder)),
     }
-    wanted = os.environ.get("ORQAL_TEST_MONGO")  # to try another one than the first
+    wanted = os.environ.get("ORQAL_TEST_MONGO")  # to choose another one than the first
     for name, command in commands.items():
         if wanted not in (None, name):
             continue
@@ -82,7 +82,7 @@ def server(listen: str = "127.0.0.1") -> Iterator[Server | None]:
 
 
 def _nx_files(folder: Path) -> list[str | Path]:
-    """Its own: by default there is one nx-27017 on a machine."""
+    """Options for files of its own, because by default all nx-27017 on a machine share theirs."""
     return ["--db", folder / "db", "--pid-file", folder / "pid", "--log-file", folder / "log"]
 
 

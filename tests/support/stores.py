@@ -1,4 +1,4 @@
-"""What the tests of stores share."""
+"""Helpers for tests of stores."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ def store_of(store: Store) -> list[JobRecord]:
 
 
 def add(store: Store, new: Sequence[JobRecord], **more: Any) -> None:
-    """Submit jobs; those with a batch become its members."""
+    """Submit jobs, each as a member of its batch if it has one."""
     members = [(record.batch, record.id) for record in new if record.batch is not None]
     store.insert(Submission(at=NOON, jobs=new, members=members, **more))

@@ -41,7 +41,7 @@ def test_files_beside_the_new_one_are_removed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_nobody_else_can_read_an_unfinished_file(tmp_path: Path) -> None:
+def test_other_users_cannot_read_an_unfinished_file(tmp_path: Path) -> None:
     with replacing(tmp_path / "file") as partial:
         partial.write_text("new")
         assert partial.parent.stat().st_mode & 0o077 == 0
@@ -58,7 +58,7 @@ def test_the_mode_is_the_given_one_or_as_for_any_new_file(tmp_path: Path, mode: 
     assert (tmp_path / "file").stat().st_mode & 0o777 == found
 
 
-def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "missing" / "file"):
         pass
 

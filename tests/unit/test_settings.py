@@ -56,7 +56,7 @@ def test_defaults(tmp_path: Path) -> None:
     }
 
 
-def test_by_default_programs_need_the_token_and_anything_may_be_run_without_mounts() -> None:
+def test_by_default_programs_need_the_token_and_run_may_mount_nothing() -> None:
     settings = Settings()
     assert (settings.no_token, settings.run, settings.run_mounts) == (False, True, {})
 
@@ -74,7 +74,7 @@ def test_run_is_on_or_off(monkeypatch: pytest.MonkeyPatch, text: str, run: bool)
 
 
 @pytest.mark.parametrize("text", ["Off", "no", "0", "false", " off"])
-def test_a_wrong_word_never_leaves_run_on(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_an_unknown_word_never_leaves_run_on(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("ORQAL_RUN", text)
     with pytest.raises(ValueError, match=f"^ORQAL_RUN={text!r} is neither on nor off$"):
         Settings()
@@ -89,7 +89,7 @@ def test_a_wrong_word_never_leaves_run_on(monkeypatch: pytest.MonkeyPatch, text:
         ("/a:ro", {"/a": True}),
         ("/a/,//b//c:ro , /d/./e/../f", {"/a": False, "/b/c": True, "/d/f": False}),
         ("/a b/ü", {"/a b/ü": False}),
-        # What lies below what cannot be written is what the administrator saw there.
+        # Jobs cannot put a link below a read-only path.
         ("/a:ro,/a/b,/ab/c,/:ro", {"/a": True, "/a/b": False, "/ab/c": False, "/": True}),
     ],
 )
@@ -112,7 +112,7 @@ def test_paths_that_may_be_mounted(monkeypatch: pytest.MonkeyPatch, text: str, m
         ("/,/a:ro", "/a lies below /, which jobs may write"),
     ],
 )
-def test_mounts_that_cannot_be(monkeypatch: pytest.MonkeyPatch, text: str, problem: str) -> None:
+def test_invalid_mounts_are_refused(monkeypatch: pytest.MonkeyPatch, text: str, problem: str) -> None:
     monkeypatch.setenv("ORQAL_RUN_MOUNTS", text)
     with pytest.raises(ValueError, match=f"^ORQAL_RUN_MOUNTS: {problem}"):
         Settings()
@@ -127,7 +127,7 @@ def test_every_variable_is_documented_and_no_other() -> None:
     used -= {"ORQAL_DIED"}  # a finding of the doctor
     assert {variable for variable in DOCUMENTED if variable.startswith("ORQAL_")} == used
     assert all(len(cells) == 4 and all(cells) for cells in DOCUMENTED.values())
-    # Its own docstring names each of the fields' variables, with the default that is documented.
+    # The docstring of each field begins with its variable.
     source = (REPOSITORY / "orqal" / "settings.py").read_text()
     for name in [f.name.removesuffix("_text").upper() for f in fields(Settings)]:
         assert f'"""ORQAL_{name} (' in source and f"ORQAL_{name}" in DOCUMENTED

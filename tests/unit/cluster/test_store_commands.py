@@ -1,4 +1,4 @@
-"""Backups of a SQLite store: of one moment, whole, and back."""
+"""`orqal backup` and `orqal restore`: complete, of one moment, and careful with what exists."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 @pytest.fixture
 def records(settings: Settings) -> list[JobRecord]:
-    """The jobs of a store: two have ended, one has not."""
+    """A store's jobs: two have ended, one has not."""
     store = SqliteStore(settings.store_path)
     records = jobs(3, batch="b")
     add(store, records)
@@ -62,7 +62,7 @@ def test_there_and_back(settings: Settings, records: list[JobRecord], tmp_path: 
     assert stat.S_IMODE(settings.store_path.stat().st_mode) == 0o600
 
 
-def test_it_is_of_one_moment_whoever_writes_meanwhile(
+def test_a_backup_is_of_one_moment_while_others_write(
     settings: Settings, records: list[JobRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = SqliteStore(settings.store_path)
@@ -72,7 +72,7 @@ def test_it_is_of_one_moment_whoever_writes_meanwhile(
     written: list[str] = []
 
     def write(doing: str, done: int, total: int | None = None) -> None:
-        """Another thread writes between the steps, so much that SQLite writes its log back."""
+        """Let another thread write between the steps, so much that SQLite writes its log back."""
         if doing == "Copying" and len(written) < 40:
             record = job(batch="b", input="y" * 500_000)
             writer = threading.Thread(target=add, args=(store, [record]))
@@ -90,7 +90,7 @@ def test_it_is_of_one_moment_whoever_writes_meanwhile(
     store.close()
 
 
-def test_a_file_that_is_there_is_replaced_only_when_asked(
+def test_an_existing_file_is_replaced_only_when_asked(
     settings: Settings, records: list[JobRecord], tmp_path: Path
 ) -> None:
     file = tmp_path / "backup.sqlite"
@@ -105,14 +105,14 @@ def test_a_file_that_is_there_is_replaced_only_when_asked(
     assert there(settings.store_path) == records
 
 
-def test_a_store_is_replaced_only_when_asked_and_kept(
+def test_a_store_is_replaced_only_when_asked_and_is_kept(
     settings: Settings, records: list[JobRecord], tmp_path: Path
 ) -> None:
     file = tmp_path / "backup.sqlite"
     backup(settings, file, overwrite=False, progress=quiet)
     store = SqliteStore(settings.store_path)
     add(store, [later := job(batch="b")])
-    # Its writer was killed: what it wrote is in the log beside the file, and stays there until somebody opens it.
+    # Its writer was killed: its last writes are in the log beside the file until the store is opened again.
     for end in ("", "-wal", "-shm"):
         (tmp_path / f"killed{end}").write_bytes(Path(f"{settings.store_path}{end}").read_bytes())
     store.close()
@@ -132,7 +132,7 @@ def test_an_older_backup_is_upgraded_and_a_newer_refused(settings: Settings, tmp
     restore(settings, file, overwrite=False, progress=quiet)
     assert there(settings.store_path) == records
     with closing(sqlite3.connect(file)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (1,)  # it is as it was
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)  # it did not change
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(ClusterError, match="A newer Orqal wrote"):
         restore(settings, file, overwrite=True, progress=quiet)
@@ -145,7 +145,7 @@ def damaged(file: Path) -> None:
         bytes_of.write(b"\xff" * 4096 * 3)
 
 
-def test_what_is_no_backup_or_damaged_is_refused_and_changes_nothing(
+def test_a_damaged_or_wrong_file_is_refused_and_changes_nothing(
     settings: Settings, records: list[JobRecord], tmp_path: Path
 ) -> None:
     broken, text, other = tmp_path / "broken", tmp_path / "text", tmp_path / "other"
@@ -176,7 +176,7 @@ def test_a_damaged_store_makes_no_backup_and_replaces_none(
     assert there(settings.store_path) == records and Path(str(kept)).exists()
 
 
-def test_a_running_orqal_is_not_restored_into(
+def test_restoring_is_refused_while_orqal_runs(
     settings: Settings, records: list[JobRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "backup.sqlite"
@@ -187,7 +187,7 @@ def test_a_running_orqal_is_not_restored_into(
     backup(settings, file, overwrite=True, progress=quiet)
 
 
-def test_jobs_of_a_mongodb_too_while_it_is_down(
+def test_jobs_in_a_mongodb_can_be_backed_up_while_orqal_is_down(
     settings: Settings,
     records: list[JobRecord],
     tmp_path: Path,

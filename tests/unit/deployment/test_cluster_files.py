@@ -1,4 +1,4 @@
-"""The files for Ray's launcher are as Ray wants them, and say what Orqal needs to know."""
+"""The files for Ray's launcher satisfy Ray, and Orqal can read from them what it needs."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ ROOT = REPOSITORY
 
 
 def read(name: str) -> dict[str, Any]:
-    """The file, with what Ray fills in."""
+    """Return the file with Ray's defaults filled in."""
     found: dict[str, Any] = prepare_config(yaml.safe_load((ROOT / name).read_text()))
     return found
 
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "cluster-cloud.yaml"])
-def test_ray_takes_the_file(name: str) -> None:
+def test_ray_accepts_the_file(name: str) -> None:
     validate_config(read(name))
 
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "cluster-cloud.yaml"])
-def test_what_it_copies_is_here(name: str) -> None:
+def test_the_files_that_it_copies_exist(name: str) -> None:
     sources = read(name)["file_mounts"].values()
     assert [source for source in sources if not source.startswith("~") and not (ROOT / source).exists()] == []
 
@@ -44,5 +44,5 @@ def test_the_machines_of_a_cloud_are_hosts_that_jobs_can_wait_for() -> None:
 
 
 def test_the_machines_of_a_lab_are_not_started_for_jobs() -> None:
-    """They all run, or none; the autoscaler is asked for nothing."""
+    """They run all or none, so the autoscaler is not asked for any."""
     assert node_types(read("cluster.yaml")) == []

@@ -1,4 +1,4 @@
-"""compose.yaml and its Dockerfile, as far as that can be seen without pulling an image."""
+"""compose.yaml and its Dockerfile, as far as they can be checked without pulling an image."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def services() -> dict[str, Any]:
 
 
 def command_of(service: dict[str, Any]) -> list[str]:
-    """What the container runs, with ORQAL_ADDRESS set."""
+    """Return the command of a service when ORQAL_ADDRESS is set."""
     words = [re.sub(r"\$\{ORQAL_ADDRESS[^}]*\}", ADDRESS, word) for word in service["command"]]
     return [re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", word) for word in words]
 
 
 def parsed(words: list[str]) -> dict[str, Any]:
-    """The options of an `orqal` command, as the command line takes them."""
+    """Return the options of an `orqal` command, as the command line parses them."""
     program: Any = typer.main.get_command(app)
     command = program.commands[words[1]]
     return dict(command.make_context(words[1], words[2:]).params)
 
 
-def test_its_commands_are_commands(services: dict[str, Any]) -> None:
+def test_its_commands_exist(services: dict[str, Any]) -> None:
     head, host = (command_of(services[name]) for name in ("head", "host1"))
     assert (head[:2], host[:2]) == (["orqal", "up"], ["orqal", "join"])
     assert parsed(head)["address"] == ADDRESS and parsed(head)["block"]
@@ -54,7 +54,7 @@ def test_its_variables_are_settings(services: dict[str, Any]) -> None:
     for service in services.values():
         assert set(service.get("environment", {})) <= known | docker
     assert services["head"]["environment"]["ORQAL_STORE"] == "mongodb://127.0.0.1:27017/orqal"
-    assert services["mongo"]["ports"] == ["127.0.0.1:27017:27017"]  # nobody else reaches it
+    assert services["mongo"]["ports"] == ["127.0.0.1:27017:27017"]  # other machines cannot reach it
 
 
 def test_what_the_daemon_mounts_is_at_the_same_path_inside_and_outside(services: dict[str, Any]) -> None:
@@ -63,7 +63,7 @@ def test_what_the_daemon_mounts_is_at_the_same_path_inside_and_outside(services:
         assert f"{home}:{home}" in services[name]["volumes"]
 
 
-def test_the_image_has_what_it_is_made_of() -> None:
+def test_the_files_that_the_image_copies_exist() -> None:
     ignored = (ROOT / ".dockerignore").read_text().split()
     for line in (ROOT / "Dockerfile").read_text().splitlines():
         if line.startswith("COPY"):
@@ -71,8 +71,8 @@ def test_the_image_has_what_it_is_made_of() -> None:
                 assert (ROOT / source).exists() and f"!{source}" in ignored
 
 
-def test_compose_takes_it() -> None:
-    """Where there is one: no image is pulled for that."""
+def test_compose_accepts_the_file() -> None:
+    """Only where Compose is installed. It pulls no image for this, and needs no engine."""
     command = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
     if subprocess.run([*command, "version"], capture_output=True, check=False).returncode != 0:
         pytest.skip("no Docker Compose here")

@@ -1,4 +1,4 @@
-"""What the documentation promises about the tests is so."""
+"""The tests that the documentation names exist."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ ROUTES = [
     *("GET /api/clean/all", "GET /api/clean/scheduled", "GET /api/clean/containers", "GET /api/clean/old"),
     *("/", "/jobs/{status}", "/jobs/{status}/{page}", "/logs/{process}", "/doc"),
 ]
-"""Of the predecessor."""
+"""The predecessor's routes."""
 
 
-def test_there_are_such_tables() -> None:
+def test_the_tables_are_found() -> None:
     assert len(NAMED) > 40
 
 
@@ -33,5 +33,5 @@ def test_each_route_of_the_predecessor_has_a_row_with_its_test(route: str) -> No
 
 
 @pytest.mark.parametrize(("file", "test"), sorted(set(NAMED)))
-def test_each_test_that_is_named_exists(file: str, test: str) -> None:
+def test_each_named_test_exists(file: str, test: str) -> None:
     assert f"def {test}(" in (ROOT / file).read_text()

@@ -1,4 +1,4 @@
-"""What is installed with Orqal, and with its extra `cluster`."""
+"""The packages that are installed with Orqal, and with its extra `cluster`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def _names(extra: str | None) -> set[str]:
     return found
 
 
-def test_the_client_installs_light() -> None:
+def test_the_client_installs_few_packages() -> None:
     assert _names(None) == {"httpx", "pydantic", "rich", "typer"}
 
 
-def test_a_machine_of_the_cluster_installs_the_rest() -> None:
+def test_the_extra_cluster_installs_the_rest() -> None:
     assert {"ray", "docker", "fastapi", "pymongo"} <= _names("cluster")

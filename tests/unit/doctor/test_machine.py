@@ -39,7 +39,7 @@ def test_secrets_that_others_can_read(settings: Settings) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder as a Ray node has it, in which nothing has changed for two hours."""
+    """The folder of a Ray node that has not changed for two hours."""
     folder = tmp_path / f"orqal-{os.getuid()}-0123abcd"
     logs = folder / "session_1" / "logs"
     logs.mkdir(parents=True)

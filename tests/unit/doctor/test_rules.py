@@ -29,22 +29,22 @@ WELL = Cluster(
 
 
 def kinds(findings: list[Finding]) -> list[tuple[str, str]]:
-    """What was found, and about what."""
+    """Return the kinds and subjects of findings."""
     return [(finding.kind.value, finding.subject) for finding in findings]
 
 
 def on_h1(**facts: object) -> Cluster:
-    """The same but for what is on the host h1."""
+    """Return WELL with other facts about the host h1."""
     return replace(WELL, hosts=[replace(H1, **facts), H2])  # type: ignore[arg-type]
 
 
 def on_h2(machine: Machine) -> Cluster:
-    """The same but for the machine of the host h2."""
+    """Return WELL with another machine of the host h2."""
     return replace(WELL, hosts=[H1, replace(H2, machine=machine)])
 
 
 def with_container(job: str, attempt: int, stored: StoredJob | None) -> Cluster:
-    """One more container on the host h1, and what the store has of its job."""
+    """Return WELL with one more container on the host h1, and its job as the store has it."""
     facts = on_h1(containers={**H1.containers, ContainerKey(job, attempt): "c2"})
     return facts if stored is None else replace(facts, stored={**WELL.stored, job: stored})
 
@@ -68,12 +68,12 @@ SCENES: dict[str, tuple[Cluster, list[tuple[str, str]]]] = {
         replace(with_container("b" * 24, 1, StoredJob(Status.RUNNING, 1)), ending=frozenset({"b" * 24})),
         [],
     ),
-    "a container of a job that the scheduler has forgotten may be all that is left of its outcome": (
+    "the container of a forgotten job may hold the only copy of its outcome": (
         with_container("b" * 24, 1, StoredJob(Status.RUNNING, 1)),
         [("forgotten_job", "b" * 24)],
     ),
     "a job that runs without a container": (on_h1(containers={}), [("missing_container", RUNS.job)]),
-    "nothing is known of containers where the daemon is silent": (
+    "a silent daemon does not show which containers are missing": (
         on_h1(containers={}, daemon_silent="connection refused"),
         [("daemon_silent", "h1")],
     ),
@@ -86,7 +86,7 @@ SCENES: dict[str, tuple[Cluster, list[tuple[str, str]]]] = {
         on_h1(cgroups=frozenset({ContainerKey(RUNS.job, 2), ContainerKey(RUNS.job, 1)})),
         [("stray_cgroup", f"{RUNS.job}_1")],
     ),
-    "a placement group that nobody holds": (
+    "a placement group that no job holds": (
         replace(WELL, groups={**WELL.groups, "orqal 2": "CREATED"}),
         [("stray_lease", "orqal 2")],
     ),
@@ -108,28 +108,28 @@ SCENES: dict[str, tuple[Cluster, list[tuple[str, str]]]] = {
         replace(on_h1(directories=frozenset({"d" * 24})), stored={}, store=StoreFacts("/s", silent="refused")),
         [("store_silent", "/s")],
     ),
-    "of a damaged store nothing is known to belong to no job": (
+    "a damaged store does not show what is left over": (
         replace(with_container("b" * 24, 1, None), stored={}, store=StoreFacts("/s", damage=["row 7"])),
         [("store_damaged", "/s")],
     ),
-    "a disk of which little is free": (
+    "a disk with little free space": (
         on_h2(Machine(disks=[Disk("/d", "jobs", int(4 * GB), int(100 * GB))])),
         [("disk_full", "/d")],
     ),
-    "a small disk of which nearly nothing is free": (
+    "a small disk with nearly no free space": (
         on_h2(Machine(disks=[Disk("/d", "jobs", int(0.9 * GB), int(8 * GB))])),
         [("disk_full", "/d")],
     ),
-    "a huge disk needs not more than 10 GB": (
+    "a huge disk needs no more than 10 GB": (
         on_h2(Machine(disks=[Disk("/d", "jobs", int(11 * GB), int(5_000 * GB))])),
         [],
     ),
     "another version than the head's": (on_h2(Machine(versions={"ray": "2.59.0"})), [("versions_differ", "h2")]),
     "a secret that others may read": (on_h2(Machine(open_secrets={"/t": 0o644})), [("open_secret", "/t")]),
-    "a folder of Ray's that is left": (on_h2(Machine(stale_folders=["/tmp/o"])), [("stale_folder", "/tmp/o")]),
+    "an old folder of Ray's": (on_h2(Machine(stale_folders=["/tmp/o"])), [("stale_folder", "/tmp/o")]),
     "a clock that is ahead": (on_h1(clock=(3.0, 0.5)), [("clock_skew", "h1")]),
     "a clock that is behind": (on_h1(clock=(-30.0, 0.5)), [("clock_skew", "h1")]),
-    "an answer that came too slowly to say that a clock is wrong": (on_h1(clock=(3.0, 2.0)), []),
+    "an answer that was too slow to show that a clock is wrong": (on_h1(clock=(3.0, 2.0)), []),
 }
 
 
@@ -145,8 +145,8 @@ def test_each_problem_is_found_and_no_other(scene: str) -> None:
 
 
 def test_every_kind_has_a_scene() -> None:
-    told = {kind for _, wanted in SCENES.values() for kind, _ in wanted}
-    assert told == {kind.value for kind in Kind} - {"orqal_died", "api_silent"}
+    shown = {kind for _, wanted in SCENES.values() for kind, _ in wanted}
+    assert shown == {kind.value for kind in Kind} - {"orqal_died", "api_silent"}
 
 
 def test_the_worst_comes_first() -> None:

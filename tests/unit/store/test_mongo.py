@@ -1,5 +1,5 @@
-"""What the MongoDB store promises beyond the Store protocol: whole submissions without transactions, whose database it
-is, indexes, and what it says when the server is not there."""
+"""What the MongoDB store promises beyond the Store protocol: large and odd values, the owner of a database, indexes,
+and errors that help."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def store(mongo_url: str) -> Iterator[MongoStore]:
     store.close()
 
 
-def test_an_output_is_the_jobs_only_with_its_end(store: MongoStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_becomes_visible_only_with_the_jobs_end(store: MongoStore, monkeypatch: pytest.MonkeyPatch) -> None:
     record = job()
     add(store, [record])
     with pytest.MonkeyPatch.context() as patch:
@@ -56,7 +56,7 @@ def test_a_reader_writes_nothing_when_it_opens(mongo: Server, mongo_url: str) ->
         assert client.get_default_database().list_collection_names() == []
 
 
-# What is large or odd
+# Large and odd values
 
 
 def test_a_result_and_streams_beyond_one_document(store: MongoStore) -> None:
@@ -68,8 +68,8 @@ def test_a_result_and_streams_beyond_one_document(store: MongoStore) -> None:
     assert [output.result for _, output in store.batch_results("b")] == [large.result, 1]
 
 
-def test_very_many_jobs_go_in_slices_with_little_memory(mongo: Server, store: MongoStore) -> None:
-    """100,000, as a request with so many gives them to the store; fewer where the server takes a minute for them."""
+def test_very_many_jobs_are_inserted_in_parts_with_little_memory(mongo: Server, store: MongoStore) -> None:
+    """100,000 jobs, or fewer if the server would take a minute for them."""
     slices = 10 if mongo.slow else 100
     add(store, jobs(1_000, batch="b"))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -80,7 +80,7 @@ def test_very_many_jobs_go_in_slices_with_little_memory(mongo: Server, store: Mo
     assert grown < 50_000, f"{grown} KiB"
 
 
-def test_a_record_too_large_for_a_document_can_never_be_written(store: MongoStore) -> None:
+def test_a_record_that_is_too_large_for_a_document_is_refused(store: MongoStore) -> None:
     record = job()
     add(store, [record])
     with pytest.raises(ValueError, match="15 MiB"):
@@ -110,7 +110,7 @@ def test_hostile_names_are_only_text(store: MongoStore) -> None:
     assert [store.leftovers(name, 9) for name in names] == [[record.id] for record in records]
 
 
-# Whose it is
+# The owner of the database
 
 
 def test_another_clusters_database_is_refused_and_left_alone(mongo_url: str, store: MongoStore) -> None:
@@ -135,7 +135,7 @@ def test_a_newer_schema_is_refused(mongo_url: str, store: MongoStore) -> None:
         ("mongodb://user:{secret}@127.0.0.1:port/x", "not a MongoDB URL"),
     ],
 )
-def test_a_server_that_cannot_be_used_is_told_without_the_password(url: str, words: str) -> None:
+def test_errors_about_the_server_do_not_show_the_password(url: str, words: str) -> None:
     with pytest.raises(StoreError, match=words) as caught:
         MongoStore(url.format(secret=SECRET, port=free_port()), "cluster")
     assert "ORQAL_STORE" in str(caught.value)
@@ -197,7 +197,7 @@ CALLS: dict[str, Callable[[MongoStore], object]] = {
 
 
 class Listener(monitoring.CommandListener):
-    """The commands that ask for documents."""
+    """Collects the commands that select documents."""
 
     def __init__(self) -> None:
         self.commands: list[dict[str, Any]] = []
@@ -214,7 +214,7 @@ class Listener(monitoring.CommandListener):
 
 
 def asked(command: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, int]]]:
-    """The filters of a command, and in which order it wants what they leave."""
+    """Return the filters of a command, each with the order of its result."""
     if "find" in command:
         return [(command.get("filter", {}), dict(command.get("sort", {})))]
     if "aggregate" in command:
@@ -223,8 +223,11 @@ def asked(command: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, int]]
 
 
 def served(filter: dict[str, Any], order: dict[str, int], index: dict[str, int]) -> bool:
-    """Whether MongoDB finds and orders by this index: what is equal first, then the order, then a range (the ESR
-    guideline of its documentation). Of an `$in`, the parts are merged in order."""
+    """Return True if MongoDB can use this index to find and order documents.
+
+    By the ESR rule of its documentation, fields compared for equality come first, then the order, then ranges. MongoDB
+    merges the parts of an `$in` in order.
+    """
     equal = {k for k, v in filter.items() if not isinstance(v, dict) or set(v) == {"$in"}}
     fields = list(index)
     first = list(itertools.takewhile(lambda field: field in equal, fields))
@@ -253,7 +256,7 @@ def watched(mongo_url: str) -> Iterator[tuple[MongoStore, Listener]]:
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 def test_an_index_fits_each_query(watched: tuple[MongoStore, Listener], call: Callable[[MongoStore], object]) -> None:
-    """By the rule: on any server."""
+    """By MongoDB's rule, so this works on any server."""
     store, listener = watched
     call(store)
     assert listener.commands
@@ -262,13 +265,13 @@ def test_an_index_fits_each_query(watched: tuple[MongoStore, Listener], call: Ca
         indexes = [{"_id": 1}, *(dict(index.document["key"]) for index in mongo_documents.INDEXES.get(name, []))]
         for filter, order in asked(command):
             fitting = [index for index in indexes if served(filter, order, index)]
-            if "aggregate" in command:  # what is counted is never read: the index has all of it
+            if "aggregate" in command:  # counting reads the index only
                 fitting = [index for index in fitting if set(filter) == set(list(index)[: len(filter)])]
             assert fitting, (name, filter, order)
 
 
-def test_the_server_goes_by_an_index(mongo: Server, watched: tuple[MongoStore, Listener]) -> None:
-    """As the server explains it."""
+def test_the_server_uses_an_index_for_each_query(mongo: Server, watched: tuple[MongoStore, Listener]) -> None:
+    """As the server itself explains its plans."""
     if not mongo.explains:
         pytest.skip(f"{mongo.name} does not explain its plans as MongoDB does")
     store, listener = watched

@@ -34,12 +34,12 @@ def store(mongo_url: str) -> Iterator[MongoStore]:
 
 
 def everything(store: Store) -> list[Any]:
-    """All that a store has, but for the numbers."""
+    """Return all rows of a store, without their numbers."""
     return [(table, {k: v for k, v in row.items() if k != "seq"}) for table, row in store.dump()]
 
 
 def prepared(store: Store) -> tuple[list[Any], Submission]:
-    """A store with jobs, and a submission that changes everything that one can."""
+    """Fill a store with jobs, and return a submission that makes every kind of change."""
     old, failed, other = job(batch="b"), job(batch="b"), job(batch="c")
     add(store, [old, failed, other], documents=[("k", 1, old.id)])
     store.update([done(old), done(failed, 1)], {old.id: Output(stdout="x")})
@@ -57,8 +57,8 @@ def prepared(store: Store) -> tuple[list[Any], Submission]:
 
 @pytest.mark.parametrize("answered", [False, True])
 @pytest.mark.parametrize("crash", [False, True])
-def test_a_submission_is_whole_or_not_there_wherever_it_breaks_off(mongo: Server, crash: bool, answered: bool) -> None:
-    """Once the connection is back, or another process opens the store, after each single write."""
+def test_a_submission_is_complete_or_not_there_wherever_it_breaks(mongo: Server, crash: bool, answered: bool) -> None:
+    """The connection breaks at each single write in turn. Then it comes back, or another process opens the store."""
     for at in itertools.count(1):
         with mongo.database() as url:
             store = MongoStore(url, "cluster")
@@ -75,7 +75,7 @@ def test_a_submission_is_whole_or_not_there_wherever_it_breaks_off(mongo: Server
                 store.close()
                 store = MongoStore(url, "cluster")
             else:
-                store.documents("k", 1, 1)  # what decides on what is there takes care of it first
+                store.documents("k", 1, 1)  # such a method settles first
             after = everything(store)
             store.insert(Submission(at=NOON + timedelta(hours=2), jobs=[job()]))
             store.close()
@@ -87,12 +87,12 @@ def test_a_submission_is_whole_or_not_there_wherever_it_breaks_off(mongo: Server
             right.close()
         if raised and not crash:
             assert same(after, before), at
-        elif raised:  # the answer to the very last step may have been lost: then it is there, as a whole
+        elif raised:  # if only the answer to the last step was lost, the submission is complete
             assert same(after, before) or same(after, whole), at
         else:
             assert same(after, whole), at
         if not broken.hit:
-            assert at >= 15  # so many writes it takes
+            assert at >= 15  # the number of its writes
             return
 
 
@@ -111,7 +111,7 @@ def same(one: list[Any], other: list[Any]) -> bool:
 
 
 @pytest.mark.parametrize("answered", [False, True])
-def test_what_is_deleted_goes_as_a_whole(mongo: Server, answered: bool) -> None:
+def test_a_deletion_is_complete_or_not_there_wherever_it_breaks(mongo: Server, answered: bool) -> None:
     for at in itertools.count(1):
         with mongo.database() as url:
             store = MongoStore(url, "cluster")
@@ -137,7 +137,7 @@ def test_what_is_deleted_goes_as_a_whole(mongo: Server, answered: bool) -> None:
 
 
 def test_no_acknowledged_job_is_lost_when_the_writer_is_killed(mongo_url: str) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     code = """
         import sys
         from orqal.models import JobRecord, now
@@ -160,12 +160,12 @@ def test_no_acknowledged_job_is_lost_when_the_writer_is_killed(mongo_url: str) -
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         ) as writer:
             assert writer.stdout
-            told += itertools.chain(*(writer.stdout.readline().split() for _ in range(kill_after)))
+            reported += itertools.chain(*(writer.stdout.readline().split() for _ in range(kill_after)))
             writer.send_signal(signal.SIGKILL)
-            told += writer.stdout.read().split()
-    told = [told_id for told_id in told if len(told_id) == 24]
+            reported += writer.stdout.read().split()
+    reported = [job_id for job_id in reported if len(job_id) == 24]
     store = MongoStore(mongo_url, "cluster")
-    assert set(store.get_many(told)) == set(told) and len(told) >= 3 * 28
+    assert set(store.get_many(reported)) == set(reported) and len(reported) >= 3 * 28
     there = ids(store_of(store))
     assert len(there) % 3 == 0
     assert sorted(store.batch_ids("b")) == sorted(there)

@@ -1,4 +1,4 @@
-"""What every store has to do. Another store is added to `factory` below and runs the same tests."""
+"""What every store must do. To test another store, add it to `factory`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Factory = Callable[[], Store]
 
 
 SLICE = 20
-"""What stores read at once, in these tests: some servers are slow with many jobs."""
+"""Rows or documents that stores read at once in these tests. It is small because some servers are slow."""
 
 
 @pytest.fixture(params=["sqlite", pytest.param("mongo", marks=pytest.mark.mongo)])
 def factory(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Factory:
-    """Opens the same store again at each call."""
+    """Opens the same store at each call."""
     monkeypatch.setattr(sqlite, "_ROWS_AT_ONCE", SLICE)
     monkeypatch.setattr(mongo_documents, "DOCUMENTS_AT_ONCE", SLICE)
     if request.param == "sqlite":
@@ -69,7 +69,7 @@ def test_unknown_ids(store: Store) -> None:
     assert store.output("0" * 24) == Output()
 
 
-def test_it_is_still_there_after_opening_again(factory: Factory) -> None:
+def test_jobs_are_still_there_after_reopening(factory: Factory) -> None:
     first = factory()
     record = job()
     add(first, [record])
@@ -157,7 +157,7 @@ def test_a_job_that_answers_for_others_is_in_all_their_batches(store: Store) -> 
     assert info is not None and (info.jobs, info.ok, info.created) == (3, 2, later)
 
 
-def test_a_hit_on_a_job_that_is_gone_adds_nothing(store: Store) -> None:
+def test_a_hit_on_a_deleted_job_adds_nothing(store: Store) -> None:
     with pytest.raises(JobGone):
         store.insert(Submission(at=NOON), Submission(at=NOON, jobs=[job(batch="b")], hits=["0" * 24]))
     assert store_of(store) == []
@@ -189,7 +189,7 @@ def test_a_retry_takes_the_place_of_what_failed(store: Store) -> None:
 # Candidates for the cache
 
 
-def test_the_newest_that_waits_runs_or_has_succeeded_is_the_candidate(store: Store) -> None:
+def test_the_candidate_is_the_newest_job_that_waits_runs_or_succeeded(store: Store) -> None:
     asked = {"input": {"a": 1, "b": [{"y": 1, "x": 2}]}, "params": {"p": 1, "q": 2}}
     turned = {"input": {"b": [{"x": 2, "y": 1}], "a": 1}, "params": {"q": 2, "p": 1}}
     key = cache.key(job(**turned))
@@ -226,7 +226,7 @@ def test_only_ended_jobs_are_deleted_the_oldest_first(store: Store) -> None:
     assert set(ids(store_of(store))) == {waiting.id, running.id}
 
 
-def test_a_batch_goes_with_its_last_job(store: Store) -> None:
+def test_a_batch_is_deleted_with_its_last_job(store: Store) -> None:
     one, two = job(batch="b"), job(batch="c")
     add(store, [one, two])
     store.update([done(one)], {})
@@ -235,7 +235,7 @@ def test_a_batch_goes_with_its_last_job(store: Store) -> None:
     assert store.batch("b") is None
 
 
-def test_the_directories_of_deleted_jobs_are_remembered_until_they_have_gone(store: Store) -> None:
+def test_directories_of_deleted_jobs_are_remembered_until_they_are_removed(store: Store) -> None:
     here = job(host="h")
     elsewhere = here.to_do_again(here.failed(ErrorType.HOST_LOST, "").over(Fault.INFRASTRUCTURE)).model_copy(
         update={"host": "i"}
@@ -364,7 +364,7 @@ def test_find_by_time(store: Store) -> None:
         assert ids(store.find(wanted, 9).jobs) == ids([records[2], records[1]])
 
 
-def test_a_cursor_that_is_none(store: Store) -> None:
+def test_an_invalid_cursor_is_refused(store: Store) -> None:
     with pytest.raises(ValueError):
         store.find(JobFilter(), 1, "x")
     with pytest.raises(ValueError):
@@ -379,7 +379,7 @@ def test_an_update_moves_a_job_to_its_new_listings(store: Store) -> None:
     assert store.find(JobFilter(status=Status.TODO), 9).jobs == []
 
 
-def test_unfinished_are_all_that_have_not_ended_the_oldest_first(store: Store) -> None:
+def test_unfinished_jobs_come_the_oldest_first(store: Store) -> None:
     records = jobs(SLICE * 2 + 3)
     add(store, records)
     store.update([done(record) for record in records[1::3]], {})
@@ -390,7 +390,7 @@ def test_unfinished_are_all_that_have_not_ended_the_oldest_first(store: Store) -
 
 
 @pytest.mark.parametrize("count", [SLICE, 2 * SLICE])
-def test_unfinished_of_exactly_full_slices(store: Store, count: int) -> None:
+def test_unfinished_jobs_in_exactly_full_parts(store: Store, count: int) -> None:
     records = jobs(count)
     add(store, records)
     assert ids(store.unfinished()) == ids(records)
@@ -450,7 +450,7 @@ def test_batch_results_in_the_order_of_submission_without_streams(store: Store) 
     assert [output for _, output in found] == [Output(result={"id": record.id}) for record in records]
 
 
-def test_batch_results_of_jobs_that_brought_nothing_and_of_no_batch(store: Store) -> None:
+def test_batch_results_without_an_output_and_without_a_batch(store: Store) -> None:
     record = job(batch="b")
     add(store, [record])
     assert list(store.batch_results("b")) == [(record, Output())]

@@ -1,4 +1,4 @@
-"""What the SQLite store promises beyond the Store protocol: durability, upgrades, indexes."""
+"""What the SQLite store promises beyond the Store protocol: durability, readers, indexes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_read_only_store_writes_nothing(path: Path) -> None:
     writer.close()
 
 
-def test_commits_are_on_disk_and_readers_wait_for_nobody(path: Path) -> None:
+def test_commits_are_on_disk_and_readers_do_not_wait(path: Path) -> None:
     store = SqliteStore(path)
     connection = store._connection()
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
@@ -79,7 +79,7 @@ def test_commits_are_on_disk_and_readers_wait_for_nobody(path: Path) -> None:
 
 
 def plans(store: SqliteStore, call: Callable[[], object]) -> list[str]:
-    """How SQLite goes about the statements of a call."""
+    """Return SQLite's plans for the statements of a call."""
     statements: list[str] = []
     connection = store._connection()
     connection.set_trace_callback(statements.append)
@@ -124,7 +124,7 @@ def plans(store: SqliteStore, call: Callable[[], object]) -> list[str]:
         pytest.param(lambda store: store.find(JobFilter(), 5, "7"), id="find from a cursor"),
     ],
 )
-def test_queries_go_by_an_index(path: Path, call: Callable[[SqliteStore], object]) -> None:
+def test_queries_use_an_index(path: Path, call: Callable[[SqliteStore], object]) -> None:
     store = SqliteStore(path)
     steps = plans(store, lambda: call(store))
     assert [step for step in steps if step.startswith("SCAN") and "USING INDEX jobs_unfinished" not in step] == []

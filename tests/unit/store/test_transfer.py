@@ -1,4 +1,4 @@
-"""All jobs from a store to another and back."""
+"""Copies of all jobs from one store to another."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def rows(store: Store) -> list[str]:
     return sorted(json.dumps(row, sort_keys=True) for row in store.dump())
 
 
-def test_there_and_back_every_row_is_the_same(filled: SqliteStore, mongo_url: str, tmp_path: Path) -> None:
+def test_every_row_is_the_same_after_copying_there_and_back(
+    filled: SqliteStore, mongo_url: str, tmp_path: Path
+) -> None:
     there, back = MongoStore(mongo_url, "c", loading=True), SqliteStore(tmp_path / "back.sqlite")
     first = copy(filled, there, quiet)
     there.close()
@@ -96,7 +98,7 @@ def test_there_and_back_every_row_is_the_same(filled: SqliteStore, mongo_url: st
     second = copy(there, back, quiet)
     assert first == second and all(number > 9 for table, number in first.rows.items() if table != "batches")
     assert rows(filled) == rows(there) == rows(back)
-    # What is asked of them is answered alike, too.
+    # They give the same answers, too.
     for store in (there, back):
         assert store_of(store) == store_of(filled)
         assert store.batches(99) == filled.batches(99)
@@ -105,7 +107,7 @@ def test_there_and_back_every_row_is_the_same(filled: SqliteStore, mongo_url: st
             assert list(store.batch_results(batch)) == list(filled.batch_results(batch))
         assert store.documents("key 1", 0, COUNT) == filled.documents("key 1", 0, COUNT)
         assert set(store.leftovers("h", 99)) == set(filled.leftovers("h", 99))
-    # And they can be written.
+    # They can be written.
     for store in (there, back):
         add(store, [job(ctime=NOON + timedelta(hours=2), batch="b")])
         assert len(store.batch_ids("b")) == len(filled.batch_ids("b")) + 1
@@ -146,7 +148,7 @@ def stop_halfway(doing: str, done: int, total: int | None = None) -> None:
         raise Stop
 
 
-def test_a_copy_that_is_broken_off_is_no_store_and_can_be_done_again(filled: SqliteStore, mongo_url: str) -> None:
+def test_an_interrupted_copy_cannot_be_opened_and_can_be_repeated(filled: SqliteStore, mongo_url: str) -> None:
     target = MongoStore(mongo_url, "c")
     with pytest.raises(Stop):
         copy(filled, target, stop_halfway)
@@ -160,7 +162,7 @@ def test_a_copy_that_is_broken_off_is_no_store_and_can_be_done_again(filled: Sql
     MongoStore(mongo_url, "c").close()
 
 
-def test_a_file_that_a_copy_is_broken_off_in_is_empty(filled: SqliteStore, tmp_path: Path) -> None:
+def test_an_interrupted_copy_leaves_a_sqlite_file_empty(filled: SqliteStore, tmp_path: Path) -> None:
     target = SqliteStore(tmp_path / "second.sqlite")
     with pytest.raises(Stop):
         copy(filled, target, stop_halfway)
@@ -179,7 +181,7 @@ def test_a_copy_that_differs_is_noticed(filled: SqliteStore, tmp_path: Path, mon
     target.close()
 
 
-def test_the_digest_tells_of_any_change(filled: SqliteStore) -> None:
+def test_the_digest_changes_with_any_row(filled: SqliteStore) -> None:
     before = contents(filled, quiet, "")
     record = next(filled.unfinished())
     filled.update([record.model_copy(update={"wd": "/elsewhere"})], {})
