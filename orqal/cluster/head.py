@@ -57,10 +57,7 @@ def up(
         _check_port(address, ray_port, "--ray-port")
     report(f"Opening the store: {settings.store_place}")
     store_commands.usable_store(settings).close()
-    if settings.token is None:
-        write_secret(settings.token_path, secrets.token_urlsafe(32) + "\n")
-    if not settings.ray_token_path.exists():
-        write_secret(settings.ray_token_path, secrets.token_hex(32))
+    _make_tokens(settings)
     settings.jobs_dir.mkdir(parents=True, exist_ok=True)
     head = f"{address}:{ray_port or free_port(address, 6379)}"
     dashboard = LOOPBACK, free_port(LOOPBACK, 8265)
@@ -129,8 +126,8 @@ def down(settings: Settings, *, kill_jobs: bool, everywhere: bool = False, repor
         if cgroups := Cgroups.of(engine.info(), home):
             cgroups.close(keep=[key for key, _, _ in left])
         if left:
-            how_many = "1 container of a job goes" if len(left) == 1 else f"{len(left)} containers of jobs go"
-            report(f"{how_many} on; the next `orqal up` finds them again")
+            how_many = "1 container of a job is" if len(left) == 1 else f"{len(left)} containers of jobs are"
+            report(f"{how_many} left for the next `orqal up`, which finds them again")
 
 
 def _disband(settings: Settings, report: Report) -> ClusterError | None:
@@ -180,6 +177,14 @@ def _stop(settings: Settings) -> None:
     settings.running_path.unlink(missing_ok=True)
     for name in names:
         shutil.rmtree(node.temporary_folder(settings, name), ignore_errors=True)
+
+
+def _make_tokens(settings: Settings) -> None:
+    """Make the API's token and Ray's, unless they exist."""
+    if settings.token is None:
+        write_secret(settings.token_path, secrets.token_urlsafe(32) + "\n")
+    if not settings.ray_token_path.exists():
+        write_secret(settings.ray_token_path, secrets.token_hex(32))
 
 
 def _check_port(address: str, port: int, option: str) -> None:
