@@ -271,8 +271,7 @@ class JobRecord(JobSpec):
 
     def with_store_fields(self, cache_hits: int, cache_last_hit: datetime | None, retried_as: str | None) -> JobRecord:
         """Return this record with the fields that the store keeps outside the record's JSON."""
-        kept = {"cache_hits": cache_hits, "cache_last_hit": cache_last_hit, "retried_as": retried_as}
-        return JobRecord.model_validate({**dict(self), **kept})
+        return self._with(cache_hits=cache_hits, cache_last_hit=cache_last_hit, retried_as=retried_as)
 
     @computed_field  # type: ignore[prop-decorator] # as pydantic's documentation has it
     @property
