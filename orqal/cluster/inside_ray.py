@@ -6,30 +6,31 @@ the message of the ClusterError that `processes.run` raises.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import Any
 
 import ray
 from ray import serve
-from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orqal import __version__
-from orqal.actors.names import NAMESPACE, SCHEDULER, host_actor, host_actor_name, scheduler
+from orqal.actors.handles import NAMESPACE, SCHEDULER, HostClient, SchedulerClient, host_actor_name
+from orqal.actors.interfaces import ActorAway
 from orqal.actors.ray_internals import publish_version
 from orqal.actors.scheduler.actor import SchedulerActor
 from orqal.cluster.processes import MARK, NODE_MARK
 from orqal.engine.client import Engine
+from orqal.engine.errors import EngineError
 from orqal.engine.usage import Cgroups
-from orqal.models import HostInfo
 from orqal.settings import Settings
 
 READY_WITHIN_S = 90.0
@@ -41,12 +42,27 @@ _PR_SET_PDEATHSIG = 1
 """See prctl(2)."""
 
 
-def deploy(cluster: str, address: str, port: int) -> None:
+async def deploy(cluster: str, address: str, port: int) -> None:
     """Start the Scheduler and the REST API, and wait until they answer and a host takes work."""
+    scheduler = _start_scheduler(cluster)
+    await scheduler.apps()
+    publish_version(__version__)
+    await asyncio.to_thread(_serve, address, port)
+    await _await(scheduler, scheduler.ready, "No host takes work")
+
+
+def _serve(address: str, port: int) -> None:
     from orqal.serve_app import app
 
+    serve.start(proxy_location="HeadOnly", http_options={"host": address, "port": port})
+    serve.run(app, name="orqal", route_prefix="/", blocking=False)
+
+
+def _start_scheduler(cluster: str) -> SchedulerClient:
+    """The Scheduler of this cluster, which is started here if none runs."""
+
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = (
+    return SchedulerClient(
         ray.remote(SchedulerActor)
         .options(
             name=SCHEDULER,
@@ -60,66 +76,62 @@ def deploy(cluster: str, address: str, port: int) -> None:
         )
         .remote(cluster)
     )
-    ray.get(actor.apps.remote())
-    publish_version(__version__)
-    serve.start(proxy_location="HeadOnly", http_options={"host": address, "port": port})
-    serve.run(app, name="orqal", route_prefix="/", blocking=False)
-    _await(lambda: ray.get(actor.ready.remote()), "No host takes work")
 
 
-def cancel() -> None:
+async def cancel() -> None:
     """Cancel every job, and wait until their containers are removed."""
     try:
-        actor = scheduler()
+        scheduler = SchedulerClient.find()
     except ValueError:
         sys.exit(
             "No scheduler runs that could cancel jobs. Run `orqal down` to stop the rest. The next `orqal up` finds "
             "the jobs again, and can cancel them."
         )
-    ray.get(actor.cancel_all.remote(), timeout=READY_WITHIN_S)
+    await asyncio.wait_for(scheduler.cancel_all(), READY_WITHIN_S)
 
 
-def joined(name: str) -> None:
+async def joined(name: str) -> None:
     """Wait until a new host takes work, or would if it were not drained. A name that is in use is refused."""
     if sum(node["Alive"] and node["NodeName"] == name for node in ray.nodes()) > 1:
         sys.exit(f"The cluster has a host {name} already. Choose another name with --name.")
-    actor = _await_scheduler()
+    scheduler = await _await_scheduler()
 
-    def ready() -> bool:
-        return any(host.name == name and host.state in ("ready", "draining", "drained") for host in _hosts(actor))
+    async def ready() -> bool:
+        host = await scheduler.host(name)
+        return host is not None and host.state in ("ready", "draining", "drained")
 
-    _await(ready, f"The host {name} takes no work")
+    await _await(scheduler, ready, f"The host {name} takes no work")
 
 
-def _await_scheduler() -> Any:
+async def _await_scheduler() -> SchedulerClient:
     """Return the Scheduler. A launcher starts all machines at once, so it may not run yet."""
     deadline = time.monotonic() + READY_WITHIN_S
     while True:
         try:
-            return scheduler()
+            return SchedulerClient.find()
         except ValueError:
             if time.monotonic() > deadline:
                 sys.exit(f"The head has had no Scheduler for {READY_WITHIN_S:g} s. Is Orqal up there?")
-            time.sleep(_POLL_S)
+            await asyncio.sleep(_POLL_S)
 
 
-def leave(name: str, now: str) -> None:
+async def leave(name: str, now: bool) -> None:
     """Let a host finish its jobs, and wait until none runs there and their containers are removed."""
-    actor = scheduler()
-    host: HostInfo | None = ray.get(actor.dismiss.remote(name, now == "now"))
+    scheduler = SchedulerClient.find()
+    host = await scheduler.dismiss(name, now)
     while host is not None and host.jobs:
-        time.sleep(_POLL_S)
-        host = next((host for host in _hosts(actor) if host.name == name), None)
+        await asyncio.sleep(_POLL_S)
+        host = await scheduler.host(name)
         if host is not None and host.state == "ready":  # the Scheduler was restarted, and forgot
-            host = ray.get(actor.dismiss.remote(name, now == "now"))
+            host = await scheduler.dismiss(name, now)
     deadline = time.monotonic() + REMOVED_WITHIN_S
     while host is not None and time.monotonic() < deadline:
         try:
-            if ray.get(host_actor(host.node_id).is_empty.remote(), timeout=REMOVED_WITHIN_S):
+            if await asyncio.wait_for(HostClient.find(host.node_id).is_empty(), REMOVED_WITHIN_S):
                 return
-        except (RayError, ValueError):
+        except (ActorAway, EngineError, ValueError, asyncio.TimeoutError):
             return  # its daemon or its actor is gone; the containers are removed when the host comes back
-        time.sleep(_POLL_S)
+        await asyncio.sleep(_POLL_S)
 
 
 def disband(cluster: str) -> None:
@@ -170,22 +182,17 @@ def _end_node() -> None:
     subprocess.run([sys.executable, "-m", "orqal.cluster.join", os.environ[NODE_MARK]], env=environ, check=True)
 
 
-def _hosts(actor: Any) -> list[HostInfo]:
-    hosts: list[HostInfo] = ray.get(actor.hosts.remote())
-    return hosts
-
-
-def _await(condition: Callable[[], bool], problem: str) -> None:
+async def _await(scheduler: SchedulerClient, condition: Callable[[], Awaitable[bool]], problem: str) -> None:
     """Wait until a condition holds. After READY_WITHIN_S exit with the problem and the hosts' states."""
     deadline = time.monotonic() + READY_WITHIN_S
-    while not condition():
+    while not await condition():
         if time.monotonic() > deadline:
-            states = [f"{host.name}: {host.state}" for host in _hosts(scheduler())]
+            states = [f"{host.name}: {host.state}" for host in await scheduler.hosts()]
             sys.exit(
                 f"{problem} after {READY_WITHIN_S:g} s ({', '.join(states) or 'there is no host'}). If there is a "
                 "firewall between the cluster's machines, it must let each of them reach all TCP ports of the others."
             )
-        time.sleep(_POLL_S)
+        await asyncio.sleep(_POLL_S)
 
 
 def _end_with_parent() -> None:
@@ -199,15 +206,15 @@ if __name__ == "__main__":
     ray.init(namespace=NAMESPACE, logging_level="warning", log_to_driver=False)
     match sys.argv[1:]:
         case ["deploy", cluster, address, port]:
-            deploy(cluster, address, int(port))
+            asyncio.run(deploy(cluster, address, int(port)))
         case ["cancel"]:
-            cancel()
+            asyncio.run(cancel())
         case ["disband", cluster]:
             disband(cluster)
         case ["joined", name]:
-            joined(name)
+            asyncio.run(joined(name))
         case ["leave", name, now]:
-            leave(name, now)
+            asyncio.run(leave(name, now == "now"))
         case other:
             sys.exit(f"There is no command {other}.")
     ray.shutdown()

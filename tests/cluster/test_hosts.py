@@ -191,9 +191,9 @@ import json, sys, time
 import ray
 from ray._private.state import available_resources_per_node
 from ray.util.placement_group import placement_group_table
-from orqal.actors.names import NAMESPACE, scheduler
+from orqal.actors.handles import NAMESPACE, SchedulerClient
 ray.init(namespace=NAMESPACE, logging_level="error", log_to_driver=False)
-orqal = scheduler()
+orqal = SchedulerClient.find().actor
 def look():
     groups = [[group["name"], list(group["bundles_to_node_id"].values()), list(group["bundles"].values())]
               for group in placement_group_table().values() if group["state"] == "CREATED"]

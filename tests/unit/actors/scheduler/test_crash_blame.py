@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
 from orqal.actors.scheduler import crash_blame
 from orqal.actors.scheduler.crash_blame import CrashBlame
+from orqal.testing.virtual_time import run
+
+
+def play(scene: Coroutine[Any, Any, None]) -> None:
+    """In virtual time: how busy the machine is makes no difference."""
+    run(scene, random.Random(0))
 
 
 class Scene:
@@ -56,7 +64,7 @@ def test_one_after_another_the_newest_first() -> None:
         await jobs.settle()
         assert jobs.turns == ["2", "4", "3"]
 
-    asyncio.run(scene())
+    play(scene())
 
 
 def test_the_one_that_was_alone_has_done_it_and_the_others_go_on() -> None:
@@ -70,7 +78,7 @@ def test_the_one_that_was_alone_has_done_it_and_the_others_go_on() -> None:
         assert sorted(jobs.turns) == ["1", "2", "3"]
         assert not jobs.blame.crashed("2")
 
-    asyncio.run(scene())
+    play(scene())
 
 
 def test_who_lives_for_long_enough_is_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +91,7 @@ def test_who_lives_for_long_enough_is_cleared(monkeypatch: pytest.MonkeyPatch) -
         assert jobs.turns == ["2", "1"]
         assert not jobs.blame.crashed("2")
 
-    asyncio.run(scene())
+    play(scene())
 
 
 def test_while_it_is_not_known_whether_the_actor_died_the_turn_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,4 +105,4 @@ def test_while_it_is_not_known_whether_the_actor_died_the_turn_goes_on(monkeypat
         assert jobs.turns == ["2"]
         assert jobs.blame.crashed("2")
 
-    asyncio.run(scene())
+    play(scene())
