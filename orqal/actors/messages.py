@@ -86,7 +86,8 @@ class Order:
     """Scheduler to host: run this attempt of this job. The same order given again attaches to what runs."""
 
     job: JobRecord
-    ref: WrapperRef
+    ref: WrapperRef | None
+    """None if the app is not there, for an attempt that only needs to be stopped."""
     resources: Resources
     timeout: float | None
     """Seconds that the container may run."""

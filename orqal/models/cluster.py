@@ -32,7 +32,9 @@ class AppInfo(BaseModel):
     origin: str
     """`built in`, the wrapper's file, or the entry point's package."""
     error: str | None = None
-    """Why it could not be loaded; None if it can be used."""
+    """Why no job can use it now: its file could not be loaded, or is missing; None if jobs can use it."""
+    problem: str | None = None
+    """Why jobs use its last good version, and not the newest one; None if they use the newest."""
 
 
 class Load(BaseModel):

@@ -63,7 +63,10 @@ class Submitting:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """It waits for a host, or for the time of its next attempt. The waiting room knows where; its record is on disk."""
+    """It waits for a host, for the time of its next attempt, or for its app. Its record is on disk.
+
+    The waiting room knows where it waits.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,14 +165,6 @@ class Recovered:
 
 
 @dataclass(frozen=True, slots=True)
-class NoApp:
-    """The job was to wait, and its app does not exist."""
-
-    record: JobRecord
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
 class RoomFound:
     """A decision gave the job room on a host."""
 
@@ -181,8 +176,8 @@ class RecordRead:
     """The record has come from the store."""
 
     record: JobRecord
-    app: AppFacts | str
-    """A string says why there is no such app now."""
+    app: AppFacts | None
+    """None if its app is not there now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +268,6 @@ Event: TypeAlias = (
     Inserted
     | NotInserted
     | Recovered
-    | NoApp
     | RoomFound
     | RecordRead
     | RecordUnreadable
@@ -441,8 +435,6 @@ def step(phase: Phase | None, event: Event, now: datetime) -> Step:
             if record.cancel_requested is not None:
                 return _cancelled(record, now)
             return WAITING, [Enqueue(record)]
-        case Waiting(), NoApp(record, message):
-            return _end(record.failed(ErrorType.NO_SUCH_APP, message, now))
 
         # From the waiting room to a host
         case Waiting(), RoomFound(place):
@@ -543,14 +535,14 @@ def step(phase: Phase | None, event: Event, now: datetime) -> Step:
     raise ImpossibleEvent(f"{type(event).__name__} in {type(phase).__name__}")
 
 
-def _read(place: Place, wish: Wish, record: JobRecord, app: AppFacts | str, now: datetime) -> Step:
+def _read(place: Place, wish: Wish, record: JobRecord, app: AppFacts | None, now: datetime) -> Step:
     """Its record is there: it needs a lease, unless someone wants something else."""
     if wish is Wish.CANCEL:
         return _cancelled(record, now, Free(place, None), Leave())
     if wish is Wish.EVICT:
         return WAITING, [Free(place, None), Restore()]
-    if isinstance(app, str):
-        return _end(record.failed(ErrorType.NO_SUCH_APP, app, now), Free(place, None), Leave())
+    if app is None:
+        return WAITING, [Free(place, None), Leave(), Enqueue(record, first=True)]
     return Leasing(record, place, app), [AcquireLease(place)]
 
 

@@ -238,16 +238,17 @@ class InProcessCluster:
         *,
         rng: random.Random | None = None,
         script: Callable[[Order], Behaviour] = Behaviour.of_params,
-        apps: Iterable[App] = (),
         **settings: Any,
     ) -> None:
         """`folder`: where the store is. `hosts`: name -> (threads, memory in GB). `script`: what containers do.
 
-        `apps`: beside the built-in ones. `settings`: of orqal.settings.Settings, by name.
+        `settings`: those of orqal.settings.Settings, by name; `services` names the wrapper files.
         """
         self.rng = rng or random.Random(0)  # noqa: S311 - a simulation
         self.settings = replace(Settings(home=folder, services="", host_lost_after=60.0), **settings)
-        self._script, self._hosts, self._apps = script, hosts, list(apps)
+        self._script, self._hosts = script, hosts
+        self.load_time = 0.05
+        """Seconds that loading a wrapper file takes."""
         self._current: tuple[Process, Scheduler] | None = None
         self._ids = 0
 
@@ -315,6 +316,7 @@ class InProcessCluster:
         return self._current[0] if self._current is not None else None
 
     async def _load(self, source: Source) -> list[App]:
+        await asyncio.sleep(self.load_time)
         return catalog.load(source, 1 << 40)
 
     def _new_id(self) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,16 @@ def play(
         assert loop.problems == []
 
     run(lived(), random.Random(seed))
+
+
+def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Make a test of a coroutine, which runs on a virtual loop."""
+
+    @functools.wraps(test)
+    def played(*args: Any, **options: Any) -> None:
+        run(test(*args, **options), random.Random(0))
+
+    return played
 
 
 def spec(input: Any = None, app: str = "Test", **more: Any) -> JobSpec:

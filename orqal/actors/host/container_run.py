@@ -112,6 +112,8 @@ class ContainerRun:
             self.container = self._parts.found.pop(self._key, None) or self.container
             ran = await self._ran_for(self.container)
             if ran is None:
+                if self._must_end.is_set():
+                    raise _Stopped
                 await self._start_container()
             elif self._order.job.container_id is None and self._start is None:
                 # The actor died before it could report the start.
@@ -337,6 +339,7 @@ class ContainerRun:
     async def _prepare(self) -> calls.Command:
         """What the wrapper wants to be run."""
         ref, job = self._order.ref, self._wrapper_job()
+        assert ref is not None  # only a stop comes without it
         if ref.trusted:
             command = calls.prepare(ref, job, None)
         else:
@@ -351,7 +354,7 @@ class ContainerRun:
     ) -> tuple[Any, JobError | None]:
         """What the wrapper makes of the output: a result, or an error."""
         ref = self._order.ref
-        if not ref.makes_result:
+        if ref is None or not ref.makes_result:
             return None, None
         job = self._wrapper_job(ended.exit_code, streams, files)
         result = await self._call("set_result", calls.conclude, ref, job, self._settings.result_cap)

@@ -1,67 +1,253 @@
-"""The apps: the catalog of wrappers, kept up to date with their files."""
+"""The apps: the catalog of wrappers, kept up to date with their files.
+
+A wrapper file that is broken, slow or missing for a while must cost no job. So the last good version of each file is
+kept, also over restarts (ORQAL_HOME/apps.json): it is used while the file's newest version cannot be loaded. While the
+file is missing, its jobs wait. Each file is loaded by itself: none holds up the others.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import difflib
 import functools
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
+from orqal.clock import Clock
+from orqal.files import write_secret
 from orqal.models import AppInfo
 from orqal.settings import Settings
 from orqal.wrappers import catalog
 from orqal.wrappers.builtin import Run
 from orqal.wrappers.catalog import App, Source
 
+log = logging.getLogger("orqal.apps")
+
+APP_PERIOD = 5.0
+"""Seconds between two looks at the wrapper files while nobody submits jobs."""
+LOAD_AGAIN_AFTER = 30.0
+"""Seconds after which a file that could not be loaded is loaded again, though it has not changed: what it imports may
+have."""
+FILES_WITHIN = 10.0
+"""Seconds that looking at the wrapper files may take."""
+FORGOTTEN_AFTER = 7 * 86_400.0
+"""Seconds after which the apps of a missing file are forgotten, unless unfinished jobs need them."""
+
 # Neither changes as long as a process lives.
 _built_in = functools.cache(catalog.built_in)
 _packaged = functools.cache(catalog.packaged)
 
 
+@dataclass
+class _Place:
+    """A wrapper file or a package, and what was loaded from it last."""
+
+    origin: str
+    source: Source | None = None
+    """The version that was loaded last, or is being loaded; None if it is missing."""
+    apps: dict[str, App] = field(default_factory=dict)
+    """Its apps in their last good versions, and those that never could be used, with their errors."""
+    problem: str = ""
+    """Why its newest version is not in use; empty if it is."""
+    tried: float = 0.0
+    """When it was loaded last, in monotonic seconds."""
+    missing_since: float = 0.0
+    """In seconds since 1970."""
+    loading: asyncio.Task[None] | None = None
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A place, as it outlives a restart."""
+
+    origin: str
+    apps: list[App]
+    missing_since: float = 0.0
+
+
+_KEPT = TypeAdapter(list[_Kept])
+
+
 class Apps:
-    """All apps by name. A wrapper file that hangs, exits or fails is listed with its error; the others are there."""
+    """All apps by name."""
 
-    def __init__(self, settings: Settings, load: Callable[[Source], Awaitable[list[App]]]) -> None:
-        """`load` runs a source's code where it can do no harm, and returns its apps or what is wrong with them."""
-        self._settings, self._load = settings, load
+    def __init__(
+        self,
+        settings: Settings,
+        load: Callable[[Source], Awaitable[list[App]]],
+        clock: Clock,
+        changed: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        """`load` runs a source's code where it can do no harm, and returns its apps or what is wrong with them.
+
+        `changed` is called with the name of an app that can be used again, or in another version.
+        """
+        self._settings, self._load, self._clock, self.changed = settings, load, clock, changed
         self._built_in = {app.info.name: app for app in _built_in(settings.run)}
-        self._apps = self._built_in
-        self._packaged = _packaged()
-        self._loaded: dict[Source, list[App]] = {}
-        self._refreshing = asyncio.Lock()
+        self._places = {place.origin: place for place in self._read_kept()}
 
-    async def refresh(self) -> None:
-        """Load what is new or has changed since it was loaded."""
-        async with self._refreshing:
-            files = await asyncio.to_thread(catalog.filed, self._settings.service_paths)
-            sources = self._packaged + files
-            if list(self._loaded) == sources:
-                return
-            fresh = [source for source in sources if source not in self._loaded]
-            loaded = dict(zip(fresh, await asyncio.gather(*map(self._load, fresh)), strict=True))
-            self._loaded = {source: loaded.get(source) or self._loaded.get(source, []) for source in sources}
-            found = dict(self._built_in)
-            for apps in self._loaded.values():
-                found |= {app.info.name: app for app in apps}
-            self._apps = found
+    # Keeping up with the files
+
+    async def scan(self) -> None:
+        """See which files are new, have changed or are missing, and begin to load them."""
+        try:
+            files = await asyncio.wait_for(asyncio.to_thread(catalog.filed, self._settings.service_paths), FILES_WITHIN)
+        except (OSError, asyncio.TimeoutError) as error:  # a network file system that hangs, say
+            log.error("the wrapper files cannot be looked at now (%s: %s)", type(error).__name__, error)
+            return
+        self._compare({source.origin: source for source in (*_packaged(), *files)})
+
+    def _compare(self, found: dict[str, Source]) -> None:
+        """Begin to load what is new or has changed, and note what is missing."""
+        moment = self._clock.monotonic()
+        for origin, source in found.items():
+            place = self._places.setdefault(origin, _Place(origin))
+            place.missing_since = 0.0
+            again = bool(place.problem) and moment - place.tried >= LOAD_AGAIN_AFTER
+            if place.loading is None and (place.source != source or again):
+                place.source, place.tried = source, moment
+                place.loading = asyncio.create_task(self._load_place(place, source))
+        for origin, place in self._places.items():
+            if origin not in found and not place.missing_since:
+                log.warning("%s is missing", origin)
+                place.source, place.problem = None, f"{origin} is missing"
+                place.missing_since = self._clock.now().timestamp()
+                self._write_kept()
+        # A later place's app replaces an earlier one's of the same name: the order is that of the settings.
+        self._places = {origin: self._places[origin] for origin in (*found, *(self._places.keys() - found.keys()))}
+
+    async def up_to_date(self, names: Iterable[str] = ()) -> None:
+        """Return when these apps are those of their files as they are now; without names, all apps.
+
+        Other files may still be loading: a slow one holds up only those who name its apps.
+        """
+        await self.scan()
+        wanted = set(names)
+        while waiting := [place.loading for place in self._places.values() if self._concerns(place, wanted)]:
+            await asyncio.wait([task for task in waiting if task is not None])
+
+    def _concerns(self, place: _Place, wanted: set[str]) -> bool:
+        """True if it is not known yet what a place has for these names."""
+        if place.loading is None:
+            return False
+        return not wanted or not wanted <= self._known_names() or bool(wanted & place.apps.keys())
+
+    async def _load_place(self, place: _Place, source: Source) -> None:
+        try:
+            found = await self._load(source)
+        except Exception as error:  # no process could be started for it
+            found = [source.broken(f"{type(error).__name__}: {error}")]
+        finally:
+            place.loading = None
+        good = {app.info.name: app for app in found if app.info.error is None}
+        bad = {app.info.name: app for app in found if app.info.error is not None}
+        if found and not good and bad.keys() == {source.name}:  # the file as a whole
+            place.problem = found[0].info.error or ""
+            kept = {name: app for name, app in place.apps.items() if app.info.error is None}
+            place.apps = kept or bad
+            log.warning("%s cannot be loaded: %s", place.origin, place.problem)
+        else:
+            place.problem = "; ".join(f"{name}: {app.info.error}" for name, app in bad.items())
+            before = {name: app for name, app in place.apps.items() if name in bad and app.info.error is None}
+            place.apps = bad | before | good
+        self._write_kept()
+        for name in place.apps:
+            self.changed(name)
+
+    # What is kept over a restart
+
+    @property
+    def _kept_path(self) -> Path:
+        return self._settings.home / "apps.json"
+
+    def _read_kept(self) -> Iterator[_Place]:
+        try:
+            kept = _KEPT.validate_json(self._kept_path.read_bytes())
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, ValidationError) as error:
+            log.error("%s cannot be read, so no last good versions of wrappers are known: %s", self._kept_path, error)
+            return
+        for each in kept:
+            apps = {app.info.name: app for app in each.apps}
+            problem = f"{each.origin} is {'missing' if each.missing_since else 'not loaded yet'}"
+            yield _Place(each.origin, apps=apps, problem=problem, missing_since=each.missing_since)
+
+    def _write_kept(self) -> None:
+        kept = [
+            _Kept(place.origin, good, place.missing_since)
+            for place in self._places.values()
+            if (good := [app for app in place.apps.values() if app.info.error is None])
+        ]
+        try:
+            write_secret(self._kept_path, _KEPT.dump_json(kept).decode())
+        except OSError as error:
+            log.error("the last good versions of wrappers cannot be kept: %s", error)
+
+    def forget_missing(self, needed: Callable[[str], object]) -> None:
+        """Forget the apps of files that have been missing for long. `needed`: an unfinished job names this app."""
+        moment = self._clock.now().timestamp()
+        for origin, place in list(self._places.items()):
+            gone = place.missing_since and moment - place.missing_since > FORGOTTEN_AFTER
+            if gone and not any(needed(name) for name in place.apps):
+                del self._places[origin]
+                self._write_kept()
+
+    # What there is
+
+    def _all(self) -> dict[str, tuple[App, _Place | None]]:
+        found: dict[str, tuple[App, _Place | None]] = {name: (app, None) for name, app in self._built_in.items()}
+        for place in self._places.values():
+            for name, app in place.apps.items():
+                if name not in found or app.info.error is None or found[name][0].info.error is not None:
+                    found[name] = app, place
+        return found
+
+    def _known_names(self) -> set[str]:
+        return {name for name, (app, _) in self._all().items() if app.info.error is None}
 
     def get(self, name: str) -> App | None:
-        """The app, if jobs can use it."""
-        app = self._apps.get(name)
-        return app if app and app.info.error is None else None
+        """The app, if jobs can start with it now."""
+        app, place = self._all().get(name, (None, None))
+        if app is None or app.info.error is not None or (place is not None and place.missing_since):
+            return None
+        return app
+
+    def last_good(self, name: str) -> App | None:
+        """The app in its last good version, for a job that has started with it."""
+        app, _ = self._all().get(name, (None, None))
+        return app if app is not None and app.info.error is None else None
+
+    def is_known(self, name: str) -> bool:
+        """True if there is such an app, or was until its file went missing: jobs that name it are taken, and wait."""
+        return self.last_good(name) is not None
 
     def infos(self) -> list[AppInfo]:
-        """All apps by name, those that could not be loaded included."""
-        return sorted((app.info for app in self._apps.values()), key=lambda info: info.name.lower())
+        """All apps by name, those that cannot be used included."""
+        found = []
+        for app, place in self._all().values():
+            missing = place is not None and place.missing_since
+            if place is not None and place.problem and app.info.error is None:
+                key = "error" if missing else "problem"
+                found.append(AppInfo(**(app.info.model_dump() | {key: place.problem})))
+            else:
+                found.append(app.info)
+        return sorted(found, key=lambda info: info.name.lower())
 
     def missing(self, name: str) -> str:
-        """Why there is no such app, and what the user can do."""
-        broken = self._apps.get(name)
-        if broken is not None and broken.info.error:
-            return f"the app {name!r} could not be loaded: {broken.info.error}"
+        """Why no job can start with this app now, and what the user can do."""
+        app, place = self._all().get(name, (None, None))
+        if app is not None and app.info.error:
+            return f"the app {name!r} could not be loaded: {app.info.error}"
+        if app is not None and place is not None and place.missing_since:
+            return f"the app {name!r} is not there now: its file {place.origin} is missing"
         if name == Run.__name__ and not self._settings.run:
             return f"the app {name!r}: the administrator of this Orqal has switched it off (ORQAL_RUN=off)."
-        usable = sorted(app.info.name for app in self._apps.values() if app.info.error is None)
+        usable = sorted(self._known_names())
         close = difflib.get_close_matches(name, usable, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         return f"there is no app {name!r}.{hint} There are: {', '.join(usable)}."

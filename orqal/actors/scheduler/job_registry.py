@@ -19,7 +19,7 @@ from orqal.actors.scheduler.host_calls import HostCalls
 from orqal.actors.scheduler.hosts import Hosts, KnownHost
 from orqal.actors.scheduler.job_writer import JobWriter
 from orqal.actors.scheduler.leases import Leases
-from orqal.actors.scheduler.waiting_room import WaitingRoom, line
+from orqal.actors.scheduler.waiting_room import WaitingRoom, shape
 from orqal.clock import Clock
 from orqal.doctor.facts import JobInHand
 from orqal.engine.client import ContainerKey
@@ -51,7 +51,6 @@ from orqal.scheduling.lifecycle import (
     LeaseRefused,
     Leasing,
     Leave,
-    NoApp,
     NodeGone,
     NotInserted,
     OnHost,
@@ -260,8 +259,7 @@ class JobRegistry:
     def _carry_out(self, job: str, effect: Effect) -> None:
         match effect:
             case Enqueue(record, first):
-                if not self._waiting.enqueue(record, first=first):
-                    self._apply(job, WAITING, NoApp(record, self._apps.missing(record.app)))
+                self._waiting.enqueue(record, first=first)
             case Withdraw():
                 self._waiting.withdraw(job)
             case Restore():
@@ -315,11 +313,9 @@ class JobRegistry:
                 else:
                     self._post(job, RecordUnreadable())
 
-    def _app_of(self, record: JobRecord) -> AppFacts | str:
+    def _app_of(self, record: JobRecord) -> AppFacts | None:
         app = self._apps.get(record.app)
-        if app is None:
-            return self._apps.missing(record.app)
-        return AppFacts(app.ref.digest, policy_of(record, app.info))
+        return None if app is None else AppFacts(app.ref.digest, policy_of(record, app.info))
 
     async def _acquire(self, job: str, place: Place, former: str | None) -> None:
         try:
@@ -342,17 +338,17 @@ class JobRegistry:
     async def _run(self, job: str, place: Place) -> None:
         phase = self._phases[job]
         assert isinstance(phase, OnHost)
-        app = self._apps.get(phase.record.app)
-        if app is None:  # its file has gone since it was submitted
-            problem = JobError(type=ErrorType.NO_SUCH_APP, message=self._apps.missing(phase.record.app))
-            self._post(job, AttemptEnded(Outcome(error=problem)))
-            return
+        # Its container goes on without its app, whose file may be missing; only its result needs the app.
+        # An event would be for a rare case: a file that was never loaded by this version of Orqal and is missing now.
+        while (app := self._apps.last_good(phase.record.app)) is None and self._wish(job) is Wish.NONE:  # noqa: ASYNC110
+            await asyncio.sleep(1)
 
         def order() -> Order:
             """With what is known and wanted at that moment."""
             now = self._phases.get(job)
             assert isinstance(now, OnHost)
-            return Order(now.record, app.ref, place.resources, now.record.timeout or app.info.timeout, now.wish)
+            timeout = now.record.timeout or (app.info.timeout if app else None)
+            return Order(now.record, app.ref if app else None, place.resources, timeout, now.wish)
 
         try:
             ended = await self._calls.run(place, order)
@@ -363,8 +359,12 @@ class JobRegistry:
         if isinstance(ended, HostAway):
             self._post(job, ended)
             return
-        shape = line(phase.record, self._apps.get(phase.record.app)).shape
-        self._post(job, AttemptEnded(ended, self._hosts.most_memory_gb(shape)))
+        most_memory_gb = self._hosts.most_memory_gb(shape(phase.record, app)) if app else None
+        self._post(job, AttemptEnded(ended, most_memory_gb))
+
+    def _wish(self, job: str) -> Wish:
+        phase = self._phases.get(job)
+        return phase.wish if isinstance(phase, OnHost) else Wish.NONE
 
     async def _stop(self, job: str, place: Place, attempt: int, evicted: bool) -> None:
         host = self._hosts.at(place)

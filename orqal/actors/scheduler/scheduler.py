@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from orqal.actors.background import Background
 from orqal.actors.interfaces import ActorAway, ClusterApi, SchedulerApi
 from orqal.actors.messages import CleanTarget, Cursor, HostReport, InHand, News, Started, Taken
-from orqal.actors.scheduler.apps import Apps
+from orqal.actors.scheduler.apps import APP_PERIOD, Apps
 from orqal.actors.scheduler.change_feed import ChangeFeed
 from orqal.actors.scheduler.hosts import Hosts, KnownHost
 from orqal.actors.scheduler.job_registry import JobRegistry, OnOneHost
@@ -61,7 +61,7 @@ class Scheduler(SchedulerApi):
         self._background = Background()
         self._feed = ChangeFeed()
         self._writer = JobWriter(store)
-        self._apps = Apps(settings, load_apps)
+        self._apps = Apps(settings, load_apps, self._clock)
         self._hosts = Hosts(settings, cluster, self._clock, self._wake.set)
         self._waiting = WaitingRoom(self._apps, self._clock, self._wake.set)
         self._leases = Leases(cluster, self._clock)
@@ -91,13 +91,14 @@ class Scheduler(SchedulerApi):
 
     async def start(self) -> None:
         """Take up the work of the Scheduler before this one, and begin."""
-        await self._apps.refresh()
+        await self._apps.scan()
         unfinished = await asyncio.to_thread(lambda: list(self._store.unfinished()))
         await self._leases.drop_strays(record.lease for record in unfinished if record.lease is not None)
         for record in unfinished:
             self._jobs.recovered(record)
         self._background.spawn(self._watch_nodes())
         self._background.spawn(self._dispatch_forever())
+        self._background.spawn(self._watch_apps())
         self._background.spawn(self._retention.forever())
 
     def close(self) -> None:
@@ -172,7 +173,7 @@ class Scheduler(SchedulerApi):
         return self._jobs.job_of(container)
 
     async def apps(self) -> list[AppInfo]:
-        await self._apps.refresh()
+        await self._apps.up_to_date()
         return self._apps.infos()
 
     async def hosts(self) -> list[HostInfo]:
@@ -275,6 +276,16 @@ class Scheduler(SchedulerApi):
         """Ask a new host how it is: its actor may have reported that to the Scheduler before this one."""
         with contextlib.suppress(ActorAway):  # it will report by itself
             await self.report(host.node.id, await host.api.report())
+
+    async def _watch_apps(self) -> None:
+        """Notice wrapper files that change, go and come back while no one submits jobs."""
+        while True:
+            await asyncio.sleep(APP_PERIOD)
+            try:
+                await self._apps.scan()
+                self._apps.forget_missing(self._waiting.waits_for)
+            except Exception:
+                log.exception("looking at the wrapper files failed")
 
     async def _greet(self, host: KnownHost) -> None:
         """A host is there, or there again: remove what is left on it of attempts and jobs that are over."""

@@ -16,7 +16,7 @@ from orqal.actors.scheduler.apps import Apps
 from orqal.actors.scheduler.hosts import Hosts
 from orqal.actors.scheduler.job_registry import JobRegistry
 from orqal.actors.scheduler.job_writer import JobWriter
-from orqal.actors.scheduler.waiting_room import line
+from orqal.actors.scheduler.waiting_room import shape
 from orqal.clock import Clock
 from orqal.models import ErrorType, JobRecord, JobSpec
 from orqal.scheduling import cache, impossible
@@ -102,8 +102,8 @@ class Submissions:
         retry_of: Sequence[str] = (),
         replace_batch: str | None = None,
     ) -> list[Taken]:
-        await self._apps.refresh()
-        keys = [cache.key(spec) if spec.use_cache and self._apps.get(spec.app) else None for spec in specs]
+        await self._apps.up_to_date({spec.app for spec in specs})
+        keys = [cache.key(spec) if spec.use_cache and self._apps.is_known(spec.app) else None for spec in specs]
         own: dict[str, asyncio.Future[str | None]] = {}
         others: dict[str, asyncio.Future[str | None]] = {}
         for key in keys:
@@ -185,12 +185,12 @@ class Submissions:
     def _record(self, spec: JobSpec, moment: datetime, miss: str | None, retry_of: str | None) -> JobRecord:
         """A new job. One that can never run has ended as `error`."""
         record = JobRecord.submitted(spec, self._new_id(), moment, cache_miss=miss, retry_of=retry_of)
-        app = self._apps.get(spec.app)
+        app = self._apps.last_good(spec.app)
         if app is None:
             return record.failed(ErrorType.NO_SUCH_APP, self._apps.missing(spec.app), moment)
-        shape = line(record, app).shape
-        if impossible(shape, self._hosts.conceivable()):
-            return record.failed(ErrorType.IMPOSSIBLE_REQUEST, self._hosts.why_impossible(shape), moment)
+        asked = shape(record, app)
+        if impossible(asked, self._hosts.conceivable()):
+            return record.failed(ErrorType.IMPOSSIBLE_REQUEST, self._hosts.why_impossible(asked), moment)
         return record
 
     async def _search(self, keys: Sequence[str]) -> dict[str, _Found]:
@@ -199,7 +199,7 @@ class Submissions:
         digests = await self._hosts.image_digests(sorted(images)) if images else {}
         found = dict.fromkeys(keys, _NOTHING)
         for key, job in candidates.items():
-            app = self._apps.get(job.app)
+            app = self._apps.last_good(job.app)
             if self._jobs.is_ending(job.id):
                 miss: str | None = f"{job.id} is being cancelled"
             elif app is None:

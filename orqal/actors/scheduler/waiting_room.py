@@ -1,4 +1,4 @@
-"""The jobs that wait: for a host, or first for the time of their next attempt."""
+"""The jobs that wait: for a host, or first for the time of their next attempt, or for their app."""
 
 from __future__ import annotations
 
@@ -15,12 +15,42 @@ from orqal.scheduling import LineKey, Queue
 from orqal.wrappers.catalog import App
 
 
+class _Request(NamedTuple):
+    """What a job itself asks for. Small, because very many jobs may wait for their app."""
+
+    user: str
+    threads: float | None
+    ram_gb: float | None
+    avoid: frozenset[str]
+    due: float | None
+
+    @classmethod
+    def of(cls, record: JobRecord, due: float | None) -> _Request:
+        ram_gb = record.memory_in_gb if record.next_memory_in_gb is None else record.next_memory_in_gb
+        # A host with a full disk, say, is ready and fails every job quickly. As it has room sooner than others, it
+        # would get every job and use up all their attempts.
+        avoid = frozenset(each.host for each in record.attempts if each.host and each.fault is Fault.INFRASTRUCTURE)
+        return cls(record.user, record.threads, ram_gb, avoid, due)
+
+    def line(self, app: App) -> LineKey:
+        """The line to wait in: what the job asks for itself takes precedence over what its app says."""
+        threads = app.info.threads if self.threads is None else self.threads
+        ram_gb = app.info.memory_in_gb if self.ram_gb is None else self.ram_gb
+        requires = frozenset((app.info.requires or {}).items())
+        image = app.info.docker_url and with_tag(app.info.docker_url)
+        return LineKey(self.user, Shape(threads, ram_gb, requires), image, self.avoid)
+
+
 class _Spot(NamedTuple):
     """Where a job stands, or stood."""
 
-    line: LineKey
-    due: float | None
+    line: LineKey | None
+    """None if it waits for its app."""
+    due: float | None = None
     """When it may enter the queue, in monotonic seconds; None if it may now."""
+    app: str = ""
+    request: _Request | None = None
+    """Of a job that waits for its app."""
 
 
 class WaitingRoom:
@@ -32,50 +62,87 @@ class WaitingRoom:
         self._later: dict[str, _Spot] = {}
         self._heap: list[tuple[float, str]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._for_app: dict[str, dict[str, _Request]] = {}
+        """The jobs that wait for their app, by app."""
+        self._app_of: dict[str, str] = {}
         self._out: dict[str, _Spot] = {}
         """Where jobs stood that were taken out and may come back."""
+        apps.changed = self.app_is_back
 
     def __contains__(self, job: str) -> bool:
-        return job in self.queue or job in self._later
+        return job in self.queue or job in self._later or job in self._app_of
 
     def jobs(self) -> list[str]:
         """All jobs that wait."""
-        return [*self.queue.jobs(), *self._later]
+        return [*self.queue.jobs(), *self._later, *self._app_of]
 
-    def enqueue(self, record: JobRecord, *, first: bool) -> bool:
-        """Let a job wait from now on; False if its app does not exist. `first`: before all others."""
+    def app_waited_for(self, job: str) -> str | None:
+        """The app that a job waits for; None if it does not wait for its app."""
+        return self._app_of.get(job)
+
+    def waits_for(self, app: str) -> int:
+        """How many jobs wait for this app."""
+        return len(self._for_app.get(app, ()))
+
+    def enqueue(self, record: JobRecord, *, first: bool) -> None:
+        """Let a job wait from now on. `first`: before all others."""
+        pause = (record.not_before - self._clock.now()).total_seconds() if record.not_before else 0.0
+        request = _Request.of(record, self._clock.monotonic() + pause if pause > 0 else None)
         app = self._apps.get(record.app)
         if app is None:
-            return False
-        pause = (record.not_before - self._clock.now()).total_seconds() if record.not_before else 0.0
-        due = self._clock.monotonic() + pause if pause > 0 else None
-        self._put(record.id, _Spot(line(record, app), due), first=first)
-        return True
+            self._wait_for_app(record.id, record.app, request)
+        else:
+            self._put(record.id, _Spot(request.line(app), request.due), first=first)
+
+    def app_is_back(self, name: str) -> None:
+        """Let the jobs that waited for an app enter the queue, in their order, if the app is there."""
+        app = self._apps.get(name)
+        if app is None or name not in self._for_app:
+            return
+        for job, request in self._for_app.pop(name).items():
+            del self._app_of[job]
+            self._put(job, _Spot(request.line(app), request.due), first=False)
+
+    def _wait_for_app(self, job: str, app: str, request: _Request) -> None:
+        self._for_app.setdefault(app, {})[job] = request
+        self._app_of[job] = app
 
     def withdraw(self, job: str) -> None:
         """Take a job out; `restore` puts it back."""
+        if (app := self._app_of.pop(job, None)) is not None:
+            request = self._for_app[app].pop(job)
+            if not self._for_app[app]:
+                del self._for_app[app]
+            self._out[job] = _Spot(None, None, app, request)
+            return
         # Of a job that waits for its time, the entry in the heap stays until that time.
         spot = self._later.pop(job, None)
         if spot is None:
             key = self.queue.key(job)
             assert key is not None
             self.queue.remove(job)
-            spot = _Spot(key, None)
+            spot = _Spot(key)
         self._out[job] = spot
 
     def taken(self, job: str, key: LineKey) -> None:
         """A decision has taken this job from the queue; `restore` puts it back."""
-        self._out[job] = _Spot(key, None)
+        self._out[job] = _Spot(key)
 
     def restore(self, job: str) -> None:
         """Put a job back that was taken out: it is the first again."""
-        self._put(job, self._out.pop(job), first=True)
+        spot = self._out.pop(job)
+        if spot.request is None:
+            self._put(job, spot, first=True)
+            return
+        self._wait_for_app(job, spot.app, spot.request)
+        self.app_is_back(spot.app)
 
     def leave(self, job: str) -> None:
         """A job that was taken out will not come back."""
         self._out.pop(job, None)
 
     def _put(self, job: str, spot: _Spot, *, first: bool) -> None:
+        assert spot.line is not None
         moment = self._clock.monotonic()
         if spot.due is not None and spot.due > moment:
             self._later[job] = spot
@@ -99,7 +166,7 @@ class WaitingRoom:
         while self._heap and self._heap[0][0] <= moment:
             due, job = heapq.heappop(self._heap)
             spot = self._later.get(job)
-            if spot is not None and spot.due == due:
+            if spot is not None and spot.due == due and spot.line is not None:
                 del self._later[job]
                 # It had its turn before.
                 self.queue.push_front(job, spot.line, moment)
@@ -107,17 +174,6 @@ class WaitingRoom:
         self._set_timer()
 
 
-def line(record: JobRecord, app: App | None) -> LineKey:
-    """The line that a job waits in: what the job asks for itself takes precedence over what its app says."""
-    if app is None:
-        return LineKey(record.user, Shape(None, None))
-    threads = app.info.threads if record.threads is None else record.threads
-    ram_gb = app.info.memory_in_gb if record.memory_in_gb is None else record.memory_in_gb
-    if record.next_memory_in_gb is not None:
-        ram_gb = record.next_memory_in_gb
-    requires = frozenset((app.info.requires or {}).items())
-    image = app.info.docker_url and with_tag(app.info.docker_url)
-    # A host with a full disk, say, is ready and fails every job quickly. As it has room sooner than others, it would
-    # get every job and use up all their attempts.
-    avoid = frozenset(each.host for each in record.attempts if each.host and each.fault is Fault.INFRASTRUCTURE)
-    return LineKey(record.user, Shape(threads, ram_gb, requires), image, avoid)
+def shape(record: JobRecord, app: App) -> Shape:
+    """What a job asks of a host."""
+    return _Request.of(record, None).line(app).shape

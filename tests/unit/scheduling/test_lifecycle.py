@@ -148,8 +148,8 @@ class Life(RuleBasedStateMachine):
         self.happen(life.RoomFound(place))
 
     @precondition(lambda self: self.reading)
-    @rule(app=st.sampled_from([APP, APP, APP, "there is no such app"]))
-    def read(self, app: life.AppFacts | str) -> None:
+    @rule(app=st.sampled_from([APP, APP, APP, None]))
+    def read(self, app: life.AppFacts | None) -> None:
         assert self.disk is not None
         self.reading = False
         self.happen(life.RecordRead(self.disk, app))
@@ -297,7 +297,7 @@ class Life(RuleBasedStateMachine):
             if self.cancelled and self.disk.cancel_requested is None:
                 # It had no container that could have ended by itself.
                 assert self.disk.error is not None
-                assert self.disk.error.type in (ErrorType.CANCELLED, ErrorType.NO_SUCH_APP, ErrorType.DOCKER_ERROR)
+                assert self.disk.error.type in (ErrorType.CANCELLED, ErrorType.DOCKER_ERROR)
 
     @precondition(lambda self: self.phase is not None)
     @rule(steps=st.integers(1, 6))
@@ -359,9 +359,9 @@ def events(phase: Phase | None) -> Iterator[Event]:
     record = JobRecord.submitted(JobSpec(app="A"), "1" * 24, NOON)
     running = record._with(current_status=Status.RUNNING, host="h1")
     own = getattr(phase, "record", record)
-    yield from (life.Inserted(), life.NotInserted(), life.NoApp(record, "none"), life.RoomFound(PLACES[0]))
+    yield from (life.Inserted(), life.NotInserted(), life.RoomFound(PLACES[0]))
     yield from (life.Recovered(each, 0.0) for each in (record, running, record.cancel_wanted(NOON)))
-    yield from (life.RecordRead(record, APP), life.RecordRead(record, "none"), life.RecordUnreadable())
+    yield from (life.RecordRead(record, APP), life.RecordRead(record, None), life.RecordUnreadable())
     yield from (life.LeaseGranted("lease", "node-h1"), life.LeaseRefused("node-h1"), life.Saved(own, own))
     yield life.ContainerStarted(1, START)
     yield from (life.AttemptEnded(outcome) for outcome in OUTCOMES)

@@ -1,49 +1,264 @@
-"""The catalog of apps, and the switch for the app Run."""
+"""The catalog of apps: the last good version of each file is kept, and none holds up the others."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from orqal.actors.scheduler.apps import Apps
+from orqal.actors.scheduler.apps import FORGOTTEN_AFTER, LOAD_AGAIN_AFTER, Apps
+from orqal.models import ErrorType, Status
 from orqal.settings import Settings
+from orqal.testing.in_process_cluster import InProcessCluster
+from orqal.testing.virtual_time import VirtualClock
 from orqal.wrappers import catalog
 from orqal.wrappers.catalog import App, Source
+from tests.support.simulated import in_virtual_time, play, spec
+
+GOOD = """
+class Mine(AbstractWrapper):
+    docker_url = "orqal/demo"
+    threads = {threads}
+    memory_in_gb = 0.05
+
+    def get_cmd(self, params):
+        return "true"
+"""
 
 
-async def load_here(source: Source) -> list[App]:
-    return catalog.load(source, 1 << 40)
+def write(file: Path, text: str, number: list[int] = [0]) -> None:  # noqa: B006 - counts the versions
+    """Write a wrapper file so that it is another version, however coarse the file system's clock is."""
+    number[0] += 1
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text + "#" * number[0])
 
 
-@pytest.fixture
-def apps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Apps:
-    """The apps while Run is switched off. Wrapper files are loaded in this process."""
-    monkeypatch.setenv("ORQAL_SERVICES", str(tmp_path))
-    monkeypatch.setenv("ORQAL_RUN", "off")
-    return Apps(Settings(), load_here)
+class Loader:
+    """Loads files in this process, slowly if a test wants that, and counts."""
+
+    def __init__(self) -> None:
+        self.loads: list[str] = []
+        self.slow: dict[str, float] = {}
+        self.problem: Exception | None = None
+
+    async def __call__(self, source: Source) -> list[App]:
+        self.loads.append(source.name)
+        await asyncio.sleep(self.slow.get(source.name, 0))
+        if self.problem is not None:
+            raise self.problem
+        return catalog.load(source, 1 << 40)
 
 
-def test_run_can_be_switched_off(apps: Apps) -> None:
-    asyncio.run(apps.refresh())
+def settings(tmp_path: Path, **more: Any) -> Settings:
+    (tmp_path / "services").mkdir(exist_ok=True)
+    return Settings(home=tmp_path, services=str(tmp_path / "services"), **more)
+
+
+def apps_of(tmp_path: Path, loader: Loader | None = None, **more: Any) -> Apps:
+    return Apps(settings(tmp_path, **more), loader or Loader(), VirtualClock(asyncio.get_running_loop()))
+
+
+@in_virtual_time
+async def test_run_can_be_switched_off(tmp_path: Path) -> None:
+    apps = apps_of(tmp_path, run=False)
+    await apps.up_to_date()
     assert apps.get("Run") is None
     names = [info.name for info in apps.infos()]
     assert "Run" not in names and "Test" in names
     assert "administrator" in apps.missing("Run") and "ORQAL_RUN=off" in apps.missing("Run")
     assert "there is no app 'Ru'" in apps.missing("Ru") and "ORQAL_RUN" not in apps.missing("Ru")
+    assert apps_of(tmp_path).get("Run") is not None
 
 
-def test_the_administrators_own_run_stays(apps: Apps, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("class Run(AbstractWrapper):\n    docker_url = 'i'\n    threads = 1")
-    asyncio.run(apps.refresh())
+@in_virtual_time
+async def test_the_administrators_own_run_stays(tmp_path: Path) -> None:
+    apps = apps_of(tmp_path, run=False)
+    write(tmp_path / "services/mine.py", "class Run(AbstractWrapper):\n    docker_url = 'i'\n    threads = 1")
+    await apps.up_to_date()
     app = apps.get("Run")
     assert app is not None and app.info.docker_url == "i" and not app.ref.trusted
-    (tmp_path / "mine.py").write_text("class Run(AbstractWrapper):\n    docker_url = 'i'\n    threads = -1")
-    asyncio.run(apps.refresh())
-    assert "could not be loaded" in apps.missing("Run")
 
 
-def test_it_is_on_by_default(monkeypatch: pytest.MonkeyPatch, apps: Apps) -> None:
-    monkeypatch.delenv("ORQAL_RUN")
-    assert Apps(Settings(), load_here).get("Run") is not None
+@pytest.mark.parametrize(
+    "broken", ["syntax error", GOOD.format(threads=-1), "raise SystemExit", "import no_such_module"]
+)
+@in_virtual_time
+async def test_a_file_that_breaks_keeps_its_last_good_version_also_over_a_restart(tmp_path: Path, broken: str) -> None:
+    file = tmp_path / "services/mine.py"
+    write(file, GOOD.format(threads=1))
+    apps = apps_of(tmp_path)
+    await apps.up_to_date()
+    write(file, broken)
+    for _ in ("the same process", "another one"):
+        await apps.up_to_date()
+        app = apps.get("Mine")
+        assert app is not None and app.info.threads == 1
+        [info] = [info for info in apps.infos() if info.name == "Mine"]
+        assert info.error is None and info.problem
+        apps = apps_of(tmp_path)
+    write(file, GOOD.format(threads=2))
+    await apps.up_to_date()
+    [info] = [info for info in apps.infos() if info.name == "Mine"]
+    assert (info.threads, info.problem) == (2, None)
+
+
+@in_virtual_time
+async def test_a_file_that_never_loaded_is_listed_with_its_error(tmp_path: Path) -> None:
+    write(tmp_path / "services/mine.py", "syntax error")
+    apps = apps_of(tmp_path)
+    await apps.up_to_date()
+    [info] = [info for info in apps.infos() if info.name == "mine"]
+    assert info.error is not None and "SyntaxError" in info.error
+    assert not apps.is_known("mine") and "could not be loaded" in apps.missing("mine")
+
+
+@in_virtual_time
+async def test_a_missing_file_is_known_until_it_is_forgotten(tmp_path: Path) -> None:
+    file = tmp_path / "services/mine.py"
+    write(file, GOOD.format(threads=1))
+    apps = apps_of(tmp_path)
+    await apps.up_to_date()
+    file.unlink()
+    for _ in ("the same process", "another one"):
+        await apps.up_to_date()
+        assert apps.get("Mine") is None and apps.is_known("Mine") and apps.last_good("Mine") is not None
+        assert f"{file} is missing" in apps.missing("Mine")
+        [info] = [info for info in apps.infos() if info.name == "Mine"]
+        assert info.error == f"{file} is missing"
+        apps = apps_of(tmp_path)
+    await apps.up_to_date()
+    await asyncio.sleep(FORGOTTEN_AFTER + 1)
+    apps.forget_missing(lambda name: name == "Mine")
+    assert apps.is_known("Mine")
+    apps.forget_missing(lambda name: False)
+    assert not apps.is_known("Mine") and not apps_of(tmp_path).is_known("Mine")
+
+
+@in_virtual_time
+async def test_a_load_that_failed_by_chance_is_repeated(tmp_path: Path) -> None:
+    write(tmp_path / "services/mine.py", GOOD.format(threads=1))
+    loader = Loader()
+    loader.problem = RuntimeError("no process could be started")
+    apps = apps_of(tmp_path, loader)
+    await apps.up_to_date()
+    assert apps.get("Mine") is None
+    loader.problem = None
+    await apps.up_to_date()
+    assert loader.loads == ["mine"], "not at once again"
+    await asyncio.sleep(LOAD_AGAIN_AFTER)
+    await apps.up_to_date()
+    assert apps.get("Mine") is not None
+
+
+@in_virtual_time
+async def test_a_slow_file_holds_up_only_those_who_name_its_apps(tmp_path: Path) -> None:
+    write(tmp_path / "services/slow.py", GOOD.format(threads=1).replace("Mine", "Slow"))
+    write(tmp_path / "services/mine.py", GOOD.format(threads=1))
+    loader, loop = Loader(), asyncio.get_running_loop()
+    apps = apps_of(tmp_path, loader)
+    await apps.up_to_date()
+    loader.slow["slow"] = 60.0
+    write(tmp_path / "services/slow.py", GOOD.format(threads=2).replace("Mine", "Slow"))
+    write(tmp_path / "services/mine.py", GOOD.format(threads=3))
+    begun = loop.time()
+    await apps.up_to_date({"Mine", "Test"})
+    mine = apps.get("Mine")
+    assert loop.time() - begun < 1 and mine is not None and mine.info.threads == 3
+    await apps.up_to_date({"Slow"})
+    slow = apps.get("Slow")
+    assert loop.time() - begun >= 60 and slow is not None and slow.info.threads == 2
+
+
+@in_virtual_time
+async def test_what_was_kept_and_cannot_be_read_is_reported_and_left_out(tmp_path: Path) -> None:
+    (tmp_path / "apps.json").write_text("{")
+    apps = apps_of(tmp_path)
+    await apps.up_to_date()
+    assert apps.get("Test") is not None
+
+
+# What it means for jobs
+
+
+def services(folder: Path) -> Path:
+    (folder / "services").mkdir()
+    write(folder / "services/mine.py", GOOD.format(threads=4))
+    return folder / "services/mine.py"
+
+
+def test_jobs_wait_while_their_wrapper_is_missing_and_go_on_when_it_is_back(tmp_path: Path) -> None:
+    file = services(tmp_path)
+
+    async def scene(cluster: InProcessCluster) -> None:
+        running, *waiting = await cluster.submit(*(spec(n, app="Mine", params={"seconds": 30}) for n in range(4)))
+        await cluster.running(running)
+        text = file.read_text()
+        file.unlink()
+        await cluster.wait(10)
+        # Also over a restart, and so does a submission that comes meanwhile.
+        cluster.kill_scheduler()
+        await cluster.start_scheduler()
+        [late] = await cluster.submit(spec("late", app="Mine"))
+        await cluster.ended([running])
+        assert cluster.record(running).ok and len(cluster.lives(running)) == 1
+        await cluster.wait(100)
+        assert all(cluster.record(job).current_status is Status.TODO for job in (*waiting, late))
+        assert await cluster.scheduler.cancel([waiting[0]]) == 1
+        file.write_text(text)
+        await cluster.ended([*waiting, late])
+        assert [cluster.record(job).ok for job in (*waiting, late)] == [False, True, True, True]
+
+    play(scene, tmp_path, services=str(file.parent))
+
+
+def test_an_up_without_the_setting_ends_no_job(tmp_path: Path) -> None:
+    file = services(tmp_path)
+
+    async def scene(cluster: InProcessCluster) -> None:
+        running, waiting = await cluster.submit(*(spec(n, app="Mine", params={"seconds": 60}) for n in range(2)))
+        await cluster.running(running)
+        cluster.kill_scheduler()
+        given, cluster.settings = cluster.settings, Settings(home=tmp_path, services="")
+        await cluster.start_scheduler()
+        await cluster.wait(200)
+        assert cluster.record(running).ok, "its last good version is kept"
+        assert cluster.record(waiting).current_status is Status.TODO
+        cluster.kill_scheduler()
+        cluster.settings = given
+        await cluster.start_scheduler()
+        await cluster.ended([waiting])
+        assert cluster.record(waiting).ok
+
+    play(scene, tmp_path, services=str(file.parent))
+
+
+def test_a_wrapper_of_which_nothing_is_kept_costs_no_job_either(tmp_path: Path) -> None:
+    file = services(tmp_path)
+
+    async def scene(cluster: InProcessCluster) -> None:
+        running, stopped, waiting = await cluster.submit(
+            *(spec(n, app="Mine", threads=2, params={"seconds": 300}) for n in range(3))
+        )
+        await cluster.running(running, stopped)
+        cluster.kill_scheduler()
+        text = file.read_text()
+        file.write_text("syntax error")
+        (tmp_path / "apps.json").unlink()
+        await cluster.start_scheduler()
+        await cluster.wait(60)
+        assert await cluster.scheduler.cancel([stopped]) == 1
+        await cluster.ended([stopped], within=30)
+        await cluster.wait(300)
+        assert cluster.record(running).current_status is Status.RUNNING, "its end is not read without its wrapper"
+        assert cluster.record(waiting).current_status is Status.TODO
+        [refused] = await cluster.submit(spec("new", app="Mine"))
+        error = cluster.record(refused).error
+        assert error is not None and error.type is ErrorType.NO_SUCH_APP
+        write(file, text)
+        await cluster.ended([running, waiting])
+        assert cluster.record(running).ok and cluster.record(waiting).ok
+        assert len(cluster.lives(running)) == len(cluster.lives(waiting)) == 1
+
+    play(scene, tmp_path, services=str(file.parent))
