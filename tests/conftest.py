@@ -42,6 +42,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(skip)
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    """The event loop of coroutine tests, which are marked `anyio`."""
+    return "asyncio"
+
+
 @pytest.fixture(scope="session")
 def image() -> str:
     """The image orqal/demo, made from this machine's own programs."""

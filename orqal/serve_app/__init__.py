@@ -1,4 +1,4 @@
-"""The REST API: `orqal.serve_app:app` is a Ray Serve application."""
+"""The REST API and the pages: `orqal.serve_app:app` is a Ray Serve application."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ from typing import Any
 from ray import serve
 
 from orqal.serve_app.application import build
-from orqal.serve_app.middleware import request_limits as crowd
+from orqal.serve_app.middleware import request_limits
 
-CLIENTS_AT_ONCE = crowd.QUICK + crowd.HELD
-"""Requests that a replica holds at a time. The proxy lets no more come, so none has to wait in Serve's own queue,
-where those that only wait for jobs would keep up the others."""
-
-
+REQUESTS_AT_ONCE = request_limits.QUICK + request_limits.HELD
+"""Requests that a replica handles at a time. The proxy lets no more in, so none waits in Serve's own queue, where
+requests that only wait for jobs would delay all others."""
 HEAD = "node:__internal_head__"
-"""A resource that Ray gives the head alone: only there are the store and the token, wherever else there is room."""
+"""A resource that Ray gives only to the head. The store and the token are there."""
 
 
 @serve.deployment(
     num_replicas=1,
-    max_ongoing_requests=CLIENTS_AT_ONCE,
+    max_ongoing_requests=REQUESTS_AT_ONCE,
     ray_actor_options={"num_cpus": 0, "resources": {HEAD: 0.001}},
     health_check_period_s=5,
 )
 @serve.ingress(build)
 class Api:
-    """Holds the FastAPI application that `build` makes on each replica."""
+    """Serves the FastAPI application that `build` makes in each replica."""
 
 
 app: Any = Api.bind()  # type: ignore[attr-defined] # made by the decorators

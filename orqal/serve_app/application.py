@@ -1,4 +1,4 @@
-"""The FastAPI application: who may come in, what goes wrong, and the routes."""
+"""The FastAPI application: its routes, pages and middleware, and the answers to errors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from fastapi_offline import FastAPIOffline
 from orqal import __version__
 from orqal.actors.interfaces import ActorAway
 from orqal.serve_app import routes
-from orqal.serve_app.backend import Away, Backend, NotThere
-from orqal.serve_app.json_stream import BadDocument
-from orqal.serve_app.middleware.auth import Guard
-from orqal.serve_app.middleware.backpressure import AtReplica
+from orqal.serve_app.cluster_access import ClusterAccess
+from orqal.serve_app.errors import ApiError
+from orqal.serve_app.middleware.auth import AuthMiddleware
+from orqal.serve_app.middleware.backpressure import ReplicaBackpressure
+from orqal.serve_app.news import NewsFeed
 from orqal.serve_app.pages import pages
 from orqal.settings import Settings
 from orqal.store import first_sentence, store_failures
@@ -28,18 +29,18 @@ log = logging.getLogger("orqal.api")
 _DESCRIPTION = """
 Runs containerised programs over many inputs on a cluster of Docker hosts.
 
-All but `/healthz` wants the token that `orqal up` made: `Authorization: Bearer TOKEN`, or Basic with any user name and
-the token as password.
+Everything but `/healthz` needs the token that `orqal up` made: `Authorization: Bearer TOKEN`, or Basic authentication
+with any user name and the token as password.
 """
 
 
 def build() -> FastAPI:
-    """The application. It must be made where it serves: it opens the store and finds the Scheduler."""
+    """The application. Call it in the process that serves it: it opens the store and finds the Scheduler."""
     api = FastAPIOffline(
         title="Orqal", version=__version__, description=_DESCRIPTION, lifespan=_lifespan, openapi_url="/openapi.json"
     )
     api.include_router(routes.health)
-    # Guard does the guarding; these give the documentation its button to enter the token.
+    # The middleware checks the token; these give the documentation its button to enter it.
     bearer = HTTPBearer(auto_error=False, description="The token that `orqal up` made.")
     basic = HTTPBase(
         scheme="basic",
@@ -51,43 +52,43 @@ def build() -> FastAPI:
         api.include_router(router, prefix="/api", dependencies=[Security(bearer), Security(basic)])
     api.include_router(pages)
     settings = Settings()
-    api.add_middleware(Guard, token=settings.token, no_token=settings.no_token)
-    api.add_middleware(AtReplica)
-    api.add_exception_handler(NotThere, _not_there)
-    api.add_exception_handler(Away, _away)
-    api.add_exception_handler(BadDocument, _bad_document)
-    api.add_exception_handler(ActorAway, _restarting)
+    api.add_middleware(AuthMiddleware, token=settings.token, no_token=settings.no_token)
+    api.add_middleware(ReplicaBackpressure)
+    api.add_exception_handler(ApiError, _api_error)
+    api.add_exception_handler(ActorAway, _actor_away)
     for failure in store_failures(settings):
-        api.add_exception_handler(failure, _store_away)
+        api.add_exception_handler(failure, _store_unwritable)
+    api.add_exception_handler(Exception, _unexpected)
     return api
 
 
 @asynccontextmanager
 async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
-    api.state.backend = Backend.of_cluster()
+    api.state.cluster = cluster = ClusterAccess.of_this_cluster()
+    api.state.news = news = NewsFeed(cluster.scheduler)
     yield
-    api.state.backend.close()
+    news.close()
+    cluster.close()
 
 
-async def _not_there(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, 404)
+async def _api_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
+    return JSONResponse({"detail": str(error)}, error.status, headers=error.headers)
 
 
-async def _away(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, 503, headers={"Retry-After": "5"})
-
-
-async def _bad_document(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, BadDocument)
-    return JSONResponse({"detail": str(error)}, error.status)
-
-
-async def _restarting(request: Request, error: Exception) -> JSONResponse:
+async def _actor_away(request: Request, error: Exception) -> JSONResponse:
+    log.warning("%s: %s", request.url.path, error)
     detail = "the scheduler is restarting; try again in a few seconds"
     return JSONResponse({"detail": detail}, 503, headers={"Retry-After": "2"})
 
 
-async def _store_away(request: Request, error: Exception) -> JSONResponse:
+async def _store_unwritable(request: Request, error: Exception) -> JSONResponse:
     log.error("the Scheduler cannot write the store: %s", error)
     detail = f"the store of jobs cannot be written now ({first_sentence(error)}); try again in a few seconds"
     return JSONResponse({"detail": detail}, 503, headers={"Retry-After": "5"})
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    """The error is logged by Starlette, which raises it again after this answer."""
+    what = f"{type(error).__name__}: {error}".strip(": ")
+    return JSONResponse({"detail": f"an unexpected error inside Orqal: {what}. Its log has more (/logs/api)"}, 500)

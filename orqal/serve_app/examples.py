@@ -1,4 +1,4 @@
-"""The answers that the documentation shows: one story, of a lab's batch of checksums."""
+"""The examples in the OpenAPI document: the answers about one batch of checksums of a lab."""
 
 from __future__ import annotations
 
@@ -95,9 +95,10 @@ EXPLANATION = Explanation(
     id=JOB_ID,
     current_status=Status.TODO,
     summary="It waits: lab1: no room now.",
-    cache=f"No earlier job answered for it: {JOB.cache_miss}.",
+    cache=f"No earlier job was reused: {JOB.cache_miss}.",
     hosts=[HostReason(name="lab1", reason="no room now")],
 )
+CLEANED = '{"directory": "65f0c0ffee65f0c0ffee65f1"}\n{"deleted": 1}\n'
 SUBMITTED, CANCELLED, RETRIED = Submitted(id=JOB_ID), Cancelled(cancelled=2), Retried(retried=1)
 BATCH = BatchInfo(
     name="sums", created=_BEGUN, jobs=42, status={Status(k): n for k, n in COUNTS.items()}, ok=38, failed=1
@@ -127,28 +128,34 @@ STATUS = ClusterStatus(
     containers=[{"lab1": [("ef" * 32, "orqal/demo", "running")]}],
 )
 HEALTH = Health(status="ok")
-CHECKUP = Checkup(
-    checked={"hosts": 1, "jobs": 42, "jobs on hosts": 1, "containers": 2, "directories": 7, "leases": 1},
-    findings=[
-        Finding(
-            kind=Kind.STRAY_CONTAINER,
-            where="lab1",
-            subject="ab" * 32,
-            what=f"The container abababababab is left on lab1: attempt 1 of the job {JOB_ID} is over.",
-            why="It takes room, and, if it runs, threads and memory that nobody counts.",
-            remedy="`orqal doctor --fix` removes it.",
-            mendable=True,
-        )
-    ],
-)
-CHECKUP_MENDED = Checkup(checked=CHECKUP.checked, findings=[CHECKUP.findings[0].model_copy(update={"mended": True})])
+
+
+def _checkup(mended: bool | None) -> Checkup:
+    return Checkup(
+        checked={"hosts": 1, "jobs": 42, "jobs on hosts": 1, "containers": 2, "directories": 7, "leases": 1},
+        findings=[
+            Finding(
+                kind=Kind.STRAY_CONTAINER,
+                where="lab1",
+                subject="ab" * 32,
+                what=f"The container abababababab is left on lab1: attempt 1 of the job {JOB_ID} is over.",
+                why="It takes room, and, if it runs, threads and memory that nobody counts.",
+                remedy="`orqal doctor --fix` removes it.",
+                mendable=True,
+                mended=mended,
+            )
+        ],
+    )
+
+
+CHECKUP, CHECKUP_MENDED = _checkup(None), _checkup(True)
 
 
 def line(view: BaseModel) -> str:
-    """A view as a line of a stream."""
+    """A model as a line of NDJSON."""
     return view.model_dump_json() + "\n"
 
 
 def shown(answer: Any) -> dict[int | str, dict[str, Any]]:
-    """The documentation of an answer in JSON by an example; its schema is the route's."""
+    """The documentation of a JSON answer by an example; its schema is that of the route."""
     return {200: {"content": {"application/json": {"example": TypeAdapter(Any).dump_python(answer, mode="json")}}}}

@@ -12,8 +12,11 @@ from orqal.serve_app.schemas import Explanation, HostReason
 
 
 def explained(job: JobRecord, reasons: Mapping[str, str], doing: str | None = None, *, moment: datetime) -> Explanation:
-    """`reasons`: why each host does not take it, of a job that waits. `doing`: what its host does before its start.
-    `moment`: the present."""
+    """Explain a job as it is at this moment.
+
+    `reasons`: for a waiting job, why each host does not take it, by host. `doing`: what the job's host does before
+    its container runs.
+    """
     return Explanation(
         id=job.id,
         current_status=job.current_status,
@@ -28,10 +31,10 @@ def _state(job: JobRecord, reasons: Mapping[str, str], doing: str | None, moment
         if job.not_before is not None and (seconds := (job.not_before - moment).total_seconds()) > 0:
             return _pause(job, seconds)
         if not reasons:
-            return "It waits, and there is no host."
+            return "It waits because there is no host."
         return "It waits: " + "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) + "."
     if job.current_status is Status.INIT:
-        return f"{job.host} is {doing.rstrip('.')}." if doing else f"{job.host} makes its image and container ready."
+        return f"{job.host} is {doing.rstrip('.')}." if doing else f"{job.host} prepares its image and container."
     if job.current_status is Status.RUNNING:
         return f"It runs on {job.host}."
     if job.error is not None:
@@ -42,10 +45,10 @@ def _state(job: JobRecord, reasons: Mapping[str, str], doing: str | None, moment
 
 
 def _pause(job: JobRecord, seconds: float) -> str:
-    """Of a job that waits to be tried again."""
+    """Why a job waits before its next attempt."""
     of = f" of {of_how_many(job.attempts, job.retry_policy)}" if job.retry_policy else ""
     last = job.attempts[-1] if job.attempts else None
-    why = f", because attempt {last.number} {last.why}" if last else ""
+    why = f" because attempt {last.number} {last.why}" if last else ""
     return f"It waits {math.ceil(seconds)} s before attempt {job.attempt}{of}{why}."
 
 
@@ -63,13 +66,9 @@ def _history(job: JobRecord) -> list[str]:
 
 
 def _cache(job: JobRecord) -> str:
-    ran = (
-        f"No earlier job answered for it: {job.cache_miss}." if job.cache_miss else "Nobody looked for an earlier job."
-    )
+    why = f"No earlier job was reused: {job.cache_miss}." if job.cache_miss else "No earlier job was looked for."
+    if not job.cache_hits:
+        return why
     times = "once" if job.cache_hits == 1 else f"{job.cache_hits} times"
     last = f", the last time at {job.cache_last_hit:%Y-%m-%d %H:%M:%S} UTC" if job.cache_last_hit else ""
-    return (
-        f"{ran} It was taken in the place of a later job of the same app, input and params {times}{last}."
-        if job.cache_hits
-        else ran
-    )
+    return f"{why} It was reused {times} for a later job with the same app, input and params{last}."

@@ -1,40 +1,47 @@
-"""A file of a job's directory, read from its host in pieces; and which part of it a request wants."""
+"""Files of a job's directory, read from the host that has them in pieces."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import NamedTuple
 
-from orqal.actors.interfaces import HostApi
+from orqal.actors.interfaces import ActorAway, HostApi
 from orqal.engine.job_directory import Piece
+from orqal.models import JobRecord
+from orqal.serve_app.cluster_access import ClusterAccess
+from orqal.serve_app.errors import NotFound, Unavailable
 
-PIECE = 1 << 20
-"""Bytes that travel from the host at once."""
-AHEAD = 4
-"""Pieces that are on their way at a time: no more of a file is in memory, and none is waited for alone."""
+PIECE_BYTES = 1 << 20
+"""Bytes in one answer of the host."""
+PIECES_AHEAD = 4
+"""Pieces that are asked for at a time. This bounds the memory for a file, and saves waiting for each piece alone."""
 
 
-class CutShort(Exception):
-    """The file has become shorter, or has gone, while it was read."""
+class FileShortened(Exception):
+    """The file was shortened or removed while it was read."""
 
 
 class JobFile(NamedTuple):
-    """A file that there is, and its host's actor."""
+    """A file that exists, and the actor of its host."""
 
     host: HostApi
     job: str
     name: str
     size: int
-    """Bytes, when it was found. What is written to it later is not read."""
+    """Bytes when the file was found. What is appended later is not read."""
     version: str
-    """Another one when the file has been written to."""
+    """A different value after the file has been written to."""
 
     @classmethod
-    async def found(cls, host: HostApi, job: str, name: str) -> JobFile | None:
-        """The file; None: this host has no such file."""
+    async def on(cls, host: HostApi, job: str, name: str) -> JobFile | None:
+        """The file on this host; None if the host has no such file.
+
+        Raises:
+            ActorAway: the host does not answer.
+        """
         piece = await host.read_file(job, name, 0, 0)
         return piece and cls(host, job, name, piece.size, f"{piece.modified:x}-{piece.size:x}")
 
@@ -42,20 +49,20 @@ class JobFile(NamedTuple):
         """Its bytes from `start` to before `end`.
 
         Raises:
-            CutShort: they are no longer there.
-            ActorAway: the host is gone.
+            FileShortened: the file no longer has these bytes.
+            ActorAway: the host does not answer.
         """
         coming: deque[tuple[int, asyncio.Task[Piece | None]]] = deque()
         try:
             while start < end or coming:
-                while start < end and len(coming) < AHEAD:
-                    size = min(PIECE, end - start)
+                while start < end and len(coming) < PIECES_AHEAD:
+                    size = min(PIECE_BYTES, end - start)
                     coming.append((size, asyncio.ensure_future(self._read(start, size))))
                     start += size
                 size, reading = coming.popleft()
                 piece = await reading
                 if piece is None or len(piece.data) < size:
-                    raise CutShort(f"{self.name!r} of the job {self.job} has become shorter while it was read")
+                    raise FileShortened(f"{self.name!r} of the job {self.job} was shortened while it was read")
                 yield piece.data
         finally:
             for _, reading in coming:
@@ -65,28 +72,25 @@ class JobFile(NamedTuple):
         return await self.host.read_file(self.job, self.name, start, size)
 
 
-class Part(NamedTuple):
-    """Bytes from `start` to before `end`."""
+async def find_file(cluster: ClusterAccess, job: JobRecord, name: str) -> JobFile:
+    """A file of a job's directory: on the job's host or, if that has left, on another host that has the same directory.
 
-    start: int
-    end: int
-
-
-def wanted(header: str | None, size: int) -> Part | None:
-    """The part of a file that the header Range asks for (RFC 9110, section 14); None: all of it, also where it asks for
-    several parts, or in a way that is not known. ValueError: there is no such part."""
-    found = re.fullmatch(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", header or "")
-    if found is None or found.group(1) == found.group(2) == "":
-        return None
-    first, last = found.groups()
-    if first == "":
-        part = Part(max(0, size - int(last)), size)
-    elif last == "":
-        part = Part(int(first), size)
-    elif int(last) < int(first):
-        return None
-    else:
-        part = Part(int(first), min(int(last) + 1, size))
-    if part.start >= part.end:
-        raise ValueError(f"there is no such part of {size} bytes")
-    return part
+    Raises:
+        NotFound: the job has no such file.
+        Unavailable: the job's host is away, and no other host has the file.
+    """
+    hosts = await cluster.scheduler.hosts()
+    own = [host for host in hosts if host.name == job.host]
+    for info in own or hosts:
+        with suppress(ActorAway, ValueError):  # it is leaving at this moment
+            host = await cluster.host_actor(info) if own else cluster.find_host(info.node_id)
+            if file := await JobFile.on(host, job.id, name):
+                return file
+            if own:
+                raise NotFound(f"the job {job.id} has no file {name!r}")
+    if job.host is None:
+        raise NotFound(f"the job {job.id} has no file {name!r}: no host has run it")
+    raise Unavailable(
+        f"the host {job.host} is away, and the files of the job {job.id} are on it. They can be read again "
+        "when it is back (`orqal hosts`)"
+    )

@@ -1,4 +1,4 @@
-"""Jobs from a stream: JSON documents one after another, with or without white space between them."""
+"""Jobs from a stream of JSON documents, which follow each other with or without white space."""
 
 from __future__ import annotations
 
@@ -14,34 +14,26 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from orqal.models import JobSpec
+from orqal.serve_app.errors import BadDocument
 
 MAX_DOCUMENT = 1 << 20
-"""Characters of one job's JSON."""
+"""The most characters in one job's JSON."""
 MAX_DEPTH = 64
-"""Levels of objects and arrays in one job's JSON; the job itself is the first."""
+"""The most levels of objects and arrays in one job's JSON; the job itself is the first."""
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _OUTSIDE = re.compile(r'"(?:[^"\\]*")?|[{}\[\]]')
-"""Outside strings: a bracket, a string without escapes, or the beginning of any other."""
+"""Outside strings: a bracket, a string without escapes, or the beginning of another string."""
 _INSIDE = re.compile(r'["\\]')
 _OTHER_JSON = frozenset('["-0123456789tfn')
-"""What JSON begins with that is not an object."""
-
-
-class BadDocument(ValueError):
-    """A document that is no job. `number` counts from 1; `status` is the HTTP status that fits."""
-
-    def __init__(self, number: int, message: str, status: int = 422) -> None:
-        super().__init__(f"document {number}: {message}")
-        self.number = number
-        self.status = status
+"""The first characters of JSON values that are not objects."""
 
 
 class DocumentReader:
-    """Cuts a stream into jobs. How the network has cut it into chunks changes nothing but when they come.
+    """Cuts a stream into jobs. The chunks in which it comes do not matter.
 
-    Holds no more than one document that is not complete yet, and the cost is linear in the length of the stream:
-    of a document in many chunks each is looked at once, and it is decoded when its last one is there.
+    It holds at most one incomplete document. The time is linear in the length of the stream: each chunk of a document
+    is looked at once, and the document is decoded when its last chunk is there.
     """
 
     def __init__(self) -> None:
@@ -51,10 +43,10 @@ class DocumentReader:
         self._number = 0
 
     def feed(self, chunk: bytes) -> Iterator[JobSpec]:
-        """The jobs that are complete with this chunk; to be read to the end before the next chunk comes.
+        """The jobs that this chunk completes. Read all of them before feeding the next chunk.
 
         Raises:
-            BadDocument: what comes next is no job. Those before it were given.
+            BadDocument: the next document is not a job. The jobs before it were yielded.
         """
         broken: UnicodeDecodeError | None = None
         try:
@@ -64,23 +56,27 @@ class DocumentReader:
             text = error.object[: error.start].decode()
         start = 0
         while (found := self._next(text, start)) is not None:
-            value, start = found
+            document, start = found
             self._number += 1
-            yield self._spec(value)
+            yield self._spec(document)
         if broken:
             raise BadDocument(self._number + 1, f"it is not UTF-8: {broken}", 400) from broken
 
     def close(self) -> None:
-        """The stream has ended. BadDocument: in the middle of a document."""
+        """The stream has ended.
+
+        Raises:
+            BadDocument: it ended in the middle of a document.
+        """
         try:
             self._decode(b"", final=True)
         except UnicodeDecodeError as error:
             raise BadDocument(self._number + 1, f"it is not UTF-8: {error}", 400) from error
         if self._partial is not None:
-            raise BadDocument(self._number + 1, "it is not complete: the body ends before its last }", 400)
+            raise BadDocument(self._number + 1, "it is not complete: the body ends before its closing }", 400)
 
-    def _next(self, text: str, start: int) -> tuple[Any, int] | None:
-        """The next document's value and the index after it; None: it is not complete yet."""
+    def _next(self, text: str, start: int) -> tuple[str, int] | None:
+        """The next document, a JSON object, and the index after it; None if it is not complete yet."""
         if self._partial is None:
             if text[start : start + 1] != "{":
                 start = self._after_space(text, start)
@@ -91,16 +87,17 @@ class DocumentReader:
                 if end - start <= MAX_DOCUMENT and not (
                     text.count("{", start, end) + text.count("[", start, end) > MAX_DEPTH and _too_deep(value)
                 ):
-                    return value, end
+                    return text[start:end], end
             except (ValueError, OverflowError, RecursionError):
-                # Not complete, not JSON, or too deep: what follows tells which.
+                # It is not complete, not JSON, or too deep. The slower way below finds out which.
                 pass
             self._partial = _Partial(self._number + 1)
         after = self._partial.add(text, start)
         if after is None:
             return None
         document, self._partial = self._partial.text, None
-        return self._value(document), after
+        self._check(document)
+        return document, after
 
     def _after_space(self, text: str, start: int) -> int:
         """The index at which the next document begins."""
@@ -108,41 +105,38 @@ class DocumentReader:
         assert space is not None
         first = text[space.end() : space.end() + 1]
         if first not in ("{", ""):
-            message = f"it begins with {first!r}; a job is a JSON object, {{…}}"
+            message = f"it begins with {first!r}, but a job is a JSON object, {{…}}"
             raise BadDocument(self._number + 1, message, 422 if first in _OTHER_JSON else 400)
         return space.end()
 
-    def _value(self, document: str) -> Any:
+    def _check(self, document: str) -> None:
         try:
-            value, _ = self._json.raw_decode(document)
+            self._json.raw_decode(document)
         except json.JSONDecodeError as error:
             raise BadDocument(self._number + 1, f"it is not JSON: {error}", 400) from error
         except ValueError as error:
-            # Of a number with too many digits Python says after the colon what its programmer can do.
+            # A number with too many digits. What Python says after the colon is for its programmers.
             reason = str(error).partition(":")[0]
             raise BadDocument(self._number + 1, f"a number in it cannot be read: {reason}", 400) from error
         except OverflowError as error:
             raise BadDocument(self._number + 1, str(error)) from error
-        return value
 
-    def _spec(self, value: Any) -> JobSpec:
+    def _spec(self, document: str) -> JobSpec:
         try:
-            # As the store will read it again: a lone surrogate is JSON to some and text to nobody.
-            return JobSpec.model_validate_json(JobSpec.model_validate(value).model_dump_json())
+            # Pydantic reads the text as it will read it from the store. Python's decoder accepts lone surrogates too.
+            spec = JobSpec.model_validate_json(document)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            raise BadDocument(
-                self._number, f"{_place(first['loc'])}: {first['msg'].removeprefix('Value error, ')}"
-            ) from error
-        except ValueError as error:
-            raise BadDocument(self._number, f"it cannot be kept as JSON: {error}") from error
+            raise BadDocument(self._number, _reason(error)) from error
+        if spec.timeout == math.inf:  # pydantic reads the text "inf" as a number
+            raise BadDocument(self._number, "timeout: must be a finite number")
+        return spec
 
 
 class _Partial:
-    """A JSON object whose text comes in pieces. It sees where the object ends, and no more than that."""
+    """A JSON object whose text comes in pieces. It only finds where the object ends."""
 
     def __init__(self, number: int) -> None:
-        """`number` is the document's."""
+        """`number`: of the document in the stream."""
         self._number = number
         self._parts: list[str] = []
         self._length = 0
@@ -152,14 +146,16 @@ class _Partial:
 
     @property
     def text(self) -> str:
-        """All of it so far."""
+        """All of its text so far."""
         return "".join(self._parts)
 
     def add(self, text: str, start: int) -> int | None:
-        """Take what belongs to it from `start` on: the index after its end; None: it goes on after this text.
+        """Take the part of a text that belongs to the object, from `start` on.
+
+        Return the index after the object's end; None if it goes on after this text.
 
         Raises:
-            BadDocument: it is too long or too deep.
+            BadDocument: the object is too long or too deep.
         """
         stop = min(len(text), start + MAX_DOCUMENT - self._length)
         end = self._scan(text, start, stop)
@@ -174,7 +170,7 @@ class _Partial:
         return None if self._depth else end
 
     def _scan(self, text: str, start: int, stop: int) -> int:
-        """Read on: the index after the end of the object or after what makes it too deep, else `stop`."""
+        """The index after the object's end, or after the bracket that makes it too deep; otherwise `stop`."""
         at = start
         while at < stop:
             if self._escaped:
@@ -210,8 +206,18 @@ def _too_deep(value: Any) -> bool:
     return bool(level)
 
 
+def _reason(error: ValidationError) -> str:
+    """The first mistake that pydantic found, for the document's sender."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        reason = first["msg"].removeprefix("Invalid JSON: ")
+        surrogate = " (a lone surrogate is not text)" if "escape" in reason else ""
+        return f"it is not JSON that can be stored: {reason}{surrogate}"
+    return f"{_place(first['loc'])}: {first['msg'].removeprefix('Value error, ')}"
+
+
 def _place(loc: tuple[int | str, ...]) -> str:
-    """Where in a job pydantic found a mistake, for a person. The keys in it are the user's: as long as they like."""
+    """Where in a job pydantic found a mistake, in words. Keys of the user are shortened: they may have any length."""
     if loc[-1:] == ("[key]",):
         *outer, name = loc[:-1]
         return f"{_place(tuple(outer))}: the name {reprlib.repr(name)}"

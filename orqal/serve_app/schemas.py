@@ -1,4 +1,4 @@
-"""The JSON that the API speaks."""
+"""The JSON of the API's requests and answers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from orqal.actors.messages import CleanTarget
 from orqal.models import MAX_NAME, BatchInfo, BatchName, JobError, JobRecord, Output, Status
 
 Id = Annotated[str, Field(pattern="^[0-9a-f]{24}$")]
@@ -16,31 +17,32 @@ class JobView(JobRecord):
     """A job with its output and result."""
 
     container: None = None
-    """Always null; older clients want the key."""
+    """Always null; older clients expect the key."""
     stdout: list[str] = Field(default_factory=list)
-    """The lines of the standard output, or of its end if `truncated` says so."""
+    """The lines of the standard output; only of its end if `truncated` contains `stdout`."""
     stderr: list[str] = Field(default_factory=list)
+    """The lines of the standard error; only of its end if `truncated` contains `stderr`."""
     result: JsonValue = None
 
     @classmethod
-    def whole(cls, job: JobRecord, output: Output) -> JobView:
-        """The view of a record with its output."""
+    def of(cls, job: JobRecord, output: Output) -> JobView:
+        """The view of a job with this output."""
         return cls.model_construct(
             **dict(job), stdout=_lines(output.stdout), stderr=_lines(output.stderr), result=output.result
         )
 
 
 class Drain(BaseModel):
-    """How a host is to become empty."""
+    """How to drain a host."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"now": True}]})
 
     now: bool = False
-    """Stop its jobs; they run again elsewhere."""
+    """Also stop its jobs; they run again on other hosts."""
 
 
 class ResultView(BaseModel):
-    """One line of a batch's results."""
+    """A job in the results of its batch."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
@@ -56,21 +58,21 @@ class ResultView(BaseModel):
 
     @classmethod
     def of(cls, job: JobRecord, output: Output) -> ResultView:
-        """The line of a job."""
+        """The view of a job with this output."""
         names = set(cls.model_fields) - {"ok", "result"}
         return cls.model_construct(**{name: getattr(job, name) for name in names}, ok=job.ok, result=output.result)
 
 
 class JobPage(BaseModel):
-    """A part of a listing."""
+    """A part of the list of jobs."""
 
     jobs: list[JobRecord]
     cursor: str | None
-    """Give it as `cursor` to get the next part; null: this was the last."""
+    """Pass it as `cursor` to get the next part; null if this is the last part."""
 
 
 class Selection(BaseModel):
-    """Some jobs: those of these ids, of a batch, or all that have not ended."""
+    """The jobs with these ids, the jobs of a batch, or all jobs that have not ended."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"batch": "sums"}]})
 
@@ -81,13 +83,13 @@ class Selection(BaseModel):
     @model_validator(mode="after")
     def _exactly_one(self) -> Selection:
         if (self.ids is not None) + (self.batch is not None) + self.all != 1:
-            raise ValueError("say which jobs, by exactly one of ids, batch and all")
+            raise ValueError("select jobs by exactly one of ids, batch and all")
         return self
 
 
 class ToCancel(BaseModel):
-    """Some jobs: those of these ids, all that have not ended, or those of them that are in a batch, in a state, of an
-    app, of a user, or on a host; of several of these, the jobs to which all apply."""
+    """The jobs with these ids, or all jobs that have not ended, or those of them that are in a batch, in a state, of an
+    app, of a user or on a host. If several of these are given, all must apply."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"batch": "sums", "status": "todo"}]}, extra="forbid")
 
@@ -103,11 +105,11 @@ class ToCancel(BaseModel):
     def _exactly_one(self) -> ToCancel:
         by = any(value is not None for value in (self.batch, self.status, self.app, self.user, self.host))
         if (self.ids is not None) + by + self.all != 1:
-            raise ValueError("say which jobs: by ids, or by some of batch, status, app, user and host, or all")
+            raise ValueError("select jobs by ids, by any of batch, status, app, user and host, or by all")
         return self
 
-    def means(self, job: JobRecord) -> bool:
-        """True if everything but the batch applies to it."""
+    def applies_to(self, job: JobRecord) -> bool:
+        """True if everything but the batch applies to a job."""
         return (
             self.status in (None, job.current_status.value)
             and self.app in (None, job.app)
@@ -116,20 +118,28 @@ class ToCancel(BaseModel):
         )
 
 
+class ToClean(BaseModel):
+    """What to clean."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"what": "old"}]})
+
+    what: CleanTarget
+
+
 class Cancelled(BaseModel):
-    """How many jobs had not ended and end now."""
+    """The number of jobs that had not ended and are being cancelled."""
 
     cancelled: int
 
 
 class Retried(BaseModel):
-    """How many jobs had failed and run again."""
+    """The number of failed jobs that run again."""
 
     retried: int
 
 
 class Submitted(BaseModel):
-    """The id of a new job."""
+    """The id of the job that a document became."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
@@ -137,7 +147,7 @@ class Submitted(BaseModel):
 
 
 class Missed(BaseModel):
-    """In a stream of changes: some are not in it, here. Who wants to know looks at the jobs themselves."""
+    """A line in a stream of changes: here some are missing. Look at the jobs themselves."""
 
     missed: Literal[True] = True
 
@@ -157,11 +167,11 @@ class Explanation(BaseModel):
     id: str = Field(alias="_id")
     current_status: Status
     summary: str
-    """Sentences for a person."""
+    """What happens to the job, and why, in sentences."""
     cache: str
-    """Why it was run and not taken from the cache, and how often it answered for others."""
+    """Why the job was run instead of reusing an earlier one, and how often it was reused itself, in sentences."""
     hosts: list[HostReason]
-    """For a job that waits: why each host does not take it now."""
+    """For a waiting job, why each host does not take it now."""
 
 
 class BatchList(BaseModel):
@@ -169,17 +179,17 @@ class BatchList(BaseModel):
 
     batches: list[BatchInfo]
     cursor: str | None
-    """Give it as `cursor` to get the next part; null: this was the last."""
+    """Pass it as `cursor` to get the next part; null if this is the last part."""
 
 
 class Health(BaseModel):
-    """The API answers."""
+    """The state of the API."""
 
     status: str
 
 
 class OldBatch(BaseModel):
-    """A batch as older clients know it."""
+    """A batch in the form that older clients expect."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
@@ -191,40 +201,41 @@ class HostLoad(BaseModel):
     """How busy a host is."""
 
     mem: float | None
-    """Percent of its memory; null: not known, for only the host's Docker daemon can be reached."""
+    """Memory in use, in percent; null if unknown, because only the host's Docker daemon can be reached."""
     cpu: float | None
-    """Percent of all its cores; null: not known."""
+    """Use of all cores together, in percent; null if unknown."""
     images: dict[str, int]
-    """Running containers per image."""
+    """The number of running containers of each image."""
 
 
 class NodeStatus(BaseModel):
-    """A host, in Docker's words."""
+    """A host as its Docker daemon describes it."""
 
     info: dict[str, Any]
     """`docker info`."""
     containers: list[dict[str, Any]]
-    """`docker inspect` of each."""
+    """`docker inspect` of each of Orqal's running containers."""
 
 
 class ClusterStatus(BaseModel):
-    """The whole at one look."""
+    """The whole cluster."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     id: str = Field(alias="_id")
-    """The time."""
+    """The present time."""
     services: list[str] = Field(alias="_services")
-    """The apps."""
+    """The names of the apps."""
     status: dict[str, int]
+    """The number of jobs in each state."""
     hosts: list[str]
     nodes: dict[str, NodeStatus]
     containers: list[dict[str, list[tuple[str, str, str]]]]
-    """By host: id, image, state."""
+    """For each host: id, image and state of each container."""
 
 
 class Problem(BaseModel):
-    """Why a request was not done."""
+    """Why a request failed."""
 
     detail: Any
 

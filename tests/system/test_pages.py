@@ -80,7 +80,7 @@ def test_job_that_succeeded(orqal: Orqal, get: Get) -> None:
         job["wrapper_digest"],
         "sha256sum < ",
         job["container_id"],
-        "No earlier job answered for it",
+        "No earlier job was reused",
     ):
         assert expected in page, expected
     assert f"Host {job['host']} " in page
@@ -250,7 +250,7 @@ def test_logs(orqal: Orqal, get: Get) -> None:
     get("/jobs/all/123")
     for path in ("/logs/api", "/logs/app"):
         assert "GET /jobs/{status}/{page} 200" in text_of(get(path))
-    assert f"There are scheduler, api, {host['name']}." in text_of(get("/logs/nope"))
+    assert f"The processes are scheduler, api, {host['name']}." in text_of(get("/logs/nope"))
 
 
 def test_former_address_of_the_documentation(get: Get) -> None:

@@ -1,4 +1,8 @@
-"""Who may come in: who sends the token. Of what a browser sends by itself, only what this server's pages ask for."""
+"""Who may use the API: whoever sends the token.
+
+A browser sends a password, or a request without a token where none is needed, by itself. Such a request passes only if
+a page of this server made the browser send it.
+"""
 
 from __future__ import annotations
 
@@ -15,33 +19,34 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 OPEN = "/healthz"
-"""The one path that needs nothing."""
+"""The only path that needs no token."""
 
 _CHALLENGES = ("Bearer", 'Basic realm="Orqal", charset="UTF-8"')
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-_EVIDENCE = ("Sec-Fetch-Site", "Origin", "Referer")
-"""The headers by which a browser says which page made it send a request."""
+_PAGE_HEADERS = ("Sec-Fetch-Site", "Origin", "Referer")
+"""The headers in which a browser names the page that made it send a request."""
 _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/?#@\[\]\\]+)(?::([0-9]{1,5}))?")
 _URL = re.compile(r"(https?)://([^/?#]*)")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
-_WHO_ARE_YOU = (
-    "this needs the API's token: `Authorization: Bearer TOKEN`, or Basic with any user name and the token as password. "
-    "It is in the file `token` of the home of Orqal (~/.orqal) on the machine that runs `orqal up`; elsewhere set "
-    "ORQAL_TOKEN."
+_UNAUTHORIZED = (
+    "this request needs the API's token: `Authorization: Bearer TOKEN`, or Basic with any user name and the token as "
+    "password. It is in the file `token` in Orqal's home (~/.orqal) on the machine where `orqal up` runs; on other "
+    "machines set ORQAL_TOKEN."
 )
 
 
 class Credential(NamedTuple):
-    """What an Authorization header brings."""
+    """What an Authorization header contains."""
 
     scheme: str
-    """"bearer" or "basic"."""
+    """`bearer` or `basic`."""
     secret: bytes
+    """The token of `bearer`, or the password of `basic`."""
 
 
 class Origin(NamedTuple):
-    """What of an address makes two pages of one origin."""
+    """The parts of an address that two pages of the same origin have in common."""
 
     scheme: str
     host: str
@@ -49,28 +54,26 @@ class Origin(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """Why a request does not pass, and what its sender can do."""
+    """Why a request is refused, and what the sender can do."""
 
     status: int
     detail: str
 
 
-class Guard:
-    """ASGI middleware: lets a request pass, or answers it with 401 or 403.
-
-    `no_token`: programs of this machine need no token. Without a token and without that, nobody comes in.
-    """
+class AuthMiddleware:
+    """Lets a request pass, or answers it with 401 or 403."""
 
     def __init__(self, app: ASGIApp, token: str | None, no_token: bool = False) -> None:
+        """`no_token`: programs on this machine need no token. Without a token and `no_token`, no request passes."""
         self._app = app
-        # Compared as bytes: a header may hold what is not ASCII.
+        # Compared as bytes, because a header may contain bytes that are not ASCII.
         self._token = os.fsencode(token) if token else None
         self._no_token = no_token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] == "websocket":
-            await WebSocketClose(1008)(scope, receive, send)  # nothing here speaks it
+            await WebSocketClose(1008)(scope, receive, send)  # the API has no websockets
             return
         refusal = refusal_of(scope, self._token, self._no_token) if scope["type"] == "http" else None
         if refusal is None:
@@ -84,35 +87,35 @@ class Guard:
 
 
 def refusal_of(scope: Scope, token: bytes | None, no_token: bool) -> Refusal | None:
-    """Why this HTTP request may not pass; None: it may."""
+    """Why this HTTP request is refused; None if it may pass."""
     if scope["path"] == OPEN:
         return None
     headers = Headers(scope=scope)
     known = _known(headers, token)
     if known == "bearer":
-        return None  # no browser sends it by itself
+        return None  # a browser never sends it by itself
     if known is None and not no_token:
-        return Refusal(401, _WHO_ARE_YOU)
+        return Refusal(401, _UNAUTHORIZED)
     if known is None and not _is_loopback(headers):
         return _not_this_machine(headers)
     own = _own_origin(scope, headers)
     if foreign := _foreign(headers, own):
         return Refusal(
             403,
-            f"a page of another origin made the browser send this (`{foreign}`). Enter the address in the browser's "
-            "address bar, and go on from this server's own pages. A program sends `Authorization: Bearer TOKEN`.",
+            f"a page of another origin made the browser send this request (`{foreign}`). Enter the address in the "
+            "browser's address bar, and use this server's own pages. Programs send `Authorization: Bearer TOKEN`.",
         )
-    if _changes_something(scope) and _from_browser(headers) and not any(name in headers for name in _EVIDENCE):
+    if _changes_something(scope) and _from_browser(headers) and not any(name in headers for name in _PAGE_HEADERS):
         return Refusal(
             403,
-            "a browser sent this, and it does not say which page made it do so (Sec-Fetch-Site, Origin or Referer), "
-            "so it may be a stranger's. Use the command line, or a program that sends `Authorization: Bearer TOKEN`.",
+            "a browser sent this request without saying which page made it do so (Sec-Fetch-Site, Origin or Referer), "
+            "so the page may be a stranger's. Use the command line, or send `Authorization: Bearer TOKEN`.",
         )
     return None
 
 
 def _known(headers: Headers, token: bytes | None) -> str | None:
-    """How the token is sent, "bearer" or "basic"; None: it is not."""
+    """The scheme with which the token is sent, `bearer` or `basic`; None if it is not sent."""
     credential = credential_of(headers.getlist("authorization"))
     if credential is None or token is None or not hmac.compare_digest(credential.secret, token):
         return None
@@ -120,8 +123,10 @@ def _known(headers: Headers, token: bytes | None) -> str | None:
 
 
 def credential_of(authorization: list[str]) -> Credential | None:
-    """What these Authorization headers bring: the bearer token, or the password of Basic. None: none is there, or
-    several, or it cannot be read."""
+    """The bearer token, or the password of Basic, in these Authorization headers.
+
+    None if there is no such header, if there are several, or if it cannot be read.
+    """
     if len(authorization) != 1:
         return None
     scheme, _, rest = authorization[0].partition(" ")
@@ -138,7 +143,7 @@ def credential_of(authorization: list[str]) -> Credential | None:
 
 
 def origin_of(scheme: str, authority: str) -> Origin | None:
-    """The origin of a scheme and a `host[:port]`; None: that is none."""
+    """The origin of a scheme and a `host[:port]`; None if these are invalid."""
     parts = _AUTHORITY.fullmatch(authority.lower())
     if parts is None or scheme not in _DEFAULT_PORTS:
         return None
@@ -147,19 +152,19 @@ def origin_of(scheme: str, authority: str) -> Origin | None:
 
 
 def url_origin(url: str) -> Origin | None:
-    """The origin of an `http://` or `https://` URL; None: it is another kind, or none ("null")."""
+    """The origin of an `http://` or `https://` URL; None for everything else (for example "null")."""
     parts = _URL.match(url.lower())
     return origin_of(*parts.groups()) if parts else None
 
 
 def _own_origin(scope: Scope, headers: Headers) -> Origin | None:
-    """The request's own, as its Host says; None: it has no Host, or several, or none that can be read."""
+    """The origin that the request was sent to, by its header Host; None without exactly one valid Host."""
     hosts = headers.getlist("host")
     return origin_of(scope.get("scheme", "http"), hosts[0]) if len(hosts) == 1 else None
 
 
 def _is_loopback(headers: Headers) -> bool:
-    """The Host is a name of this machine that no name server can give another address."""
+    """True if Host is a name of this machine that no name server can redirect to another address."""
     own = _own_origin({"scheme": "http"}, headers)
     return own is not None and own.host in _LOOPBACK
 
@@ -168,15 +173,15 @@ def _not_this_machine(headers: Headers) -> Refusal:
     given = ", ".join(headers.getlist("host")) or "none"
     return Refusal(
         403,
-        "this Orqal runs without a token (`orqal up --no-token`) and then is only for the Hosts localhost, 127.0.0.1 "
-        f"and [::1], not {given:.200}. Use one of these names; or send `Authorization: Bearer TOKEN`; or start it "
-        "without --no-token.",
+        "this Orqal runs without a token (`orqal up --no-token`), so it can only be used under the names localhost, "
+        f"127.0.0.1 and [::1], not {given:.200}. Use one of these names, send `Authorization: Bearer TOKEN`, or start "
+        "Orqal without --no-token.",
     )
 
 
 def _foreign(headers: Headers, own: Origin | None) -> str | None:
-    """The first header that says that a page of another origin made a browser send this."""
-    for name in _EVIDENCE:
+    """The first header which shows that a page of another origin made a browser send this; None if there is none."""
+    for name in _PAGE_HEADERS:
         for value in headers.getlist(name):
             if name == "Sec-Fetch-Site":
                 good = value in ("same-origin", "none")  # none: the address bar, a bookmark
@@ -188,7 +193,7 @@ def _foreign(headers: Headers, own: Origin | None) -> str | None:
 
 
 def _changes_something(scope: Scope) -> bool:
-    """The predecessor's cleaning actions are GET."""
+    # The predecessor's routes that clean are GET.
     return scope["method"] not in ("GET", "HEAD", "OPTIONS") or scope["path"].startswith("/api/clean")
 
 

@@ -1,14 +1,15 @@
-"""Bounds what is on its way between a client and a replica, in both directions.
+"""Limits the bytes that are on their way between Serve's proxy and a replica, in both directions.
 
 Serve's proxy takes a request from the client as fast as it comes, and an answer from the replica as fast as it is
-made; both wait in queues without a limit (`MessageQueue` in ray.serve._private.http_util of Ray 2.60). So who sends
-faster than jobs are written down, or reads more slowly than a job writes, would fill the memory. Here the proxy and
-the replica tell each other what they have passed on, in ASGI messages of a type of their own, which Serve carries like
-any other; the one whose bytes are not passed on yet waits.
+made; both wait in queues without a limit (`MessageQueue` in ray.serve._private.http_util of Ray 2.60). A client that
+sends faster than jobs are stored, or reads more slowly than a job writes, would fill the memory. Here the proxy and
+the replica acknowledge the bytes that they have passed on, in ASGI messages of a type of their own, which Serve
+carries like any other. A sender whose bytes are not acknowledged yet waits.
 
-A long answer is cut into pieces: one of more than 4 MiB would not pass between replica and proxy, which speak gRPC.
+A large piece of an answer is cut up, because replica and proxy speak gRPC, which refuses messages of 4 MiB.
 
-An answer that begins while its request still comes is not held up: a client may read only when it has sent all.
+An answer that begins before the end of its request is not held back, because the client may read only after it has
+sent everything.
 """
 
 from __future__ import annotations
@@ -19,57 +20,62 @@ from contextlib import asynccontextmanager
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-PIECE = 1 << 18
-"""Bytes of an answer that go to the proxy in one message."""
-WINDOW = 2 << 20
-"""Bytes of a body on their way, at most; the piece that reaches it may go beyond. Serve sends what waits in the replica
-as one message, and refuses those of 4 MiB."""
-STEP = WINDOW // 4
-"""Bytes after which the other side is told that they were passed on."""
+MESSAGE_BYTES = 1 << 18
+"""The most bytes of an answer in one message to the proxy."""
+WINDOW_BYTES = 2 << 20
+"""The most bytes of a body that are on their way; the last message may exceed it. Serve sends everything that waits
+for the replica as one message, and refuses messages of 4 MiB."""
+ACKNOWLEDGE_BYTES = WINDOW_BYTES // 4
+"""Bytes that are passed on before they are acknowledged."""
 
-_PASSED = "orqal.passed"
+_ACKNOWLEDGEMENT = "orqal.acknowledgement"
+"""The type of the messages that acknowledge bytes."""
 _BODY = ("http.request", "http.response.body")
-_GONE = {"type": "http.disconnect"}
+_DISCONNECT = {"type": "http.disconnect"}
 
 
 class Window:
-    """Counts the bytes of a body that are on their way."""
+    """The sender's side: counts the bytes of a body that are not acknowledged yet."""
 
     def __init__(self) -> None:
         self._bytes = 0
         self._room = asyncio.Event()
         self._room.set()
 
-    def add(self, count: int) -> None:
-        """So many more have been sent; less than 0: have been passed on."""
+    def sent(self, count: int) -> None:
+        """So many more bytes were sent."""
         self._bytes += count
-        if self._bytes < WINDOW:
-            self._room.set()
-        else:
+        if self._bytes >= WINDOW_BYTES:
             self._room.clear()
 
+    def acknowledged(self, message: Message) -> None:
+        """The other side has passed bytes on."""
+        self._bytes -= int(message["bytes"])
+        if self._bytes < WINDOW_BYTES:
+            self._room.set()
+
     async def room(self) -> None:
-        """Return when another piece may be sent."""
+        """Return when more may be sent."""
         await self._room.wait()
 
 
-class Passed:
-    """Counts the bytes of a body that were passed on, until the other side is told."""
+class Acknowledger:
+    """The receiver's side: counts the bytes of a body that were passed on but not acknowledged yet."""
 
     def __init__(self) -> None:
         self._bytes = 0
 
-    def add(self, count: int) -> Message | None:
-        """So many more. A message: time to send it to the other side."""
+    def passed_on(self, count: int) -> Message | None:
+        """So many more bytes were passed on. Return a message if it is time to acknowledge them."""
         self._bytes += count
-        if self._bytes < STEP:
+        if self._bytes < ACKNOWLEDGE_BYTES:
             return None
-        told, self._bytes = self._bytes, 0
-        return {"type": _PASSED, "bytes": told}
+        count, self._bytes = self._bytes, 0
+        return {"type": _ACKNOWLEDGEMENT, "bytes": count}
 
 
-class AtProxy:
-    """ASGI middleware of Serve's proxy: takes no more of a request than the replica can do with."""
+class ProxyBackpressure:
+    """Middleware of Serve's proxy: takes no more of a request than the replica can handle."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -79,39 +85,39 @@ class AtProxy:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request, answer = Window(), Passed()
+        request, answer = Window(), Acknowledger()
         to_replica: asyncio.Queue[Message] = asyncio.Queue()
         to_client: asyncio.Queue[Message | None] = asyncio.Queue()
 
-        async def take() -> None:
+        async def read_client() -> None:
             message: Message = {}
-            while message != _GONE:
+            while message != _DISCONNECT:
                 await request.room()
                 message = await receive()
-                request.add(_size(message))
+                request.sent(_size(message))
                 to_replica.put_nowait(message)
 
-        async def give() -> None:
+        async def write_client() -> None:
             while (message := await to_client.get()) is not None:
-                await send(message)  # returns when the client has taken what came before
-                if told := answer.add(_size(message)):
-                    to_replica.put_nowait(told)
+                await send(message)  # returns when the client has taken what was sent before
+                if acknowledgement := answer.passed_on(_size(message)):
+                    to_replica.put_nowait(acknowledgement)
 
-        async def sending(message: Message) -> None:
-            # At once, whether or not the client reads: what the replica tells comes behind its answer.
-            if message["type"] == _PASSED:
-                request.add(-int(message["bytes"]))
+        async def from_replica(message: Message) -> None:
+            # This never waits for the client, because acknowledgements come behind parts of the answer.
+            if message["type"] == _ACKNOWLEDGEMENT:
+                request.acknowledged(message)
             else:
                 to_client.put_nowait(message)
 
-        async with _beside(take()), _beside(give()) as giving:
-            await self._app(scope, to_replica.get, sending)
+        async with _alongside(read_client()), _alongside(write_client()) as writing:
+            await self._app(scope, to_replica.get, from_replica)
             to_client.put_nowait(None)
-            await giving
+            await writing
 
 
-class AtReplica:
-    """ASGI middleware of a replica: makes no more of an answer than the client takes."""
+class ReplicaBackpressure:
+    """Middleware of a replica: makes no more of an answer than the client takes."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -121,42 +127,42 @@ class AtReplica:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request, answer = Passed(), Window()
+        request, answer = Acknowledger(), Window()
         to_app: asyncio.Queue[Message] = asyncio.Queue()
         client_has_sent_all = scope["method"] in ("GET", "HEAD")
 
-        async def take() -> None:
+        async def read_proxy() -> None:
             nonlocal client_has_sent_all
             message: Message = {}
-            while message != _GONE:
+            while message != _DISCONNECT:
                 try:
                     message = await receive()
                 except Exception:  # Serve has lost the proxy, and the client with it
-                    message = _GONE
-                if message["type"] == _PASSED:
-                    answer.add(-int(message["bytes"]))
+                    message = _DISCONNECT
+                if message["type"] == _ACKNOWLEDGEMENT:
+                    answer.acknowledged(message)
                     continue
                 client_has_sent_all |= not message.get("more_body", False)
                 to_app.put_nowait(message)
 
-        async def receiving() -> Message:
+        async def to_application() -> Message:
             message = await to_app.get()
-            if message == _GONE:
-                to_app.put_nowait(message)  # whoever asks again is told again
-            elif told := request.add(_size(message)):
-                await send(told)
+            if message == _DISCONNECT:
+                to_app.put_nowait(message)  # the application may ask again
+            elif acknowledgement := request.passed_on(_size(message)):
+                await send(acknowledgement)
             return message
 
-        async def sending(message: Message) -> None:
+        async def from_application(message: Message) -> None:
             for piece in _pieces(message):
                 size = _size(piece)
                 if client_has_sent_all and size:
                     await answer.room()
-                answer.add(size)
+                answer.sent(size)
                 await send(piece)
 
-        async with _beside(take()):
-            await self._app(scope, receiving, sending)
+        async with _alongside(read_proxy()):
+            await self._app(scope, to_application, from_application)
 
 
 def _size(message: Message) -> int:
@@ -164,17 +170,17 @@ def _size(message: Message) -> int:
 
 
 def _pieces(message: Message) -> Iterator[Message]:
-    """The same, with a body of PIECE bytes at most in each."""
+    """The same message, or several if its body has more than MESSAGE_BYTES."""
     body = message.get("body", b"")
-    last = max(0, len(body) - 1) // PIECE * PIECE
-    for start in range(0, last, PIECE):
-        yield {**message, "body": body[start : start + PIECE], "more_body": True}
+    last = max(0, len(body) - 1) // MESSAGE_BYTES * MESSAGE_BYTES
+    for start in range(0, last, MESSAGE_BYTES):
+        yield {**message, "body": body[start : start + MESSAGE_BYTES], "more_body": True}
     yield {**message, "body": body[last:]} if last else message
 
 
 @asynccontextmanager
-async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[asyncio.Task[None]]:
-    """What is done while the block runs, and no longer."""
+async def _alongside(work: Coroutine[None, None, None]) -> AsyncIterator[asyncio.Task[None]]:
+    """Do this work while the block runs, and no longer."""
     task = asyncio.create_task(work)
     try:
         yield task

@@ -1,17 +1,24 @@
-"""What Serve's proxy does beside handing requests on."""
+"""The middleware that runs in Serve's proxy."""
 
 from __future__ import annotations
 
 from starlette.middleware import Middleware
 
-from orqal.serve_app.middleware.auth import Guard
-from orqal.serve_app.middleware.backpressure import AtProxy
-from orqal.serve_app.middleware.request_limits import Crowd
+from orqal.serve_app.middleware.auth import AuthMiddleware
+from orqal.serve_app.middleware.backpressure import ProxyBackpressure
+from orqal.serve_app.middleware.request_limits import RequestLimits
 from orqal.settings import Settings
 
 
 def middlewares() -> list[Middleware]:
-    """The innermost first. The guard is that of the application: what the proxy answers by itself (`/-/routes`,
-    `/-/healthz`) never comes there."""
+    """The middleware, the innermost first.
+
+    The application has the same AuthMiddleware. The proxy needs it too, because it answers some requests
+    (`/-/routes`, `/-/healthz`) by itself.
+    """
     settings = Settings()
-    return [Middleware(AtProxy), Middleware(Crowd), Middleware(Guard, token=settings.token, no_token=settings.no_token)]
+    return [
+        Middleware(ProxyBackpressure),
+        Middleware(RequestLimits),
+        Middleware(AuthMiddleware, token=settings.token, no_token=settings.no_token),
+    ]

@@ -1,15 +1,17 @@
-"""Bounds how many requests are under way, so that a crowd costs bounded memory and those who behave are served.
+"""Limits how many requests are handled at a time, so that many clients cost bounded memory and none blocks the others.
 
-There are places for two kinds: for requests that are *held*, which wait for jobs, follow outputs or hear of changes;
-and for all others, which are *quick*. A quick one that takes long (its sender sends slowly, its reader reads slowly or
-nothing) becomes a held one; if there is no room for it, it is cut off. So however many clients wait or dawdle, the
-places of the quick ones become free again. Who finds no place is told to come again, and when.
+A *held* request lasts by its nature: it waits for jobs, follows an output, listens for changes, or cleans up. All
+others are *quick*. Each kind has its own limit. A quick request that takes long, because its client sends or reads
+slowly, becomes a held one; if there is no room for it there, it is cut off. So the places of quick requests always
+become free again, however many clients wait or are slow. A request beyond the limit is answered with 429 and the time
+after which to try again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+from typing import Literal
 from urllib.parse import parse_qs
 
 from starlette.responses import JSONResponse
@@ -17,40 +19,43 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orqal.serve_app.middleware.auth import OPEN
 
-QUICK = 1_000
-"""Quick requests at a time."""
-HELD = 2_000
-"""Requests that are held, at a time."""
-SLOW_AFTER = 10.0
-"""Seconds after which a quick request takes the place of a held one."""
-COME_AGAIN = {"quick": 1, "held": 5}
-"""Seconds after which who found no place may try again."""
+Kind = Literal["quick", "held"]
 
-_WHY = {
+QUICK = 1_000
+"""The most quick requests at a time."""
+HELD = 2_000
+"""The most held requests at a time."""
+SLOW_AFTER = 10.0
+"""Seconds after which a quick request becomes a held one."""
+RETRY_AFTER: dict[Kind, int] = {"quick": 1, "held": 5}
+"""Seconds after which a refused client may try again."""
+
+_WHY: dict[Kind, str] = {
     "quick": f"{QUICK:,} requests are being answered at this moment; try again in a second",
     "held": f"{HELD:,} requests wait for jobs or are slow, and there is no room for another; try again in a few "
-    "seconds. One request can wait for many jobs (POST /api/jobs/wait), and needs only one place",
+    "seconds. One request can wait for many jobs (POST /api/jobs/wait)",
 }
 _LOGS = re.compile("/api/job/[^/]+/logs")
 
 
-class Crowd:
-    """ASGI middleware of Serve's proxy: gives each request a place, or answers it with 429."""
+class RequestLimits:
+    """Lets a request pass if there is room for one of its kind, otherwise answers it with 429."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self.taken = {"quick": 0, "held": 0}
+        self.count: dict[Kind, int] = {"quick": 0, "held": 0}
+        """The requests of each kind that are being handled."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] != "http" or scope["path"] == OPEN:
             await self._app(scope, receive, send)
             return
-        kind = "held" if is_held(scope) else "quick"
+        kind: Kind = "held" if is_held(scope) else "quick"
         if not self._has_room(kind):
             await _refusal(kind)(scope, receive, send)
             return
-        self.taken[kind] += 1
+        self.count[kind] += 1
         began = False
 
         async def sending(message: Message) -> None:
@@ -63,32 +68,32 @@ class Crowd:
             if kind == "quick":
                 await asyncio.wait([work], timeout=SLOW_AFTER)
                 if not work.done() and self._has_room("held"):
-                    self.taken[kind] -= 1
+                    self.count[kind] -= 1
                     kind = "held"
-                    self.taken[kind] += 1
+                    self.count[kind] += 1
                 elif not work.done():
                     work.cancel()
                     await asyncio.wait([work])
                     if not began:
                         await _refusal("held")(scope, receive, send)
-                    return  # else the connection is closed: the answer is not complete
+                    return  # If the answer has begun, the connection is closed, because the answer is incomplete.
             await work
         finally:
             work.cancel()
-            self.taken[kind] -= 1
+            self.count[kind] -= 1
 
-    def _has_room(self, kind: str) -> bool:
-        return self.taken[kind] < (HELD if kind == "held" else QUICK)
+    def _has_room(self, kind: Kind) -> bool:
+        return self.count[kind] < (HELD if kind == "held" else QUICK)
 
 
 def is_held(scope: Scope) -> bool:
-    """Whether this request is made to last."""
+    """True if this request lasts by its nature."""
     path: str = scope["path"]
     if _LOGS.fullmatch(path):
         follow = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("follow", [""])[-1].lower()
-        return follow in ("1", "true", "on", "yes", "t", "y")  # as pydantic has it
-    return path in ("/api/jobs/wait", "/api/events") or path.startswith("/api/stream/")
+        return follow in ("1", "true", "on", "yes", "t", "y")  # as pydantic reads it
+    return path in ("/api/jobs/wait", "/api/events", "/api/clean") or path.startswith("/api/stream/")
 
 
-def _refusal(kind: str) -> JSONResponse:
-    return JSONResponse({"detail": _WHY[kind]}, 429, headers={"Retry-After": str(COME_AGAIN[kind])})
+def _refusal(kind: Kind) -> JSONResponse:
+    return JSONResponse({"detail": _WHY[kind]}, 429, headers={"Retry-After": str(RETRY_AFTER[kind])})

@@ -1,19 +1,36 @@
-"""The routes. Those that older clients know answer in their form.
+"""The routes of the API.
 
-jobs.py         one job, and many at once
+jobs.py         submit jobs, look at them, wait for, cancel and retry them
+output.py       what a job wrote: its output and files
 batches.py      jobs with a name in common
-cluster.py      apps, hosts, how it all is
-doctor.py       whether all is well
-predecessor.py  what only clients of 0.0.12 and before ask for
-shared.py       what the others share
+cluster.py      apps, hosts, and changes as they come
+doctor.py       whether everything is well
+cleaning.py     delete what is over
+predecessor.py  what only clients of orqal 0.0.12 and older use
+
+Several of them use:
+
+parameters.py     parameters
+submission.py     submitting the jobs of a request's body
+selection.py      which jobs a request means
+streaming.py      answers that are made while they are sent
+documentation.py  errors and bodies in the OpenAPI document
 """
 
 from fastapi import APIRouter
 
-from orqal.serve_app.routes import batches, cluster, doctor, jobs, predecessor
+from orqal.serve_app.routes import batches, cleaning, cluster, doctor, jobs, output, predecessor
 
 health = cluster.health
-ROUTERS: tuple[APIRouter, ...] = (jobs.router, batches.router, cluster.router, doctor.router, predecessor.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    jobs.router,
+    output.router,
+    batches.router,
+    cluster.router,
+    doctor.router,
+    cleaning.router,
+    predecessor.router,
+)
 """All below /api."""
 
 __all__ = ["ROUTERS", "health"]

@@ -1,4 +1,4 @@
-"""Jobs with a name in common."""
+"""Batches: jobs with a name in common."""
 
 from __future__ import annotations
 
@@ -8,78 +8,82 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from enum import Enum
 from itertools import islice
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from fastapi.responses import Response
 
 from orqal.models import BatchInfo, BatchName, JobRecord, Output
 from orqal.serve_app import examples
-from orqal.serve_app.backend import Backend, NotThere
-from orqal.serve_app.routes.shared import (
-    ALWAYS,
-    BAD_VALUE,
-    NDJSON,
-    NO_BATCH,
-    SLICE,
-    Inside,
-    Streamed,
-    batch_ids,
-    cancelled,
-    cursor_of,
-)
+from orqal.serve_app.cluster_access import ClusterAccess, slices
+from orqal.serve_app.dependencies import ClusterDep
+from orqal.serve_app.errors import NotFound
+from orqal.serve_app.routes.documentation import ALWAYS, BAD_VALUE, NO_BATCH
+from orqal.serve_app.routes.parameters import Cursor, Limit
+from orqal.serve_app.routes.selection import cancel_all
+from orqal.serve_app.routes.streaming import NDJSON, StreamedResponse, line
 from orqal.serve_app.schemas import BatchList, Cancelled, ResultView, Retried
 
 router = APIRouter(tags=["batches"], responses=ALWAYS)
 
-AT_ONCE = 16
-"""Results that are read at a time: each may be of megabytes."""
+RESULTS_AT_ONCE = 16
+"""Results in one question to the store: each may have megabytes."""
 
 
 class Format(str, Enum):
-    """The forms of a batch's results."""
+    """The formats of a batch's results."""
 
     JSONL = "jsonl"
     CSV = "csv"
 
 
 @router.get("/batches", responses={**BAD_VALUE, **examples.shown(examples.BATCHES)})
-async def list_batches(
-    backend: Inside,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    cursor: Annotated[str | None, Query(pattern="^[0-9]{1,18}$")] = None,
-) -> BatchList:
-    """Batches, the newest first, and how far they are."""
-    page = await backend.read(backend.store.batches, limit, cursor_of(cursor))
+async def list_batches(cluster: ClusterDep, limit: Limit = 100, cursor: Cursor = None) -> BatchList:
+    """Batches, the newest first, with their progress."""
+    page = await cluster.read(cluster.store.batches, limit, cursor)
     return BatchList(batches=page.batches, cursor=page.cursor)
 
 
 @router.get("/batches/{name}", responses={**NO_BATCH, **examples.shown(examples.BATCH)})
-async def get_batch(name: BatchName, backend: Inside) -> BatchInfo:
-    """How far a batch is."""
-    info = await backend.read(backend.store.batch, name)
+async def get_batch(name: BatchName, cluster: ClusterDep) -> BatchInfo:
+    """The progress of a batch."""
+    info = await cluster.read(cluster.store.batch, name)
     if info is None:
-        raise NotThere(f"there is no batch {name!r}")
+        raise NotFound(f"there is no batch {name!r}")
     return info
 
 
+@router.get(
+    "/batches/{name}/ids",
+    response_class=Response,
+    responses={**NO_BATCH, 200: {"content": {NDJSON: {"example": f'"{examples.JOB_ID}"\n'}}}},
+)
+async def get_batch_ids(name: BatchName, cluster: ClusterDep) -> Response:
+    """The ids of a batch's jobs, a JSON string on each line, in the order of submission. A job that was reused for
+    several documents of the batch is listed as often."""
+    ids = await cluster.batch_ids(name)
+
+    async def lines() -> AsyncGenerator[bytes, None]:
+        for part in slices(ids):
+            yield "".join(f'"{job_id}"\n' for job_id in part).encode()
+
+    return StreamedResponse(lines(), media_type=NDJSON)
+
+
 @router.post("/batches/{name}/cancel", responses={**NO_BATCH, **examples.shown(examples.CANCELLED)})
-async def cancel_batch(name: BatchName, backend: Inside) -> Cancelled:
-    """End a batch's jobs, wherever they are on their way."""
-    return Cancelled(cancelled=await cancelled(await batch_ids(name, backend), backend))
+async def cancel_batch(name: BatchName, cluster: ClusterDep) -> Cancelled:
+    """Cancel a batch's jobs, whether they wait, start or run."""
+    return Cancelled(cancelled=await cancel_all(await cluster.batch_ids(name), cluster))
 
 
 @router.post("/batches/{name}/retry", responses={**NO_BATCH, **examples.shown(examples.RETRIED)})
-async def retry_batch(name: BatchName, backend: Inside) -> Retried:
-    """Run again those of a batch's jobs that have ended and are not ok. Each new job takes the place of the one that
-    failed, so asked again there is nothing to do."""
-    await batch_ids(name, backend)
-    failed = await backend.read(backend.store.batch_failed, name)
-    count = 0
-    for start in range(0, len(failed), SLICE):
-        count += len(await backend.scheduler.retry(failed[start : start + SLICE]))
-    return Retried(retried=count)
+async def retry_batch(name: BatchName, cluster: ClusterDep) -> Retried:
+    """Run the failed jobs of a batch again. Each new job takes the place of the one that failed, so repeating the
+    request does nothing."""
+    await cluster.batch_ids(name)
+    failed = await cluster.read(cluster.store.batch_failed, name)
+    return Retried(retried=sum([len(await cluster.scheduler.retry(part)) for part in slices(failed)]))
 
 
 @router.get(
@@ -95,43 +99,48 @@ async def retry_batch(name: BatchName, backend: Inside) -> Retried:
         },
     },
 )
-async def get_results(name: BatchName, backend: Inside, format: Format = Format.JSONL) -> Response:
-    """The results of a batch's jobs so far, a line each, in the order of submission. As CSV the params and the keys of
-    results have columns of their own."""
-    await batch_ids(name, backend)
+async def get_results(name: BatchName, cluster: ClusterDep, format: Format = Format.JSONL) -> Response:
+    """The results of a batch's jobs so far, a line for each, in the order of submission. In CSV each param, and each
+    key of the results, has its own column."""
+    await cluster.batch_ids(name)
     lines, media_type = (_json_lines, NDJSON) if format is Format.JSONL else (_csv, "text/csv; charset=utf-8")
+    return StreamedResponse(
+        lines(name, cluster),
+        media_type=media_type,
+        headers={"Content-Disposition": _attachment(name, format.value)},
+    )
+
+
+def _attachment(name: str, suffix: str) -> str:
     # The second form is that of RFC 6266 for names that are not ASCII.
     plain = "".join(
         letter if letter.isascii() and letter.isprintable() and letter not in '"\\' else "_" for letter in name
     )
-    disposition = (
-        f"attachment; filename=\"{plain}.{format.value}\"; filename*=UTF-8''{quote(name, safe='')}.{format.value}"
-    )
-    return Streamed(lines(name, backend), media_type=media_type, headers={"Content-Disposition": disposition})
+    return f"attachment; filename=\"{plain}.{suffix}\"; filename*=UTF-8''{quote(name, safe='')}.{suffix}"
 
 
-async def _rows(name: str, backend: Backend) -> AsyncIterator[list[tuple[JobRecord, Output]]]:
-    rows = backend.store.batch_results(name)
-    while part := await backend.read(lambda: list(islice(rows, AT_ONCE))):
+async def _rows(name: str, cluster: ClusterAccess) -> AsyncIterator[list[tuple[JobRecord, Output]]]:
+    rows = cluster.store.batch_results(name)
+    while part := await cluster.read(lambda: list(islice(rows, RESULTS_AT_ONCE))):
         yield part
 
 
-async def _json_lines(name: str, backend: Backend) -> AsyncGenerator[bytes, None]:
-    async for part in _rows(name, backend):
+async def _json_lines(name: str, cluster: ClusterAccess) -> AsyncGenerator[bytes, None]:
+    async for part in _rows(name, cluster):
         for job, output in part:
-            yield ResultView.of(job, output).model_dump_json().encode() + b"\n"
+            yield line(ResultView.of(job, output))
 
 
-async def _csv(name: str, backend: Backend) -> AsyncGenerator[bytes, None]:
-    # Read twice: which columns there are is known when all have been seen, and all need not be held.
+async def _csv(name: str, cluster: ClusterAccess) -> AsyncGenerator[bytes, None]:
+    # The results are read twice: the columns are known once all have been seen, and they need not all be held.
     columns: dict[str, None] = {}
-    async for part in _rows(name, backend):
+    async for part in _rows(name, cluster):
         columns |= dict.fromkeys(column for row in _flat(part) for column in row)
-    # Those that all rows have come first, in their order.
+    # The columns that every row has come first, in their order.
     fixed = [column for column in columns if "." not in column and column != "result"]
     names = [*fixed, *(column for column in columns if column not in fixed)]
     yield _csv_text(names, [dict(zip(names, names, strict=True))])
-    async for part in _rows(name, backend):
+    async for part in _rows(name, cluster):
         yield _csv_text(names, _flat(part))
 
 

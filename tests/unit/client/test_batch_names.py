@@ -44,7 +44,7 @@ def api() -> Iterator[TestClient]:
     app = FastAPI()
     for router in routes.ROUTERS:
         app.include_router(router)
-    app.state.backend = None
+    app.state.cluster = app.state.news = None
     with TestClient(app) as client:
         yield client
 

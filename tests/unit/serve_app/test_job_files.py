@@ -1,51 +1,26 @@
-"""Files of jobs: which part a request wants, and how it is read from a host."""
+"""Files of jobs: how they are read from a host, and which host has them."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
-from orqal.actors.interfaces import HostApi
+from orqal.actors.interfaces import ActorAway, HostApi
 from orqal.engine.job_directory import Piece
-from orqal.serve_app.job_files import AHEAD, PIECE, CutShort, JobFile, Part, wanted
+from orqal.serve_app.errors import NotFound, Unavailable
+from orqal.serve_app.job_files import PIECE_BYTES, PIECES_AHEAD, FileShortened, JobFile, find_file
+from tests.support.serve_app import cluster_with, host_info, scheduler_with
+from tests.support.stores import job
 
-
-@pytest.mark.parametrize(
-    ("header", "part"),
-    [
-        (None, None),
-        ("bytes=0-", Part(0, 10)),
-        ("bytes=3-", Part(3, 10)),
-        ("bytes=3-3", Part(3, 4)),
-        ("bytes=3-99", Part(3, 10)),
-        ("bytes=-4", Part(6, 10)),
-        ("bytes=-99", Part(0, 10)),
-        # What is not understood is all of it.
-        *((odd, None) for odd in ("bytes=-", "bytes=4-3", "bytes=0-1,3-4", "lines=1-2", "bytes=a-", "3-", "bytes=--1")),
-    ],
-)
-def test_the_part_that_is_wanted(header: str | None, part: Part | None) -> None:
-    assert wanted(header, 10) == part
-
-
-@pytest.mark.parametrize("header", ["bytes=10-", "bytes=11-20", "bytes=-0"])
-def test_a_part_that_there_is_not(header: str) -> None:
-    with pytest.raises(ValueError, match="no such part"):
-        wanted(header, 10)
-
-
-def test_of_an_empty_file_there_is_no_part() -> None:
-    assert wanted(None, 0) is None
-    with pytest.raises(ValueError, match="no such part"):
-        wanted("bytes=0-", 0)
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
 
 
 class StandInHost:
-    """Stands in for a HostActor: answers from bytes, and counts what is on its way."""
+    """A HostActor with one file; it counts the requests that are under way."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes | None) -> None:
         self.content = content
         self.coming = self.most = 0
 
@@ -54,31 +29,66 @@ class StandInHost:
         self.most = max(self.most, self.coming)
         await asyncio.sleep(0)
         self.coming -= 1
+        if self.content is None:
+            return None
         return Piece(self.content[offset : offset + size], len(self.content), 7)
 
 
-async def _read(host: StandInHost, start: int, end: int) -> bytes:
-    file = await JobFile.found(cast(HostApi, host), "job", "name")
-    assert file is not None and file.size == len(host.content)
-    return b"".join([piece async for piece in file.pieces(start, end)])
+class AwayHost(StandInHost):
+    """A HostActor that does not answer."""
+
+    async def read_file(self, *_: Any) -> Piece | None:
+        raise ActorAway("gone")
 
 
-def test_a_file_comes_in_order_and_little_of_it_is_on_its_way_at_a_time() -> None:
-    content = bytes(range(256)) * (10 * PIECE // 256) + b"end"
+async def file_on(host: StandInHost) -> JobFile:
+    file = await JobFile.on(cast(HostApi, host), "job", "name")
+    assert file is not None and host.content is not None and file.size == len(host.content)
+    return file
+
+
+async def test_a_file_comes_in_order_and_few_pieces_at_a_time() -> None:
+    content = bytes(range(256)) * (10 * PIECE_BYTES // 256) + b"end"
     host = StandInHost(content)
-    for start, end in ((0, len(content)), (5, PIECE + 5), (len(content) - 1, len(content)), (7, 7)):
-        assert asyncio.run(_read(host, start, end)) == content[start:end]
-    assert host.most == AHEAD
+    file = await file_on(host)
+    for start, end in ((0, len(content)), (5, PIECE_BYTES + 5), (len(content) - 1, len(content)), (7, 7)):
+        assert b"".join([piece async for piece in file.pieces(start, end)]) == content[start:end]
+    assert host.most == PIECES_AHEAD
 
 
-def test_a_file_that_becomes_shorter_breaks_off() -> None:
-    async def read() -> None:
-        host = StandInHost(b"x" * 3 * PIECE)
-        file = await JobFile.found(cast(HostApi, host), "job", "name")
-        assert file is not None
-        host.content = host.content[: 2 * PIECE]
+async def test_a_file_that_is_shortened_breaks_off() -> None:
+    host = StandInHost(b"x" * 3 * PIECE_BYTES)
+    file = await file_on(host)
+    host.content = b"x" * 2 * PIECE_BYTES
+    with pytest.raises(FileShortened, match="shortened"):
         async for _ in file.pieces(0, file.size):
             pass
 
-    with pytest.raises(CutShort, match="shorter"):
-        asyncio.run(read())
+
+async def found(*, on: str | None = "h", **hosts: StandInHost) -> bytes | None:
+    """The content that is found of a file of a job that ran on this host."""
+
+    async def infos() -> list[Any]:
+        return [host_info(name) for name in hosts]
+
+    file = await find_file(cluster_with(None, scheduler_with(hosts=infos), **hosts), job(host=on), "name")
+    return b"".join([piece async for piece in file.pieces(0, file.size)])
+
+
+async def test_only_the_jobs_own_host_is_asked_while_it_is_there() -> None:
+    assert await found(h=StandInHost(b"right"), other=StandInHost(b"wrong")) == b"right"
+    with pytest.raises(NotFound, match="no file 'name'"):
+        await found(h=StandInHost(None), other=StandInHost(b"wrong"))
+    with pytest.raises(Unavailable, match="the host h is away"):
+        await found(h=AwayHost(None), other=StandInHost(b"wrong"))
+
+
+async def test_a_host_that_has_left_is_replaced_by_one_with_the_same_directory() -> None:
+    assert await found(a=AwayHost(None), b=StandInHost(None), c=StandInHost(b"shared")) == b"shared"
+    with pytest.raises(Unavailable, match="the host h is away"):
+        await found(a=StandInHost(None))
+
+
+async def test_a_job_that_never_had_a_host_has_no_files() -> None:
+    with pytest.raises(NotFound, match="no host has run it"):
+        await found(on=None, a=StandInHost(None))

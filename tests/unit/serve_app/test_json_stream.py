@@ -1,4 +1,4 @@
-"""Jobs cut out of a stream, however the network has cut it."""
+"""Jobs from a stream of JSON, in whatever chunks it comes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orqal.models import JobRecord, JobSpec, now
-from orqal.serve_app.json_stream import MAX_DOCUMENT, BadDocument, DocumentReader
+from orqal.serve_app.errors import BadDocument
+from orqal.serve_app.json_stream import MAX_DOCUMENT, DocumentReader
 
 
 def read(*chunks: bytes) -> tuple[list[JobSpec], BadDocument | None]:
-    """The jobs of a stream, and what it broke off with."""
+    """The jobs of a stream, and the error that ended it."""
     reader, specs = DocumentReader(), list[JobSpec]()
     try:
         for chunk in chunks:
@@ -73,8 +74,8 @@ BAD = {
     "not UTF-8": (b'{"app": "\xff"}', 400),
     "not UTF-8 outside": (b"\xff", 400),
     "truncated in a character": (b'{"app": "\xc3', 400),
-    "a character's half after the last": (b"\xc3", 400),
-    "space that is none in JSON": (b"\xc2\xa0", 400),
+    "half a character after the last document": (b"\xc3", 400),
+    "white space that JSON does not know": (b"\xc2\xa0", 400),
     "NaN": (b'{"app": "A", "input": NaN}', 400),
     "Infinity": (b'{"app": "A", "input": -Infinity}', 400),
     "deep nesting": (b'{"app": "A", "input": ' + b"[" * 100_000, 422),
@@ -82,6 +83,8 @@ BAD = {
     "a number that is too long": (b'{"app": "A", "input": ' + b"9" * 5000 + b"}", 400),
     "a lone surrogate": (rb'{"app": "A", "input": "\ud800"}', 422),
     "a lone surrogate in a name": (rb'{"app": "\udfff"}', 422),
+    "a lone surrogate deep inside": (rb'{"app": "A", "params": {"p": [{"k": "x\uDC00"}]}}', 422),
+    "a lone surrogate in a key": (rb'{"app": "A", "input": {"\ud800\ud800": 1}}', 422),
     "a list": (b"[]", 422),
     "a number": (b"1 ", 422),
     "null": (b"null", 422),
@@ -92,7 +95,9 @@ BAD = {
     "params of the wrong type": (b'{"app": "A", "params": []}', 422),
     "null params": (b'{"app": "A", "params": null}', 422),
     "too few threads": (b'{"app": "A", "threads": 0}', 422),
-    "endless threads": (b'{"app": "A", "threads": 1e999}', 422),
+    "infinite threads": (b'{"app": "A", "threads": 1e999}', 422),
+    "an infinite timeout": (b'{"app": "A", "timeout": 1e999}', 422),
+    "an infinite timeout as text": (b'{"app": "A", "timeout": "inf"}', 422),
     "negative timeout": (b'{"app": "A", "timeout": -1}', 422),
     "a name that is too long": (b'{"app": "' + b"A" * 201 + b'"}', 422),
     "too large": (b'{"app": "A", "input": "' + b"x" * MAX_DOCUMENT + b'"}', 413),
@@ -102,7 +107,7 @@ BAD = {
 
 @pytest.mark.parametrize("good", [0, 1, 3])
 @pytest.mark.parametrize(("bad", "status"), BAD.values(), ids=BAD)
-def test_a_bad_document_is_named_and_those_before_it_are_jobs(bad: bytes, status: int, good: int) -> None:
+def test_a_bad_document_is_named_and_the_documents_before_it_are_jobs(bad: bytes, status: int, good: int) -> None:
     text = GOOD * good + bad
     few = [len(GOOD) + 1, len(GOOD) * good, len(GOOD) * good + 1, len(text) - 1]
     every = list(range(min(len(text), 300)))
@@ -112,12 +117,19 @@ def test_a_bad_document_is_named_and_those_before_it_are_jobs(bad: bytes, status
         assert (error.number, error.status) == (good + 1, status)
         assert specs == [JobSpec(app="A", input="é")] * good
         assert str(error).startswith(f"document {good + 1}: ") and len(str(error)) > len("document 1: ")
-        str(error).encode()  # it travels in a response
+        str(error).encode()  # a response can contain it
 
 
-def test_what_comes_after_a_bad_document_is_not_read() -> None:
+def test_nothing_after_a_bad_document_is_read() -> None:
     specs, error = read(GOOD + b"{}" + GOOD)
     assert len(specs) == 1 and error is not None and error.number == 2
+
+
+@pytest.mark.parametrize("escaped", [r"\ud83d\ude00", r"\uD83D\uDE00 \\ud800", r"\u00e9"])
+def test_escapes_that_are_text_are_accepted(escaped: str) -> None:
+    text = f'{{"app": "A", "input": ["{escaped}"]}}'
+    specs, error = read(text.encode())
+    assert error is None and specs[0].input == [json.loads(f'"{escaped}"')]
 
 
 def test_the_message_names_the_key() -> None:
@@ -125,7 +137,7 @@ def test_the_message_names_the_key() -> None:
     assert str(error).startswith("document 1: threads: ")
 
 
-def test_the_largest_document_is_taken_in_one_piece_or_many() -> None:
+def test_the_largest_document_is_accepted_in_one_chunk_or_many() -> None:
     head, tail = b'{"app": "A", "input": "', b'"}'
     text = head + b"x" * (MAX_DOCUMENT - len(head) - len(tail)) + tail
     for chunks in ([text * 2], [text[:100], text[100:-1], text[-1:], text]):
@@ -133,7 +145,7 @@ def test_the_largest_document_is_taken_in_one_piece_or_many() -> None:
         assert error is None and len(specs) == 2
 
 
-def test_many_documents_may_be_larger_than_one_may_be() -> None:
+def test_many_documents_may_be_larger_than_the_largest_document() -> None:
     text = json.dumps({"app": "A", "input": "x" * 1000}).encode()
     specs, error = read(text * 1_500)
     assert error is None and len(specs) == 1_500
@@ -147,7 +159,7 @@ def test_jobs_come_as_soon_as_they_are_complete() -> None:
 
 
 @given(VALUES | st.recursive(st.just("\ud800") | st.floats(), lambda inner: st.dictionaries(st.text(), inner)))
-def test_what_is_taken_can_be_kept_and_read_again(value: Any) -> None:
+def test_what_is_accepted_can_be_stored_and_read_again(value: Any) -> None:
     reader = DocumentReader()
     try:
         (spec,) = reader.feed(json.dumps({"app": "A", "input": value, "params": {"p": value}}).encode())
@@ -158,7 +170,7 @@ def test_what_is_taken_can_be_kept_and_read_again(value: Any) -> None:
 
 
 @pytest.mark.parametrize("depth", range(190, 260, 3))
-def test_nesting_is_refused_or_can_be_read_again(depth: int) -> None:
+def test_nesting_is_refused_or_can_be_stored_and_read_again(depth: int) -> None:
     specs, error = read(b'{"app": "A", "input": ' + b"[" * depth + b"]" * depth + b"}")
     if error is None:
         record = JobRecord(**specs[0].model_dump(), id="a" * 24, ctime=now())

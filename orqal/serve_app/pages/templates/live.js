@@ -1,8 +1,8 @@
-// Where the page has parts marked `data-live`: fetch it again every few seconds and put in what has changed.
+// If the page has parts marked `data-live`, fetch it again every few seconds and replace the parts that have changed.
 (() => {
-  const PERIOD = 4000, LONGEST = 60000;
+  const PERIOD = 4000, LONGEST = 60000;  // milliseconds
   const parts = root => [...root.querySelectorAll("[data-live]")];
-  // Without a user and password that the address may have: fetch refuses those.
+  // Without a user and password, which the address may contain but `fetch` refuses.
   const address = location.origin + location.pathname + location.search;
   let wait = PERIOD, timer;
 

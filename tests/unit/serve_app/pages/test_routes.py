@@ -1,26 +1,20 @@
-"""The pages for people: the values as they read them, and pages of what no real system would easily show."""
+"""The pages for people, also those of jobs that no real system would easily produce."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
-import json
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from html import unescape
 from html.parser import HTMLParser
-from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
 from fastapi import FastAPI
-from hypothesis import given
-from hypothesis import strategies as st
-from ray.util.state.exception import RayStateApiException
 
 from orqal.actors.interfaces import ActorAway
 from orqal.models import (
@@ -35,9 +29,14 @@ from orqal.models import (
     Output,
     Status,
 )
-from orqal.serve_app import pages
-from orqal.serve_app.backend import NotThere
+from orqal.serve_app.errors import NotFound, Unavailable
+from orqal.serve_app.pages import pages, routes
+from orqal.serve_app.pages.process_logs import LogUnavailable
+from orqal.serve_app.pages.rendering import HEADERS
 from orqal.store import BatchPage, JobFilter, Page
+from tests.support.serve_app import client_of
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 THEN = datetime(2026, 7, 1, 12, 0, 0, tzinfo=timezone.utc)
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7 * 7 }}\x00\x1b[31m\u202e\ud800"
@@ -49,7 +48,7 @@ def record(number: int = 1, **more: Any) -> JobRecord:
 
 
 class StandIn:
-    """A backend with these jobs; without a scheduler if `down`."""
+    """A cluster with these jobs; its Scheduler does not answer if `down`."""
 
     def __init__(self, *jobs: JobRecord, output: Output | None = None, down: bool = False) -> None:
         self.jobs = jobs
@@ -66,7 +65,7 @@ class StandIn:
         for job in self.jobs:
             if job.id == job_id:
                 return job
-        raise NotThere("there is no such job")
+        raise NotFound("there is no such job")
 
     async def doing(self, job: JobRecord) -> str | None:
         return f"pulling {HOSTILE}" if job.current_status is Status.INIT else None
@@ -122,19 +121,15 @@ class StandIn:
 
 
 class Site:
-    """The pages over a backend."""
+    """The pages of a cluster."""
 
-    def __init__(self, backend: StandIn) -> None:
+    def __init__(self, cluster: StandIn) -> None:
         self._app = FastAPI()
-        self._app.include_router(pages.pages)
-        self._app.state.backend = backend
+        self._app.include_router(pages)
+        self._app.state.cluster = cluster
 
-    def get(self, path: str) -> httpx.Response:
-        return asyncio.run(self._get(path))
-
-    async def _get(self, path: str) -> httpx.Response:
-        transport = httpx.ASGITransport(self._app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://orqal") as client:
+    async def get(self, path: str) -> httpx.Response:
+        async with client_of(self._app) as client:
             return await client.get(path)
 
 
@@ -142,117 +137,8 @@ def batch(name: str, jobs: int, **more: Any) -> BatchInfo:
     return BatchInfo.model_construct(name=name, created=THEN, jobs=jobs, **{"status": {}, "ok": 0, "failed": 0, **more})
 
 
-# Values
-
-
-@pytest.mark.parametrize(
-    ("span", "text"),
-    [
-        (None, ""),
-        (-3, "0.00 s"),
-        (0.304, "0.30 s"),
-        (9.994, "9.99 s"),
-        (9.996, "10.0 s"),
-        (59.94, "59.9 s"),
-        (59.96, "1 min 0 s"),
-        (185, "3 min 5 s"),
-        (7_260, "2 h 1 min"),
-        (90_000, "1 d 1 h"),
-        (10**9, "11574 d 1 h"),
-    ],
-)
-def test_seconds(span: float | None, text: str) -> None:
-    assert pages._seconds(span) == text
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (0, "0 bytes"),
-        (999, "999 bytes"),
-        (1_000, "1 kB"),
-        (999_400, "999 kB"),
-        (999_600, "1 MB"),
-        (123_456_789, "123 MB"),
-        (2.5e9, "2.5 GB"),
-        (5e12, "5,000 GB"),
-    ],
-)
-def test_bytes(size: float, text: str) -> None:
-    assert pages._bytes(size) == text
-
-
-@given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 10**9)), max_size=5))
-def test_bar_is_full_and_shows_all_that_is_there(amounts: list[tuple[str, int]]) -> None:
-    bar = pages._bar(amounts)
-    assert [part.name for part in bar] == [name for name, amount in amounts if amount]
-    assert all(part.width > 0.5 for part in bar)
-    assert not bar or sum(part.width for part in bar) == pytest.approx(100, abs=0.01)
-    for part, following in pairwise(bar):
-        assert following.start == pytest.approx(part.start + part.width, abs=0.01)
-
-
-@given(st.one_of(st.text(max_size=3_000), st.recursive(st.none() | st.text(), st.lists, max_leaves=20)))
-def test_brief_is_one_short_line(value: Any) -> None:
-    text = pages._brief(value, 40)
-    assert len(text) <= 41
-    assert "\n" not in text
-
-
-def test_brief_keeps_the_end_of_a_path() -> None:
-    assert pages._brief("/database/" + "deep/" * 100 + "sample.exe", 40).endswith("deep/sample.exe")
-    assert pages._brief({"a": [1, None]}) == '{"a": [1, null]}'
-    assert pages._brief(None) == ""
-    assert pages._brief(0) == "0"
-    assert pages._brief("a\n b") == "a b"
-
-
-@given(st.recursive(st.none() | st.booleans() | st.text(), st.lists, max_leaves=30), st.integers(1, 200))
-def test_json_is_whole_or_says_that_it_is_not(value: Any, limit: int) -> None:
-    text, cut = pages._json(value, limit)
-    whole = json.dumps(value, indent=2, ensure_ascii=False)
-    assert text == whole[:limit]
-    assert cut == (len(whole) > limit)
-
-
-def test_json_of_a_huge_value_is_not_made_whole() -> None:
-    text, cut = pages._json(["x" * 10**6] * 3)
-    assert (len(text), cut) == (pages.SHOWN, True)
-
-
-def test_end_is_of_whole_lines() -> None:
-    assert pages._end("one\ntwo", 7) == ("one\ntwo", False)
-    assert pages._end("one\ntwo\nthree", 7) == ("three", True)
-    assert pages._end("x" * 20, 7) == ("x" * 7, True)
-
-
-def test_output_loses_its_commands_to_a_terminal() -> None:
-    assert pages._lines("\x1b[1;31mred\x1b[0m\r\n10%\r20%\x1b]0;title\x07\n") == "red\n10%\n20%"
-
-
-@given(st.text(max_size=200))
-def test_plain_text_has_nothing_that_a_page_cannot_hold(text: str) -> None:
-    plain = pages._plain(text)
-    assert len(plain) == len(text)
-    plain.encode()
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", plain)
-
-
-@pytest.mark.parametrize(("jobs", "pages_"), [(0, 1), (1, 1), (30, 1), (31, 2), (65, 3)])
-def test_how_many_pages(jobs: int, pages_: int) -> None:
-    assert pages._pages(jobs) == pages_
-
-
-def test_log_without_marks_and_endless_lines() -> None:
-    data = b":job_id:01000000\n:actor_name:Scheduler\none\xff\n" + b"x" * 5_000 + b"\n"
-    assert pages._log_text(data) == "one\ufffd\n" + "x" * 2_000 + "…"
-
-
-# Pages
-
-
-def test_hashes_of_the_policy_are_those_of_the_page() -> None:
-    answer = Site(StandIn()).get("/")
+async def test_the_policy_has_the_hashes_of_the_page() -> None:
+    answer = await Site(StandIn()).get("/")
     policy = answer.headers["content-security-policy"]
     for tag in ("style", "script"):
         [source] = re.findall(f"<{tag}>(.*?)</{tag}>", answer.text, re.DOTALL)
@@ -262,7 +148,7 @@ def test_hashes_of_the_policy_are_those_of_the_page() -> None:
 
 
 class Elements(HTMLParser):
-    """The names of a page's elements and attributes, and where they lead."""
+    """The names of a page's elements and attributes, and the addresses in it."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -311,28 +197,28 @@ def everything_hostile() -> JobRecord:
     )
 
 
-def test_nothing_hostile_becomes_markup() -> None:
+async def test_nothing_hostile_becomes_markup() -> None:
     job = everything_hostile()
-    backend = StandIn(job, output=Output.model_construct(stdout=HOSTILE, stderr=HOSTILE, result={HOSTILE: HOSTILE}))
-    backend.listed = [batch(HOSTILE.replace("\ud800", ""), 3)]
-    client = Site(backend)
+    cluster = StandIn(job, output=Output.model_construct(stdout=HOSTILE, stderr=HOSTILE, result={HOSTILE: HOSTILE}))
+    cluster.listed = [batch(HOSTILE.replace("\ud800", ""), 3)]
+    client = Site(cluster)
     name = quote(HOSTILE[:-1], safe="")
     for path in ("/", "/jobs/all", f"/job/{job.id}", f"/jobs/all?batch={name}", f"/jobs/{name}", f"/logs/{name}"):
-        answer = client.get(path)
+        answer = await client.get(path)
         assert "alert(1)" in unescape(answer.text), path
         elements = Elements(answer.text)
         assert answer.text.count("<script>") == 1
         assert "img" not in elements.names
-        # What the policy lets no one do is not tried either.
+        # What the policy forbids is not tried either.
         assert not [name for name in elements.attributes if name.startswith("on") or name == "style"]
         assert all(re.match("/(?!/)|data:image/svg", address) for address in elements.addresses)
         assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", answer.text), path
-    html = client.get(f"/job/{job.id}").text
+    html = (await client.get(f"/job/{job.id}")).text
     assert SHOWN in unescape(html)
     assert 'href="/api/job/000000000000000000000001/download/%3Cscript%3E' in html
 
 
-def test_job_page_tells_all() -> None:
+async def test_the_page_of_a_job_shows_everything() -> None:
     job = record(
         7,
         input="/bin/sh",
@@ -359,7 +245,8 @@ def test_job_page_tells_all() -> None:
         batch="June & July",
     )
     lines = "".join(f"line {number}\n" for number in range(20_000))
-    html = unescape(Site(StandIn(job, output=Output(stdout=lines, result={"arch": "x86"}))).get(f"/job/{job.id}").text)
+    site = Site(StandIn(job, output=Output(stdout=lines, result={"arch": "x86"})))
+    html = unescape((await site.get(f"/job/{job.id}")).text)
     for expected in (
         "/bin/sh",
         "exit code 0",
@@ -372,7 +259,7 @@ def test_job_page_tells_all() -> None:
         "11.5 s",
         '"arch": "x86"',
         "line 19999",
-        "3 MB, of which this is the end",
+        "3 MB, only the end is shown",
         "the image has changed",
         "2 times",
         "download/out%20put%3F.csv",
@@ -385,64 +272,64 @@ def test_job_page_tells_all() -> None:
     assert "data-live" not in html.partition("<script>")[0]
 
 
-def test_waiting_job_says_why_and_is_kept_up_to_date() -> None:
+async def test_a_waiting_job_says_why_and_is_kept_up_to_date() -> None:
     job = record(8, current_status=Status.TODO)
-    html = Site(StandIn(job)).get(f"/job/{job.id}").text
+    html = (await Site(StandIn(job)).get(f"/job/{job.id}")).text
     assert "It waits: lab-1: no room now." in html
     assert '<div id="job" data-live>' in html
-    html = Site(StandIn(job, down=True)).get(f"/job/{job.id}").text
+    html = (await Site(StandIn(job, down=True)).get(f"/job/{job.id}")).text
     assert "The scheduler is restarting" in html
 
 
-def test_overview() -> None:
-    backend = StandIn(*[record(number) for number in range(1_234)])
-    backend.listed = [
+async def test_the_overview() -> None:
+    cluster = StandIn(*[record(number) for number in range(1_234)])
+    cluster.listed = [
         batch("nightly", 40_000, ok=20_000, failed=1, status={Status.EXITED: 20_001, Status.TODO: 19_999})
     ]
-    html = unescape(Site(backend).get("/").text)
-    for expected in ("1,234", "40,000", "20,000", "20001 of 40000 have ended", "6 of 8", "12 %", "250 %", "2 ×"):
+    html = unescape((await Site(cluster).get("/")).text)
+    for expected in ("1,234", "40,000", "20,000", "20001 of 40000 jobs have ended", "6 of 8", "12 %", "250 %", "2 ×"):
         assert expected in html, expected
-    # More than all is a full bar.
+    # More than 100 % is a full bar.
     assert 'width="100%"' in html
-    # What is broken comes first.
+    # Broken apps come first.
     assert html.index("{{ 7 * 7 }}", html.index('id="apps"')) < html.index("Alpha")
 
 
-def test_overview_while_the_scheduler_restarts() -> None:
-    answer = Site(StandIn(record(), down=True)).get("/")
+async def test_the_overview_while_the_scheduler_restarts() -> None:
+    answer = await Site(StandIn(record(), down=True)).get("/")
     assert answer.status_code == 200
     assert "The scheduler is restarting" in answer.text
     assert "<h1>1 job" in answer.text
 
 
-def test_pages_of_a_list() -> None:
-    backend = StandIn(*[record(number) for number in range(65)])
-    client = Site(backend)
-    assert "page 1 of 3" in client.get("/jobs/exited").text
-    last = client.get("/jobs/exited/3").text
+async def test_the_pages_of_a_list() -> None:
+    cluster = StandIn(*[record(number) for number in range(65)])
+    client = Site(cluster)
+    assert "page 1 of 3" in (await client.get("/jobs/exited")).text
+    last = (await client.get("/jobs/exited/3")).text
     assert last.count('<td class="mono"><a href="/job/') == 5
     assert "page 3 of 3" in last
     assert "Older" not in last
-    far = client.get(f"/jobs/exited/{10**9}")
+    far = await client.get(f"/jobs/exited/{10**9}")
     assert far.status_code == 200
     assert "There is nothing on page 1,000,000,000" in far.text
-    # It is not looked for: the store would count its way there.
-    assert backend.skipped == [0, 60]
-    assert "No job is in the state todo" in Site(StandIn()).get("/jobs/todo").text
+    # The store is not asked, because it would count its way there.
+    assert cluster.skipped == [0, 60]
+    assert "No job is in the state todo" in (await Site(StandIn()).get("/jobs/todo")).text
 
 
-def test_batch_that_counts_a_job_twice_ends_where_its_list_does() -> None:
-    backend = StandIn(*[record(number) for number in range(31)])
-    backend.listed = [batch("twice", 62, status={Status.EXITED: 62}, ok=62)]
-    client = Site(backend)
-    assert "page 2 of 2" in client.get("/jobs/all/2?batch=twice").text
-    beyond = client.get("/jobs/all/3?batch=twice").text
+async def test_a_batch_that_counts_a_job_twice_ends_where_its_list_does() -> None:
+    cluster = StandIn(*[record(number) for number in range(31)])
+    cluster.listed = [batch("twice", 62, status={Status.EXITED: 62}, ok=62)]
+    client = Site(cluster)
+    assert "page 2 of 2" in (await client.get("/jobs/all/2?batch=twice")).text
+    beyond = (await client.get("/jobs/all/3?batch=twice")).text
     assert "There is nothing on page 3" in beyond
     assert 'href="/jobs/all?batch=twice"' in beyond
 
 
-def test_former_word_for_running() -> None:
-    assert "No job is in the state running" in Site(StandIn()).get("/jobs/created").text
+async def test_the_predecessors_name_of_running() -> None:
+    assert "No job is in the state running" in (await Site(StandIn()).get("/jobs/created")).text
 
 
 @pytest.mark.parametrize(
@@ -464,19 +351,29 @@ def test_former_word_for_running() -> None:
         "/logs/a/b",
     ],
 )
-def test_what_is_not_there_is_a_page_too(path: str) -> None:
-    answer = Site(StandIn()).get(path)
+async def test_not_found_is_a_page_too(path: str) -> None:
+    answer = await Site(StandIn()).get(path)
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
-    assert answer.headers["content-security-policy"] == pages.HEADERS["Content-Security-Policy"]
+    assert answer.headers["content-security-policy"] == HEADERS["Content-Security-Policy"]
     assert "<h1>Not found</h1>" in answer.text
 
 
-def test_log_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any) -> str:
-        raise RayStateApiException("no <agent> answers")
+async def test_a_log_that_cannot_be_read_is_a_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: Any) -> str:
+        raise LogUnavailable("no <agent> answers")
 
-    monkeypatch.setattr(pages, "_log_of", refuse)
-    answer = Site(StandIn()).get("/logs/lab-1")
+    monkeypatch.setattr(routes, "process_log", refuse)
+    answer = await Site(StandIn()).get("/logs/lab-1")
     assert answer.status_code == 503
     assert "no &lt;agent&gt; answers" in answer.text
+
+
+async def test_a_store_that_cannot_be_read_is_a_page_too() -> None:
+    class Unreadable(StandIn):
+        async def read(self, call: Callable[..., Any], *args: Any) -> Any:
+            raise Unavailable("the store is away")
+
+    answer = await Site(Unreadable()).get("/")
+    assert answer.status_code == 503 and answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert '<p class="wrap">The store is away.</p>' in answer.text

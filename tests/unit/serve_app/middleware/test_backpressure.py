@@ -1,9 +1,9 @@
-"""What is on its way between a client and a replica: the proxy's and the replica's side, with Serve's part played."""
+"""Bytes on their way between a client and a replica: the proxy's and the replica's side, with a stand-in for Serve."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,26 +11,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orqal.serve_app.middleware.backpressure import PIECE, STEP, WINDOW, AtProxy, AtReplica
+from orqal.serve_app.middleware.backpressure import (
+    ACKNOWLEDGE_BYTES,
+    MESSAGE_BYTES,
+    WINDOW_BYTES,
+    ProxyBackpressure,
+    ReplicaBackpressure,
+)
 
-LIMIT = 10.0
-
-
-def run(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, LIMIT))
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 
 async def nothing_more_happens() -> None:
-    """All tasks have come to where they wait for others: nothing here waits for time."""
+    """Let all tasks come to where they wait for each other; none of them waits for a time."""
     for _ in range(10_000):
         await asyncio.sleep(0)
 
 
 class Serve:
-    """Between the proxy's application and the replica's: two queues without a limit."""
+    """Stands between the proxy's middleware and the replica's: two queues without a limit."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self._app = AtReplica(app)
+        self._app = ReplicaBackpressure(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         to_replica, to_proxy = asyncio.Queue[Message](), asyncio.Queue[Message | None]()
@@ -53,12 +55,12 @@ class Serve:
 
 
 async def exchange(app: ASGIApp, method: str, request: Receive, answer: Send) -> None:
-    """One request through both sides."""
-    await AtProxy(Serve(app))({"type": "http", "method": method}, request, answer)
+    """Send one request through both sides."""
+    await ProxyBackpressure(Serve(app))({"type": "http", "method": method}, request, answer)
 
 
 def sender(sizes: list[int]) -> Receive:
-    """A client that sends pieces of these sizes as fast as they are taken, and stays."""
+    """A client that sends pieces of these sizes as fast as they are taken, and then stays connected."""
     left = [*({"type": "http.request", "body": b"x" * size, "more_body": True} for size in sizes)]
     left.append({"type": "http.request", "body": b"", "more_body": False})
 
@@ -79,7 +81,7 @@ async def answered(send: Send, sizes: list[int]) -> None:
 
 
 def body(size: int) -> bytes:
-    """Bytes of which none is like its neighbours."""
+    """So many bytes, each different from its neighbours."""
     return (b"0123456789" * (size // 10 + 1))[:size]
 
 
@@ -92,12 +94,12 @@ async def read_all(receive: Receive) -> int:
             return count
 
 
-pieces = st.lists(st.integers(0, 2 * STEP), max_size=30)
+pieces = st.lists(st.integers(0, 2 * ACKNOWLEDGE_BYTES), max_size=30)
 
 
 @settings(max_examples=50, deadline=None)
 @given(up=pieces, down=pieces)
-def test_all_of_it_arrives(up: list[int], down: list[int]) -> None:
+async def test_everything_arrives(up: list[int], down: list[int]) -> None:
     taken: list[Message] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -108,17 +110,14 @@ def test_all_of_it_arrives(up: list[int], down: list[int]) -> None:
         await asyncio.sleep(0)
         taken.append(message)
 
-    async def scene() -> None:
-        await exchange(app, "POST", sender(up), answer)
-
-    run(scene())
+    await exchange(app, "POST", sender(up), answer)
     assert [message["type"] for message in taken] == ["http.response.start"] + ["http.response.body"] * (len(taken) - 1)
     assert b"".join(message["body"] for message in taken[1:]) == b"".join(body(size) for size in down)
-    assert all(len(message["body"]) <= PIECE for message in taken[1:])
+    assert all(len(message["body"]) <= MESSAGE_BYTES for message in taken[1:])
     assert [message["more_body"] for message in taken[1:]] == [True] * (len(taken) - 2) + [False]
 
 
-def test_an_answer_waits_for_its_reader() -> None:
+async def test_an_answer_waits_for_its_reader() -> None:
     reading = asyncio.Event()
     made = 0
 
@@ -126,62 +125,56 @@ def test_an_answer_waits_for_its_reader() -> None:
         nonlocal made
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for _ in range(64):
-            await send({"type": "http.response.body", "body": b"y" * PIECE, "more_body": True})
-            made += PIECE
+            await send({"type": "http.response.body", "body": b"y" * MESSAGE_BYTES, "more_body": True})
+            made += MESSAGE_BYTES
 
     async def answer(message: Message) -> None:
         await reading.wait()
 
-    async def scene() -> None:
-        going = asyncio.create_task(exchange(app, "GET", sender([]), answer))
-        await nothing_more_happens()
-        assert made == WINDOW
-        reading.set()
-        await going
-        assert made == 64 * PIECE
-
-    run(scene())
+    going = asyncio.create_task(exchange(app, "GET", sender([]), answer))
+    await nothing_more_happens()
+    assert made == WINDOW_BYTES
+    reading.set()
+    await going
+    assert made == 64 * MESSAGE_BYTES
 
 
-def test_a_request_waits_for_the_replica() -> None:
+async def test_a_request_waits_for_the_replica() -> None:
     working = asyncio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await working.wait()
-        assert await read_all(receive) == 64 * PIECE
+        assert await read_all(receive) == 64 * MESSAGE_BYTES
         await answered(send, [1])
 
-    async def scene() -> None:
-        given_out = 0
-        client = sender([PIECE] * 64)
+    given_out = 0
+    client = sender([MESSAGE_BYTES] * 64)
 
-        async def request() -> Message:
-            nonlocal given_out
-            message = await client()
-            given_out += len(message["body"])
-            return message
+    async def request() -> Message:
+        nonlocal given_out
+        message = await client()
+        given_out += len(message["body"])
+        return message
 
-        async def answer(message: Message) -> None:
-            pass
+    async def answer(message: Message) -> None:
+        pass
 
-        going = asyncio.create_task(exchange(app, "POST", request, answer))
-        await nothing_more_happens()
-        assert given_out == WINDOW
-        working.set()
-        await going
-        assert given_out == 64 * PIECE
-
-    run(scene())
+    going = asyncio.create_task(exchange(app, "POST", request, answer))
+    await nothing_more_happens()
+    assert given_out == WINDOW_BYTES
+    working.set()
+    await going
+    assert given_out == 64 * MESSAGE_BYTES
 
 
-def test_a_client_that_reads_only_when_it_has_sent_all_is_not_kept_waiting() -> None:
+async def test_a_client_that_reads_only_after_it_has_sent_everything_is_not_blocked() -> None:
     sent_all = asyncio.Event()
-    client = sender([PIECE] * 64)
+    client = sender([MESSAGE_BYTES] * 64)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while (await receive())["more_body"]:
-            await send({"type": "http.response.body", "body": b"y" * PIECE, "more_body": True})
+            await send({"type": "http.response.body", "body": b"y" * MESSAGE_BYTES, "more_body": True})
 
     async def request() -> Message:
         message = await client()
@@ -192,14 +185,11 @@ def test_a_client_that_reads_only_when_it_has_sent_all_is_not_kept_waiting() -> 
     async def answer(message: Message) -> None:
         await sent_all.wait()
 
-    async def scene() -> None:
-        await exchange(app, "POST", request, answer)
-
-    run(scene())
+    await exchange(app, "POST", request, answer)
 
 
 @pytest.mark.parametrize("end", ["disconnect", "error"])
-def test_the_application_hears_that_the_client_has_gone_as_often_as_it_asks(end: str) -> None:
+async def test_the_application_hears_that_the_client_has_left_as_often_as_it_asks(end: str) -> None:
     heard: list[Message] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -213,19 +203,16 @@ def test_the_application_hears_that_the_client_has_gone_as_often_as_it_asks(end:
     async def nobody(message: Message) -> None:
         raise AssertionError(message)
 
-    async def scene() -> None:
-        await AtReplica(app)({"type": "http", "method": "POST"}, gone, nobody)
-
-    run(scene())
+    await ReplicaBackpressure(app)({"type": "http", "method": "POST"}, gone, nobody)
     assert heard == [{"type": "http.disconnect"}] * 2
 
 
-@pytest.mark.parametrize("side", [AtProxy, AtReplica])
-def test_what_is_not_http_passes(side: Callable[[ASGIApp], ASGIApp]) -> None:
+@pytest.mark.parametrize("side", [ProxyBackpressure, ReplicaBackpressure])
+async def test_other_scopes_than_http_pass(side: Callable[[ASGIApp], ASGIApp]) -> None:
     seen: list[Any] = []
 
     async def app(*args: Any) -> None:
         seen.append(args)
 
-    asyncio.run(side(app)({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
+    await side(app)({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
     assert seen == [({"type": "lifespan"}, None, None)]

@@ -1,4 +1,4 @@
-"""The guard: scene by scene, and against whatever headers hold. The application behind it answers 200."""
+"""Who may use the API: scene by scene, and with any headers. The application behind it answers 200."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Message
 
 from orqal.cluster import node
-from orqal.serve_app.middleware.auth import Guard, Origin, credential_of, origin_of, url_origin
+from orqal.serve_app.middleware.auth import AuthMiddleware, Origin, credential_of, origin_of, url_origin
 from orqal.serve_app.middleware.proxy import middlewares
 from orqal.settings import Settings
 
@@ -55,19 +55,19 @@ def ask(
     scheme: str = "http",
     kind: str = "http",
 ) -> Answer:
-    """Send a request to a guard; what comes back."""
+    """The answer to a request."""
     named: list[Header] = [*headers, *([("Host", host)] if host is not None else [])]
     raw = [(name.lower().encode(), v if isinstance(v, bytes) else v.encode("latin-1")) for name, v in named]
     scope = {"type": kind, "scheme": scheme, "method": method, "path": path, "headers": raw}
     sent: list[Message] = []
 
     async def receive() -> Message:
-        raise AssertionError("the guard reads nothing of the request")
+        raise AssertionError("nothing of the request's body is read")
 
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(Guard(PlainTextResponse("inside"), token, no_token)(scope, receive, send))
+    asyncio.run(AuthMiddleware(PlainTextResponse("inside"), token, no_token)(scope, receive, send))
     if kind == "websocket":
         return Answer(sent[0].get("code", 0), [], sent[0]["type"].encode())
     answered = [(name.decode(), value.decode()) for name, value in sent[0]["headers"]]
@@ -75,7 +75,7 @@ def ask(
 
 
 def local(*headers: Header, **more: Any) -> Answer:
-    """Send a request to the guard of an Orqal that asks for no token."""
+    """The answer to a request, from an Orqal that needs no token."""
     return ask(*headers, no_token=True, **more)
 
 
@@ -84,7 +84,7 @@ def local(*headers: Header, **more: Any) -> Answer:
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS", "HEAD"])
 @pytest.mark.parametrize("path", ["/", "/api/jobs", "/docs", "/openapi.json", "/healthz/", "/healthz/x", "//healthz"])
-def test_all_but_healthz_wants_the_token(path: str, method: str) -> None:
+def test_everything_but_healthz_needs_the_token(path: str, method: str) -> None:
     answer = ask(method=method, path=path)
     assert answer.status == 401
     challenges = [value for name, value in answer.headers if name == "www-authenticate"]
@@ -99,7 +99,7 @@ def answer_headers() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
-def test_healthz_is_open_whoever_asks(method: str) -> None:
+def test_healthz_is_open_to_everyone(method: str) -> None:
     assert ask(method=method, path="/healthz").status == 200
     assert ask(("Origin", EVIL), method=method, path="/healthz", token=None).status == 200
     assert local(("Origin", EVIL), method=method, path="/healthz", host="evil.example").status == 200
@@ -110,7 +110,7 @@ def test_the_token_comes_as_bearer_or_as_the_password_of_any_user() -> None:
         assert ask(basic(user, TOKEN)).status == 200
     for value in (f"bearer {TOKEN}", f"BEARER  {TOKEN}"):
         assert ask(("Authorization", value)).status == 200
-    # A colon in the token; a token that is not ASCII, as a shell's variable may hold it.
+    # A token with a colon, and one that is not ASCII, which a shell's variable may contain.
     assert ask(basic("x", "a:b"), token="a:b").status == 200
     assert ask(("Authorization", "Bearer ü".encode()), token="ü").status == 200
 
@@ -121,37 +121,37 @@ def test_the_token_comes_as_bearer_or_as_the_password_of_any_user() -> None:
         *("", "Bearer", "Bearer ", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", f"Bearer{TOKEN}", TOKEN),
         *(f"Token {TOKEN}", f"Digest {TOKEN}", f"Bearer {TOKEN.lower()}", b"Bearer \xff", "Basic", "Basic ", "Basic ="),
         *(basic("x", "wrong")[1], basic(TOKEN, "")[1], basic(TOKEN, "x")[1], basic("x", TOKEN)[1][:-2]),
-        # Not base64, a letter that base64 has not, no colon.
+        # Not base64, a character that base64 does not have, no colon.
         *("Basic %%%", b"Basic \xff", str(BASIC[1]) + "!", "Basic " + base64.b64encode(TOKEN.encode()).decode()),
-        # Right, but not alone.
+        # Right, but with something else.
         *(f"{BEARER[1]!s}, {BASIC[1]!s}", f"Bearer {TOKEN} {TOKEN}"),
     ],
 )
-def test_what_is_no_credential(value: str | bytes) -> None:
+def test_an_invalid_credential_is_refused(value: str | bytes) -> None:
     assert ask(("Authorization", value)).status == 401
 
 
-def test_two_credentials_are_none() -> None:
+def test_two_credentials_are_refused() -> None:
     wrong = ("Authorization", "Bearer wrong")
     for pair in ((BEARER, wrong), (wrong, BEARER), (BEARER, BEARER), (BEARER, BASIC)):
         assert ask(*pair).status == 401
 
 
 @pytest.mark.parametrize("token", [None, ""])
-def test_a_server_without_a_token_lets_nobody_in(token: str | None) -> None:
+def test_a_server_without_a_token_refuses_everything(token: str | None) -> None:
     for header in (BEARER, ("Authorization", "Bearer "), ("Authorization", "Bearer"), basic("x", ""), basic("", "")):
         assert ask(header, token=token).status == 401
     assert ask(token=token).status == 401
 
 
 @given(st.binary(max_size=80))
-def test_no_chance_header_passes(value: bytes) -> None:
+def test_no_random_header_passes(value: bytes) -> None:
     assert ask(("Authorization", value)).status == 401
     assert ask(("Authorization", value), token=None).status == 401
 
 
 @given(st.sampled_from([b"Bearer ", b"Basic ", b"basic\t"]), st.binary(max_size=60), st.booleans())
-def test_no_chance_credential_passes(scheme: bytes, rest: bytes, encode: bool) -> None:
+def test_no_random_credential_passes(scheme: bytes, rest: bytes, encode: bool) -> None:
     assert ask(("Authorization", scheme + (base64.b64encode(rest) if encode else rest))).status == 401
 
 
@@ -159,7 +159,7 @@ TOKENS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size
 
 
 @given(TOKENS, st.binary(max_size=30).filter(lambda user: b":" not in user))
-def test_the_right_ones_always_pass(token: str, user: bytes) -> None:
+def test_the_right_credentials_always_pass(token: str, user: bytes) -> None:
     assert ask(("Authorization", f"Bearer {token}"), token=token).status == 200
     assert ask(basic(user, token), token=token).status == 200
 
@@ -203,12 +203,12 @@ def name_of(header: Header) -> str:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
 @pytest.mark.parametrize("header", FOREIGN, ids=name_of)
-def test_what_a_strangers_page_makes_a_browser_send_is_refused(header: Header, method: str) -> None:
+def test_a_request_that_a_foreign_page_makes_a_browser_send_is_refused(header: Header, method: str) -> None:
     for answer in (ask(BASIC, header, method=method), local(header, method=method)):
         assert answer.status == 403
         assert "another origin" in answer.detail and header[0] in answer.detail
         assert "www-authenticate" not in dict(answer.headers)
-    # Beside one that is good, in either order; and in a browser that has no credentials yet.
+    # Also together with a good header, in either order; and from a browser that has no credentials yet.
     for own in OWN:
         assert ask(BASIC, header, own, method=method).status == 403
         assert local(own, header, method=method).status == 403
@@ -216,7 +216,7 @@ def test_what_a_strangers_page_makes_a_browser_send_is_refused(header: Header, m
 
 
 @pytest.mark.parametrize("header", FOREIGN, ids=name_of)
-def test_no_browser_sends_a_bearer_token_by_itself(header: Header) -> None:
+def test_a_bearer_token_passes_from_any_page(header: Header) -> None:
     for host in (HERE, "evil.example", None):
         assert ask(BEARER, BROWSER, header, method="POST", host=host).status == 200
         assert local(BEARER, BROWSER, header, path="/api/clean/all", host=host).status == 200
@@ -224,7 +224,7 @@ def test_no_browser_sends_a_bearer_token_by_itself(header: Header) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("header", OWN, ids=name_of)
-def test_what_this_servers_pages_send_passes(header: Header, method: str) -> None:
+def test_a_request_of_this_servers_pages_passes(header: Header, method: str) -> None:
     for path in ("/api/job", "/api/clean/all"):
         assert ask(BASIC, BROWSER, header, method=method, path=path).status == 200
         assert local(BROWSER, header, method=method, path=path).status == 200
@@ -242,7 +242,7 @@ def test_what_this_servers_pages_send_passes(header: Header, method: str) -> Non
         ("http", "[2001:DB8::1]", "http://[2001:db8::1]:80"),
     ],
 )
-def test_origins_are_compared_as_browsers_do(scheme: str, host: str, page: str) -> None:
+def test_origins_are_compared_as_browsers_compare_them(scheme: str, host: str, page: str) -> None:
     for header in (("Origin", page), ("Referer", f"{page}/x")):
         assert ask(BASIC, BROWSER, header, method="POST", host=host, scheme=scheme).status == 200
         other = "http" if scheme == "https" else "https"
@@ -250,7 +250,7 @@ def test_origins_are_compared_as_browsers_do(scheme: str, host: str, page: str) 
 
 
 @pytest.mark.parametrize("hosts", [[], ["", HERE], [HERE, "evil.example"], [HERE, HERE], [b"\xff"], ["a b"], ["x:y"]])
-def test_without_a_clear_host_no_origin_is_its_own(hosts: Sequence[str | bytes]) -> None:
+def test_without_exactly_one_valid_host_every_origin_is_foreign(hosts: Sequence[str | bytes]) -> None:
     headers = [("Host", host) for host in hosts]
     assert ask(BASIC, ("Origin", f"http://{HERE}"), *headers, host=None).status == 403
     assert ask(BASIC, ("Origin", "null"), *headers, host=None).status == 403
@@ -261,8 +261,8 @@ def test_without_a_clear_host_no_origin_is_its_own(hosts: Sequence[str | bytes])
     ("method", "path"),
     [("POST", "/api/job"), ("DELETE", "/x"), ("PUT", "/x"), ("GET", "/api/clean/all"), ("HEAD", "/api/clean/old")],
 )
-def test_a_browser_must_say_which_page_asks_for_a_change(method: str, path: str) -> None:
-    """Over plain HTTP a browser sends no Sec-Fetch-Site, and a page can keep it from sending a Referer."""
+def test_a_browser_must_name_the_page_that_asks_for_a_change(method: str, path: str) -> None:
+    """Over plain HTTP a browser sends no Sec-Fetch-Site, and a page can prevent it from sending a Referer."""
     for answer in (
         ask(BASIC, BROWSER, method=method, path=path, host="lab.example:5001"),
         local(BROWSER, method=method, path=path),
@@ -277,7 +277,7 @@ def test_a_browser_must_say_which_page_asks_for_a_change(method: str, path: str)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
-def test_a_browser_may_read_without_saying_so(method: str) -> None:
+def test_a_browser_may_read_without_naming_a_page(method: str) -> None:
     assert ask(BASIC, BROWSER, method=method, path="/jobs/todo").status == 200
     assert local(BROWSER, method=method, path="/api/jobs").status == 200
 
@@ -292,7 +292,7 @@ def test_local_programs_need_no_token(host: str) -> None:
     for method, path in (("GET", "/api/jobs"), ("POST", "/api/job"), ("GET", "/api/clean/all"), ("GET", "/docs")):
         assert local(method=method, path=path, host=host).status == 200
         assert local(method=method, path=path, host=host, token=None).status == 200
-    # A credential of another Orqal does no harm.
+    # The credential of another Orqal does no harm.
     assert local(("Authorization", "Bearer old"), host=host).status == 200
     assert local(("Authorization", "Basic %"), host=host).status == 200
 
@@ -313,12 +313,12 @@ def test_local_programs_need_no_token(host: str) -> None:
         ),
     ],
 )
-def test_another_host_is_refused_without_a_token(host: Any) -> None:
+def test_another_host_name_is_refused_without_a_token(host: Any) -> None:
     header = [] if host is None else [("Host", host)]
     answer = local(*header, host=None)
     assert answer.status == 403
     assert "127.0.0.1" in answer.detail and "--no-token" in answer.detail
-    # Who has the token may call it as they like: it is not what the browser of a stranger's page has.
+    # With the token any name will do, because a foreign page does not have the token.
     assert local(*header, BASIC, host=None).status == 200
 
 
@@ -326,35 +326,35 @@ def test_another_host_is_refused_without_a_token(host: Any) -> None:
 
 
 def test_websockets_are_closed() -> None:
-    for guard in (ask, local):
-        assert guard(BEARER, kind="websocket") == Answer(1008, [], b"websocket.close")
+    for answer_of in (ask, local):
+        assert answer_of(BEARER, kind="websocket") == Answer(1008, [], b"websocket.close")
 
 
-def test_other_scopes_are_the_applications() -> None:
+def test_other_scopes_pass_to_the_application() -> None:
     seen = []
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope)
 
-    asyncio.run(Guard(application, None)({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
+    asyncio.run(AuthMiddleware(application, None)({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
     assert seen == [{"type": "lifespan"}]
 
 
-def test_the_proxys_guard_has_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_proxy_uses_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORQAL_TOKEN", "t")
     monkeypatch.setenv("ORQAL_NO_TOKEN", "0")
     outermost: Any = middlewares()[-1]
-    assert outermost.cls is Guard and outermost.kwargs == {"token": "t", "no_token": False}
+    assert outermost.cls is AuthMiddleware and outermost.kwargs == {"token": "t", "no_token": False}
     monkeypatch.setenv("ORQAL_NO_TOKEN", "1")
     assert middlewares()[-1].kwargs == {"token": "t", "no_token": True}
 
 
 @pytest.mark.parametrize("no_token", [False, True])
 @pytest.mark.parametrize("stray", ["1", None])
-def test_only_the_option_lets_programs_in_without_a_token(
+def test_only_the_option_lets_programs_do_without_a_token(
     monkeypatch: pytest.MonkeyPatch, no_token: bool, stray: str | None
 ) -> None:
-    """Whatever the environment of `orqal up` says: the cluster's processes have the option's word."""
+    """The cluster's processes get what the option of `orqal up` says, whatever its environment says."""
     if stray is None:
         monkeypatch.delenv("ORQAL_NO_TOKEN", raising=False)
     else:
@@ -372,7 +372,7 @@ def test_parsers_never_raise(text: str, scheme: str) -> None:
 
 
 @given(st.binary(max_size=40), st.binary(max_size=40), st.binary(max_size=40))
-def test_no_header_breaks_the_guard(host: bytes, origin: bytes, referer: bytes) -> None:
+def test_any_headers_get_an_answer(host: bytes, origin: bytes, referer: bytes) -> None:
     headers = (("Origin", origin), ("Referer", referer), ("Host", host))
     for answer in (ask(BASIC, *headers, method="POST", host=None), local(*headers, host=None)):
         assert answer.status == 403

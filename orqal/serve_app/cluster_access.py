@@ -1,0 +1,147 @@
+"""What the routes work with: the store to read, the Scheduler to ask, and the hosts' actors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from orqal.actors.handles import HostClient, SchedulerClient
+from orqal.actors.interfaces import ActorAway, HostApi, SchedulerApi
+from orqal.engine.errors import EngineError
+from orqal.models import HostInfo, JobRecord, Status
+from orqal.serve_app.errors import NotFound, Unavailable
+from orqal.settings import Settings
+from orqal.store import Store, first_sentence, open_store
+
+log = logging.getLogger("orqal.api")
+T = TypeVar("T")
+
+JOBS_AT_ONCE = 1_000
+"""Jobs in one question to the store, or in one call to the Scheduler."""
+OVERVIEW_TIMEOUT = 10.0
+"""Seconds that a host's Docker daemon may take to describe itself."""
+DOING_TIMEOUT = 3.0
+"""Seconds that a host may take to say what it does with a job."""
+
+
+class ClusterAccess:
+    """The way of a replica to everything outside it. There is one for each replica."""
+
+    def __init__(self, store: Store, scheduler: SchedulerApi, find_host: Callable[[str], HostApi]) -> None:
+        """`find_host` returns the HostActor of a Ray node by the node's id, and raises ValueError if there is none."""
+        self.store = store
+        self.scheduler = scheduler
+        self.find_host = find_host
+
+    @classmethod
+    def of_this_cluster(cls) -> ClusterAccess:
+        """The way to the Ray cluster that this process is part of.
+
+        Raises:
+            StoreError: the store cannot be used.
+            ValueError: no Scheduler runs in this Ray cluster.
+        """
+        return cls(open_store(Settings(), read_only=True), SchedulerClient.find(), HostClient.find)
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+
+    # The store
+
+    async def read(self, call: Callable[..., T], *args: Any) -> T:
+        """Call a method of the store, in a thread.
+
+        Raises:
+            Unavailable: the store cannot be read now.
+        """
+        try:
+            return await asyncio.to_thread(call, *args)
+        except self.store.failures as error:
+            log.warning("the store cannot be read: %s", error)
+            raise Unavailable(
+                f"the store of jobs cannot be read now ({first_sentence(error)}); running jobs go on. "
+                "Try again in a few seconds"
+            ) from error
+
+    async def job(self, job_id: str) -> JobRecord:
+        """One job.
+
+        Raises:
+            NotFound: there is no job with this id.
+        """
+        record = await self.read(self.store.get, job_id)
+        if record is None:
+            raise NotFound(f"there is no job {job_id}")
+        return record
+
+    async def batch_ids(self, name: str) -> list[str]:
+        """The ids of a batch's jobs, in the order of submission.
+
+        Raises:
+            NotFound: there is no batch of this name.
+        """
+        ids = await self.read(self.store.batch_ids, name)
+        if not ids:
+            raise NotFound(f"there is no batch {name!r}")
+        return ids
+
+    async def counts(self) -> dict[str, int]:
+        """The number of jobs in each state; `todo` is always present."""
+        counts = await self.read(self.store.counts)
+        return {"todo": 0} | {status.value: count for status, count in counts.items()}
+
+    # The hosts
+
+    async def host_actor(self, host: HostInfo) -> HostApi:
+        """The HostActor of a host; it is started if the host sleeps.
+
+        Raises:
+            ActorAway: the host has just left the cluster.
+        """
+        try:
+            return self.find_host(host.node_id)
+        except ValueError:
+            await self.scheduler.wake(host.name)
+        try:
+            return self.find_host(host.node_id)
+        except ValueError as error:
+            raise ActorAway(f"the host {host.name} has left the cluster") from error
+
+    async def host_of(self, job: JobRecord) -> HostApi:
+        """The HostActor of the host that a job is on.
+
+        Raises:
+            ActorAway: the job is on no host, or its host has left the cluster.
+        """
+        host = await self.scheduler.host(job.host) if job.host else None
+        if host is None:
+            raise ActorAway(f"the job {job.id} is on no host of the cluster")
+        return await self.host_actor(host)
+
+    async def doing(self, job: JobRecord) -> str | None:
+        """What a job's host does before the job's container runs, in words; None if that is over or unknown."""
+        if job.current_status is not Status.INIT:
+            return None
+        try:
+            host = await self.host_of(job)
+            return await asyncio.wait_for(host.doing(job.id, job.attempt), DOING_TIMEOUT)
+        except (ActorAway, asyncio.TimeoutError):
+            return None
+
+    async def overview(self, host: HostInfo) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """`docker info` of a host, and `docker inspect` of Orqal's running containers; empty if it does not answer."""
+        try:
+            actor = await self.host_actor(host)
+            return await asyncio.wait_for(actor.overview(), OVERVIEW_TIMEOUT)
+        except (ActorAway, EngineError, asyncio.TimeoutError) as error:
+            log.warning("the Docker daemon of %s does not describe itself: %s", host.name, error)
+            return {}, []
+
+
+def slices(job_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The same ids in lists of at most JOBS_AT_ONCE."""
+    for start in range(0, len(job_ids), JOBS_AT_ONCE):
+        yield job_ids[start : start + JOBS_AT_ONCE]

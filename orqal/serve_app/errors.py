@@ -1,0 +1,51 @@
+"""The errors that the API answers with, as one family.
+
+ApiError
+  NotFound       404            there is no such job, batch, host, file or page
+  Unavailable    503            a host, or the store, cannot be reached now
+  BadDocument    400, 413, 422  a submitted document is not a job
+
+Whatever else reaches the application is mapped to one of these statuses in `application.py`: `ActorAway` and the
+store's own errors to 503, everything unexpected to 500.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ApiError(Exception):
+    """A request cannot be answered as it was meant to be. The message is for the user."""
+
+    status: int = 500
+    """The HTTP status of the answer."""
+    retry_after: ClassVar[int | None] = None
+    """Seconds after which the client should try again; None if a retry would not help."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of the answer."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+
+class NotFound(ApiError):
+    """What the request names does not exist."""
+
+    status = 404
+
+
+class Unavailable(ApiError):
+    """What the request names is on a host, or in a store, that cannot be reached now."""
+
+    status = 503
+    retry_after = 5
+
+
+class BadDocument(ApiError):
+    """A submitted document is not a job."""
+
+    def __init__(self, number: int, message: str, status: int = 422) -> None:
+        """`number`: of the document within its request, from 1 on."""
+        super().__init__(f"document {number}: {message}")
+        self.number = number
+        self.status = status

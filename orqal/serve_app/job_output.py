@@ -1,0 +1,111 @@
+"""A job's output, wherever it is: in the container on its host, in the store, or in a file on its host."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
+
+from orqal.actors.interfaces import ActorAway
+from orqal.actors.messages import NoReader
+from orqal.engine.output import NAMES
+from orqal.engine.streams import STDERR, STDOUT, Frame, frames
+from orqal.models import JobRecord, Status
+from orqal.serve_app.cluster_access import ClusterAccess
+from orqal.serve_app.errors import NotFound
+from orqal.serve_app.job_files import find_file
+from orqal.serve_app.news import NewsFeed
+
+STREAM_NAMES = {STDOUT: "stdout", STDERR: "stderr"}
+
+
+async def job_output(
+    cluster: ClusterAccess, news: NewsFeed, job_id: str, streams: frozenset[int], follow: bool
+) -> AsyncGenerator[Frame, None]:
+    """A job's output so far. With `follow`, to the job's end, through all further attempts.
+
+    Raises:
+        NotFound: there is no job with this id.
+        Unavailable: the output is a file on a host that is away, or the store cannot be read now.
+    """
+    with news.watch([job_id]) as changes:
+        job = await cluster.job(job_id)
+        sent = _Sent(job.attempt)
+        while True:
+            if job.attempt != sent.attempt:
+                sent = _Sent(job.attempt)
+            if job.current_status.final:
+                for stream in sorted(streams):
+                    async for data in _stored(cluster, job, stream, start=sent.bytes[stream]):
+                        yield Frame(stream, data)
+                return
+            if job.current_status in (Status.INIT, Status.RUNNING):
+                broke_off = False
+                # It is read from its start: it may be opened several times before the job's end is known.
+                fresh = sent.fresh(_live(cluster, job, streams, follow))
+                async with aclosing(fresh):
+                    try:
+                        async for frame in fresh:
+                            yield frame
+                    except NoReader:
+                        broke_off = True
+                job = await cluster.job(job_id)
+                if broke_off or job.current_status.final:
+                    continue
+            if not follow:
+                return
+            await changes.get()
+            job = await cluster.job(job_id)
+
+
+class _Sent:
+    """How much of an attempt's output the client has."""
+
+    def __init__(self, attempt: int) -> None:
+        self.attempt = attempt
+        self.bytes = dict.fromkeys(STREAM_NAMES, 0)
+
+    async def fresh(self, output: AsyncGenerator[Frame, None]) -> AsyncGenerator[Frame, None]:
+        """What the client has not yet of an output that is read again from its start."""
+        known = dict(self.bytes)
+        async with aclosing(output):
+            async for stream, data in output:
+                fresh = data[known[stream] :]
+                known[stream] -= len(data) - len(fresh)
+                self.bytes[stream] += len(fresh)
+                if fresh:
+                    yield Frame(stream, fresh)
+
+
+async def _live(
+    cluster: ClusterAccess, job: JobRecord, streams: frozenset[int], follow: bool
+) -> AsyncGenerator[Frame, None]:
+    """The output of a job's container, from its host; nothing if there is no such container any more.
+
+    Raises:
+        NoReader: the host gave the reader up, because it asked for no output for long.
+    """
+    with suppress(ActorAway):
+        host = await cluster.host_of(job)
+        reader = await host.open_logs(job.id, job.attempt, STDOUT in streams, STDERR in streams, follow)
+        if reader is None:
+            return
+        try:
+            while (piece := await host.read_logs(reader)) is not None:
+                for frame in frames([piece]):
+                    yield frame
+        finally:
+            await host.close_logs(reader)
+
+
+async def _stored(cluster: ClusterAccess, job: JobRecord, stream: int, start: int) -> AsyncIterator[bytes]:
+    """The output of a job that has ended, from byte `start` on."""
+    if STREAM_NAMES[stream] in job.truncated:
+        with suppress(NotFound):  # somebody removed the file
+            file = await find_file(cluster, job, NAMES[stream])
+            async for piece in file.pieces(start, file.size):
+                yield piece
+        return
+    output = await cluster.read(cluster.store.output, job.id)
+    data = (output.stdout if stream == STDOUT else output.stderr).encode()[start:]
+    if data:
+        yield data

@@ -1,0 +1,141 @@
+"""Values as people read them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+from markupsafe import Markup
+
+SHOWN = 60_000
+"""The most characters of an output, a result or an input on a job's page; links lead to the whole."""
+JOBS_PER_PAGE = 30
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_TERMINAL_SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]{0,1000}(\x07|\x1b\\))")
+
+
+def plain(value: Any) -> Any:
+    """Text in which everything that is not a character of a page, or changes the direction of text, is replaced.
+
+    Jinja calls it for every value that a template shows. Markup is our own and stays as it is.
+    """
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value)
+    return value
+
+
+def output_lines(text: str) -> str:
+    """A program's output without colours and other commands to a terminal, its lines ended only by \\n."""
+    return _TERMINAL_SEQUENCE.sub("", text).replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
+
+
+def end(text: str, limit: int = SHOWN) -> tuple[str, bool]:
+    """The end of a text, in whole lines if possible; True if something was left out."""
+    if len(text) <= limit:
+        return text, False
+    last = text[-limit:]
+    return last.partition("\n")[2] or last, True
+
+
+def cut(text: str, limit: int = SHOWN) -> str:
+    """The beginning of a text."""
+    return text if len(text) <= limit else text[:limit] + "…"
+
+
+def pretty_json(value: Any, limit: int = SHOWN, indent: int | None = 2) -> tuple[str, bool]:
+    """The beginning of a value as JSON; True if something was left out."""
+    text = ""
+    for part in json.JSONEncoder(ensure_ascii=False, indent=indent).iterencode(value):
+        text += part[: limit + 1]
+        if len(text) > limit:
+            return text[:limit], True
+    return text, False
+
+
+def brief(value: Any, limit: int = 80) -> str:
+    """A value on one line. If it is too long its middle is left out, because the end of a path says more."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        text, is_cut = pretty_json(value, limit, indent=None)
+        return text + "…" * is_cut
+    ends = value if len(value) <= 10 * limit else f"{value[: 5 * limit]}…{value[-5 * limit :]}"
+    text = " ".join(ends.split())
+    return text if len(text) <= limit else f"{text[: limit // 3]}…{text[-(limit - limit // 3 - 1) :]}"
+
+
+def moment(time: datetime | None) -> str:
+    """A point in time, to the second; empty if there is none."""
+    return f"{time:%Y-%m-%d %H:%M:%S}" if time else ""
+
+
+def duration(seconds: float | None) -> str:
+    """A duration: below a minute in seconds with three digits, beyond that in two units; empty if there is none."""
+    if seconds is None:
+        return ""
+    seconds = max(seconds, 0)
+    if seconds < 59.95:
+        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+def size(count: float) -> str:
+    """An amount of bytes, in powers of ten like everywhere in Orqal."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB" if count < 999.5 else f"{count:,.0f} GB"
+
+
+def seconds_between(start: datetime | None, end: datetime | None) -> float | None:
+    """The seconds between two points in time; None if one is missing."""
+    return (end - start).total_seconds() if start and end else None
+
+
+def command(cmd: str | list[str]) -> str:
+    """A command as it is typed into a shell."""
+    return cmd if isinstance(cmd, str) else shlex.join(cmd)
+
+
+class Segment(NamedTuple):
+    """A part of a bar. Start and width are in percent of the bar's length."""
+
+    name: str
+    start: float
+    width: float
+
+
+def bar(amounts: Iterable[tuple[str, int]]) -> list[Segment]:
+    """A bar of these amounts. Every amount above 0 is visible, however small its share."""
+    present = [(name, amount) for name, amount in amounts if amount > 0]
+    total = sum(amount for _, amount in present)
+    widths = [max(100 * amount / total, 0.6) for _, amount in present]
+    scale = 100 / sum(widths) if widths else 0
+    segments, start = list[Segment](), 0.0
+    for (name, _), width in zip(present, widths, strict=True):
+        segments.append(Segment(name, round(start, 3), round(width * scale, 3)))
+        start += width * scale
+    return segments
+
+
+def page_count(jobs: int) -> int:
+    """The number of pages that a list of so many jobs fills; an empty list has one page."""
+    return max(1, -(-jobs // JOBS_PER_PAGE))
+
+
+def list_url(status: str, page: int = 1, batch: str | None = None) -> str:
+    """The address of a page of a list of jobs."""
+    path = f"/jobs/{status}" if page == 1 else f"/jobs/{status}/{page}"
+    return f"{path}?{urlencode({'batch': batch})}" if batch is not None else path

@@ -1,0 +1,103 @@
+"""What a job wrote: its output, and the files of its directory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Annotated
+
+from fastapi import APIRouter, Header, HTTPException, Query, Request
+from fastapi.responses import Response
+
+from orqal.engine.streams import STDERR, STDOUT, Frame, multiplexed
+from orqal.serve_app.byte_range import requested_range
+from orqal.serve_app.dependencies import ClusterDep, NewsDep
+from orqal.serve_app.job_files import find_file
+from orqal.serve_app.job_output import job_output
+from orqal.serve_app.routes.documentation import ALWAYS, NO_JOB, problems
+from orqal.serve_app.routes.parameters import JobId
+from orqal.serve_app.routes.streaming import StreamedResponse, prefetched
+
+MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
+STREAMS = {"stdout": frozenset({STDOUT}), "stderr": frozenset({STDERR}), "both": frozenset({STDOUT, STDERR})}
+
+router = APIRouter(tags=["jobs"], responses=ALWAYS)
+
+
+@router.get(
+    "/job/{job_id}/logs",
+    response_class=Response,
+    responses={**NO_JOB, 200: {"content": {"text/plain": {"example": "hello\n"}, MULTIPLEXED: {}}}},
+)
+async def get_logs(
+    request: Request,
+    job_id: JobId,
+    cluster: ClusterDep,
+    news: NewsDep,
+    follow: Annotated[bool, Query(description="Go on until the job has ended.")] = False,
+    stream: Annotated[str, Query(pattern="^(stdout|stderr|both)$")] = "both",
+) -> Response:
+    """A job's output so far; with `follow`, to its end. `Accept: application/vnd.docker.multiplexed-stream` keeps the
+    two streams apart, in the format of the Docker Engine API."""
+    job = await cluster.job(job_id)
+    frames = job_output(cluster, news, job_id, STREAMS[stream], follow)
+    if job.current_status.final:  # Its output may be on a host that is away: then the answer is an error.
+        frames = await prefetched(frames)
+    if MULTIPLEXED in request.headers.get("accept", ""):
+        return StreamedResponse(encoded(frames, multiplexed), media_type=MULTIPLEXED)
+    return plain_text(frames)
+
+
+def plain_text(frames: AsyncGenerator[Frame, None]) -> StreamedResponse:
+    """An output as it is, both streams in one."""
+    return StreamedResponse(encoded(frames, lambda frame: frame.data), media_type="text/plain; charset=utf-8")
+
+
+async def encoded(frames: AsyncGenerator[Frame, None], encode: Callable[[Frame], bytes]) -> AsyncGenerator[bytes, None]:
+    """The bytes that are sent of an output."""
+    async with aclosing(frames):
+        async for frame in frames:
+            yield encode(frame)
+
+
+@router.get(
+    "/job/{job_id}/download/{path:path}",
+    response_class=Response,
+    responses={
+        **NO_JOB,
+        **problems(
+            _404="there is no such job or file",
+            _416="the file has no such part",
+            _503="the file's host is away, or the scheduler is restarting; try again after `Retry-After` seconds",
+        ),
+        200: {"content": {"application/octet-stream": {}}},
+        206: {"description": "a part of the file", "content": {"application/octet-stream": {}}},
+    },
+)
+async def download(
+    job_id: JobId,
+    path: str,
+    cluster: ClusterDep,
+    range: Annotated[str | None, Header(description="A part of the file, for example `bytes=1000-`.")] = None,
+    if_range: Annotated[
+        str | None, Header(description="An ETag: if the file has changed since, all of it is sent instead of a part.")
+    ] = None,
+) -> Response:
+    """A file of the job's directory, or a part of it, from whichever host has it."""
+    file = await find_file(cluster, await cluster.job(job_id), path)
+    etag = f'"{file.version}"'
+    headers = {"Accept-Ranges": "bytes", "ETag": etag}
+    try:
+        part = requested_range(range, file.size) if if_range in (None, etag) else None
+    except ValueError as error:
+        raise HTTPException(416, str(error), headers={"Content-Range": f"bytes */{file.size}"}) from None
+    start, end = part or (0, file.size)
+    headers["Content-Length"] = str(end - start)
+    if part is not None:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size}"
+    return StreamedResponse(
+        file.pieces(start, end),
+        status_code=200 if part is None else 206,
+        headers=headers,
+        media_type="application/octet-stream",
+    )

@@ -1,0 +1,86 @@
+"""Answers whose body is made while it is sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
+
+T = TypeVar("T")
+
+NDJSON = "application/x-ndjson"
+EMPTY_LINE = b"\n"
+"""What a client that waits is sent now and then, so that both sides see that the connection lives."""
+HEARTBEAT_SECONDS = 10.0
+"""Seconds without another line after which an empty one is sent."""
+
+
+class StreamedResponse(StreamingResponse):
+    """A response whose body is made as it is sent, perhaps while the request's body is still being read.
+
+    Starlette's own class reads the request to notice that the client has left, and so takes parts of the body away.
+    Serve cancels the handler of a client that has left in any case. What makes the body is then closed at once,
+    because it may hold connections.
+    """
+
+    def __init__(self, content: AsyncGenerator[bytes, None], **options: Any) -> None:
+        super().__init__(content, **options)
+        self._content = content
+        # Jobs write what they like: a browser must not find a page in it.
+        self.headers["X-Content-Type-Options"] = "nosniff"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        async with aclosing(self._content):
+            await self.stream_response(send)
+
+
+def json_response(view: BaseModel) -> Response:
+    """A model as JSON. FastAPI itself would validate it once more."""
+    return Response(view.model_dump_json(), media_type="application/json")
+
+
+def line(view: BaseModel) -> bytes:
+    """A model as a line of NDJSON."""
+    return view.model_dump_json().encode() + b"\n"
+
+
+async def prefetched(items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """The same items, once there is a first one. An error before it can still be answered with its own status."""
+    try:
+        first = [await anext(items)]
+    except StopAsyncIteration:
+        first = []
+
+    async def all_items() -> AsyncGenerator[T, None]:
+        async with aclosing(items):
+            for item in first:
+                yield item
+            async for item in items:
+                yield item
+
+    return all_items()
+
+
+async def with_heartbeats(lines: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The same lines, and an empty one whenever none has come for HEARTBEAT_SECONDS."""
+    async with aclosing(lines):
+        coming = asyncio.ensure_future(anext(lines, None))
+        try:
+            while True:
+                await asyncio.wait([coming], timeout=HEARTBEAT_SECONDS)
+                if not coming.done():
+                    yield EMPTY_LINE
+                elif (next_line := coming.result()) is None:
+                    return
+                else:
+                    yield next_line
+                    coming = asyncio.ensure_future(anext(lines, None))
+        finally:
+            coming.cancel()
+            await asyncio.wait([coming])

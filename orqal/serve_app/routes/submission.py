@@ -1,0 +1,76 @@
+"""Submitting the jobs of a request's body."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from itertools import islice
+from uuid import uuid4
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from orqal.actors.messages import OtherDocument, Taken
+from orqal.models import JobSpec
+from orqal.serve_app.cluster_access import JOBS_AT_ONCE, ClusterAccess
+from orqal.serve_app.errors import BadDocument
+from orqal.serve_app.json_stream import DocumentReader
+
+
+async def submit_body(
+    request: Request,
+    cluster: ClusterAccess,
+    *,
+    key: str | None = None,
+    batch: str | None = None,
+    replace_batch: bool = False,
+) -> AsyncGenerator[list[Taken], None]:
+    """Submit the jobs of a request's body as they come, and yield the answers when the jobs are on disk.
+
+    `batch`: the name of the batch that the jobs join; with `replace_batch`, its earlier jobs leave it.
+
+    Raises:
+        BadDocument: the next document is not a job, or its idempotency key was used before with another document.
+    """
+    reader = DocumentReader()
+    first = 1
+    try:
+        async for chunk in request.stream():
+            jobs = reader.feed(chunk)
+            while True:
+                specs: list[JobSpec] = []
+                problem: BadDocument | None = None
+                try:
+                    specs.extend(islice(jobs, JOBS_AT_ONCE))
+                except BadDocument as error:
+                    problem = error
+                if batch is not None:
+                    for spec in specs:
+                        spec.batch = batch
+                if specs:
+                    yield await submit(cluster, specs, key, first, batch if replace_batch else None)
+                    first, replace_batch = first + len(specs), False
+                if problem is not None:
+                    raise problem
+                if len(specs) < JOBS_AT_ONCE:
+                    break
+    except ClientDisconnect:
+        return  # What it sent completely is submitted, and nobody waits for an answer.
+    reader.close()
+
+
+async def submit(
+    cluster: ClusterAccess, specs: list[JobSpec], key: str | None, first: int = 1, replace_batch: str | None = None
+) -> list[Taken]:
+    """Submit jobs, the first of which is document number `first` of its request.
+
+    Raises:
+        BadDocument: the idempotency key was used before with another document of the same number.
+    """
+    # Ray repeats the call if the Scheduler dies during it. By a key the Scheduler finds what it had written by then.
+    key = key or uuid4().hex
+    try:
+        return await cluster.scheduler.submit(specs, key=key, first=first, replace_batch=replace_batch)
+    except OtherDocument as error:
+        number = first + error.number - 1
+        message = f"this idempotency key was used before with another document, which became the job {error.job}"
+        raise BadDocument(number, message) from None

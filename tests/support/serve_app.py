@@ -1,0 +1,60 @@
+"""A replica's way to the cluster, with stand-ins for what is outside the replica."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import httpx
+from fastapi import FastAPI
+
+from orqal.actors.interfaces import HostApi, SchedulerApi
+from orqal.models import HostInfo
+from orqal.serve_app.cluster_access import ClusterAccess
+from orqal.serve_app.news import NewsFeed
+from orqal.store import Store
+
+
+def scheduler_with(**methods: Any) -> SchedulerApi:
+    """A Scheduler that has only these methods."""
+    return cast(SchedulerApi, SimpleNamespace(**methods))
+
+
+def cluster_with(store: Any, scheduler: Any = None, **hosts: Any) -> ClusterAccess:
+    """A cluster with this store and Scheduler, and these HostActors by the node's id."""
+
+    def find_host(node_id: str) -> HostApi:
+        if node_id not in hosts:
+            raise ValueError(node_id)
+        return cast(HostApi, hosts[node_id])
+
+    return ClusterAccess(cast(Store, store), cast(SchedulerApi, scheduler), find_host)
+
+
+def host_info(name: str, **values: Any) -> HostInfo:
+    """A host whose node has the same name."""
+    return HostInfo(name=name, node_id=name, address="192.0.2.1", state="ready", **values)
+
+
+@asynccontextmanager
+async def news_from(scheduler: Any) -> AsyncIterator[NewsFeed]:
+    """The news from a Scheduler. The feed has asked once, and waits for changes."""
+    feed = NewsFeed(cast(SchedulerApi, scheduler))
+    await asyncio.sleep(0)  # The first answer says that nothing is known of the past; it is over before anyone listens.
+    try:
+        yield feed
+    finally:
+        feed.close()
+
+
+@asynccontextmanager
+async def client_of(api: FastAPI, cluster: ClusterAccess | None = None) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an application that has this way to the cluster. Unexpected errors are answered as in production."""
+    if cluster is not None:
+        api.state.cluster = cluster
+    transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        yield client

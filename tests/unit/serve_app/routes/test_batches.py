@@ -1,0 +1,34 @@
+"""Batches: their ids and results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+
+from orqal.serve_app import cluster_access
+from orqal.store import SqliteStore
+from tests.support.serve_app import client_of, cluster_with
+from tests.support.stores import add, ids, jobs
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
+
+
+async def test_the_ids_of_a_batch_come_a_line_each_in_the_order_of_submission(
+    api: FastAPI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_access, "JOBS_AT_ONCE", 2)
+    store = SqliteStore(tmp_path / "jobs.sqlite")
+    members = jobs(5, batch="b é")
+    add(store, [members[3], members[0], members[4], *members[1:3]])
+    async with client_of(api, cluster_with(store)) as client:
+        answer = await client.get("/api/batches/b é/ids")
+        assert answer.headers["content-type"] == "application/x-ndjson"
+        assert [json.loads(line) for line in answer.text.splitlines()] == ids(
+            [members[3], members[0], members[4], *members[1:3]]
+        )
+        missing = await client.get("/api/batches/none/ids")
+        assert (missing.status_code, missing.json()) == (404, {"detail": "there is no batch 'none'"})
+        assert (await client.get("/api/batches/a%0Ab/ids")).status_code == 422
