@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -47,7 +48,8 @@ def running(image: str, services: Path) -> Iterator[Orqal]:
         "ORQAL_LOAD_PERIOD": "1",
         "ORQAL_REGISTRY_AUTH": str(services / "logins.json"),
         "ORQAL_PULL_PATIENCE": "2",
-        "PYTHONPATH": str(PACKAGES),
+        # After it what was there before: it may lead to the checkout under test.
+        "PYTHONPATH": os.pathsep.join([str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]),
         # What stands in a user's environment lets nobody in without the token.
         "ORQAL_NO_TOKEN": "1",
     }
