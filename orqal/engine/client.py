@@ -386,7 +386,7 @@ class Engine:
             if response.status_code == 404:
                 raise EngineError(ErrorType.DOCKER_ERROR, f"there is no container {container}", passing=True)
             response.raise_for_status()
-        return Logs(response, follow)
+        return Logs(response)
 
     def own_containers(self) -> Iterator[tuple[ContainerKey, str, str]]:
         """All containers of this cluster on the daemon: attempt, id, state in Docker's words."""

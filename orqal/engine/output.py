@@ -6,31 +6,33 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from orqal.engine.errors import EngineError
 from orqal.engine.job_directory import create
-from orqal.engine.streams import STDERR, STDOUT, Frame
+from orqal.logstream import STDERR, STDOUT, Decoder
+from orqal.models import ErrorType
 
 NAMES = {STDOUT: "orqal.stdout", STDERR: "orqal.stderr"}
-"""The files of long outputs."""
+"""The files in a job's directory for outputs that are long, or not UTF-8."""
 
 
 class Collected(NamedTuple):
-    """A stream of a job that has ended."""
+    """One stream of the output of a job that has ended."""
 
     text: str
-    """All of it, or its end if it is long. Bytes that are not UTF-8 are replaced."""
+    """All of it, or only its end if it is long. Bytes that are not UTF-8 are replaced."""
     size: int
-    """Bytes of all of it."""
+    """The number of bytes of all of it."""
     file: Path | None
-    """All of it, as it came, where `text` is not the same."""
+    """All of its bytes; None if `text` is all of it."""
 
     @property
     def whole(self) -> str | Path:
-        """What a wrapper reads."""
+        """All of it, for a wrapper."""
         return self.file or self.text
 
 
 class _Sink:
-    """Keeps the last `cap` bytes in memory; a longer stream goes to a file from its first byte on."""
+    """Keeps the last `cap` bytes in memory; a longer stream is also written to a file, from its first byte on."""
 
     def __init__(self, file: Path, cap: int) -> None:
         self._path, self._cap = file, cap
@@ -46,7 +48,7 @@ class _Sink:
             self._file.write(self._tail)
         elif self._file is not None:
             self._file.write(data)
-        # Trimmed rarely, so that each byte is moved once or twice only.
+        # Trimmed rarely, so that each byte is moved only once or twice.
         if len(self._tail) > 2 * self._cap:
             del self._tail[: len(self._tail) - self._cap]
 
@@ -64,9 +66,22 @@ class _Sink:
         return Collected(text, self._size, self._path if self._file else None)
 
 
-def collect(frames: Iterable[Frame], directory: Path, cap: int) -> tuple[Collected, Collected]:
-    """Read a container's output to its end: stdout and stderr. `cap` in bytes, for each. OSError: the disk."""
+def collect(pieces: Iterable[bytes], directory: Path, cap: int) -> tuple[Collected, Collected]:
+    """Read a container's output to its end, and return stdout and stderr.
+
+    `pieces`: of the stream that `orqal.logstream` describes. `cap`: bytes of each that are kept in memory.
+
+    Raises:
+        OSError: the disk cannot be written.
+        EngineError: the daemon's stream is malformed.
+    """
     sinks = {stream: _Sink(directory / name, cap) for stream, name in NAMES.items()}
-    for frame in frames:
-        sinks.get(frame.stream, sinks[STDOUT]).write(frame.data)
+    decoder = Decoder()
+    for piece in pieces:
+        try:
+            frames = list(decoder.feed(piece))
+        except ValueError as error:
+            raise EngineError(ErrorType.DOCKER_ERROR, f"the Docker daemon sent a malformed output: {error}") from error
+        for stream, data in frames:
+            sinks[stream].write(data)
     return sinks[STDOUT].close(), sinks[STDERR].close()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing, suppress
 
 from orqal.actors.interfaces import ActorAway
 from orqal.actors.messages import NoReader
 from orqal.engine.output import NAMES
-from orqal.engine.streams import STDERR, STDOUT, Frame, frames
+from orqal.logstream import STDERR, STDOUT, Decoder, Frame
 from orqal.models import JobRecord, Status
 from orqal.serve_app.cluster_access import ClusterAccess
 from orqal.serve_app.errors import NotFound
@@ -20,8 +20,8 @@ STREAM_NAMES = {STDOUT: "stdout", STDERR: "stderr"}
 
 async def job_output(
     cluster: ClusterAccess, news: NewsFeed, job_id: str, streams: frozenset[int], follow: bool
-) -> AsyncGenerator[Frame, None]:
-    """A job's output so far. With `follow`, to the job's end, through all further attempts.
+) -> AsyncGenerator[list[Frame], None]:
+    """A job's output so far, in parts as they come. With `follow`, to the job's end, through all further attempts.
 
     Raises:
         NotFound: there is no job with this id.
@@ -36,16 +36,16 @@ async def job_output(
             if job.current_status.final:
                 for stream in sorted(streams):
                     async for data in _stored(cluster, job, stream, start=sent.bytes[stream]):
-                        yield Frame(stream, data)
+                        yield [Frame(stream, data)]
                 return
             if job.current_status in (Status.INIT, Status.RUNNING):
                 broke_off = False
-                # It is read from its start: it may be opened several times before the job's end is known.
-                fresh = sent.fresh(_live(cluster, job, streams, follow))
-                async with aclosing(fresh):
+                sent.begin_again()
+                async with aclosing(_live(cluster, job, streams, follow)) as live:
                     try:
-                        async for frame in fresh:
-                            yield frame
+                        async for frames in live:
+                            if fresh := sent.fresh(frames):
+                                yield fresh
                     except NoReader:
                         broke_off = True
                 job = await cluster.job(job_id)
@@ -58,27 +58,32 @@ async def job_output(
 
 
 class _Sent:
-    """How much of an attempt's output the client has."""
+    """How much of an attempt's output the client has. A container's output is always read from its start."""
 
     def __init__(self, attempt: int) -> None:
         self.attempt = attempt
         self.bytes = dict.fromkeys(STREAM_NAMES, 0)
+        self._skip = dict(self.bytes)
 
-    async def fresh(self, output: AsyncGenerator[Frame, None]) -> AsyncGenerator[Frame, None]:
-        """What the client has not yet of an output that is read again from its start."""
-        known = dict(self.bytes)
-        async with aclosing(output):
-            async for stream, data in output:
-                fresh = data[known[stream] :]
-                known[stream] -= len(data) - len(fresh)
+    def begin_again(self) -> None:
+        """The output is read from its start once more."""
+        self._skip = dict(self.bytes)
+
+    def fresh(self, frames: Iterable[Frame]) -> list[Frame]:
+        """The parts of these frames that the client does not have yet; after this it has them."""
+        found = []
+        for stream, data in frames:
+            known = min(self._skip[stream], len(data))
+            self._skip[stream] -= known
+            if fresh := data[known:]:
                 self.bytes[stream] += len(fresh)
-                if fresh:
-                    yield Frame(stream, fresh)
+                found.append(Frame(stream, fresh))
+        return found
 
 
 async def _live(
     cluster: ClusterAccess, job: JobRecord, streams: frozenset[int], follow: bool
-) -> AsyncGenerator[Frame, None]:
+) -> AsyncGenerator[list[Frame], None]:
     """The output of a job's container, from its host; nothing if there is no such container any more.
 
     Raises:
@@ -89,15 +94,15 @@ async def _live(
         reader = await host.open_logs(job.id, job.attempt, STDOUT in streams, STDERR in streams, follow)
         if reader is None:
             return
+        decoder = Decoder()
         try:
             while (piece := await host.read_logs(reader)) is not None:
-                for frame in frames([piece]):
-                    yield frame
+                yield list(decoder.feed(piece))
         finally:
             await host.close_logs(reader)
 
 
-async def _stored(cluster: ClusterAccess, job: JobRecord, stream: int, start: int) -> AsyncIterator[bytes]:
+async def _stored(cluster: ClusterAccess, job: JobRecord, stream: int, start: int) -> AsyncGenerator[bytes, None]:
     """The output of a job that has ended, from byte `start` on."""
     if STREAM_NAMES[stream] in job.truncated:
         with suppress(NotFound):  # somebody removed the file

@@ -13,6 +13,7 @@ import pytest
 from orqal.engine import archive
 from orqal.engine.client import ContainerKey, ContainerSpec, Ended, Engine
 from orqal.engine.errors import EngineError, Unreachable
+from orqal.logstream import Decoder
 from orqal.models import Resources
 
 pytestmark = pytest.mark.docker
@@ -61,7 +62,8 @@ def ended(engine: Engine, script: str) -> tuple[str, Ended]:
 
 
 def text(engine: Engine, container: str) -> str:
-    return b"".join(frame.data for frame in engine.logs(container)).decode()
+    decoder = Decoder()
+    return b"".join(frame.data for piece in engine.logs(container) for frame in decoder.feed(piece)).decode()
 
 
 def test_there_and_back(engine: Engine, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from orqal.engine.client import ContainerKey, ContainerSpec, Ended, Engine
 from orqal.engine.errors import EngineError
 from orqal.engine.usage import Cgroups, Usage
+from orqal.logstream import Decoder
 from orqal.models import Resources
 from tests.support.orqal_process import cgroups_of
 
@@ -72,8 +73,9 @@ def output(engine: Engine, container: str, until: bytes | None = None) -> str:
     """What it prints, up to its end or a word."""
     printed = b""
     logs = engine.logs(container, follow=True)
-    for frame in logs:
-        printed += frame.data
+    decoder = Decoder()
+    for piece in logs:
+        printed += b"".join(frame.data for frame in decoder.feed(piece))
         if until and until in printed:
             logs.close()
             break

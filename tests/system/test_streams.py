@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import psutil
 import pytest
 
-from orqal.engine.streams import STDERR, STDOUT, Frame, frames
+from orqal.logstream import MEDIA_TYPE, STDERR, STDOUT, Decoder, Frame
 from tests.support.orqal_process import Orqal
 
 LIMIT = 30.0
@@ -135,10 +135,11 @@ def test_who_is_refused_at_once_may_send_on(orqal: Orqal, path: str) -> None:
 @contextmanager
 def output(orqal: Orqal, job_id: str, **query: str) -> Iterator[Iterator[Frame]]:
     """A job's output, with its streams apart; it has been asked for when the block begins."""
-    headers = {"Accept": "application/vnd.docker.multiplexed-stream"}
+    headers = {"Accept": MEDIA_TYPE}
     with orqal.http() as http, http.stream("GET", f"/job/{job_id}/logs", params=query, headers=headers) as answer:
         assert answer.headers["content-type"] == headers["Accept"]
-        yield frames(answer.iter_raw())
+        decoder = Decoder()
+        yield (frame for chunk in answer.iter_raw() for frame in decoder.feed(chunk))
 
 
 def of_streams(output: Iterable[Frame]) -> tuple[bytes, bytes]:

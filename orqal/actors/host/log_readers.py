@@ -1,106 +1,134 @@
-"""Outputs that somebody reads piece by piece: a thread for each reads ahead, a little."""
+"""Outputs that the API reads in pieces: a thread for each reads a little ahead."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
-from concurrent.futures import CancelledError
-from dataclasses import dataclass, field
-from threading import Thread
+from contextlib import suppress
 
 from orqal.actors.messages import NoReader
 from orqal.engine.errors import Unreachable
-from orqal.engine.streams import Logs, multiplexed
+from orqal.engine.streams import Logs
 
-AHEAD = 16
-"""Frames that are read ahead of a reader; Docker's frames have 16 KiB at most."""
-PIECE = 1 << 18
-"""Bytes that one reading gives at most, roughly."""
-PATIENCE = 10.0
-"""Seconds after which a reading answers though nothing came."""
-LEFT_ALONE = 60.0
-"""Seconds after which a reader that asks no more is taken for gone."""
-
-
-@dataclass
-class _Reader:
-    logs: Logs
-    frames: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(AHEAD))
-    ended: bool = False
-    gone: asyncio.TimerHandle | None = None
+BYTES_AHEAD = 1 << 18
+"""Bytes that are read before the reader asks for them; the last piece may exceed it."""
+READ_TIMEOUT = 10.0
+"""Seconds after which a reading is answered although nothing came."""
+IDLE_TIMEOUT = 60.0
+"""Seconds without a reading after which a reader is given up."""
 
 
 class LogReaders:
-    """The outputs that are being read from this process."""
+    """The outputs that are being read from this process. The bytes pass as Docker sends them: see `orqal.logstream`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._readers: dict[str, _Reader] = {}
 
     def open(self, logs: Logs) -> str:
-        """Begin to read: a handle for `read` and `close`."""
+        """Start to read an output. Return a handle for `read` and `close`."""
         handle = uuid.uuid4().hex  # never that of a reader before a restart
-        reader = self._readers[handle] = _Reader(logs)
-        self._restart_clock(handle, reader)
-        Thread(target=self._read_ahead, args=(reader,), name=f"logs {handle}", daemon=True).start()
+        reader = self._readers[handle] = _Reader(logs, self._loop)
+        self._restart_timeout(handle, reader)
+        threading.Thread(target=reader.read_ahead, name=f"logs {handle}", daemon=True).start()
         return handle
 
     async def read(self, handle: str) -> bytes | None:
-        """What has come since the last reading; empty: nothing for a while; None: the end. NoReader: no such handle, or
-        none any more."""
+        """What has come since the last reading; empty if nothing came for a while; None at the end.
+
+        Raises:
+            NoReader: the handle is unknown, or its reader was closed or given up.
+        """
         reader = self._readers.get(handle)
         if reader is None:
             raise NoReader(handle)
-        self._restart_clock(handle, reader)
-        piece = bytearray()
+        self._restart_timeout(handle, reader)
         try:
-            frame = None if reader.ended else await asyncio.wait_for(reader.frames.get(), PATIENCE)
+            data = await asyncio.wait_for(reader.next(), READ_TIMEOUT)
         except asyncio.TimeoutError:
             return b""
-        while frame is not None:
-            piece += frame
-            if len(piece) >= PIECE or reader.frames.empty():
-                return bytes(piece)
-            frame = reader.frames.get_nowait()
-        reader.ended = True
-        if piece:
-            return bytes(piece)
-        self.close(handle)
-        return None
+        if data is None:
+            self.close(handle)
+        return data
 
     def close(self, handle: str) -> None:
-        """Stop reading and let go of the connection."""
-        reader = self._readers.pop(handle, None)
-        if reader is None:
-            return
-        if reader.gone is not None:
-            reader.gone.cancel()
-        reader.logs.close()
-        while not reader.frames.empty():  # wakes the thread if it waits for room
-            reader.frames.get_nowait()
-        reader.ended = True
+        """Stop reading, and close the connection to the daemon."""
+        if (reader := self._readers.pop(handle, None)) is not None:
+            reader.close()
 
-    def _restart_clock(self, handle: str, reader: _Reader) -> None:
-        if reader.gone is not None:
-            reader.gone.cancel()
-        reader.gone = self._loop.call_later(LEFT_ALONE, self.close, handle)
+    def _restart_timeout(self, handle: str, reader: _Reader) -> None:
+        if reader.timeout is not None:
+            reader.timeout.cancel()
+        reader.timeout = self._loop.call_later(IDLE_TIMEOUT, self.close, handle)
 
-    def _read_ahead(self, reader: _Reader) -> None:
+
+class _Reader:
+    """Passes an output from the thread that reads it to the event loop, through a buffer of bounded size."""
+
+    def __init__(self, logs: Logs, loop: asyncio.AbstractEventLoop) -> None:
+        self._logs, self._loop = logs, loop
+        self._buffer = bytearray()
+        self._ended = False
+        self._room = threading.Condition()
+        """Guards the buffer and `_ended`; notified when there is room again."""
+        self._arrived = asyncio.Event()
+        self.timeout: asyncio.TimerHandle | None = None
+        """Gives the reader up."""
+
+    # In the thread
+
+    def read_ahead(self) -> None:
+        """Read the output to its end."""
         try:
-            for frame in reader.logs:
-                self._put(reader, multiplexed(frame))
-                if reader.ended:
+            for piece in self._logs:
+                if not self._put(piece):
                     return
         except Unreachable:
-            pass  # the reader sees the end; the job's own end tells the rest
+            pass  # the API sees the end of the output, and the job's own end says why
         finally:
-            reader.logs.close()
-            self._put(reader, None)
+            self._logs.close()
+            with self._room:
+                self._ended = True
+            self._wake_loop()
 
-    def _put(self, reader: _Reader, frame: bytes | None) -> None:
-        if reader.ended:
-            return
-        try:
-            asyncio.run_coroutine_threadsafe(reader.frames.put(frame), self._loop).result()
-        except (CancelledError, RuntimeError):  # the loop is closing
-            reader.ended = True
+    def _put(self, piece: bytes) -> bool:
+        """Add to the buffer once there is room; False if the reader was closed."""
+        with self._room:
+            self._room.wait_for(lambda: self._ended or len(self._buffer) < BYTES_AHEAD)
+            if self._ended:
+                return False
+            was_empty = not self._buffer
+            self._buffer += piece
+        if was_empty:
+            self._wake_loop()
+        return True
+
+    def _wake_loop(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._arrived.set)
+
+    # In the event loop
+
+    async def next(self) -> bytes | None:
+        """What is in the buffer, once there is something; None at the end."""
+        while True:
+            self._arrived.clear()
+            with self._room:
+                data = bytes(self._buffer)
+                self._buffer.clear()
+                self._room.notify()
+                ended = self._ended
+            if data or ended:
+                return data or None
+            await self._arrived.wait()
+
+    def close(self) -> None:
+        """Wake the thread, and let it end."""
+        if self.timeout is not None:
+            self.timeout.cancel()
+        self._logs.close()
+        with self._room:
+            self._ended = True
+            self._buffer.clear()
+            self._room.notify()

@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, HTTPException, Query, Request
 from fastapi.responses import Response
 
-from orqal.engine.streams import STDERR, STDOUT, Frame, multiplexed
+from orqal.logstream import MEDIA_TYPE, STDERR, STDOUT, Frame, encode
 from orqal.serve_app.byte_range import requested_range
 from orqal.serve_app.dependencies import ClusterDep, NewsDep
 from orqal.serve_app.job_files import find_file
@@ -18,7 +18,6 @@ from orqal.serve_app.routes.documentation import ALWAYS, NO_JOB, problems
 from orqal.serve_app.routes.parameters import JobId
 from orqal.serve_app.routes.streaming import StreamedResponse, prefetched
 
-MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 STREAMS = {"stdout": frozenset({STDOUT}), "stderr": frozenset({STDERR}), "both": frozenset({STDOUT, STDERR})}
 
 router = APIRouter(tags=["jobs"], responses=ALWAYS)
@@ -27,7 +26,7 @@ router = APIRouter(tags=["jobs"], responses=ALWAYS)
 @router.get(
     "/job/{job_id}/logs",
     response_class=Response,
-    responses={**NO_JOB, 200: {"content": {"text/plain": {"example": "hello\n"}, MULTIPLEXED: {}}}},
+    responses={**NO_JOB, 200: {"content": {"text/plain": {"example": "hello\n"}, MEDIA_TYPE: {}}}},
 )
 async def get_logs(
     request: Request,
@@ -40,24 +39,25 @@ async def get_logs(
     """A job's output so far; with `follow`, to its end. `Accept: application/vnd.docker.multiplexed-stream` keeps the
     two streams apart, in the format of the Docker Engine API."""
     job = await cluster.job(job_id)
-    frames = job_output(cluster, news, job_id, STREAMS[stream], follow)
+    output = job_output(cluster, news, job_id, STREAMS[stream], follow)
     if job.current_status.final:  # Its output may be on a host that is away: then the answer is an error.
-        frames = await prefetched(frames)
-    if MULTIPLEXED in request.headers.get("accept", ""):
-        return StreamedResponse(encoded(frames, multiplexed), media_type=MULTIPLEXED)
-    return plain_text(frames)
+        output = await prefetched(output)
+    if MEDIA_TYPE in request.headers.get("accept", ""):
+        return StreamedResponse(_joined(output, encode), media_type=MEDIA_TYPE)
+    return plain_text(output)
 
 
-def plain_text(frames: AsyncGenerator[Frame, None]) -> StreamedResponse:
-    """An output as it is, both streams in one."""
-    return StreamedResponse(encoded(frames, lambda frame: frame.data), media_type="text/plain; charset=utf-8")
+def plain_text(output: AsyncGenerator[list[Frame], None]) -> StreamedResponse:
+    """An output as it is, with both streams in one."""
+    return StreamedResponse(_joined(output, lambda frame: frame.data), media_type="text/plain; charset=utf-8")
 
 
-async def encoded(frames: AsyncGenerator[Frame, None], encode: Callable[[Frame], bytes]) -> AsyncGenerator[bytes, None]:
-    """The bytes that are sent of an output."""
-    async with aclosing(frames):
-        async for frame in frames:
-            yield encode(frame)
+async def _joined(
+    output: AsyncGenerator[list[Frame], None], form: Callable[[Frame], bytes]
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(output):
+        async for frames in output:
+            yield b"".join(map(form, frames))
 
 
 @router.get(

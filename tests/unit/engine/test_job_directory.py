@@ -1,104 +1,14 @@
-"""Output collected in bounded memory, and a job's directory that a container may have filled with traps."""
+"""A job's directory, which a container may have filled with traps."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from orqal.engine import job_directory
-from orqal.engine import output as output_module
 from orqal.engine.job_directory import create, listing, make_directory, read_piece
-from orqal.engine.output import collect
-from orqal.engine.streams import STDERR, STDOUT, Frame
-
-# Collecting
-
-
-def test_small_output_is_text_only(tmp_path: Path) -> None:
-    frames = [Frame(STDOUT, b"a\n"), Frame(STDERR, "é".encode()), Frame(STDOUT, b"b")]
-    stdout, stderr = collect(frames, tmp_path / "job", 100)
-    assert (stdout.text, stdout.size, stdout.file, stdout.whole) == ("a\nb", 3, None, "a\nb")
-    assert (stderr.text, stderr.size, stderr.file) == ("é", 2, None)
-    assert not (tmp_path / "job").exists()
-
-
-def test_no_output(tmp_path: Path) -> None:
-    stdout, stderr = collect([], tmp_path, 100)
-    assert stdout == stderr == ("", 0, None)
-
-
-@pytest.mark.parametrize("size", [1, 5])
-@pytest.mark.parametrize("cap", [0, 1, 10])
-def test_beyond_the_cap_the_text_is_the_end_and_the_file_is_all(tmp_path: Path, size: int, cap: int) -> None:
-    sent = bytes(range(33, 83))
-    frames = [Frame(STDERR, sent[start : start + size]) for start in range(0, len(sent), size)]
-    stdout, stderr = collect(frames, tmp_path, cap)
-    assert stderr.text == sent[len(sent) - cap :].decode()
-    assert stderr.size == len(sent)
-    assert stderr.whole == stderr.file == tmp_path / "orqal.stderr"
-    assert (tmp_path / "orqal.stderr").read_bytes() == sent
-    assert not (tmp_path / "orqal.stdout").exists() and stdout.file is None
-
-
-def test_exactly_the_cap_is_text_only(tmp_path: Path) -> None:
-    stdout, _ = collect([Frame(STDOUT, b"12345"), Frame(STDOUT, b"67890")], tmp_path, 10)
-    assert (stdout.text, stdout.file) == ("1234567890", None)
-
-
-def test_bytes_that_are_not_utf8_are_in_a_file_exactly(tmp_path: Path) -> None:
-    stdout, _ = collect([Frame(STDOUT, b"a\xff\x80b")], tmp_path, 100)
-    assert stdout.text == "a\ufffd\ufffdb"
-    assert stdout.file is not None and stdout.file.read_bytes() == b"a\xff\x80b"
-
-
-def test_a_character_that_is_cut_by_the_cap_is_replaced(tmp_path: Path) -> None:
-    stdout, _ = collect([Frame(STDOUT, "xéy".encode())], tmp_path, 2)
-    assert stdout.text == "\ufffdy"
-    assert (tmp_path / "orqal.stdout").read_text() == "xéy"
-
-
-@given(st.lists(st.tuples(st.sampled_from([STDOUT, STDERR]), st.binary(max_size=12)), max_size=20), st.integers(0, 30))
-def test_any_frames(tmp_path_factory: pytest.TempPathFactory, sent: list[tuple[int, bytes]], cap: int) -> None:
-    directory = tmp_path_factory.mktemp("job")
-    for stream, got in zip((STDOUT, STDERR), collect((Frame(*part) for part in sent), directory, cap), strict=True):
-        whole = b"".join(data for to, data in sent if to == stream)
-        assert got.size == len(whole)
-        assert got.text == whole[max(0, len(whole) - cap) :].decode("utf-8", "replace")
-        assert (got.whole.read_bytes() if isinstance(got.whole, Path) else got.whole.encode()) == whole
-
-
-@pytest.mark.parametrize("cap", [0, 1_000])
-def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap: int) -> None:
-    sinks: list[output_module._Sink] = []
-    made = output_module._Sink.__init__
-
-    def noted(self: output_module._Sink, file: Path, cap: int) -> None:
-        made(self, file, cap)
-        sinks.append(self)
-
-    monkeypatch.setattr(output_module._Sink, "__init__", noted)
-    held: list[int] = []
-
-    def frames() -> Iterator[Frame]:
-        for _ in range(5_000):
-            yield Frame(STDOUT, b"x" * 100)
-            held.append(max(len(sink._tail) for sink in sinks))
-
-    stdout, _ = collect(frames(), tmp_path, cap)
-    assert stdout.size == 500_000 == (tmp_path / "orqal.stdout").stat().st_size
-    assert max(held) <= 3 * max(cap, 100)
-
-
-def test_output_of_an_unknown_stream_is_stdout(tmp_path: Path) -> None:
-    assert collect([Frame(0, b"x")], tmp_path, 10)[0].text == "x"
-
-
-# Traps
 
 
 @pytest.fixture
@@ -136,13 +46,6 @@ def test_what_is_created_is_a_new_file(job: Path, outside: Path, trap: str) -> N
     assert planted.read_bytes() == b"ours" and not planted.is_symlink()
     assert outside.read_text() == "secret"
     assert not outside.with_name("new").exists()
-
-
-def test_collecting_does_not_follow_links(job: Path, outside: Path) -> None:
-    (job / "orqal.stdout").symlink_to(outside)
-    stdout, _ = collect([Frame(STDOUT, b"long enough")], job, 3)
-    assert outside.read_text() == "secret"
-    assert (job / "orqal.stdout").read_bytes() == b"long enough" and stdout.text == "ugh"
 
 
 def test_a_directory_made_twice_replaces_what_was_planted(job: Path, outside: Path) -> None:

@@ -14,7 +14,7 @@ from orqal.actors.interfaces import ActorAway
 from orqal.actors.messages import NoReader
 from orqal.actors.scheduler.change_feed import ChangeFeed
 from orqal.engine.job_directory import Piece
-from orqal.engine.streams import STDERR, STDOUT, Frame, multiplexed
+from orqal.logstream import STDERR, STDOUT, Frame, encode
 from orqal.models import Change, Fault, HostInfo, JobRecord, Outcome, Output, Status, now
 from orqal.serve_app.errors import Unavailable
 from orqal.serve_app.job_output import job_output
@@ -43,7 +43,7 @@ class Host:
 
     async def read_logs(self, handle: int) -> bytes | None:
         if self._numbers:
-            return multiplexed(Frame(STDOUT, b"%d" % self._numbers.pop(0)))
+            return encode(Frame(STDOUT, b"%d" % self._numbers.pop(0)))
         if handle == 1:
             raise NoReader
         self._ended()
@@ -76,14 +76,20 @@ async def output_of(
         return [host_info("h")] if host else []
 
     scheduler = scheduler_with(changes=(changes or ChangeFeed()).since, host=one_host, hosts=hosts)
+    cluster = cluster_with(store, scheduler, **({"h": host} if host else {}))
     options = {"streams": BOTH, "follow": True, **options}
     async with (
         news_from(scheduler) as news,
-        aclosing(
-            job_output(cluster_with(store, scheduler, **({"h": host} if host else {})), news, record.id, **options)
-        ) as output,
+        aclosing(frame_by_frame(job_output(cluster, news, record.id, **options))) as frames,
     ):
-        yield output
+        yield frames
+
+
+async def frame_by_frame(output: AsyncGenerator[list[Frame], None]) -> AsyncGenerator[Frame, None]:
+    async with aclosing(output):
+        async for frames in output:
+            for frame in frames:
+                yield frame
 
 
 def running(store: SqliteStore) -> tuple[JobRecord, Host]:

@@ -1,56 +1,53 @@
-"""Readers of outputs, in their own threads."""
+"""Outputs that are read in pieces: complete, bounded, and closed whatever becomes of the reader."""
 
 from __future__ import annotations
 
 import asyncio
 import queue
 import threading
-from collections.abc import Coroutine, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-from orqal.actors.host import log_readers as logs_module
+from orqal.actors.host import log_readers
 from orqal.actors.host.log_readers import LogReaders
 from orqal.actors.messages import NoReader
 from orqal.engine.errors import Unreachable
-from orqal.engine.streams import STDERR, STDOUT, Frame, frames, multiplexed
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 LIMIT = 10.0
-"""Seconds after which what should have happened has not."""
-
-
-def run(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, 3 * LIMIT))
+"""Seconds after which something that should have happened has not."""
 
 
 class FakeLogs:
-    """An output whose frames come as the test says; closing it wakes who reads."""
+    """An output whose pieces come as the test says; None ends it. Closing it wakes its reader."""
 
-    def __init__(self, *sent: Frame | None) -> None:
-        self.frames: queue.Queue[Frame | Exception | None] = queue.Queue()
+    def __init__(self, *sent: bytes | None) -> None:
+        self.pieces: queue.Queue[bytes | Exception | None] = queue.Queue()
         self.taken = threading.Semaphore(0)
         self.closed = threading.Event()
         self.left = threading.Event()
-        for frame in sent:
-            self.frames.put(frame)
+        for piece in sent:
+            self.pieces.put(piece)
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[bytes]:
         try:
-            while frame := self.frames.get(timeout=3 * LIMIT):
-                if isinstance(frame, Exception):
-                    raise frame
+            while piece := self.pieces.get(timeout=3 * LIMIT):
+                if isinstance(piece, Exception):
+                    raise piece
                 self.taken.release()
-                yield frame
+                yield piece
         finally:
             self.left.set()
 
     def close(self) -> None:
         self.closed.set()
-        self.frames.put(Unreachable("closed"))
+        self.pieces.put(Unreachable("closed"))
 
 
-def readers() -> LogReaders:
+@pytest.fixture
+async def readers() -> LogReaders:
     return LogReaders(asyncio.get_running_loop())
 
 
@@ -58,130 +55,102 @@ async def happens(event: threading.Event) -> bool:
     return await asyncio.to_thread(event.wait, LIMIT)
 
 
-async def rest(of: LogReaders, handle: str) -> list[Frame]:
-    """All frames up to the end."""
-    pieces = []
-    while (piece := await of.read(handle)) is not None:
-        pieces.append(piece)
-    return list(frames(pieces))
+async def answers(readers: LogReaders, handle: str) -> list[bytes]:
+    """All answers up to the end."""
+    found = []
+    while (answer := await readers.read(handle)) is not None:
+        found.append(answer)
+    return found
 
 
-def numbered(count: int) -> list[Frame]:
-    return [Frame((STDOUT, STDERR)[number % 2], b"%d" % number) for number in range(count)]
+async def taken(logs: FakeLogs, count: int) -> None:
+    """Return when the thread has taken so many pieces."""
+    for _ in range(count):
+        assert await asyncio.to_thread(logs.taken.acquire, timeout=LIMIT)
 
 
-def test_output_is_read_in_order_to_its_end() -> None:
-    async def scene() -> None:
-        logs, of = FakeLogs(*numbered(10 * logs_module.AHEAD), None), readers()
-        handle = of.open(logs)  # type: ignore[arg-type]
-        assert await rest(of, handle) == numbered(10 * logs_module.AHEAD)
-        with pytest.raises(NoReader):
-            await of.read(handle)
-        assert await happens(logs.closed)
-
-    run(scene())
+def numbered(count: int) -> list[bytes]:
+    return [b"<%d>" % number for number in range(count)]
 
 
-def test_an_output_that_breaks_off_ends() -> None:
-    async def scene() -> None:
-        logs, of = FakeLogs(*numbered(3)), readers()
-        logs.frames.put(Unreachable("gone"))
-        assert await rest(of, of.open(logs)) == numbered(3)  # type: ignore[arg-type]
-
-    run(scene())
-
-
-def test_pieces_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs_module, "PIECE", 20)
-
-    async def scene() -> None:
-        logs, of = FakeLogs(*[Frame(STDOUT, b"x" * 10)] * 50, None), readers()
-        handle = of.open(logs)  # type: ignore[arg-type]
-        size = 0
-        while (piece := await of.read(handle)) is not None:
-            assert 0 < len(piece) < 20 + 18
-            size += len(piece)
-        assert size == 50 * len(multiplexed(Frame(STDOUT, b"x" * 10)))
-
-    run(scene())
+async def test_an_output_is_read_in_order_to_its_end(readers: LogReaders) -> None:
+    sent = numbered(10_000)
+    logs = FakeLogs(*sent, None)
+    handle = readers.open(logs)  # type: ignore[arg-type]
+    assert b"".join(await answers(readers, handle)) == b"".join(sent)
+    with pytest.raises(NoReader):
+        await readers.read(handle)
+    assert await happens(logs.closed)
 
 
-def test_it_reads_a_little_ahead_only() -> None:
-    async def scene() -> None:
-        logs, of = FakeLogs(*numbered(100)), readers()
-        handle = of.open(logs)  # type: ignore[arg-type]
-        for _ in range(logs_module.AHEAD + 1):
-            assert await asyncio.to_thread(logs.taken.acquire, timeout=LIMIT)
-        assert not await asyncio.to_thread(logs.taken.acquire, timeout=0.05)  # one waits for room, and no more comes
-        of.close(handle)
-        assert await happens(logs.left)
-
-    run(scene())
+async def test_an_output_that_breaks_off_ends(readers: LogReaders) -> None:
+    logs = FakeLogs(*numbered(3))
+    logs.pieces.put(Unreachable("gone"))
+    handle = readers.open(logs)  # type: ignore[arg-type]
+    assert b"".join(await answers(readers, handle)) == b"".join(numbered(3))
 
 
-def test_nothing_for_a_while_is_an_empty_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs_module, "PATIENCE", 0.01)
+async def test_only_a_little_is_read_ahead_and_comes_in_one_answer(
+    readers: LogReaders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_readers, "BYTES_AHEAD", 30)
+    logs = FakeLogs(*[b"0123456789"] * 100, None)
+    handle = readers.open(logs)  # type: ignore[arg-type]
+    await taken(logs, 4)
+    # Three are in the buffer, the fourth waits for room, and no other is read.
+    assert not await asyncio.to_thread(logs.taken.acquire, timeout=0.05)
+    assert await readers.read(handle) == b"0123456789" * 3
+    found = await answers(readers, handle)
+    assert all(0 < len(answer) <= 40 for answer in found) and sum(map(len, found)) == 970
+    assert await happens(logs.left)
 
-    async def scene() -> None:
-        logs, of = FakeLogs(), readers()
-        handle = of.open(logs)  # type: ignore[arg-type]
-        assert await of.read(handle) == b""
-        monkeypatch.setattr(logs_module, "PATIENCE", LIMIT)
-        logs.frames.put(Frame(STDOUT, b"late"))
-        assert await of.read(handle) == multiplexed(Frame(STDOUT, b"late"))
-        of.close(handle)
-        assert await happens(logs.left)
 
-    run(scene())
+async def test_an_answer_is_empty_if_nothing_comes(readers: LogReaders, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_readers, "READ_TIMEOUT", 0.01)
+    logs = FakeLogs()
+    handle = readers.open(logs)  # type: ignore[arg-type]
+    assert await readers.read(handle) == b""
+    monkeypatch.setattr(log_readers, "READ_TIMEOUT", LIMIT)
+    logs.pieces.put(b"late")
+    assert await readers.read(handle) == b"late"
+    readers.close(handle)
+    assert await happens(logs.left)
 
 
 @pytest.mark.parametrize("waiting_for", ["more", "room"])
-def test_closing_wakes_the_thread(waiting_for: str) -> None:
-    async def scene() -> None:
-        logs, of = FakeLogs(*(numbered(100) if waiting_for == "room" else [])), readers()
-        handle = of.open(logs)  # type: ignore[arg-type]
-        if waiting_for == "room":
-            for _ in range(logs_module.AHEAD + 1):
-                assert await asyncio.to_thread(logs.taken.acquire, timeout=LIMIT)
-        of.close(handle)
-        assert logs.closed.is_set()
-        assert await happens(logs.left)
-        with pytest.raises(NoReader):
-            await of.read(handle)
-        of.close(handle)  # once more does nothing
-
-    run(scene())
+async def test_closing_wakes_the_thread(readers: LogReaders, waiting_for: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_readers, "BYTES_AHEAD", 1)
+    logs = FakeLogs(*(numbered(3) if waiting_for == "room" else []))
+    handle = readers.open(logs)  # type: ignore[arg-type]
+    if waiting_for == "room":
+        await taken(logs, 2)
+    readers.close(handle)
+    assert logs.closed.is_set()
+    assert await happens(logs.left)
+    with pytest.raises(NoReader):
+        await readers.read(handle)
+    readers.close(handle)  # closing it again does nothing
 
 
-def test_a_reader_that_asks_no_more_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs_module, "LEFT_ALONE", 0.01)
-
-    async def scene() -> None:
-        logs, of = FakeLogs(), readers()
-        handle = of.open(logs)  # type: ignore[arg-type]
-        assert await happens(logs.closed)
-        assert await happens(logs.left)
-        with pytest.raises(NoReader):
-            await of.read(handle)
-
-    run(scene())
+async def test_a_reader_that_asks_no_more_is_given_up(readers: LogReaders, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_readers, "IDLE_TIMEOUT", 0.01)
+    logs = FakeLogs()
+    handle = readers.open(logs)  # type: ignore[arg-type]
+    assert await happens(logs.closed)
+    assert await happens(logs.left)
+    with pytest.raises(NoReader):
+        await readers.read(handle)
 
 
-def test_readers_do_not_hold_each_other_up() -> None:
-    async def scene() -> None:
-        of = readers()
-        silent, busy = FakeLogs(), FakeLogs(*numbered(5), None)
-        waiting = of.open(silent)  # type: ignore[arg-type]
-        assert await rest(of, of.open(busy)) == numbered(5)  # type: ignore[arg-type]
-        of.close(waiting)
-        assert await happens(silent.left)
-
-    run(scene())
+async def test_readers_do_not_delay_each_other(readers: LogReaders) -> None:
+    silent, busy = FakeLogs(), FakeLogs(*numbered(5), None)
+    waiting = readers.open(silent)  # type: ignore[arg-type]
+    found = await answers(readers, readers.open(busy))  # type: ignore[arg-type]
+    assert b"".join(found) == b"".join(numbered(5))
+    readers.close(waiting)
+    assert await happens(silent.left)
 
 
-def test_an_unknown_handle() -> None:
-    async def scene() -> None:
-        with pytest.raises(NoReader):
-            await readers().read("x")
-
-    run(scene())
+async def test_an_unknown_handle_has_no_reader(readers: LogReaders) -> None:
+    with pytest.raises(NoReader):
+        await readers.read("x")
