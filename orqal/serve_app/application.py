@@ -89,6 +89,8 @@ async def _store_unwritable(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    """The error is logged by Starlette, which raises it again after this answer."""
-    what = f"{type(error).__name__}: {error}".strip(": ")
+    """Starlette logs the error: it raises it again after this answer."""
+    # An error that cannot travel comes from Ray as a traceback: its last line names it.
+    message = "".join(str(error).strip().splitlines()[-1:])
+    what = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return JSONResponse({"detail": f"an unexpected error inside Orqal: {what}. Its log has more (/logs/api)"}, 500)

@@ -1,4 +1,4 @@
-"""A job's directory as a tar: there and back, whatever a container has put into it."""
+"""A job's directory as a tar, to a container and back, whatever the container has put into it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ JOB = "a" * 24
 
 
 def entry(name: str, kind: bytes = tarfile.REGTYPE, **more: object) -> tarfile.TarInfo:
-    """As Docker tells of something in the directory."""
+    """An entry of the directory, with the name that Docker gives it."""
     return raw(f"{JOB}/{name}".rstrip("/"), kind, **more)
 
 
 def raw(name: str, kind: bytes = tarfile.REGTYPE, **more: object) -> tarfile.TarInfo:
-    """An entry of any name."""
+    """An entry with any name."""
     info = tarfile.TarInfo(name)
     info.type, info.mode = kind, 0o755 if kind == tarfile.DIRTYPE else 0o644
     for key, value in more.items():
@@ -35,7 +35,7 @@ def raw(name: str, kind: bytes = tarfile.REGTYPE, **more: object) -> tarfile.Tar
 
 
 def tar_of(*entries: tarfile.TarInfo | tuple[tarfile.TarInfo, bytes]) -> io.BytesIO:
-    """A tar of the directory with these in it."""
+    """A tar of the directory with these entries in it."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         tar.addfile(entry("", tarfile.DIRTYPE))
@@ -44,7 +44,7 @@ def tar_of(*entries: tarfile.TarInfo | tuple[tarfile.TarInfo, bytes]) -> io.Byte
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     whole = buffer.getvalue().rstrip(b"\0")
-    # As Docker ends it; tarfile fills up to 10 KiB.
+    # Docker ends a tar like this; tarfile fills it up to 10 KiB.
     return io.BytesIO(whole + bytes(-len(whole) % 512 + 1024))
 
 
@@ -62,7 +62,7 @@ def outside(tmp_path: Path) -> Path:
 
 
 def tree(directory: Path) -> dict[str, bytes | str | None]:
-    """What is in it: a file's content, where a link leads, None for a folder."""
+    """What is in a directory: the content of each file, the target of each link, None for each folder."""
     found: dict[str, bytes | str | None] = {}
     for path in sorted(directory.rglob("*")):
         name = str(path.relative_to(directory))
@@ -101,12 +101,12 @@ def test_files_and_folders_come_back(directory: Path) -> None:
     assert found["params.json"] == b"{}" and found["a"] is None and found["a/b"] is None
     assert found["a/b/é"] == found["a/b/hard"] == b"content" and found[long] == b"deep" and found[odd] == b"odd"
     assert found["link"] == "a/b/é"
-    # Ours to read, and nobody's to become.
+    # We can read them, and no file sets its user id.
     assert stat.S_IMODE((directory / "a").stat().st_mode) == 0o700
     assert stat.S_IMODE((directory / "a/b/é").stat().st_mode) & 0o7777 == 0o711
 
 
-def test_again_after_it_was_cut_short(directory: Path, outside: Path) -> None:
+def test_unpacking_again_replaces_what_was_cut_short(directory: Path, outside: Path) -> None:
     whole = tar_of((entry("a"), b"x" * 5000), (entry("b"), b"y"), entry("c", tarfile.SYMTYPE, linkname="a")).getvalue()
     with pytest.raises(Unreachable):
         unpack(io.BytesIO(whole[:3000]), directory)
@@ -118,7 +118,7 @@ def test_again_after_it_was_cut_short(directory: Path, outside: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 100, 512, 1024, 1100, 1536, 2048])
-def test_a_tar_that_breaks_off_is_no_whole_one(directory: Path, size: int) -> None:
+def test_a_tar_that_breaks_off_is_an_error(directory: Path, size: int) -> None:
     whole = tar_of((entry("a"), b"x"), entry("b", tarfile.DIRTYPE)).getvalue()
     assert len(whole) == 512 * 6
     for rest in (b"", b'{"message": "it went wrong"}'):
@@ -126,8 +126,8 @@ def test_a_tar_that_breaks_off_is_no_whole_one(directory: Path, size: int) -> No
             unpack(io.BytesIO(whole[:size] + rest), directory)
 
 
-def test_a_directory_that_is_none_any_more(directory: Path, outside: Path) -> None:
-    """The container has put something else in its place."""
+def test_a_directory_that_was_replaced_comes_back_empty(directory: Path, outside: Path) -> None:
+    """The container put something else in its place."""
     for kind, link in (tarfile.SYMTYPE, str(outside.parent)), (tarfile.REGTYPE, ""), (tarfile.FIFOTYPE, ""):
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as tar:
@@ -181,7 +181,7 @@ def test_no_link_is_followed(directory: Path, outside: Path, way: tarfile.TarInf
 
 
 class Endless:
-    """A tar with a file of that size, which is never anywhere as a whole."""
+    """A tar with files of this size, which is made while it is read."""
 
     def __init__(self, size: int, files: int = 1) -> None:
         self.given = 0

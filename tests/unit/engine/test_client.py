@@ -23,7 +23,7 @@ DIGEST = "sha256:" + "0" * 64
         (f"a:1@{DIGEST}", f"a:1@{DIGEST}"),
     ],
 )
-def test_with_tag(image: str, tagged: str) -> None:
+def test_an_image_without_a_tag_gets_latest(image: str, tagged: str) -> None:
     assert with_tag(image) == tagged
 
 
@@ -46,7 +46,7 @@ def test_with_tag(image: str, tagged: str) -> None:
         (500, "unexpected EOF", ErrorType.PULL_FAILED, True),
     ],
 )
-def test_pulls_that_fail_for_good_or_in_passing(status: int, words: str, kind: ErrorType, passing: bool) -> None:
+def test_a_failed_pull_says_whether_a_retry_may_help(status: int, words: str, kind: ErrorType, passing: bool) -> None:
     error = not_pulled("a:1", words, status)
     assert (error.type, error.passing) == (kind, passing)
     assert words in error.message and "'a:1'" in error.message

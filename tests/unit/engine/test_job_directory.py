@@ -13,7 +13,7 @@ from orqal.engine.job_directory import create, listing, make_directory, read_pie
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A file that no container's links may lead to."""
+    """A file outside that no link of a container may lead to."""
     file = tmp_path / "outside" / "secret"
     file.parent.mkdir()
     file.write_text("secret")
@@ -28,7 +28,7 @@ def job(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("trap", ["symlink", "dangling", "hard link", "fifo", "file"])
-def test_what_is_created_is_a_new_file(job: Path, outside: Path, trap: str) -> None:
+def test_a_created_file_is_always_a_new_one(job: Path, outside: Path, trap: str) -> None:
     planted = job / "orqal.stdout"
     match trap:
         case "symlink":
@@ -60,7 +60,7 @@ def test_a_directory_made_twice_replaces_what_was_planted(job: Path, outside: Pa
 # Reading
 
 
-def test_reading_in_pieces(job: Path) -> None:
+def test_a_file_is_read_in_pieces(job: Path) -> None:
     (job / "a" / "b").mkdir(parents=True)
     (job / "a" / "b" / "é f").write_bytes(b"0123456789")
     assert read_piece(job, "a/b/é f", 0, 4)[:2] == (b"0123", 10)
@@ -97,14 +97,14 @@ def test_nothing_but_files_below_the_directory_is_read(traps: Path, outside: Pat
         read_piece(traps, name.replace("{outside}", str(outside)), 0, 100)
 
 
-def test_a_directory_that_is_a_link_or_missing(job: Path, outside: Path) -> None:
+def test_a_directory_that_is_a_link_or_missing_is_not_read(job: Path, outside: Path) -> None:
     (job.parent / "linked").symlink_to(outside.parent)
     for directory in ("linked", "missing"):
         with pytest.raises(FileNotFoundError):
             read_piece(job.parent / directory, "secret", 0, 10)
 
 
-def test_refusing_leaves_nothing_open(traps: Path) -> None:
+def test_a_refused_read_leaves_nothing_open(traps: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for name in ("real/missing", "fifo", "real", "folder/secret"):
         with pytest.raises(FileNotFoundError):
@@ -116,7 +116,7 @@ def test_refusing_leaves_nothing_open(traps: Path) -> None:
 # Listing
 
 
-def test_listing_is_sorted_and_text(job: Path) -> None:
+def test_a_listing_is_sorted_text(job: Path) -> None:
     for name in ("b", "a", "é"):
         (job / name).touch()
     (job / os.fsdecode(b"\xff")).touch()
@@ -124,19 +124,19 @@ def test_listing_is_sorted_and_text(job: Path) -> None:
     assert names == ["?", "a", "b", "é"]
 
 
-def test_listing_is_bounded(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listing_is_bounded(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_directory, "LISTED", 3)
     for name in range(10):
         (job / str(name)).touch()
     assert len(listing(job)) == 3
 
 
-def test_no_directory_lists_nothing(job: Path) -> None:
+def test_a_missing_directory_lists_nothing(job: Path) -> None:
     (job / "file").touch()
     assert listing(job / "missing") == listing(job / "file") == []
 
 
-def test_create_puts_a_planted_directory_aside(tmp_path: Path) -> None:
+def test_a_planted_directory_is_moved_aside(tmp_path: Path) -> None:
     (tmp_path / "orqal.stdout" / "kept").mkdir(parents=True)
     with job_directory.create(tmp_path / "orqal.stdout") as file:
         file.write(b"ours")
@@ -152,7 +152,7 @@ def test_only_directories_of_jobs_are_listed_and_removed(tmp_path: Path) -> None
     for name in (ids[0], ids[1], "notes", "0" * 23):
         (jobs_dir / name / "sub").mkdir(parents=True)
     (jobs_dir / ids[0] / "link").symlink_to(outside)
-    (jobs_dir / ids[2]).symlink_to(outside)  # led astray
+    (jobs_dir / ids[2]).symlink_to(outside)  # planted
     assert job_directory.directories(jobs_dir) == ids[:3]
     assert job_directory.directories(tmp_path / "none") == []
     assert job_directory.remove_directories(jobs_dir, [*ids, "notes", "../outside"]) == ids

@@ -1,4 +1,4 @@
-"""Reading and removing cgroups, on trees of ordinary files: those of cgroup v1 and of v2."""
+"""Cgroups are read and removed, on trees of ordinary files like those of cgroup v1 and v2."""
 
 from __future__ import annotations
 
@@ -39,28 +39,28 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def test_hierarchies_of_v1_and_of_both_at_once() -> None:
+def test_the_hierarchies_of_v1_beside_v2() -> None:
     names = "cpu,cpuacct", "memory", "unified"
     assert list(mounts(V1)) == [Path("/sys/fs/cgroup") / name for name in names]
 
 
-def test_hierarchy_of_v2() -> None:
+def test_the_hierarchy_of_v2() -> None:
     assert list(mounts(V2)) == [Path("/sys/fs/cgroup")]
 
 
-def test_a_part_of_a_hierarchy_is_none() -> None:
-    """What a container of cgroup v1 sees."""
+def test_a_part_of_a_hierarchy_does_not_count() -> None:
+    """A container with cgroup v1 sees such a part."""
     part = "35 31 0:32 /docker/65f0 /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n"
     assert list(mounts(part)) == []
 
 
 def test_a_mount_point_with_odd_characters() -> None:
     line = "30 23 0:26 / /a\\040b\\134c - d rw - cgroup2 cgroup2 rw\n"
-    assert list(mounts(line)) == []  # " - " within: not what the kernel writes
+    assert list(mounts(line)) == []  # the kernel never writes " - " within a field
     assert list(mounts(line.replace(" - d", "\\040-\\040d"))) == [Path("/a b\\c - d")]
 
 
-def test_v1(tmp_path: Path) -> None:
+def test_usage_in_v1(tmp_path: Path) -> None:
     memory, cpu = tmp_path / "memory", tmp_path / "cpuacct"
     write(memory / GROUP / "memory.max_usage_in_bytes", "52428800\n")
     write(cpu / GROUP / "cpuacct.usage", "1500000000\n")
@@ -68,27 +68,27 @@ def test_v1(tmp_path: Path) -> None:
     assert cgroups(cpu, memory).counts(KEY)
 
 
-def test_v1_beside_v2(tmp_path: Path) -> None:
-    """The second hierarchy of a machine with both counts CPU time too."""
+def test_usage_in_v1_beside_v2(tmp_path: Path) -> None:
+    """On a machine with both, the hierarchy of v2 counts CPU time too."""
     write(tmp_path / "memory" / GROUP / "memory.max_usage_in_bytes", "4096\n")
     write(tmp_path / "unified" / GROUP / "cpu.stat", "usage_usec 2500000\nuser_usec 1\n")
     assert cgroups(tmp_path / "memory", tmp_path / "unified").usage(KEY) == Usage(4096, 2.5)
 
 
-def test_v2(tmp_path: Path) -> None:
+def test_usage_in_v2(tmp_path: Path) -> None:
     write(tmp_path / GROUP / "memory.peak", "52428800\n")
     write(tmp_path / GROUP / "cpu.stat", "nice_usec 7\nusage_usec 2500000\nuser_usec 2000000\nsystem_usec 500000\n")
     assert cgroups(tmp_path).usage(KEY) == Usage(52428800, 2.5)
     assert cgroups(tmp_path).counts(KEY)
 
 
-def test_v2_of_a_kernel_that_keeps_no_peak(tmp_path: Path) -> None:
+def test_v2_without_a_peak_of_memory(tmp_path: Path) -> None:
     write(tmp_path / GROUP / "cpu.stat", "usage_usec 2500000\n")
     assert cgroups(tmp_path).usage(KEY) == Usage(None, 2.5)
     assert not cgroups(tmp_path).counts(KEY)
 
 
-def test_an_attempt_that_has_no_cgroup(tmp_path: Path) -> None:
+def test_the_usage_of_an_attempt_without_a_cgroup_is_unknown(tmp_path: Path) -> None:
     assert cgroups(tmp_path).usage(KEY) == Usage(None, None)
     assert not cgroups(tmp_path).counts(KEY)
 
@@ -100,17 +100,17 @@ def test_an_attempt_that_has_no_cgroup(tmp_path: Path) -> None:
         {"usage": 2000, "stats": {"anon": 5}, "limit": 9000},  # v2
     ],
 )
-def test_stats(memory: dict[str, int]) -> None:
+def test_usage_from_the_daemons_stats(memory: dict[str, int]) -> None:
     stats = {"cpu_stats": {"cpu_usage": {"total_usage": 250_000_000}}, "memory_stats": memory}
     assert Usage.of_stats(stats) == Usage(2000, 0.25)
 
 
-def test_stats_of_a_container_that_does_not_run() -> None:
+def test_stats_of_a_stopped_container_say_nothing() -> None:
     assert Usage.of_stats({"cpu_stats": {"cpu_usage": {"total_usage": 0}}, "memory_stats": {}}) == Usage(None, None)
 
 
 @given(FIGURES, FIGURES)
-def test_the_higher_figure_counts_and_none_is_made_up(one: Usage, other: Usage) -> None:
+def test_the_higher_figure_counts_and_an_unknown_one_stays_unknown(one: Usage, other: Usage) -> None:
     both = one.at_least(other)
     assert both == other.at_least(one)
     for figure, parts in zip(both, zip(one, other, strict=True), strict=True):
@@ -118,14 +118,14 @@ def test_the_higher_figure_counts_and_none_is_made_up(one: Usage, other: Usage) 
         assert figure == (max(known) if known else None)
 
 
-def test_first_questions_come_soon_later_ones_seldom() -> None:
+def test_the_first_questions_come_soon_and_later_ones_seldom() -> None:
     asked = list(islice(delays(), 20))
     assert asked[0] <= 0.2
     assert asked == sorted(asked)
     assert asked[-1] == 10
 
 
-def test_remove_takes_the_attempt_in_every_hierarchy_and_nothing_else(tmp_path: Path) -> None:
+def test_an_attempt_is_removed_from_every_hierarchy_and_nothing_else_is(tmp_path: Path) -> None:
     other = GROUP[:-1] + "3"
     for name in ("memory", "cpuacct"):
         (tmp_path / name / GROUP).mkdir(parents=True)
@@ -135,10 +135,10 @@ def test_remove_takes_the_attempt_in_every_hierarchy_and_nothing_else(tmp_path: 
     assert groups.attempts() == {KEY, ContainerKey(KEY.job, 3)}
     groups.remove([KEY])
     assert groups.attempts() == {ContainerKey(KEY.job, 3)}
-    groups.remove([KEY])  # it has gone
+    groups.remove([KEY])  # it is gone already
 
 
-def test_remove_leaves_what_has_a_container_in_it(tmp_path: Path) -> None:
+def test_a_cgroup_with_a_container_in_it_stays(tmp_path: Path) -> None:
     (tmp_path / GROUP / "container").mkdir(parents=True)
     cgroups(tmp_path).remove([KEY])
     cgroups(tmp_path).close(keep=[])
@@ -152,13 +152,13 @@ def test_a_label_that_is_a_path_leads_nowhere(tmp_path: Path) -> None:
     assert (tmp_path / "stranger_1").exists()
 
 
-def test_strange_names_are_no_attempts(tmp_path: Path) -> None:
+def test_strange_names_are_not_attempts(tmp_path: Path) -> None:
     for name in ("1_", "_1", "a_b", "a-b_1", "plain"):
         (tmp_path / PREFIX / name).mkdir(parents=True)
     assert cgroups(tmp_path).attempts() == set()
 
 
-def test_close_leaves_nothing_of_the_cluster_but_what_is_kept(tmp_path: Path) -> None:
+def test_closing_removes_everything_of_the_cluster_except_what_is_kept(tmp_path: Path) -> None:
     kept, other = ContainerKey("aa", 1), tmp_path / "orqal/another/daemon/bb_1"
     for path in (tmp_path / GROUP, tmp_path / PREFIX / "aa_1", other):
         path.mkdir(parents=True)
@@ -171,5 +171,5 @@ def test_close_leaves_nothing_of_the_cluster_but_what_is_kept(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("local", "driver"), [(False, "cgroupfs"), (True, "systemd"), (True, "none")])
-def test_other_daemons_have_none(local: bool, driver: str) -> None:
+def test_other_daemons_have_no_cgroups_of_ours(local: bool, driver: str) -> None:
     assert Cgroups.of(EngineInfo("host", "20.10", 2, 10**9, "ID", driver, local), "cluster") is None
