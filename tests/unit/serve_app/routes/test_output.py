@@ -1,0 +1,100 @@
+"""A job's output and files over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from orqal.actors.scheduler.change_feed import ChangeFeed
+from orqal.engine.job_directory import Piece
+from orqal.logstream import MEDIA_TYPE, STDERR, STDOUT, Decoder, Frame
+from orqal.models import Outcome, Output, now
+from orqal.store import SqliteStore
+from tests.support.serve_app import client_of, cluster_with, host_info, news_from, scheduler_with
+from tests.support.stores import add, job
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
+
+CONTENT = bytes(range(100))
+
+
+class Files:
+    """A HostActor with one file."""
+
+    async def read_file(self, job: str, name: str, offset: int, size: int) -> Piece | None:
+        return Piece(CONTENT[offset : offset + size], len(CONTENT), 7) if name == "a/file" else None
+
+
+async def get(
+    api: FastAPI, path: str, tmp_path: Path, headers: dict[str, str] | None = None, *, host: bool = True
+) -> httpx.Response:
+    """The answer about a job that has ended; `host`: its host is there."""
+    store = SqliteStore(tmp_path / "jobs.sqlite")
+    record = job(host="h")
+    add(store, [record])
+    outcome = Outcome(exit_code=0, truncated=["stdout"] if "truncated" in path else [])
+    store.update([record.ended(outcome, now())], {record.id: Output(stdout="out", stderr="err")})
+
+    async def hosts() -> list[Any]:
+        return [host_info("h")] if host else []
+
+    cluster = cluster_with(store, scheduler_with(hosts=hosts), h=Files())
+    async with (
+        news_from(scheduler_with(changes=ChangeFeed().since)) as api.state.news,
+        client_of(api, cluster) as client,
+    ):
+        return await client.get(f"/api/job/{record.id}/{path}", headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("query", "text"), [("", "outerr"), ("?stream=stdout", "out"), ("?stream=stderr&follow=1", "err")]
+)
+async def test_an_output_as_text(api: FastAPI, tmp_path: Path, query: str, text: str) -> None:
+    answer = await get(api, f"logs{query}", tmp_path)
+    assert (answer.text, answer.headers["content-type"]) == (text, "text/plain; charset=utf-8")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_an_output_with_its_streams_apart(api: FastAPI, tmp_path: Path) -> None:
+    answer = await get(api, "logs", tmp_path, {"accept": MEDIA_TYPE})
+    assert answer.headers["content-type"] == MEDIA_TYPE
+    decoder = Decoder()
+    assert list(decoder.feed(answer.content)) == [Frame(STDOUT, b"out"), Frame(STDERR, b"err")] and decoder.complete
+
+
+async def test_an_output_on_a_host_that_is_away_is_a_503(api: FastAPI, tmp_path: Path) -> None:
+    answer = await get(api, "logs?truncated", tmp_path, host=False)
+    assert answer.status_code == 503 and "the host h is away" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status", "content", "of"),
+    [
+        (None, 200, CONTENT, None),
+        ("bytes=10-19", 206, CONTENT[10:20], "bytes 10-19/100"),
+        ("bytes=-5", 206, CONTENT[95:], "bytes 95-99/100"),
+        ("bytes=200-", 416, None, "bytes */100"),
+    ],
+)
+async def test_a_file_or_a_part_of_it(
+    api: FastAPI, tmp_path: Path, wanted: str | None, status: int, content: bytes | None, of: str | None
+) -> None:
+    answer = await get(api, "download/a/file", tmp_path, {"range": wanted} if wanted else {})
+    assert (answer.status_code, answer.headers.get("content-range")) == (status, of)
+    if content is not None:
+        assert answer.content == content and answer.headers["content-length"] == str(len(content))
+
+
+async def test_all_of_a_file_is_sent_if_it_has_changed(api: FastAPI, tmp_path: Path) -> None:
+    etag = (await get(api, "download/a/file", tmp_path)).headers["etag"]
+    for given, status in ((etag, 206), ('"other"', 200)):
+        answer = await get(api, "download/a/file", tmp_path, {"range": "bytes=10-19", "if-range": given})
+        assert answer.status_code == status
+
+
+async def test_a_file_that_the_job_does_not_have_is_a_404(api: FastAPI, tmp_path: Path) -> None:
+    assert (await get(api, "download/other", tmp_path)).status_code == 404
