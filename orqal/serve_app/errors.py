@@ -5,8 +5,8 @@ ApiError
   Unavailable    503            a host, or the store, cannot be reached now
   BadDocument    400, 413, 422  a submitted document is not a job
 
-Whatever else reaches the application is mapped to one of these statuses in `application.py`: `ActorAway` and the
-store's own errors to 503, everything unexpected to 500.
+`application.py` answers the errors of other parts: `ActorAway` and the store's own errors with 503, and every
+unexpected error with 500.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import ClassVar
 
 
 class ApiError(Exception):
-    """A request cannot be answered as it was meant to be. The message is for the user."""
+    """A request cannot be answered as its sender wanted. The message is for the user."""
 
     status: int = 500
     """The HTTP status of the answer."""

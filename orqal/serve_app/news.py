@@ -19,14 +19,14 @@ NEWS_TIMEOUT = 20.0
 RETRY_AFTER = 0.5
 """Seconds before the Scheduler is asked again after it did not answer."""
 CHANGES_AHEAD = 10_000
-"""Changes that are kept for a listener who reads slowly. Beyond that they are dropped, and the listener is told."""
+"""Changes that are kept for a slow listener. If there are more, they are dropped, and `Missed` takes their place."""
 
 Queue = asyncio.Queue["Change | None"]
 """Changes on their way to a reader. None: some may have been missed here."""
 
 
 class NewsFeed:
-    """Passes changes on to everyone who waits on this replica."""
+    """Passes changes on to all readers on this replica."""
 
     def __init__(self, scheduler: SchedulerApi) -> None:
         self._scheduler = scheduler
@@ -109,5 +109,5 @@ async def _as_they_come(queue: Queue) -> AsyncGenerator[list[Change | Missed], N
 
 
 def drain(queue: Queue) -> list[Change | None]:
-    """Take everything out of a queue that is in it now."""
+    """Take everything that is in a queue now."""
     return [queue.get_nowait() for _ in range(queue.qsize())]

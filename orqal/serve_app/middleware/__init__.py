@@ -1,6 +1,6 @@
 """ASGI middleware, one behaviour a file.
 
-auth.py            who may use the API
+auth.py            the token, and which pages may make a browser send a request
 request_limits.py  how many requests are handled at a time
 backpressure.py    how many bytes are on their way between the proxy and a replica
 proxy.py           what of this Serve's proxy runs

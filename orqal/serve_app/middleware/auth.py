@@ -1,7 +1,7 @@
-"""Who may use the API: whoever sends the token.
+"""Authentication: a request needs the API's token.
 
-A browser sends a password, or a request without a token where none is needed, by itself. Such a request passes only if
-a page of this server made the browser send it.
+A browser adds a password to its requests by itself, and where no token is needed, any page can make it send a request.
+So a request with a password, or without a token, passes only if a page of this server made the browser send it.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ Several of them use:
 
 parameters.py     parameters
 submission.py     submitting the jobs of a request's body
-selection.py      which jobs a request means
+selection.py      which jobs a request selects
 streaming.py      answers that are made while they are sent
 documentation.py  errors and bodies in the OpenAPI document
 """

@@ -12,9 +12,9 @@ from fastapi.responses import Response
 
 from orqal.actors.messages import CleanTarget
 from orqal.serve_app import examples
-from orqal.serve_app.cleaning import remove_old_directories
 from orqal.serve_app.cluster_access import ClusterAccess
 from orqal.serve_app.dependencies import ClusterDep
+from orqal.serve_app.old_directories import remove_old_directories
 from orqal.serve_app.routes.documentation import ALWAYS, BAD_VALUE
 from orqal.serve_app.routes.streaming import NDJSON, StreamedResponse, prefetched, with_heartbeats
 from orqal.serve_app.schemas import ToClean

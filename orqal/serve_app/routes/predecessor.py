@@ -12,10 +12,10 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 from orqal.actors.messages import CleanTarget, Taken
 from orqal.models import BatchName
 from orqal.serve_app import examples
-from orqal.serve_app.cleaning import remove_old_directories
 from orqal.serve_app.dependencies import ClusterDep, NewsDep
 from orqal.serve_app.errors import NotFound
 from orqal.serve_app.job_output import job_output
+from orqal.serve_app.old_directories import remove_old_directories
 from orqal.serve_app.routes.documentation import ALWAYS, BAD_BODY, BAD_VALUE, JOBS_BODY, NO_BATCH, problems
 from orqal.serve_app.routes.output import STREAMS, plain_text
 from orqal.serve_app.routes.parameters import IdempotencyKey

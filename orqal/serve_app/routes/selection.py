@@ -1,4 +1,4 @@
-"""The jobs that a request means."""
+"""Which jobs a request selects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Removing what is over: jobs, containers, and the directories of jobs that are gone."""
+"""Directories on the hosts whose jobs are gone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from orqal.serve_app.cluster_access import ClusterAccess, slices
 
 
 async def remove_old_directories(cluster: ClusterAccess) -> AsyncGenerator[str, None]:
-    """Remove the directories whose jobs the store does not know, on all hosts; the names, as they are removed.
+    """Remove the directories whose jobs the store does not know, on all hosts, and yield the names as they go.
 
     Raises:
         ActorAway: a host does not answer; the directories on the hosts after it stay.
