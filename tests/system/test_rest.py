@@ -147,6 +147,8 @@ def test_results_of_a_batch_in_the_order_of_submission(orqal: Orqal) -> None:
             (files[1], False, False),
             (files[2], True, True),
         ]
+        ids = [json.loads(line) for line in http.get("/batches/sums/ids").text.splitlines()]
+        assert ids == [row["_id"] for row in rows]
         batch = http.get("/batches/sums").json()
         assert batch == {
             "name": "sums",
@@ -213,3 +215,15 @@ def test_cancel_wherever_a_job_is(orqal: Orqal) -> None:
         assert ends[1]["container_id"] is None
         assert http.post("/jobs/cancel", json={"ids": [running, waiting]}).json() == {"cancelled": 0}
         assert orqal.job(running) == ends[0]
+
+
+def test_directories_whose_jobs_are_gone_are_removed_and_named(orqal: Orqal) -> None:
+    kept = orqal.run("Checksum", "/usr/bin/env", use_cache=False)
+    stray = orqal.home / "jobs" / ("e" * 24)
+    stray.mkdir(parents=True)
+    with orqal.http() as http:
+        answer = http.post("/clean", json={"what": "old"}).raise_for_status()
+        assert http.post("/clean", json={"what": "everything"}).status_code == 422
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    assert [json.loads(line) for line in answer.text.splitlines()] == [{"directory": stray.name}, {"deleted": 1}]
+    assert not stray.exists() and orqal.job(kept["_id"]) == kept
