@@ -1,0 +1,56 @@
+"""Values as people read them: text without control characters, sizes, durations, sentences. It imports nothing."""
+
+from __future__ import annotations
+
+import re
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What moves a terminal's cursor, changes its state or turns the direction of text, and what is no character. Tabs and
+line feeds are harmless."""
+
+
+def printable(text: str, replacement: str = "") -> str:
+    """Return text that a terminal or a page shows and does not obey. `replacement`: for each such character."""
+    return _UNPRINTABLE.sub(replacement, text)
+
+
+def one_line(text: str) -> str:
+    """Return the words of a text on one line."""
+    return " ".join(text.split())
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return the first `limit` characters, and "…" if there are more."""
+    return text if len(text) <= limit else text[:limit].rstrip() + "…"
+
+
+def sentence(text: str) -> str:
+    """Return a message with a capital letter and a full stop. Most messages of the server have neither."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", "`")) else ".")
+
+
+def counted(count: int, thing: str, things: str = "") -> str:
+    """Return a number with its noun: "1 job", "1,234 jobs". `things`: the plural, if it is not `thing` with an s."""
+    return f"{count:,} {thing if count == 1 else things or f'{thing}s'}"
+
+
+def size(count: float) -> str:
+    """Return a number of bytes with three digits and its unit, in powers of ten: "999 bytes", "1.23 MB", "12.3 GB"."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.3g} {unit}"
+        count /= 1_000
+    return f"{count:.3g} GB" if count < 999.5 else f"{count:,.0f} GB"
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in at most two units: "0.12 s", "59.4 s", "1 min 30 s", "1 h 2 min", "2 d 3 h"."""
+    seconds = max(seconds, 0)
+    if seconds < 59.95:
+        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

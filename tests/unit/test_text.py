@@ -1,0 +1,101 @@
+"""Values as people read them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orqal.text import counted, duration, one_line, printable, sentence, shorten, size
+
+
+@given(st.text())
+def test_printable_text_can_command_no_terminal(text: str) -> None:
+    shown = printable(text)
+    shown.encode()
+    assert not [c for c in shown if c not in "\t\n" and (ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u202e\u2066")]
+    assert printable(shown) == shown
+    assert len(printable(text, "\N{REPLACEMENT CHARACTER}")) == len(text)
+
+
+def test_printable_text_keeps_all_that_is_harmless() -> None:
+    text = "a\tb\nc é 猫 🐈 [red] \u2028"
+    assert printable(text) == text
+    assert printable("\x1b[31mred\x1b[0m \u202eevil\r") == "[31mred[0m evil"
+
+
+def test_one_line() -> None:
+    assert one_line(" a\n\tb   c\r\n") == "a b c"
+
+
+@given(st.text(), st.integers(0, 20))
+def test_a_short_text_is_whole_and_a_long_one_shows_that_it_is_cut(text: str, limit: int) -> None:
+    short = shorten(text, limit)
+    if len(text) <= limit:
+        assert short == text
+    else:
+        assert len(short) <= limit + 1
+        assert short.endswith("…")
+        assert text.startswith(short[:-1])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("there is no batch 'b'", "There is no batch 'b'."),
+        ("It is ok.", "It is ok."),
+        ("is it up?", "Is it up?"),
+        ("start it with `orqal up`", "Start it with `orqal up`"),
+        ("", "."),
+    ],
+)
+def test_a_message_becomes_a_sentence(text: str, expected: str) -> None:
+    assert sentence(text) == expected
+
+
+def test_numbers_come_with_their_nouns() -> None:
+    assert counted(0, "job") == "0 jobs"
+    assert counted(1, "job") == "1 job"
+    assert counted(1_234, "job") == "1,234 jobs"
+    assert counted(1, "directory", "directories") == "1 directory"
+    assert counted(2, "directory", "directories") == "2 directories"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1_000, "1 kB"),
+        (123_456, "123 kB"),
+        (999_400, "999 kB"),
+        (999_600, "1 MB"),
+        (5_432_100, "5.43 MB"),
+        (123_456_789, "123 MB"),
+        (2.5e9, "2.5 GB"),
+        (12_345_678_901, "12.3 GB"),
+        (1_234_000_000_000, "1,234 GB"),
+    ],
+)
+def test_sizes(count: float, text: str) -> None:
+    assert size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-3, "0.00 s"),
+        (0.123, "0.12 s"),
+        (9.994, "9.99 s"),
+        (9.996, "10.0 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 min 0 s"),
+        (61, "1 min 1 s"),
+        (3_725, "1 h 2 min"),
+        (7_260, "2 h 1 min"),
+        (90_000, "1 d 1 h"),
+        (10**9, "11574 d 1 h"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
