@@ -12,12 +12,14 @@ from urllib.parse import urlencode
 
 from markupsafe import Markup
 
+from orqal import text
+
 SHOWN = 60_000
 """The most characters of an output, a result or an input on a job's page; links lead to the whole."""
 JOBS_PER_PAGE = 30
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _TERMINAL_SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]{0,1000}(\x07|\x1b\\))")
+"""Colours, and other commands to a terminal."""
 
 
 def plain(value: Any) -> Any:
@@ -26,36 +28,31 @@ def plain(value: Any) -> Any:
     Jinja calls it for every value that a template shows. Markup is our own and stays as it is.
     """
     if isinstance(value, str) and not isinstance(value, Markup):
-        return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value)
+        return text.printable(value, "\N{REPLACEMENT CHARACTER}")
     return value
 
 
-def output_lines(text: str) -> str:
+def output_lines(output: str) -> str:
     """A program's output without colours and other commands to a terminal, its lines ended only by \\n."""
-    return _TERMINAL_SEQUENCE.sub("", text).replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
+    return _TERMINAL_SEQUENCE.sub("", output).replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
 
 
-def end(text: str, limit: int = SHOWN) -> tuple[str, bool]:
-    """The end of a text, in whole lines if possible; True if something was left out."""
-    if len(text) <= limit:
-        return text, False
-    last = text[-limit:]
+def end(output: str, limit: int = SHOWN) -> tuple[str, bool]:
+    """The end of an output, in whole lines if possible; True if something was left out."""
+    if len(output) <= limit:
+        return output, False
+    last = output[-limit:]
     return last.partition("\n")[2] or last, True
-
-
-def cut(text: str, limit: int = SHOWN) -> str:
-    """The beginning of a text."""
-    return text if len(text) <= limit else text[:limit] + "…"
 
 
 def pretty_json(value: Any, limit: int = SHOWN, indent: int | None = 2) -> tuple[str, bool]:
     """The beginning of a value as JSON; True if something was left out."""
-    text = ""
+    found = ""
     for part in json.JSONEncoder(ensure_ascii=False, indent=indent).iterencode(value):
-        text += part[: limit + 1]
-        if len(text) > limit:
-            return text[:limit], True
-    return text, False
+        found += part[: limit + 1]
+        if len(found) > limit:
+            return found[:limit], True
+    return found, False
 
 
 def brief(value: Any, limit: int = 80) -> str:
@@ -63,11 +60,11 @@ def brief(value: Any, limit: int = 80) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        text, is_cut = pretty_json(value, limit, indent=None)
-        return text + "…" * is_cut
+        beginning, is_cut = pretty_json(value, limit, indent=None)
+        return f"{beginning}…" if is_cut else beginning
     ends = value if len(value) <= 10 * limit else f"{value[: 5 * limit]}…{value[-5 * limit :]}"
-    text = " ".join(ends.split())
-    return text if len(text) <= limit else f"{text[: limit // 3]}…{text[-(limit - limit // 3 - 1) :]}"
+    line = text.one_line(ends)
+    return line if len(line) <= limit else f"{line[: limit // 3]}…{line[-(limit - limit // 3 - 1) :]}"
 
 
 def moment(time: datetime | None) -> str:
@@ -76,27 +73,8 @@ def moment(time: datetime | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A duration: below a minute in seconds with three digits, beyond that in two units; empty if there is none."""
-    if seconds is None:
-        return ""
-    seconds = max(seconds, 0)
-    if seconds < 59.95:
-        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
-
-
-def size(count: float) -> str:
-    """An amount of bytes, in powers of ten like everywhere in Orqal."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 999.5:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB" if count < 999.5 else f"{count:,.0f} GB"
+    """A time span; empty if there is none."""
+    return "" if seconds is None else text.duration(seconds)
 
 
 def seconds_between(start: datetime | None, end: datetime | None) -> float | None:
@@ -105,8 +83,8 @@ def seconds_between(start: datetime | None, end: datetime | None) -> float | Non
 
 
 def command(cmd: str | list[str]) -> str:
-    """A command as it is typed into a shell."""
-    return cmd if isinstance(cmd, str) else shlex.join(cmd)
+    """A command as it is typed into a shell; only its beginning if it is long."""
+    return text.shorten(cmd if isinstance(cmd, str) else shlex.join(cmd), SHOWN)
 
 
 class Segment(NamedTuple):

@@ -13,7 +13,8 @@ from ray.util.state.exception import RayStateApiException
 from orqal.actors.handles import HostClient, SchedulerClient
 from orqal.actors.ray_internals import actor_id
 from orqal.models import HostInfo
-from orqal.serve_app.pages.formatting import cut, output_lines
+from orqal.serve_app.pages.formatting import output_lines
+from orqal.text import shorten
 
 LINES = 500
 """Lines at the end of a log that are shown."""
@@ -67,4 +68,4 @@ def _read_log(process: str, hosts: Sequence[HostInfo]) -> str:
 def log_text(data: bytes) -> str:
     """A log without Ray's own marks (`:job_id:`, `:actor_name:`) and without the rest of very long lines."""
     lines = output_lines(data.decode("utf-8", "replace")).split("\n")
-    return "\n".join(cut(line, LINE_LENGTH) for line in lines if not line.startswith((":job_id:", ":actor_name:")))
+    return "\n".join(shorten(line, LINE_LENGTH) for line in lines if not line.startswith((":job_id:", ":actor_name:")))

@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from orqal import __version__
+from orqal import __version__, text
 from orqal.models import now
 from orqal.serve_app.pages import formatting
 
@@ -58,14 +58,13 @@ _templates.filters.update(
     brief=formatting.brief,
     command=formatting.command,
     count="{:,}".format,
-    cut=formatting.cut,
     duration=formatting.duration,
     end=formatting.end,
     moment=formatting.moment,
     output_lines=formatting.output_lines,
     pretty=formatting.pretty_json,
     quoted=quote,
-    size=formatting.size,
+    size=text.size,
 )
 
 

@@ -21,6 +21,7 @@ from orqal.serve_app.pages.formatting import JOBS_PER_PAGE, Segment, bar, brief,
 from orqal.serve_app.pages.process_logs import LogUnavailable, process_log
 from orqal.serve_app.pages.rendering import HEADERS, render
 from orqal.store import JobFilter, Page
+from orqal.text import sentence
 
 T = TypeVar("T")
 
@@ -61,9 +62,7 @@ pages = APIRouter(include_in_schema=False, route_class=_PageRoute)
 
 async def _error_page(error: ApiError) -> Response:
     title = "Not found" if isinstance(error, NotFound) else "Something is wrong"
-    message = str(error)
-    message = f"{message[0].upper()}{message[1:].rstrip('.')}."
-    return await render("problem.html", error.status, title=title, message=message)
+    return await render("problem.html", error.status, title=title, message=sentence(str(error)))
 
 
 def _no_such_page(request: Request) -> NotFound:
