@@ -54,7 +54,7 @@ async def submit_body(
                 if len(specs) < JOBS_AT_ONCE:
                     break
     except ClientDisconnect:
-        return  # What it sent completely is submitted, and nobody waits for an answer.
+        return  # The documents that it sent completely are submitted; no answer is possible.
     reader.close()
 
 
