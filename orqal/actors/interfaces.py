@@ -8,7 +8,7 @@ A method of either raises `ActorAway` if the actor does not answer; otherwise wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from orqal.actors.messages import (
@@ -30,6 +30,24 @@ from orqal.scheduling.demand import Bundle
 
 class ActorAway(Exception):
     """An actor does not answer: it is restarting, its node is gone, or the answer did not come in time."""
+
+
+class NoProcess(Exception):
+    """No process can be started here for a wrapper's methods: the host is going down, or in trouble."""
+
+
+class WrapperCalls(Protocol):
+    """Calls the methods of wrappers."""
+
+    async def call(self, app: str, what: str, limit: float, function: Callable[..., Any], *args: Any) -> Any:
+        """Return what the function returns, or a Failure.
+
+        `limit`: seconds that the call may take. `what` names the call for people.
+
+        Raises:
+            NoProcess: no process could be started for it.
+        """
+        ...
 
 
 class SchedulerApi(Protocol):

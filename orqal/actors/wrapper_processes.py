@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orqal.actors.interfaces import NoProcess, WrapperCalls
 from orqal.settings import Settings
 from orqal.wrappers import catalog
 from orqal.wrappers.calls import Failure
@@ -23,10 +24,6 @@ PER_APP = 2
 """Calls of one app's methods at a time on a host. An app whose methods hang holds up no other app."""
 IDLE_AFTER = 600.0
 """Seconds after which unused processes of an app are ended."""
-
-
-class NoProcess(Exception):
-    """Ray starts no process here: the host is going down, or in trouble."""
 
 
 class WrapperProcess:
@@ -58,7 +55,7 @@ class _Pool:
             ray.kill(self.idle.pop())
 
 
-class WrapperProcesses:
+class WrapperProcesses(WrapperCalls):
     """Runs functions in processes of this node, by app, each with a limit on its time."""
 
     def __init__(self, node_id: str) -> None:
@@ -67,14 +64,7 @@ class WrapperProcesses:
         self._actor = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(WrapperProcess)
 
     async def call(self, app: str, what: str, limit: float, function: Callable[..., Any], *args: Any) -> Any:
-        """Return what the function returns, or a Failure.
-
-        It fails if it does not return within `limit` seconds, or if its process dies, twice. `what` names the call for
-        people.
-
-        Raises:
-            NoProcess: no process could be started.
-        """
+        """As WrapperCalls has it. It fails if it does not return in time, or if its process dies, twice."""
         pool = self._pools.setdefault(app, _Pool())
         async with pool.room:
             if pool.ending is not None:

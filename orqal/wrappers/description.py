@@ -27,17 +27,18 @@ def describe(wrapper: type[AbstractWrapper], name: str, origin: str) -> AppInfo:
     """Return the app of this name. An attribute with an impossible value is its error."""
     image = inspect.getattr_static(wrapper, "docker_url", None)
     limits: dict[str, Any] = {}
-    error: str | None = None
-    try:
-        limits = {attribute: limit.validate_python(getattr(wrapper, attribute)) for attribute, limit in _LIMITS.items()}
-    except ValidationError as invalid:
-        first = invalid.errors()[0]
-        error = f"an attribute of {name} is invalid: {invalid.title}: {first['msg']}, not {first['input']!r}"
+    errors = []
+    for attribute, limit in _LIMITS.items():
+        try:
+            limits[attribute] = limit.validate_python(getattr(wrapper, attribute))
+        except ValidationError as invalid:
+            first = invalid.errors()[0]
+            errors.append(f"{name}.{attribute} is invalid: {first['msg']}, not {first['input']!r}")
     return AppInfo(
         name=name,
         docker_url=image if isinstance(image, str) else None,
         doc=inspect.cleandoc(wrapper.__doc__ or "") if "__doc__" in vars(wrapper) else "",
         origin=origin,
-        error=error,
+        error="; ".join(errors) or None,
         **limits,
     )

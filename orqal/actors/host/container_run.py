@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from orqal.actors.host.engine_watch import EngineWatch
 from orqal.actors.host.image_pulls import ImagePulls, WantedImage
+from orqal.actors.interfaces import NoProcess, WrapperCalls
 from orqal.actors.messages import Order
-from orqal.actors.wrapper_processes import NoProcess, WrapperProcesses
 from orqal.engine import archive, job_directory, usage
 from orqal.engine.client import ContainerKey, ContainerSpec, Ended, with_tag
 from orqal.engine.errors import EngineError, Unreachable
@@ -39,7 +39,7 @@ class HostParts:
 
     settings: Settings
     engine: EngineWatch
-    wrappers: WrapperProcesses
+    wrappers: WrapperCalls
     pulls: ImagePulls
     samplers: ThreadPoolExecutor
     """Threads that ask what containers use, where that must be asked."""

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from orqal.engine.client import ContainerKey, Engine, EngineInfo, Past
 from orqal.engine.errors import EngineError, Unreachable
@@ -86,6 +86,8 @@ class EngineWatch:
         self._loop = asyncio.get_running_loop()
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
         self._deaths: dict[str, Death] = {}
+        self._events: Events | None = None
+        self._closed = threading.Event()
         threading.Thread(target=self._listen, name="docker events", daemon=True).start()
 
     async def do(self, call: Callable[[Engine], T], threads: ThreadPoolExecutor | None = None) -> T:
@@ -128,35 +130,47 @@ class EngineWatch:
         """Drop what is known of a container's end."""
         self._deaths.pop(container, None)
 
+    def close(self) -> None:
+        """Let go of the daemon. Nothing can be asked of it afterwards."""
+        self._closed.set()
+        if (events := self._events) is not None:
+            events.close()
+        self.threads.shutdown(wait=False)
+
     def _listen(self) -> None:
         """In a thread: listen to the ends of containers, and connect again when the daemon was away."""
-        while True:
-            events: Events | None = None
+        while not self._closed.is_set():
             try:
                 engine = self.client or Engine(self._cluster, self._logins)
                 info = engine.info()
                 cgroups = Cgroups.of(info, self._cluster)
                 # Before the containers: an attempt with a cgroup, but without a container, is over.
                 metered = cgroups.attempts() if cgroups else set()
-                events = engine.events()
+                events = self._events = engine.events()
                 # Only now, so that what happens is seen here, or in the events, or in both.
                 seen = Seen(list(engine.own_containers()), metered)
                 # And only now what the daemon knows of the ends of these containers.
                 past = engine.past()
                 about = engine, info, cgroups, engine.images()
-                self._loop.call_soon_threadsafe(self._connect, *about, past, seen)
+                self._tell(self._connect, *about, past, seen)
                 for event in events:
-                    self._loop.call_soon_threadsafe(self._on_event, event)
+                    self._tell(self._on_event, event)
                 message = "the Docker daemon has closed the connection"
             except EngineError as error:
                 message = error.message
             except Exception as error:
                 log.exception("listening to Docker's events")
                 message = f"{type(error).__name__}: {error}"
-            if events is not None:
-                events.close()
-            self._loop.call_soon_threadsafe(self._disconnect, message)
-            threading.Event().wait(_RECONNECT)
+            if self._events is not None:
+                self._events.close()
+                self._events = None
+            self._tell(self._disconnect, message)
+            self._closed.wait(_RECONNECT)
+
+    def _tell(self, callback: Callable[..., None], *args: Any) -> None:
+        """Call it on the event loop."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(callback, *args)
 
     def _connect(
         self,

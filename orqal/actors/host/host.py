@@ -17,9 +17,8 @@ from orqal.actors.host.container_run import ContainerRun, HostParts
 from orqal.actors.host.engine_watch import EngineWatch, Seen
 from orqal.actors.host.image_pulls import ImagePulls
 from orqal.actors.host.log_readers import LogReaders
-from orqal.actors.interfaces import HostApi, SchedulerApi
+from orqal.actors.interfaces import HostApi, SchedulerApi, WrapperCalls
 from orqal.actors.messages import Examined, HostReport, Order, Started
-from orqal.actors.wrapper_processes import WrapperProcesses
 from orqal.doctor import machine as checkup
 from orqal.doctor.facts import Machine
 from orqal.engine import job_directory
@@ -41,7 +40,7 @@ class Host(HostApi):
     """Runs attempts in containers, each once: an order that is repeated attaches to what exists."""
 
     def __init__(
-        self, settings: Settings, cluster: str, node_id: str, scheduler: SchedulerApi, wrappers: WrapperProcesses
+        self, settings: Settings, cluster: str, node_id: str, scheduler: SchedulerApi, wrappers: WrapperCalls
     ) -> None:
         """`cluster` marks the containers of this cluster. To be called on the event loop on which the host lives."""
         self._settings = settings

@@ -90,7 +90,7 @@ def test_a_bad_attribute_costs_its_class_only(tmp_path: Path, attribute: str) ->
     text = f"class Bad(AbstractWrapper):\n    {attribute}\nclass Good(AbstractWrapper): pass\n"
     apps = loaded(tmp_path, text)
     assert apps["Good"].info.error is None
-    assert "an attribute of Bad is invalid" in str(apps["Bad"].info.error)
+    assert f"Bad.{attribute.split()[0]} is invalid: " in str(apps["Bad"].info.error)
 
 
 def test_the_files_in_folders_and_their_versions(tmp_path: Path) -> None:
