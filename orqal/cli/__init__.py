@@ -1,19 +1,27 @@
 """The command line. What a command prints:
 
-with `--json` one JSON document, or one a line where there may be many, and nothing else on stdout; otherwise text
-for people on stdout, progress and messages on stderr. Exit codes: 0 all is well, 1 something failed, 2 wrong
-usage; 130 after Ctrl-C; `orqal run` has the container's.
+with `--json` one JSON document, or one per line where there may be many, and nothing else on stdout; otherwise text
+for people on stdout, progress and messages on stderr. Exit codes: 0 all is well, 1 something failed, 2 wrong usage,
+130 after Ctrl-C; `orqal run` has that of the container.
 
-    show.py       how things look: tables, JSON, CSV
-    work.py       commands that make jobs, wait for them and end them
-    documents.py  the jobs that they send, checked
-    look.py       commands that look at jobs, batches, apps and hosts
-    hosts.py      commands about the Docker hosts
-    doctor.py     the command that looks for what is wrong
-    tidy.py       the command that cleans up
-    machine.py    commands that start and stop Orqal on this machine
-    backups.py    commands that move all jobs: to a file and back, or to another store
-    locally.py    what these two share
+    run.py            run a command in an image
+    submit.py         submit jobs: submit, batch
+    follow.py         wait for jobs, and what is said when they have ended
+    cancel.py         cancel jobs
+    retry.py          run failed jobs again
+    clean.py          clean up
+    jobs.py           look at jobs: jobs, job, explain, logs
+    batches.py        look at batches: batches, results
+    status.py         look at the whole: apps, status
+    doctor.py         look for problems
+    hosts.py          the Docker hosts: hosts, drain, undrain
+    machine.py        start and stop Orqal on this machine: up, join, leave, down, env, resources
+    transfer.py       move all jobs: backup, restore, copy-store
+
+    options.py        options that several commands share
+    job_documents.py  the jobs that commands send, checked
+    show.py           how output looks: tables, JSON
+    local_cluster.py  the part of Orqal that runs on this machine
 """
 
 from __future__ import annotations
@@ -21,16 +29,29 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated
 
 import typer
 
-from orqal.cli import clean as tidy
-from orqal.cli import doctor, hosts, machine, work
-from orqal.cli import query as look
-from orqal.cli import transfer as backups
-from orqal.cli.show import say, sentence
+from orqal.cli import (
+    batches,
+    cancel,
+    clean,
+    doctor,
+    follow,
+    hosts,
+    jobs,
+    machine,
+    retry,
+    run,
+    status,
+    submit,
+    transfer,
+)
+from orqal.cli.show import say
 from orqal.client import OrqalError
+from orqal.text import sentence
 
 app = typer.Typer(
     name="orqal",
@@ -38,7 +59,7 @@ app = typer.Typer(
     epilog="Start with: orqal up, then orqal apps, then orqal submit APP INPUT --wait",
     no_args_is_help=True,
     rich_markup_mode="rich",
-    # A traceback with the values of all variables in it would show the token.
+    # A traceback with the values of all variables would show the token.
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -63,23 +84,23 @@ def _root(
 
 _COMMANDS: dict[str, dict[Callable[..., None], str]] = {
     "Jobs": {
-        work.run: "orqal run debian -- cat /etc/os-release",
-        work.submit: "orqal submit Checksum /usr/bin/env /usr/bin/id --batch first --wait",
-        work.batch: "orqal batch jobs.jsonl --name nightly --wait",
-        work.wait: "orqal wait --batch nightly",
-        work.cancel: "orqal cancel --batch nightly",
-        work.retry: "orqal retry --batch nightly",
-        tidy.clean: "orqal clean old --yes",
+        run.run: "orqal run debian -- cat /etc/os-release",
+        submit.submit: "orqal submit Checksum /usr/bin/env /usr/bin/id --batch first --wait",
+        submit.batch: "orqal batch jobs.jsonl --name nightly --wait",
+        follow.wait: "orqal wait --batch nightly",
+        cancel.cancel: "orqal cancel --batch nightly",
+        retry.retry: "orqal retry --batch nightly",
+        clean.clean: "orqal clean old --yes",
     },
-    "Looking": {
-        look.jobs: "orqal jobs --status error --since 2h --limit 50",
-        look.job: "orqal job 65f0c0ffee65f0c0ffee65f0",
-        look.explain: "orqal explain 65f0c0ffee65f0c0ffee65f0",
-        look.logs: "orqal logs -f 65f0c0ffee65f0c0ffee65f0",
-        look.batches: "orqal batches --limit 5",
-        look.results: "orqal results nightly --format csv -o nightly.csv",
-        look.apps: "orqal apps",
-        look.status: "orqal status",
+    "Inspection": {
+        jobs.jobs: "orqal jobs --status error --since 2h --limit 50",
+        jobs.job: "orqal job 65f0c0ffee65f0c0ffee65f0",
+        jobs.explain: "orqal explain 65f0c0ffee65f0c0ffee65f0",
+        jobs.logs: "orqal logs -f 65f0c0ffee65f0c0ffee65f0",
+        batches.batches: "orqal batches --limit 5",
+        batches.results: "orqal results nightly --format csv -o nightly.csv",
+        status.apps: "orqal apps",
+        status.status: "orqal status",
         doctor.doctor: "orqal doctor",
     },
     "Hosts": {
@@ -92,9 +113,9 @@ _COMMANDS: dict[str, dict[Callable[..., None], str]] = {
         machine.join: "orqal join 10.0.0.5 --label gpu=a100",
         machine.leave: "orqal leave",
         machine.down: "orqal down",
-        backups.backup: "orqal backup /backups/orqal-$(date +%F).sqlite",
-        backups.restore: "orqal restore /backups/orqal-2026-01-31.sqlite",
-        backups.copy_store: "orqal copy-store mongodb://db.example.org/orqal",
+        transfer.backup: "orqal backup /backups/orqal-$(date +%F).sqlite",
+        transfer.restore: "orqal restore /backups/orqal-2026-01-31.sqlite",
+        transfer.copy_store: "orqal copy-store mongodb://db.example.org/orqal",
         machine.env: 'eval "$(orqal env)"; ray status',
         machine.resources: 'ray start --address HEAD:6379 --resources "$(orqal resources)"',
     },
@@ -104,17 +125,23 @@ for _panel, _examples in _COMMANDS.items():
         app.command(epilog=f"Example: {_example}", rich_help_panel=_panel)(_command)
 
 
+@cache
+def _commands() -> Callable[..., None]:
+    """Return all commands in the form that Click runs. Building it takes a while, and tests call `main` often."""
+    return typer.main.get_command(app)
+
+
 def main(args: list[str] | None = None) -> None:
-    """The entry point; always ends in SystemExit."""
+    """Run a command, and raise SystemExit with its exit code."""
     try:
         try:
-            app(args, prog_name="orqal")
+            _commands()(args, prog_name="orqal")
         finally:
             sys.stdout.flush()
     except OrqalError as error:
         say(sentence(str(error)), style="red")
         sys.exit(1)
     except BrokenPipeError:
-        # The reader has what it wanted (`| head`). Python flushes once more at its end: to nowhere.
+        # The reader has what it wanted (`| head`). Python flushes stdout once more when it exits: to nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""Commands that clean up."""
+"""The command that cleans up."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from orqal.cli.show import clean as safe
-from orqal.cli.show import fail, out, print_json, say
+from orqal.cli.show import fail, out, plain, print_json, say
 from orqal.client import Client
+from orqal.text import counted
 
 
-class Action(str, Enum):
-    """What there is to clean."""
+class What(str, Enum):
+    """What can be cleaned up."""
 
     ALL = "all"
     SCHEDULED = "scheduled"
@@ -22,37 +22,47 @@ class Action(str, Enum):
     OLD = "old"
 
 
-WHAT = {
-    Action.ALL: "Cancels all jobs that wait, and deletes all jobs but those that run, with their directories.",
-    Action.SCHEDULED: "Cancels all jobs that wait, and deletes those that ended in `error`, with their directories.",
-    Action.CONTAINERS: "Ends all jobs that run, and removes Orqal's containers on all hosts, never another's.",
-    Action.OLD: "Deletes the directories of jobs that are gone.",
+EFFECTS = {
+    What.ALL: "Cancels all waiting jobs, and deletes all jobs except running ones, with their directories.",
+    What.SCHEDULED: "Cancels all waiting jobs, and deletes those that ended in `error`, with their directories.",
+    What.CONTAINERS: "Ends all running jobs, and removes the containers of Orqal on all hosts, and no others.",
+    What.OLD: "Deletes the directories of jobs that were deleted.",
 }
 
 
 def clean(
-    what: Annotated[Action, typer.Argument(metavar="WHAT", help="See above.", show_default=False)],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where there is no terminal.")] = False,
-    json: Annotated[bool, typer.Option("--json", help='{"action": …, "answer": …} on stdout.')] = False,
+    what: Annotated[What, typer.Argument(metavar="WHAT", help="See above.", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask. Required without a terminal.")] = False,
+    json: Annotated[bool, typer.Option("--json", help='Print {"action": …, "answer": …}.')] = False,
 ) -> None:
     """Clean up, for all users; asks before it does.
 
-    all: cancel waiting jobs; delete all but running ones, with their directories
+    all: cancel waiting jobs; delete all jobs except running ones, with their directories
     scheduled: the same, but keep the jobs that exited
     containers: end running jobs; remove Orqal's containers on all hosts
-    old: delete the directories of jobs that are gone
+    old: delete the directories of jobs that were deleted
     """
-    say(WHAT[what])
+    say(EFFECTS[what])
     if not yes:
-        if not sys.stdin.isatty():
-            raise typer.BadParameter("nobody can be asked here: say --yes", param_hint="--yes")
-        # Not by typer.confirm: it writes a space to stdout.
-        sys.stderr.write("Go on? [y/N] ")
-        sys.stderr.flush()
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            fail("Nothing is done.")
-    answer = Client().clean(what.value)
+        _ask()
+    cleaned = Client().clean(what.value)
+    if what is What.OLD:
+        answer = "".join(f"{name}\n" for name in cleaned.directories)
+    else:
+        done = "ended" if what is What.CONTAINERS else "deleted"
+        answer = f"{counted(cleaned.deleted, 'job')} {done}."
     if json:
         print_json({"action": what.value, "answer": answer})
-    elif text := safe(answer).strip():
+    elif text := plain(answer).strip():
         out().print(text, markup=False, soft_wrap=True)
+
+
+def _ask() -> None:
+    """Ask whether to go on, and exit if the answer is no."""
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("there is no terminal to ask on: confirm with --yes", param_hint="--yes")
+    # typer.confirm would write a space to stdout.
+    sys.stderr.write("Go on? [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        fail("Nothing was cleaned up.")

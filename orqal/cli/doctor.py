@@ -1,29 +1,33 @@
-"""The command that looks for what is wrong."""
+"""The command that looks for problems: `orqal doctor`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
-from orqal.cli.local import local_cluster
-from orqal.cli.show import clean, out, print_json, say
+from orqal.cli.local_cluster import local_cluster
+from orqal.cli.options import Json
+from orqal.cli.show import out, plain, print_json, say
 from orqal.client import Client, ServerUnreachable
 from orqal.settings import Settings
+from orqal.text import counted
 
 
 def doctor(
     fix: Annotated[
         bool,
-        typer.Option("--fix", help="Mend what can be mended without harm: no running job, no stranger's container."),
+        typer.Option(
+            "--fix", help="Repair what can be repaired without harm to running jobs and other programs' containers."
+        ),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")] = False,
+    json: Json = False,
 ) -> None:
-    """Look for what is wrong: leftovers, damage, full disks, silent hosts; and say what mends it.
+    """Look for problems (leftovers, damage, full disks, silent hosts), and say how to solve them.
 
     It compares the store, the Docker daemons and Ray, and takes a few seconds. While Orqal is down it looks at this
-    machine alone. Exit code 0: all is well, or is by now; 1: not all.
+    machine alone. Exit code: 0 if there is no problem, or none any more; otherwise 1.
     """
     settings = Settings()
     client = Client()
@@ -32,7 +36,7 @@ def doctor(
         checkup = client.doctor(fix=fix)
     except ServerUnreachable as error:
         if settings.api_url:
-            raise  # another machine's
+            raise  # It is the Orqal of another machine.
         alone = True
         with local_cluster() as cluster:
             checkup = cluster.examine(settings, str(error), fix=fix).model_dump(mode="json")
@@ -47,39 +51,40 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _show(checked: Mapping[str, int], findings: list[dict[str, Any]], fix: bool) -> None:
+def _show(checked: Mapping[str, int], findings: Sequence[Mapping[str, Any]], fix: bool) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
     console = out()
-    looked = ", ".join(f"{count:,} {_one(what) if count == 1 else what}" for what, count in checked.items())
+    looked_at = f"Checked: {', '.join(counted(count, _singular(things), things) for things, count in checked.items())}."
     if not findings:
-        console.print(Text.assemble(("All is well.", "bold green"), f" Looked at: {looked}."), soft_wrap=True)
+        console.print(Text.assemble(("All is well.", "bold green"), f" {looked_at}"), soft_wrap=True)
         return
     for finding in findings:
         mended = finding.get("mended")
-        mark, style = ("mended ", "bold green") if mended else ("wrong  ", "bold red")
-        console.print(Text.assemble((mark, style), (clean(finding["what"]), "bold")))
-        details = [] if mended else [("matters", finding["why"]), ("mend", finding["remedy"])]
+        mark, style = ("fixed  ", "bold green") if mended else ("wrong  ", "bold red")
+        console.print(Text.assemble((mark, style), (plain(finding["what"]), "bold")))
+        details = [] if mended else [("why it matters", finding["why"]), ("what to do", finding["remedy"])]
         if mended is False:
-            details.append(("tried", "It could not be mended now; the log of its host says why (page /logs)."))
+            details.append(("tried", "It could not be fixed now; the log of its host says why (page /logs)."))
         for label, words in details:
-            text = Text.assemble((f"{label}: ", "dim"), clean(words))
+            text = Text.assemble((f"{label}: ", "dim"), plain(words))
             console.print(Padding(text, (0, 0, 0, 7), expand=False))
     left = sum(not finding.get("mended") for finding in findings)
     mendable = sum(bool(finding["mendable"]) and not finding.get("mended") for finding in findings)
-    words = [f"Looked at: {looked}."]
-    if left:
-        words.append("1 thing is not as it should be." if left == 1 else f"{left} things are not as they should be.")
-    else:
-        words.append("All is well now.")
+    sentences = [looked_at, _summary(left, fix)]
     if mendable and not fix:
-        words.append(f"`orqal doctor --fix` mends {_how_many(mendable, left)}.")
-    console.print(Text("\n" + " ".join(words)))
+        sentences.append(f"`orqal doctor --fix` fixes {_how_many(mendable, left)}.")
+    console.print(Text("\n" + " ".join(sentences)))
 
 
-def _one(things: str) -> str:
-    """The word for one of them."""
+def _summary(left: int, fix: bool) -> str:
+    if not left:
+        return "All is well now."
+    return f"{counted(left, 'problem')} {'left' if fix else 'found'}."
+
+
+def _singular(things: str) -> str:
     return things[:-3] + "y" if things.endswith("ies") else things.removesuffix("s")
 
 

@@ -1,4 +1,4 @@
-"""Commands that start and stop Orqal on this machine. They alone need the extra `cluster`."""
+"""Commands that start and stop Orqal on this machine."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from typing import Annotated, Any
 
 import typer
 
-from orqal.cli.local import local_cluster as _cluster
-from orqal.cli.show import fail, out, print_json, say
+from orqal.cli.local_cluster import local_cluster
+from orqal.cli.options import Json
+from orqal.cli.show import fail, out, print_json, print_text, say
 from orqal.settings import Settings
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
-
+LOOPBACK = "127.0.0.1"
 
 Block = Annotated[
     bool,
     typer.Option(
         "--block",
-        help="Stay in the foreground, for systemd or a container: stops on SIGTERM, and exits with 1 when Ray dies, so "
+        help="Stay in the foreground, for systemd or a container. Stop on SIGTERM, and exit with 1 if Ray dies, so "
         "that the supervisor starts it again.",
     ),
 ]
 Labels = Annotated[
     list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="What an app may require of its hosts, as gpu=a100. May be repeated."),
+    typer.Option(metavar="KEY=VALUE", help="A label that apps may require of hosts, as gpu=a100. May be repeated."),
 ]
-_LABEL = re.compile("[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")  # as Ray has it
+_LABEL = re.compile("[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+"""Ray's rule for labels."""
 
 
-def _step(step: str) -> None:
+def _report_step(step: str) -> None:
     say(step, "dim")
 
 
 def _stay(wait: Callable[[], str]) -> None:
-    """Wait for the end of what was started: by a signal, then it is stopped; or by itself, then we fail."""
+    """Wait for the end of what was started. Return if a signal ended it, and exit with 1 if it ended by itself."""
     try:
         died = wait()
     except KeyboardInterrupt:
@@ -64,20 +65,21 @@ def up(
         typer.Option(
             envvar="ORQAL_ADDRESS",
             show_envvar=False,
-            help="This machine's address, where Ray and the HTTP API listen. Other than 127.0.0.1: hosts can join.",
+            help="This machine's address, where Ray and the HTTP API listen. Hosts can join if it is not 127.0.0.1.",
         ),
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Where the HTTP API listens.")] = 5001,
+    ] = LOOPBACK,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port of the HTTP API.")] = 5001,
     ray_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Where hosts join.", show_default="6379, or any that is free")
+        int | None,
+        typer.Option(min=1, max=65535, help="The port where hosts join.", show_default="6379, or any free one"),
     ] = None,
     label: Labels = None,
     no_token: Annotated[
         bool,
         typer.Option(
             "--no-token",
-            help="Ask for no token: every program and every user of this machine may submit, read and delete jobs. "
-            "Other machines and web pages are still kept out.",
+            help="Require no token: every program and every user of this machine may submit, read and delete jobs. "
+            "Other machines and web pages are still refused.",
         ),
     ] = False,
     autoscaling_config: Annotated[
@@ -87,8 +89,8 @@ def up(
     block: Block = False,
     json: Json = False,
 ) -> None:
-    """Start Orqal on this machine: Ray, the scheduler, the HTTP API, and its Docker daemon as the first host."""
-    with _cluster() as cluster:
+    """Start Orqal on this machine: Ray, the scheduler, the HTTP API, and the Docker daemon as the first host."""
+    with local_cluster() as cluster:
         about = cluster.up(
             Settings(),
             address=address,
@@ -97,17 +99,17 @@ def up(
             no_token=no_token,
             labels=_parsed_labels(label),
             autoscaling_config=autoscaling_config,
-            report=_step,
+            report=_report_step,
         )
     if json:
         print_json(about)
     else:
-        _tell_up(about, address, no_token)
+        _report_up(about, address, no_token)
     if block:
         _stay(lambda: str(cluster.stay_up(Settings())))
 
 
-def _tell_up(about: dict[str, Any], address: str, no_token: bool) -> None:
+def _report_up(about: dict[str, Any], address: str, no_token: bool) -> None:
     from rich.text import Text
 
     console = out()
@@ -116,20 +118,20 @@ def _tell_up(about: dict[str, Any], address: str, no_token: bool) -> None:
         console.print(Text("No token:    open to every program and every user of this machine", "yellow"))
     if dashboard := about.get("dashboard_url"):
         console.print(Text(f"Dashboard:   {dashboard}"))
-    if address != "127.0.0.1":
-        console.print(Text(f"Hosts join:  orqal join {about['ray_address']}   (with this home's file ray_token)"))
+    if address != LOOPBACK:
+        console.print(Text(f"Hosts join:  orqal join {about['ray_address']}   (with the file ray_token of this home)"))
     console.print(Text("\nTry:\n  orqal status\n  orqal apps\nIn Python:   from orqal import Job, batch, wait"))
 
 
 def join(
     head: Annotated[str, typer.Argument(help="The head's address, with :PORT if it is not 6379.")],
-    name: Annotated[str | None, typer.Option(help="The host's name; its machine's unless given.")] = None,
+    name: Annotated[str | None, typer.Option(help="The host's name. Default: the machine's.")] = None,
     docker_host: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
-            help="The Docker daemon, if it is not this machine's: tcp://HOST:2376, with DOCKER_TLS_VERIFY and "
-            "DOCKER_CERT_PATH for TLS. Its machine needs nothing else.",
+            help="A Docker daemon on another machine: tcp://HOST:2376, with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH for "
+            "TLS. That machine needs nothing else.",
         ),
     ] = None,
     label: Labels = None,
@@ -138,8 +140,8 @@ def join(
 ) -> None:
     """Make a Docker daemon a host of the cluster whose head is at HEAD.
 
-    It needs the cluster's join token, the file ray_token in the head's ORQAL_HOME: copied to this machine's, or in
-    ORQAL_JOIN_TOKEN, or typed in.
+    This needs the cluster's join token, which is the file ray_token in the head's ORQAL_HOME. Copy it to the ORQAL_HOME
+    of this machine, put it into ORQAL_JOIN_TOKEN, or type it in.
     """
     settings = Settings()
     token = settings.join_token
@@ -147,7 +149,7 @@ def join(
         token = typer.prompt(
             "The cluster's join token (on the head: cat ~/.orqal/ray_token)", hide_input=True, err=True
         )
-    with _cluster() as cluster:
+    with local_cluster() as cluster:
         about = cluster.join(
             settings,
             head,
@@ -155,32 +157,32 @@ def join(
             name=name,
             docker_host=docker_host,
             labels=_parsed_labels(label),
-            report=_step,
+            report=_report_step,
         )
     if json:
         print_json(about)
     else:
-        out().print(f"{about['name']} is a host of the cluster: it gets work now.")
+        print_text(f"{about['name']} is a host of the cluster: it gets work now.")
     if block:
         _stay(lambda: str(cluster.stay_joined(settings, str(about["name"]))))
 
 
 def leave(
-    name: Annotated[str | None, typer.Argument(help="The host, if several joined from this machine.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Its name, if several joined from this machine.")] = None,
     now: Annotated[
-        bool, typer.Option("--now", help="Stop its jobs; they run again elsewhere. Without it, they end first.")
+        bool, typer.Option("--now", help="Stop its jobs; they run again elsewhere. Otherwise they end first.")
     ] = False,
 ) -> None:
-    """Let a host that joined from this machine end its jobs, and leave the cluster."""
-    with _cluster() as cluster:
-        left = cluster.leave(Settings(), name, now=now, report=_step)
-    out().print(f"{left} has left the cluster.")
+    """Let a host that joined from this machine finish its jobs and leave the cluster."""
+    with local_cluster() as cluster:
+        left = cluster.leave(Settings(), name, now=now, report=_report_step)
+    print_text(f"{left} has left the cluster.")
 
 
 def down(
     kill_jobs: Annotated[
         bool,
-        typer.Option("--kill-jobs", help="End the running containers too. Without it they go on, and are found again."),
+        typer.Option("--kill-jobs", help="End the running containers too. Otherwise they go on, and are found again."),
     ] = False,
     everywhere: Annotated[
         bool,
@@ -191,15 +193,15 @@ def down(
         ),
     ] = False,
 ) -> None:
-    """Stop Orqal on this machine. Jobs are kept: `orqal up` goes on with them."""
-    with _cluster() as cluster:
-        cluster.down(Settings(), kill_jobs=kill_jobs, everywhere=everywhere, report=_step)
-    out().print("Orqal is down.")
+    """Stop Orqal on this machine. Jobs are kept, and go on after the next `orqal up`."""
+    with local_cluster() as cluster:
+        cluster.down(Settings(), kill_jobs=kill_jobs, everywhere=everywhere, report=_report_step)
+    print_text("Orqal is down.")
 
 
 def env(json: Json = False) -> None:
-    """Print the variables that Ray's own tools need to reach this Orqal, for a shell."""
-    with _cluster() as cluster:
+    """Print the environment variables that Ray's own tools need to reach this Orqal, for a shell."""
+    with local_cluster() as cluster:
         variables: dict[str, str] = cluster.environment(Settings())
     if json:
         print_json(variables)
@@ -210,5 +212,5 @@ def env(json: Json = False) -> None:
 
 def resources() -> None:
     """Print what this machine's Docker daemon offers to jobs, as JSON for `ray start --resources`."""
-    with _cluster() as cluster:
+    with local_cluster() as cluster:
         print_json(cluster.resources(Settings()))

@@ -2,65 +2,106 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated
 
 import typer
 
-from orqal.cli.local import bars, local_cluster
-from orqal.cli.show import out, print_json, size
+from orqal.cli.local_cluster import local_cluster
+from orqal.cli.options import Json
+from orqal.cli.show import print_json, print_text
+from orqal.client import Progress, progress_bar
 from orqal.settings import Settings
+from orqal.text import size
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
+
+class StepBars:
+    """Progress bars on stderr for work that has several steps, one bar after another."""
+
+    def __init__(self, unit: str) -> None:
+        """`unit`: for what is counted in each step."""
+        self._unit = unit
+        self._bar: Progress | None = None
+        self._open = ExitStack()
+        self._counted: int | None = None
+        """What a step without a total has counted: the total of the steps after it."""
+
+    def __enter__(self) -> StepBars:
+        return self
+
+    def __call__(self, step: str, done: int, total: int | None = None) -> None:
+        """Show that so much of this step is done. `total`: None if it is not known."""
+        if self._bar is None or self._bar.what != step:
+            self._finish_step()
+            self._bar = self._open.enter_context(
+                progress_bar(step, self._counted if total is None else total, show=True, unit=self._unit)
+            )
+        self._bar.update(done, total)
+
+    def _finish_step(self) -> None:
+        if self._bar is not None and self._bar.total is None:
+            self._counted = self._bar.done
+            self._bar.update(self._bar.done, self._bar.done)
+        self._open.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._finish_step()
+
+
+def _unit(settings: Settings) -> str:
+    """Return what a backup counts."""
+    return "rows" if settings.store_is_mongo else "MB"
 
 
 def backup(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to.", show_default=False)],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.", show_default=False)],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
     json: Json = False,
 ) -> None:
-    """Write all jobs, with their outputs and results, to a file, whether or not Orqal runs; on the head's machine.
+    """Write all jobs, with their outputs and results, to a file. Run it on the head's machine; Orqal may be up.
 
-    All of one moment: each job whose id was answered before is in it. The file appears when it is complete, and only
-    you can read it. The files in jobs' directories are not in it. `orqal restore FILE` brings it back.
+    The file holds the jobs of one moment, among them each job whose id was returned before. It appears when it is
+    complete, and only you can read it. It does not hold the files in jobs' directories. `orqal restore FILE` brings
+    the jobs back.
     """
     settings = Settings()
-    with local_cluster() as cluster, bars("rows" if settings.store_is_mongo else "MB") as progress:
+    with local_cluster() as cluster, StepBars(_unit(settings)) as progress:
         about = cluster.backup(settings, file, overwrite=overwrite, progress=progress)
     if json:
         print_json(about)
-        return
-    out().print(
-        f"{about['jobs']:,} jobs are in {about['file']} ({size(about['bytes'])}), checked.\nFrom {about['from']}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    else:
+        print_text(
+            f"{about['jobs']:,} jobs are in {about['file']} ({size(about['bytes'])}), checked.\nFrom {about['from']}"
+        )
 
 
 def restore(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `orqal backup` wrote.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of `orqal backup`.", show_default=False)],
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the store that is there; it is kept beside.")
+        bool, typer.Option("--overwrite", help="Replace the store if it exists; the old one is kept beside it.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Make the jobs of a backup those of this home, while Orqal is down.
+    """Replace the jobs of this home by those of a backup, while Orqal is down.
 
-    Jobs that had not ended when it was made wait or run again after `orqal up`.
+    Jobs that had not ended when the backup was made wait or run again after `orqal up`.
     """
     settings = Settings()
-    with local_cluster() as cluster, bars("rows" if settings.store_is_mongo else "MB") as progress:
+    with local_cluster() as cluster, StepBars(_unit(settings)) as progress:
         about = cluster.restore(settings, file, overwrite=overwrite, progress=progress)
     if json:
         print_json(about)
         return
     lines = [f"{about['jobs']:,} jobs are in {about['to']}, checked."]
     if about["replaced"]:
-        lines.append(f"What was there is now {about['replaced']}")
+        lines.append(f"The old store is now {about['replaced']}")
     if about["unfinished"]:
-        lines.append(f"{about['unfinished']:,} of them have not ended: they go on with the next `orqal up`.")
-    out().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+        lines.append(f"{about['unfinished']:,} of them have not ended: they go on after the next `orqal up`.")
+    print_text("\n".join(lines))
 
 
 def copy_store(
@@ -69,29 +110,26 @@ def copy_store(
         typer.Argument(
             metavar="TO",
             envvar="ORQAL_COPY_TO",
-            help="A SQLite file or mongodb://…, as in ORQAL_STORE. A password is better in ORQAL_COPY_TO than in the "
-            "command line, where others can see it.",
+            help="A SQLite file or mongodb://…, as in ORQAL_STORE. Put a URL with a password into ORQAL_COPY_TO, "
+            "because others can see the command line.",
             show_default=False,
         ),
     ],
     source: Annotated[
         str | None,
-        typer.Option("--from", envvar="ORQAL_COPY_FROM", help="Another store than that of ORQAL_STORE."),
+        typer.Option("--from", envvar="ORQAL_COPY_FROM", help="Copy this store instead of that of ORQAL_STORE."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Copy all jobs to another store, and compare; while Orqal is down. The original stays as it is."""
-    with local_cluster() as cluster, bars("rows") as progress:
+    """Copy all jobs to another store, and compare them, while Orqal is down. The original stays as it is."""
+    with local_cluster() as cluster, StepBars("rows") as progress:
         about = cluster.copy_store(Settings(), to, source, progress)
     if json:
         print_json(about)
         return
     rows = about["rows"]
-    out().print(
-        f"{rows['jobs']:,} jobs, {rows['outputs']:,} outputs and {rows['batches']:,} batches are copied and compared, "
-        f"with all that belongs to them.\nFrom {about['from']}\nto   {about['to']}\n"
-        "Set ORQAL_STORE to the new place, then `orqal up`.",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+    print_text(
+        f"{rows['jobs']:,} jobs, {rows['outputs']:,} outputs and {rows['batches']:,} batches, with all that belongs to "
+        f"them, are copied and compared.\nFrom {about['from']}\nto   {about['to']}\n"
+        "Set ORQAL_STORE to the new place, then run `orqal up`."
     )

@@ -1,14 +1,15 @@
-"""Orqal from Python: jobs, batches, waiting for them. Speaks HTTP only.
+"""Orqal from Python: jobs, batches, waiting for them. It speaks HTTP only.
 
-`Job`, `batch`, `wait` and `services` are for notebooks and scripts. They share one `Client`, which the
-command line uses too: a thin, typed face of the HTTP API over a persistent connection.
+`Job`, `batch`, `wait` and `services` are for notebooks and scripts. They share one `Client`, which the command line
+uses too. Each module imports only from those below it:
 
     jobs.py        Job, batch, wait, services
-    http.py        the Client: a method for each route
-    submission.py  jobs in slices, each of which may be sent again
-    patience.py    how long a request that broke is tried again
-    streams.py     Docker's multiplexed stream, and lines
-    progress.py    bars in a terminal or a notebook
+    api.py         the Client: a method for each route
+    submission.py  jobs on their way to the server
+    streams.py     long answers, resumed when the connection breaks
+    transport.py   the connection: requests, streamed answers, errors
+    retry.py       when a failed request is sent again, and for how long
+    progress.py    progress bars in a terminal or a notebook
     errors.py      what can go wrong
 """
 
@@ -23,16 +24,14 @@ from orqal.client.errors import (
 )
 from orqal.client.jobs import Job, batch, services, user_name, wait
 from orqal.client.progress import Progress, progress_bar
-from orqal.client.streams import MULTIPLEXED, STDERR, STDOUT, LogParser, split_lines
 from orqal.client.submission import Submission
+from orqal.logstream import STDERR, STDOUT
 
 __all__ = [
-    "MULTIPLEXED",
     "STDERR",
     "STDOUT",
     "Client",
     "Job",
-    "LogParser",
     "NotFound",
     "OrqalError",
     "Progress",
@@ -45,7 +44,6 @@ __all__ = [
     "find_api",
     "progress_bar",
     "services",
-    "split_lines",
     "user_name",
     "wait",
 ]

@@ -1,4 +1,12 @@
-"""What can go wrong, as one small family."""
+"""What can go wrong for a user of the client. Each message says what happened and what to do.
+
+OrqalError
+├── ServerUnreachable    no connection to the server, or it broke
+├── RequestFailed        the server answered with an error
+│   ├── Unauthorized     it wants a token, or another one
+│   └── NotFound         there is no such job, batch, host or file
+└── SubmissionFailed     some jobs were submitted, the others were not
+"""
 
 from __future__ import annotations
 
@@ -6,11 +14,16 @@ from collections.abc import Sequence
 
 
 class OrqalError(Exception):
-    """What went wrong, in a sentence that says what to do. The base of all errors here."""
+    """The base of all errors of the client."""
 
 
 class ServerUnreachable(OrqalError):
-    """No connection to the server, or it broke."""
+    """There is no connection to the server, or it broke."""
+
+    def __init__(self, message: str, *, reached_before: bool = True) -> None:
+        super().__init__(message)
+        self.reached_before = reached_before
+        """False if this client has never had a connection to the server. Then trying again hardly helps."""
 
 
 class RequestFailed(OrqalError):
@@ -21,7 +34,7 @@ class RequestFailed(OrqalError):
         self.status = status
         """The HTTP status code."""
         self.retry_after = retry_after
-        """Seconds after which the server wants to be asked again, if it said so."""
+        """Seconds after which the server wants the request again; 0 if it did not say."""
 
 
 class Unauthorized(RequestFailed):
@@ -29,13 +42,13 @@ class Unauthorized(RequestFailed):
 
 
 class NotFound(RequestFailed):
-    """There is no such job, batch or file."""
+    """There is no such job, batch, host or file."""
 
 
 class SubmissionFailed(OrqalError):
-    """Some jobs were submitted, and then no more."""
+    """Some jobs were submitted, the others were not."""
 
     def __init__(self, message: str, submitted: Sequence[str]) -> None:
         super().__init__(message)
         self.submitted = list(submitted)
-        """The ids of the first jobs, which are submitted."""
+        """The ids of the jobs that were submitted: the first ones, in order."""

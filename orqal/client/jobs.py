@@ -1,4 +1,4 @@
-"""For notebooks and scripts: jobs, batches, waiting for them. All share one `Client`."""
+"""For notebooks and scripts: jobs, batches, waiting for them. They share one `Client`."""
 
 from __future__ import annotations
 
@@ -17,30 +17,37 @@ from typing import TYPE_CHECKING, Any
 from orqal.client.api import Client, download_path, find_api
 from orqal.client.errors import NotFound, OrqalError
 from orqal.client.progress import progress_bar
-from orqal.client.streams import STDERR, STDOUT
+from orqal.logstream import STDERR, STDOUT
 from orqal.settings import Settings
 from orqal.states import Status
+from orqal.text import shorten
 
 if TYPE_CHECKING:
     from orqal.models import Change
 
 _LISTS = frozenset({"lswd", "stdout", "stderr", "attempts"})
 _RETRIES = ("retries", "retry_on", "retry_delay", "retry_memory_factor")
-_ASKED = ("app", "input", "params", "user", "use_cache", "threads", "memory_in_gb", "timeout", *_RETRIES)
-"""What the user says of a job."""
+_REQUESTED = ("app", "input", "params", "user", "use_cache", "threads", "memory_in_gb", "timeout", *_RETRIES)
+"""What the user sets; the server sets all other attributes."""
+SHOWN_CHARACTERS = 2_000
+"""Characters of a value or an output that a notebook shows."""
+SHOWN_LINES = 20
+"""Lines of an output that a notebook shows."""
 
 
 class Job:
     """One app on one input.
 
-    Attributes are the keys of the server's JSON: `app`, `input`, `params`, `user`, `current_status`, `host`,
-    `image`, `cmd`, `exit_code`, `error`, `ok`, and once it has ended `stdout` and `stderr` (lists of lines),
-    `result` and `lswd` (the names of the files in its directory), `image_digest`, `wrapper_digest` (of its source),
-    `peak_memory` (bytes) and `cpu_seconds`. `cache_miss` says why it was run and not answered with an earlier job;
-    `cache_hits` is how often it answered for a later one. `attempts` are those before the present one, `attempt` is its
-    number, and `not_before` when it may begin. `retry_of` and `retried_as` are ids. `load()` brings them
-    up to date; what the job does not hold yet (after `wait()`, or with an id alone) is loaded when it is first looked
-    at.
+    Its attributes are the keys of the server's JSON: `app`, `input`, `params`, `user`, `current_status`, `host`,
+    `image`, `cmd`, `exit_code`, `error` and `ok`. After its end there are also `stdout` and `stderr` (lists of lines),
+    `result`, `lswd` (the names of the files in its directory), `image_digest`, `wrapper_digest` (of the wrapper's
+    source), `peak_memory` (bytes) and `cpu_seconds`. `cache_miss` says why the job was run although an earlier one
+    might have stood for it; `cache_hits` is how often it stood for a later one. `attempts` are the attempts before the
+    present one, `attempt` is the number of that one, and `not_before` is the time before which it does not begin.
+    `retry_of` and `retried_as` are ids.
+
+    `load()` brings all of them up to date. An attribute that is not known yet (of a job made from its id, or after
+    `wait()`) is loaded when it is first read.
     """
 
     _id: str | None
@@ -107,14 +114,13 @@ class Job:
     ) -> None:
         """`id`: of a job that exists; otherwise the `app` to run on `input`, with `params`.
 
-        `use_cache`: take the job of the same app, input and params if one waits, runs or has succeeded.
-        `start`: submit it at once. `threads` (cores), `memory_in_gb` (10^9 bytes) and `timeout` (seconds):
-        None is what the app says.
+        `use_cache`: reuse a job with the same app, input and params that waits, runs or succeeded. `start`: submit it
+        at once. `threads` (cores), `memory_in_gb` (10^9 bytes), `timeout` (seconds): None for what the app says.
 
-        `retries`: how often it is tried again when it fails by itself, 100 at most. `retry_on`: which failures, exit
-        codes or "exit_code" (any but 0), "timeout", "out_of_memory". `retry_delay`: seconds before the first retry,
-        twice as many before each further one. `retry_memory_factor`: after "out_of_memory" the next attempt gets so
-        many times the memory, at most the largest host's. None is what the app says.
+        `retries`: how often it is tried again if it fails by itself, 100 at most. `retry_on`: after which failures:
+        exit codes, "exit_code" (any but 0), "timeout", "out_of_memory". `retry_delay`: seconds before the first retry,
+        and twice as many before each further one. `retry_memory_factor`: after "out_of_memory" the next attempt gets
+        this many times the memory, at most that of the largest host. None for what the app says.
         """
         self._id = id
         self._loaded = False
@@ -136,7 +142,7 @@ class Job:
             self.create()
 
     def __getattr__(self, name: str) -> Any:
-        # Called for what is not there yet.
+        # Python calls this for attributes that are not set.
         if name not in _fields():
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         if self._id is not None and not self._loaded:
@@ -145,21 +151,25 @@ class Job:
 
     @property
     def id(self) -> str | None:
-        """24 hex digits; None before it is submitted."""
+        """24 hex digits, or None before it is submitted."""
         return self._id
 
     @property
     def files(self) -> dict[str, str]:
-        """The files of its directory, and where to download them (with the token; `download` sends it)."""
+        """The URL of each file in its directory, by name. They need the token, which `download` sends."""
         return {name: f"{_client().base_url}/{download_path(self._id, name)}" for name in self.lswd}
 
     def create(self) -> None:
-        """Submit it. OrqalError says what is wrong with it."""
+        """Submit it.
+
+        Raises:
+            OrqalError: the server is away, or does not take the job.
+        """
         self._id = _client().submit(self._document())
         self.load()
 
     def load(self) -> str | None:
-        """Bring all attributes up to date; returns `current_status`."""
+        """Bring all attributes up to date, and return `current_status`."""
         record = _client().job(self._submitted())
         # A key of a later server must not hide a method of this class.
         self.__dict__.update({key: value for key, value in record.items() if not hasattr(type(self), key)})
@@ -167,24 +177,32 @@ class Job:
         return self.current_status
 
     def wait(self, timeout: float | None = None, progress: bool | None = False) -> None:
-        """Return when it has ended. TimeoutError: it has not after `timeout` seconds."""
+        """Return when it has ended.
+
+        Raises:
+            TimeoutError: it has not ended after `timeout` seconds.
+        """
         wait([self], timeout, progress)
 
     def cancel(self) -> bool:
-        """End it; False when it had ended already."""
+        """Cancel it. Return False if it had ended already."""
         return _client().cancel([self._submitted()]) > 0
 
     def retry(self) -> Job:
-        """Run it again, as a new job that takes its place in its batches. RequestFailed: it has not ended, or is ok."""
+        """Run it again. Return the new job, which takes its place in its batches.
+
+        Raises:
+            RequestFailed: it has not ended, or it succeeded.
+        """
         self.retried_as = _client().retry(self._submitted())
         return Job(self.retried_as)
 
     def explain(self) -> str:
-        """Why it is where it is, in sentences."""
+        """Return why it is in its state, in sentences."""
         return str(_client().explain(self._submitted())["summary"])
 
     def logs(self, follow: bool = False) -> Iterator[str]:
-        """Its output so far, stdout and stderr as they came; `follow`: live, until it ends."""
+        """Yield its output so far, stdout and stderr mixed as they came. `follow`: live, until it ends."""
         decode = {source: codecs.getincrementaldecoder("utf-8")("replace").decode for source in (STDOUT, STDERR)}
         for source, data in _client().logs(self._submitted(), follow=follow):
             if text := decode[source](data):
@@ -194,7 +212,11 @@ class Job:
                 yield text
 
     def download(self, name: str, to: str | os.PathLike[str] = ".") -> Path:
-        """Save the file `name` of its directory as `to`, or into the folder `to`; returns the path."""
+        """Save the file `name` of its directory as `to`, or in the folder `to`. Return the path.
+
+        Raises:
+            NotFound: there is no such file.
+        """
         target = Path(to)
         if target.is_dir():
             target /= Path(name).name
@@ -202,19 +224,19 @@ class Job:
 
     def _submitted(self) -> str:
         if self._id is None:
-            raise OrqalError(f"{self} has not been submitted: start=True, create() or batch() does that.")
+            raise OrqalError(f"{self} has not been submitted. Use start=True, create() or batch().")
         return self._id
 
     def _document(self) -> bytes:
-        spec = {key: value for key in _ASKED if (value := getattr(self, key)) is not None}
+        spec = {key: value for key in _REQUESTED if (value := getattr(self, key)) is not None}
         try:
             return json.dumps(spec, default=_plain, allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
-            raise OrqalError(f"{self} cannot be submitted, for it is not JSON: {error}.") from None
+            raise OrqalError(f"{self} cannot be submitted, because it is not JSON: {error}.") from None
 
     def _end(self, change: Change) -> None:
-        """Take in how it ended; the rest is loaded when it is looked at."""
-        for name in _fields().difference(_ASKED):
+        """Set how it ended. All other attributes are loaded when they are read."""
+        for name in _fields().difference(_REQUESTED):
             self.__dict__.pop(name, None)
         self._loaded = False
         self.__dict__.update(change.model_dump(mode="json", exclude={"id"}))
@@ -238,40 +260,31 @@ class Job:
     def _repr_html_(self) -> str:
         if self.current_status in (Status.EXITED, Status.ERROR):
             with suppress(OrqalError):
-                _ = self.stdout
+                _ = self.stdout  # loads all attributes
         rows = []
-        for key in (
-            "_id",
-            "app",
-            "input",
-            "params",
-            "current_status",
-            "host",
-            "exit_code",
-            "error",
-            "result",
-        ):
+        for key in ("_id", "app", "input", "params", "current_status", "host", "exit_code", "error", "result"):
             value = self._known(key)
             if value is not None and value != {}:
                 text = value if isinstance(value, str) else json.dumps(value, default=str)
-                rows.append(f"<tr><th>{key.strip('_')}</th><td>{html.escape(_short(text))}</td></tr>")
+                shown = html.escape(shorten(text, SHOWN_CHARACTERS))
+                rows.append(f"<tr><th>{key.strip('_')}</th><td>{shown}</td></tr>")
         for key in ("stdout", "stderr"):
             if any(lines := self._known(key) or ()):
-                text = html.escape(_short("\n".join(lines[-20:])))
-                rows.append(f"<tr><th>{key}</th><td><pre>{text}</pre></td></tr>")
+                shown = html.escape(shorten("\n".join(lines[-SHOWN_LINES:]), SHOWN_CHARACTERS))
+                rows.append(f"<tr><th>{key}</th><td><pre>{shown}</pre></td></tr>")
         return f'<table style="text-align:left">{"".join(rows)}</table>'
 
 
 @functools.cache
 def _fields() -> frozenset[str]:
-    """What the server tells of a job, beside its id."""
+    """The attributes of a job that the server may send, without its id."""
     from orqal.models import JobRecord
 
     return frozenset({*JobRecord.model_fields, *Job.__annotations__}) - {"id", "_id"}
 
 
 def user_name() -> str:
-    """Who submits: the name that this machine has for the user, if any."""
+    """Return the name of the user who submits, or an empty string if this machine has none."""
     # In a container there may be no name for the user's number.
     try:
         return getpass.getuser()
@@ -280,24 +293,24 @@ def user_name() -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON for what users put into inputs and params: paths, and the numbers of numpy."""
+    """Return what stands for a value in JSON: users put paths and numbers of numpy into inputs and params."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         return value.item()
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
-
-
-def _short(text: str, limit: int = 2_000) -> str:
-    return text if len(text) <= limit else text[:limit] + " …"
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def batch(jobs: Iterable[Job], name: str | None = None, progress: bool | None = None) -> list[Job]:
-    """Submit jobs, thousands if need be; returns them in the same order, with their ids.
+    """Submit jobs, thousands if need be. Return them in the same order, with their ids.
 
-    `name`: the batch can be asked for under it; if it exists already, nothing is submitted and the jobs that
-    it names are returned; if it stopped midway, the rest is submitted. `progress`: None is a bar in a terminal or a
-    notebook. A job that has an id already is submitted anew, as another job. SubmissionFailed: it went wrong midway.
+    `name`: of the batch. If it exists already, nothing is submitted and its jobs are returned; if an earlier call
+    stopped midway, the rest is submitted. `progress`: None for a bar in a terminal or a notebook, and nothing
+    elsewhere. A job that has an id already is submitted again, as another job.
+
+    Raises:
+        SubmissionFailed: some jobs were submitted, the others were not.
+        OrqalError: no job was submitted.
     """
     jobs = list(jobs)
     client = _client()
@@ -306,35 +319,38 @@ def batch(jobs: Iterable[Job], name: str | None = None, progress: bool | None = 
             ids = client.batch_ids(name)
             if len(ids) > len(jobs):
                 warnings.warn(
-                    f"The batch {name!r} exists and has {len(ids):,} jobs, not the {len(jobs):,} given: those "
-                    "are returned and nothing is submitted. Use another name to submit.",
+                    f"The batch {name!r} exists and has {len(ids):,} jobs, not the {len(jobs):,} given. Its jobs are "
+                    "returned and nothing is submitted. Use another name to submit these.",
                     stacklevel=2,
                 )
             if len(ids) >= len(jobs):
                 return [Job(id) for id in ids]
-    # All are made into JSON before the first is sent: an input that cannot be costs nothing then.
+    # All are made into JSON before the first one is sent, so that an impossible input costs nothing.
     documents = [job._document() for job in jobs]
     submitted = []
     with progress_bar("Submitting", len(jobs), progress) as bar:
         for job, id in zip(jobs, client.submit_many(documents, name, resume=name is not None), strict=True):
-            new = job if job._id is None else _again(job)
+            new = job if job._id is None else _copy(job)
             new._id = id
             submitted.append(new)
             bar.advance()
     return submitted
 
 
-def _again(job: Job) -> Job:
-    twin = Job()
-    twin.__dict__.update({key: getattr(job, key) for key in _ASKED})
-    return twin
+def _copy(job: Job) -> Job:
+    copy = Job()
+    copy.__dict__.update({key: getattr(job, key) for key in _REQUESTED})
+    return copy
 
 
 def wait(jobs: Iterable[Job], timeout: float | None = None, progress: bool | None = None) -> None:
     """Return when all these jobs have ended, well or not: see `ok`, `exit_code`, `error`, `result`.
 
-    TimeoutError: they have not after `timeout` seconds. `progress`: None is a bar in a terminal or a
-    notebook. A connection that breaks is made again; after a minute without the server it raises ServerUnreachable.
+    `progress`: None for a bar in a terminal or a notebook, and nothing elsewhere. A broken connection is made again.
+
+    Raises:
+        TimeoutError: some have not ended after `timeout` seconds.
+        ServerUnreachable: the server has been away for a minute.
     """
     waiting: dict[str, list[Job]] = {}
     for job in jobs:
@@ -347,7 +363,7 @@ def wait(jobs: Iterable[Job], timeout: float | None = None, progress: bool | Non
 
 
 def services() -> list[str]:
-    """The names of the apps."""
+    """Return the names of the apps that jobs can use."""
     return _client().services()
 
 
@@ -357,6 +373,6 @@ def _connection(base_url: str, token: str | None, pid: int) -> Client:
 
 
 def _client() -> Client:
-    """The client that jobs share: as the environment is now, and never one that a fork has inherited."""
+    """Return the client that jobs share, for the present environment and process: connections do not survive a fork."""
     settings = Settings()
     return _connection(find_api(settings), settings.token, os.getpid())

@@ -1,4 +1,4 @@
-"""Bars that show how far a work is, in a terminal or a notebook."""
+"""Progress bars, in a terminal or a notebook."""
 
 from __future__ import annotations
 
@@ -13,26 +13,39 @@ if TYPE_CHECKING:
     from rich.progress import Task
     from rich.text import Text
 
+REFRESH = 0.2
+"""Seconds between two updates of what is shown."""
+
 
 class Progress:
-    """How far a work is. This one shows nothing; its subclasses are bars in a terminal or a notebook."""
+    """How far a piece of work is. This class shows nothing; its subclasses are bars.
 
-    def __init__(self, what: str, total: int) -> None:
+    `what` is a word for the work, and `unit` for what is counted. `total` is None while it is not known.
+    """
+
+    def __init__(self, what: str, total: int | None, unit: str = "") -> None:
         self.what = what
         self.total = total
+        self.unit = unit
         self.done = 0
         self.failed = 0
         self._begun = monotonic()
 
     def advance(self, *, failed: bool = False) -> None:
-        """One more is done."""
-        self.done += 1
+        """Count one more as done."""
         self.failed += failed
+        self.update(self.done + 1)
+
+    def update(self, done: int, total: int | None = None) -> None:
+        """Set how much is done, and the total if it is known now."""
+        self.done = done
+        self.total = self.total if total is None else total
 
     @property
-    def rate(self) -> float:
-        """How many a second, so far."""
-        return self.done / max(monotonic() - self._begun, 0.001)
+    def rate(self) -> str:
+        """How much was done in a second, so far, as text."""
+        per_second = self.done / max(monotonic() - self._begun, 0.001)
+        return f"{per_second:,.1f} {self.unit}/s" if self.unit else f"{per_second:,.1f}/s"
 
     def __enter__(self) -> Progress:
         return self
@@ -58,13 +71,13 @@ class _TerminalProgress(Progress):
         from rich.progress import Progress as Bar
         from rich.text import Text
 
-        outer = self
+        progress = self
 
         class Figures(ProgressColumn):
             def render(self, task: Task) -> Text:
-                text = Text(f"{outer.rate:,.1f}/s")
-                if outer.failed:
-                    text = Text.assemble((f"{outer.failed:,} failed", "red"), "  ", text)
+                text = Text(progress.rate)
+                if progress.failed:
+                    text = Text.assemble((f"{progress.failed:,} failed", "red"), "  ", text)
                 return text
 
         self._bar = Bar(
@@ -74,15 +87,15 @@ class _TerminalProgress(Progress):
             Figures(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
-            refresh_per_second=5,
+            refresh_per_second=1 / REFRESH,
         )
         self._task = self._bar.add_task(self.what, total=self.total)
         self._bar.start()
         return self
 
-    def advance(self, *, failed: bool = False) -> None:
-        super().advance(failed=failed)
-        self._bar.advance(self._task)
+    def update(self, done: int, total: int | None = None) -> None:
+        super().update(done, total)
+        self._bar.update(self._task, completed=self.done, total=self.total)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -91,7 +104,7 @@ class _TerminalProgress(Progress):
 
 
 class _NotebookProgress(Progress):
-    """A bar in the output of a notebook's cell: plain HTML, so that it needs no widgets."""
+    """A bar in the output of a notebook's cell. It is plain HTML, so it needs no widgets."""
 
     def __enter__(self) -> Progress:
         display = import_module("IPython.display")
@@ -101,22 +114,23 @@ class _NotebookProgress(Progress):
         return self
 
     def _text(self) -> str:
-        left = (self.total - self.done) / self.rate if self.done else 0
-        parts = [f"{self.done:,} of {self.total:,}", f"{self.rate:,.1f}/s"]
+        total = self.total or 0
+        seconds = (total - self.done) * (monotonic() - self._begun) / self.done if self.done else 0
+        parts = [f"{self.done:,} of {total:,}", self.rate]
         if self.failed:
             parts.insert(1, f'<span style="color:#c00">{self.failed:,} failed</span>')
-        if left:
-            parts.append(f"{int(left) // 60}:{int(left) % 60:02} left")
-        bar = f'<progress value="{self.done}" max="{max(self.total, 1)}"></progress>'
+        if seconds > 0:
+            parts.append(f"{int(seconds) // 60}:{int(seconds) % 60:02} left")
+        bar = f'<progress value="{self.done}" max="{max(total, 1)}"></progress>'
         return f"<div>{html.escape(self.what)} {bar} {' · '.join(parts)}</div>"
 
     def _show(self) -> None:
         if self._handle is not None:
             self._handle.update(self._html(self._text()))
 
-    def advance(self, *, failed: bool = False) -> None:
-        super().advance(failed=failed)
-        if monotonic() - self._shown > 0.2:
+    def update(self, done: int, total: int | None = None) -> None:
+        super().update(done, total)
+        if monotonic() - self._shown > REFRESH:
             self._shown = monotonic()
             self._show()
 
@@ -126,11 +140,11 @@ class _NotebookProgress(Progress):
         self._show()
 
 
-def progress_bar(what: str, total: int, show: bool | None = None) -> Progress:
-    """What shows how far a work is. `show`: None is a bar in a notebook or a terminal, else nothing."""
+def progress_bar(what: str, total: int | None, show: bool | None = None, unit: str = "") -> Progress:
+    """Return what shows the progress. `show`: None for a bar in a notebook or a terminal, and nothing elsewhere."""
     if show is False or total == 0:
-        return Progress(what, total)
+        return Progress(what, total, unit)
     ipython = sys.modules.get("IPython")
     if ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None:
-        return _NotebookProgress(what, total)
-    return _TerminalProgress(what, total) if show or sys.stderr.isatty() else Progress(what, total)
+        return _NotebookProgress(what, total, unit)
+    return _TerminalProgress(what, total, unit) if show or sys.stderr.isatty() else Progress(what, total, unit)

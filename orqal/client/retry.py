@@ -1,94 +1,72 @@
-"""How long a request that broke is tried again, and when one is broken on purpose."""
+"""When a request that failed is sent again, and for how long."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
 from random import uniform
 from time import monotonic, sleep
-from typing import TYPE_CHECKING
 
 from orqal.client.errors import OrqalError, RequestFailed, ServerUnreachable
 
-if TYPE_CHECKING:
-    import httpx
-
-    from orqal.client.api import Client
-
-PATIENCE = 60.0
+GIVE_UP_AFTER = 60.0
 """Seconds without the server after which a request is given up."""
+FIRST_PAUSE = 0.1
+"""Seconds between a failure and the next try; each further pause is twice as long."""
 LONGEST_PAUSE = 5.0
-"""Seconds between two tries to reach the server again, at most."""
+"""Seconds between two tries, at most."""
 
 
-class Patience:
-    """How long a request that broke is tried again: until PATIENCE or the caller's own timeout is over."""
+class Backoff:
+    """The pauses between the tries of one request, which grow from FIRST_PAUSE to LONGEST_PAUSE.
 
-    def __init__(self, client: Client, timeout: float | None = None, comfort: str = "") -> None:
-        """`comfort`: a sentence for whoever hears that it was tried long enough."""
-        self._client = client
-        self._comfort = comfort
-        self._timeout = timeout
+    The request is given up when the server has been away for GIVE_UP_AFTER seconds.
+    """
+
+    def __init__(self, timeout: float | None = None, advice: str = "") -> None:
+        """`timeout`: seconds for all tries together, or None. `advice`: a sentence to end the message of giving up."""
+        self._advice = advice
         self._deadline = None if timeout is None else monotonic() + timeout
-        self._pause = 0.1
-        self._since = monotonic()
+        self.reset()
 
-    def left(self) -> float | None:
-        """Seconds of the caller's timeout that are left; None: it has none."""
+    def remaining(self) -> float | None:
+        """Return the seconds that are left of the timeout, or None if there is no timeout."""
         return None if self._deadline is None else max(0.0, self._deadline - monotonic())
 
-    def cut(self, seconds: float) -> float:
-        """So many seconds, or what is left if that is less."""
-        left = self.left()
-        return seconds if left is None else max(min(seconds, left), 0.001)
+    def at_most(self, seconds: float) -> float:
+        """Return so many seconds, or what is left of the timeout if that is less. Never 0."""
+        remaining = self.remaining()
+        return seconds if remaining is None else max(min(seconds, remaining), 0.001)
 
-    def renew(self) -> None:
-        """The server is there."""
-        self._pause = 0.1
-        self._since = monotonic()
+    def reset(self) -> None:
+        """Start over with a short pause, because the server has answered."""
+        self._pause = FIRST_PAUSE
+        self._away_since = monotonic()
 
-    def fail(self, error: OrqalError) -> None:
-        """Pause before the next try, or raise: it makes no sense, or has been tried long enough."""
-        left = self.left()
-        if left == 0:
-            raise TimeoutError(f"Not all jobs have ended after {self._timeout:g} seconds.") from error
-        refused = isinstance(error, RequestFailed) and error.status < 500
-        if not self._client.met or (refused and not busy(error)):
+    def pause(self, error: OrqalError) -> None:
+        """Sleep until the next try.
+
+        Raises:
+            ServerUnreachable: the server has been away for too long.
+            OrqalError: `error` itself, because another try would not help.
+        """
+        if not _worth_another_try(error):
             raise error
-        if monotonic() - self._since >= PATIENCE:
-            if refused:
+        if monotonic() - self._away_since >= GIVE_UP_AFTER:
+            if is_busy(error):
                 raise error
-            raise ServerUnreachable(
-                f"Gave up after {PATIENCE:g} seconds without the server. {error} {self._comfort}".rstrip()
-            ) from error
+            message = f"Gave up after {GIVE_UP_AFTER:g} seconds without the server. {error} {self._advice}"
+            raise ServerUnreachable(message.rstrip()) from error
         wanted = error.retry_after if isinstance(error, RequestFailed) else 0.0
-        # Not all who were sent away together are to come again together.
-        sleep(self.cut(max(self._pause, wanted * uniform(1.0, 1.5))))  # noqa: S311 - no secret
+        # Clients that were sent away together should not come back together.
+        sleep(self.at_most(max(self._pause, wanted * uniform(1.0, 1.5))))  # noqa: S311 - no secret
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
 
-def busy(error: OrqalError) -> bool:
-    """Whether the server has done nothing of it, for it has too much to do: it can be asked again."""
+def _worth_another_try(error: OrqalError) -> bool:
+    if isinstance(error, RequestFailed):
+        return error.status >= 500 or is_busy(error)
+    return isinstance(error, ServerUnreachable) and error.reached_before
+
+
+def is_busy(error: OrqalError) -> bool:
+    """True if the server refused the request only because it has too much to do. It has done nothing of it."""
     return isinstance(error, RequestFailed) and error.status == 429
-
-
-@contextmanager
-def cut_off(response: httpx.Response, seconds: float | None) -> Generator[None, None, None]:
-    """Break the connection after so many seconds; heartbeats keep the read timeout from doing that."""
-    if seconds is None:
-        yield
-        return
-    sock = response.extensions["network_stream"].get_extra_info("socket")
-
-    def shut() -> None:
-        with suppress(OSError):
-            sock.shutdown(2)
-
-    timer = threading.Timer(seconds, shut)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()

@@ -1,63 +1,124 @@
-"""Streams of bytes, taken apart as they come: a job's output, and lines."""
+"""Answers that may take long, and go on where they were after the connection broke: ends of jobs, output, a file."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from orqal.client.errors import OrqalError
+from orqal.client.errors import NotFound, OrqalError, RequestFailed, ServerUnreachable
+from orqal.client.retry import Backoff
+from orqal.client.transport import Transport, connection_limit, parse_json, split_lines
+from orqal.logstream import MEDIA_TYPE, Decoder, Frame
 
-MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
-"""The media type of a job's output with both streams in it."""
-STDOUT, STDERR = 1, 2
-"""The streams' numbers in it."""
+if TYPE_CHECKING:
+    from orqal.models import Change
 
+HEARTBEAT_TIMEOUT = 30.0
+"""Seconds of silence after which a stream with heartbeats counts as broken. The server sends one every 10."""
 
-class LogParser:
-    """Takes Docker's multiplexed stream apart, however it is cut into chunks.
-
-    Each frame is 8 bytes of header (the stream's number, three zeros, the length as a big-endian uint32) and
-    the bytes themselves. These are handed on as they come: a frame need not be complete, nor fit into memory.
-    """
-
-    def __init__(self) -> None:
-        self._header = bytearray()
-        self._source = STDOUT
-        self._missing = 0
-
-    def feed(self, chunk: bytes) -> Iterator[tuple[int, bytes]]:
-        """The pieces of output in this chunk: (STDOUT or STDERR, bytes). OrqalError: it is no such stream."""
-        view = memoryview(chunk)
-        while view:
-            if self._missing:
-                piece = bytes(view[: self._missing])
-                view = view[len(piece) :]
-                self._missing -= len(piece)
-                yield self._source, piece
-                continue
-            wanted = 8 - len(self._header)
-            self._header += view[:wanted]
-            view = view[wanted:]
-            if len(self._header) == 8:
-                if self._header[0] not in (STDOUT, STDERR) or any(self._header[1:4]):
-                    raise OrqalError("The job's output came in a form that this client does not know.")
-                self._source = self._header[0]
-                self._missing = int.from_bytes(self._header[4:], "big")
-                self._header.clear()
-
-    @property
-    def complete(self) -> bool:
-        """True between two frames: the stream may end here."""
-        return not self._header and not self._missing
+JOBS_GO_ON = "The jobs themselves go on."
+"""Ends the message when the client gives up watching jobs."""
 
 
-def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines of a stream of bytes, ended by "\\n" and nothing else: U+2028, say, may stand in JSON."""
-    pieces: list[bytes] = []
-    for chunk in chunks:
-        first, *rest = chunk.split(b"\n")
-        pieces.append(first)
-        for piece in rest:
-            yield b"".join(pieces)
-            pieces = [piece]
-    if last := b"".join(pieces):
-        yield last
+def changes(transport: Transport, ids: Iterable[str], batch: str | None, timeout: float | None) -> Iterator[Change]:
+    """Yield each end of a job once. See Client.changes."""
+    waiting = dict.fromkeys(id.lower() for id in ids)
+    seen: set[str] = set()
+    backoff = Backoff(timeout, advice=JOBS_GO_ON)
+    while waiting or batch is not None:
+        selection = {"ids": list(waiting)} if batch is None else {"batch": batch}
+        try:
+            for change in _changes_until_broken(transport, selection, backoff):
+                if change.id not in seen:
+                    seen.add(change.id)
+                    waiting.pop(change.id, None)
+                    yield change
+            if not waiting:
+                return
+            raise transport.ended_early()
+        except (ServerUnreachable, RequestFailed) as error:
+            if timeout is not None and backoff.remaining() == 0:
+                raise TimeoutError(f"Not all jobs have ended after {timeout:g} seconds.") from error
+            backoff.pause(error)
+
+
+def _changes_until_broken(transport: Transport, selection: dict[str, Any], backoff: Backoff) -> Iterator[Change]:
+    from orqal.models import Change
+
+    timeout = backoff.at_most(HEARTBEAT_TIMEOUT)
+    with (
+        transport.stream("POST", "jobs/wait", wait_if_busy=False, json=selection, timeout=timeout) as response,
+        connection_limit(response, backoff.remaining()),
+    ):
+        for line in split_lines(response.iter_bytes()):
+            backoff.reset()
+            if line.strip():
+                document = parse_json(line)
+                if document.get("unknown"):
+                    raise NotFound(f"There is no job {document['_id']}.", 404)
+                yield Change.model_validate(document)
+
+
+def output(transport: Transport, id: str, follow: bool, stream: str) -> Iterator[Frame]:
+    """Yield a job's output, each byte once. `id`: as a part of a URL. See Client.logs."""
+    received: Counter[int] = Counter()
+    backoff = Backoff(advice=JOBS_GO_ON)
+    while True:
+        # The server sends all of it again.
+        known = Counter(received)
+        decoder = Decoder()
+        try:
+            with transport.stream(
+                "GET",
+                f"job/{id}/logs",
+                params={"follow": str(int(follow)), "stream": stream},
+                headers={"accept": MEDIA_TYPE},
+                timeout=None if follow else transport.timeout,
+            ) as response:
+                for chunk in response.iter_bytes():
+                    backoff.reset()
+                    for source, data in decoder.feed(chunk):
+                        repeated = min(known[source], len(data))
+                        known[source] -= repeated
+                        if fresh := data[repeated:]:
+                            received[source] += len(fresh)
+                            yield Frame(source, fresh)
+            if decoder.complete:
+                return
+            raise transport.ended_early()
+        except (ServerUnreachable, RequestFailed) as error:
+            if not follow:
+                raise
+            backoff.pause(error)
+        except ValueError as error:
+            raise OrqalError("The job's output came in a form that this client does not know.") from error
+
+
+def download(transport: Transport, path: str, to: Path) -> None:
+    """Save what the server has at this path as `to`, which appears when it is complete. See Client.download."""
+    partial = to.with_name(f".{to.name}.part")
+    backoff = Backoff()
+    headers: dict[str, str] = {}
+    try:
+        with partial.open("wb") as file:
+            while True:
+                try:
+                    with transport.stream("GET", path, headers=headers) as response:
+                        if response.status_code != 206:  # the whole file, perhaps because it has changed
+                            file.seek(0)
+                            file.truncate()
+                        headers = {"if-range": response.headers.get("etag", "")}
+                        for chunk in response.iter_bytes():
+                            backoff.reset()
+                            file.write(chunk)
+                    break
+                except (ServerUnreachable, RequestFailed) as error:
+                    if not headers.get("if-range"):
+                        raise
+                    backoff.pause(error)
+                    headers["range"] = f"bytes={file.tell()}-"
+        partial.replace(to)
+    finally:
+        partial.unlink(missing_ok=True)

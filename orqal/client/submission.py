@@ -1,36 +1,50 @@
-"""Jobs on their way to the server, in requests that can be repeated."""
+"""Jobs on their way to the server, in requests that can be sent again."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import Any
 from uuid import uuid4
 
 from orqal.client.errors import OrqalError, RequestFailed, ServerUnreachable, SubmissionFailed
-from orqal.client.retry import Patience
+from orqal.client.retry import Backoff
+from orqal.client.transport import Transport
 
-if TYPE_CHECKING:
-    from orqal.client.api import Client
+JOBS_PER_REQUEST = 1_000
+"""Never change this: a batch that an older client left unfinished could not be resumed."""
+JOBS_PER_CHUNK = 100
+"""Jobs in one write to the connection: few enough system calls, and no second copy of all jobs."""
 
-SLICE = 1_000
-"""Jobs in one request. Another number, and a batch that an older client left unfinished could not be resumed."""
+
+def submit_one(transport: Transport, document: bytes) -> str:
+    """Submit one job and return its id. If the request breaks it is sent again with the same key, so there is one job.
+
+    Raises:
+        OrqalError: the server is away, or does not take the job.
+    """
+    headers = {"content-type": "application/json", "idempotency-key": uuid4().hex}
+    backoff = Backoff()
+    while True:
+        try:
+            return transport.request("POST", "job", content=document, headers=headers).text.strip()
+        except (ServerUnreachable, RequestFailed) as error:
+            backoff.pause(error)
 
 
 class Submission(Iterator[str]):
-    """The ids of jobs as they are submitted, in the order of the jobs.
+    """The ids of jobs as they are submitted, in the order of the jobs. See Client.submit_many.
 
-    A request that broke is sent again with the same key, so no job is submitted twice.
+    If a request breaks it is sent again with the same key, so no job is submitted twice.
     """
 
     def __init__(
-        self, client: Client, documents: Iterable[bytes], batch: str | None = None, *, resume: bool = False
+        self, transport: Transport, documents: Iterable[bytes], batch: str | None = None, *, resume: bool = False
     ) -> None:
-        """See Client.submit_many."""
         self.cached = 0
-        """How many, so far, were there already: a job of the same app, input and params answers for them."""
-        self._client = client
+        """How many of the jobs so far existed already: a job with the same app, input and params stands for them."""
+        self._transport = transport
         self._batch = batch
         self._resumed = batch if resume else None
         self._ids = self._submit(documents)
@@ -42,51 +56,69 @@ class Submission(Iterator[str]):
         documents = iter(documents)
         submitted: list[str] = []
         try:
-            while part := list(islice(documents, SLICE)):
-                for id in self._submit_slice(part, len(submitted)):
+            while part := list(islice(documents, JOBS_PER_REQUEST)):
+                for id in self._submit_part(part, len(submitted)):
                     submitted.append(id)
                     yield id
         except OrqalError as error:
-            # Of all that can be wrong with a job, the server names the key in this case alone.
+            # Of all that can be wrong with a job, this is the only case in which the server mentions the key.
             if self._resumed is not None and "idempotency" in str(error).lower():
                 message = f"The batch {self._resumed!r} exists with other jobs: choose another name."
                 raise OrqalError(message) from error
             if not submitted:
                 raise
-            again = (
-                "Submitting the same batch again goes on where it stopped."
-                if self._resumed is not None
-                else "Submitting all again is safe where use_cache is on: what has succeeded or runs is not run twice."
-            )
             raise SubmissionFailed(
-                f"{error} The first {len(submitted):,} jobs are submitted and go on. {again}", submitted
+                f"{error} The first {len(submitted):,} jobs are submitted and go on. {self._how_to_go_on()}", submitted
             ) from error
 
-    def _submit_slice(self, documents: Sequence[bytes], start: int) -> Iterator[str]:
+    def _how_to_go_on(self) -> str:
+        if self._resumed is not None:
+            return "Submit the same batch again to submit the rest."
+        return "With use_cache it is safe to submit all of them again: jobs that succeeded or run are not run twice."
+
+    def _submit_part(self, documents: Sequence[bytes], start: int) -> Iterator[str]:
+        """Submit the jobs of one request; the first one is job number `start`, counted from 0."""
         key = uuid4().hex if self._resumed is None else batch_key(self._resumed, start)
-        patience = Patience(self._client)
-        told = 0
-        while told < len(documents):
-            error: OrqalError = ServerUnreachable(f"The server at {self._client.base_url} ended its answer early.")
+        backoff = Backoff()
+        submitted = 0
+        while submitted < len(documents):
+            failure: OrqalError = self._transport.ended_early()
             try:
-                for number, line in enumerate(self._client.submit_slice(documents, key, self._batch), 1):
+                for number, line in enumerate(self._answer(documents, key), 1):
                     if "error" in line:
-                        # The server counts within this request.
-                        wrong = int(line["document"])
-                        why = str(line["error"]).removeprefix(f"document {wrong}: ").rstrip(".")
-                        raise OrqalError(f"The server did not take job number {start + wrong:,}: {why}.")
-                    if number > told:
-                        told = number
-                        patience.renew()
+                        raise _refused(line, start)
+                    # An answer that broke begins anew, with ids that are known already.
+                    if number > submitted:
+                        submitted = number
+                        backoff.reset()
                         self.cached += line.get("cached") is True
                         yield str(line["_id"])
-            except (ServerUnreachable, RequestFailed) as broken:
-                error = broken
-            if told < len(documents):
-                patience.fail(error)
+            except (ServerUnreachable, RequestFailed) as error:
+                failure = error
+            if submitted < len(documents):
+                backoff.pause(failure)
+
+    def _answer(self, documents: Sequence[bytes], key: str) -> Iterator[dict[str, Any]]:
+        """Send one request and yield the lines of its answer. With the same `key` the n-th document is the same job."""
+        chunks = (
+            b"".join(document + b"\n" for document in documents[at : at + JOBS_PER_CHUNK])
+            for at in range(0, len(documents), JOBS_PER_CHUNK)
+        )
+        headers = {"content-type": "application/x-ndjson", "idempotency-key": key}
+        params = {} if self._batch is None else {"batch": self._batch}
+        return self._transport.ndjson(
+            "POST", "jobs", wait_if_busy=False, content=chunks, headers=headers, params=params
+        )
+
+
+def _refused(line: dict[str, Any], start: int) -> OrqalError:
+    """Return the error for a job that the server did not take. The server counts the jobs of one request, from 1."""
+    number = int(line["document"])
+    reason = str(line["error"]).removeprefix(f"document {number}: ").rstrip(".")
+    return OrqalError(f"The server did not take job number {start + number:,}: {reason}.")
 
 
 def batch_key(name: str, start: int) -> str:
-    """The idempotency key of a batch's jobs from number `start` on: the same whenever they are submitted."""
+    """Return the idempotency key of a batch's jobs from number `start` on: the same whenever they are submitted."""
     key = f"batch {name} {start}"
     return key if len(key) <= 200 and key.isascii() and key.isprintable() else sha256(key.encode()).hexdigest()

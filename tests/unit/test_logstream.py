@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterable
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orqal.logstream import STDERR, STDOUT, Decoder, Frame, encode
+from tests.support.chunks import CUTS, chunked
 
 FRAMES = st.lists(st.builds(Frame, st.sampled_from([STDOUT, STDERR]), st.binary(max_size=40)))
-CUTS = st.lists(st.integers(0, 10_000))
-
-
-def chunked(data: bytes, cuts: list[int]) -> list[bytes]:
-    """The data, cut at these places (taken modulo its length)."""
-    places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    return [data[start:end] for start, end in pairwise(places)]
 
 
 def joined(frames: Iterable[Frame]) -> list[Frame]:

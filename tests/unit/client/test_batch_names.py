@@ -13,9 +13,7 @@ from orqal.client import Client, Job, OrqalError, batch
 from orqal.models import JobSpec, check_batch_name
 from orqal.serve_app import routes
 from orqal.serve_app.schemas import Selection
-from tests.unit.client.test_client import A, StandInServer, server
-
-__all__ = ["server"]
+from tests.support.stand_in_server import A, StandInServer
 
 GOOD = ["a", "nightly 2", "été", "a.b", "...", "%2F", "a?b#c", "x" * 200]
 BAD = ["", "a/b", "/", ".", "..", "a\nb", "a\x00", "\x7f", "a\x85", "\ud800", "x" * 201]

@@ -11,22 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orqal.client import Client, Job, OrqalError, RequestFailed, ServerUnreachable, SubmissionFailed, batch
-from orqal.client.submission import SLICE, batch_key
+from orqal.client.submission import JOBS_PER_REQUEST, batch_key
+from tests.support.stand_in_server import A, Reply, Request, StandInServer, ndjson, numbered, record
 from tests.unit.client.test_batch_names import GOOD
-from tests.unit.client.test_client import (
-    A,
-    Reply,
-    Request,
-    StandInServer,
-    hurried,
-    ndjson,
-    numbered,
-    pauses,
-    record,
-    server,
-)
-
-__all__ = ["hurried", "pauses", "server"]
 
 BUSY = Reply({"detail": "the scheduler is restarting; try again in a few seconds"}, 503)
 
@@ -66,10 +53,10 @@ class Intake:
         return [job["input"] for job in self.jobs]
 
     def named(self, request: Request) -> Reply:
-        """The batch of all of them, if there is one."""
+        """The ids of the batch of all of them, if there is one."""
         if not self.jobs:
             return Reply({"detail": "there is no batch"}, 404)
-        return Reply({"_id": "n", "jobs": [{"$oid": f"{place:024x}"} for place in range(len(self.jobs))]})
+        return Reply(ndjson(*(f"{place:024x}" for place in range(len(self.jobs)))))
 
 
 @pytest.fixture
@@ -78,7 +65,7 @@ def intake(server: StandInServer) -> Callable[..., Intake]:
 
     def make(*breaks: int | None) -> Intake:
         made = Intake(*breaks)
-        server.answers.update({"POST jobs": made, "GET batch/n": made.named})
+        server.answers.update({"POST jobs": made, "GET batches/n/ids": made.named})
         return made
 
     return make
@@ -99,16 +86,13 @@ def keys(server: StandInServer) -> list[str]:
     return [request.headers["idempotency-key"] for request in server.requests if request.method == "POST"]
 
 
-# Again, after what went wrong on the way
-
-
 def test_a_slice_that_breaks_off_is_sent_again_and_each_id_comes_once(
     server: StandInServer, intake: Callable[..., Intake], pauses: list[float]
 ) -> None:
     taken = intake(None, 300, 0, 700)
-    jobs = batch(some_jobs(2 * SLICE + 5))
-    assert numbers([job._id for job in jobs]) == list(range(2 * SLICE + 5))
-    assert taken.inputs == list(range(2 * SLICE + 5))
+    jobs = batch(some_jobs(2 * JOBS_PER_REQUEST + 5))
+    assert numbers([job._id for job in jobs]) == list(range(2 * JOBS_PER_REQUEST + 5))
+    assert taken.inputs == list(range(2 * JOBS_PER_REQUEST + 5))
     first, *second, third = keys(server)
     assert len(second) == 4
     assert len({first, *second, third}) == 3
@@ -171,8 +155,8 @@ def test_a_server_that_stays_away_is_given_up_and_the_rest_told(
 ) -> None:
     server.answers["POST jobs"] = [numbered, BUSY]
     with pytest.raises(SubmissionFailed, match=r"Gave up after 60 seconds.*first 1,000 jobs.*use_cache") as caught:
-        batch(some_jobs(SLICE + 1))
-    assert numbers(list(caught.value.submitted)) == list(range(SLICE))
+        batch(some_jobs(JOBS_PER_REQUEST + 1))
+    assert numbers(list(caught.value.submitted)) == list(range(JOBS_PER_REQUEST))
     server.answers["POST job"] = BUSY
     with pytest.raises(ServerUnreachable, match="restarting") as alone:
         Client().submit(b"{}")
@@ -190,20 +174,17 @@ def test_a_job_that_is_no_job_is_told_with_its_own_number_after_a_break_too(
     assert caught.value.submitted == [line["_id"] for line in two]
 
 
-# A batch of a name
-
-
 def test_a_batch_that_was_submitted_in_part_goes_on_where_it_stopped(
     server: StandInServer, intake: Callable[..., Intake], pauses: list[float]
 ) -> None:
     taken = intake()
-    batch(some_jobs(SLICE + 300), "n")
-    jobs = batch(some_jobs(2 * SLICE + 1), "n")
-    assert numbers([job._id for job in jobs]) == list(range(2 * SLICE + 1))
-    assert taken.inputs == list(range(2 * SLICE + 1))
+    batch(some_jobs(JOBS_PER_REQUEST + 300), "n")
+    jobs = batch(some_jobs(2 * JOBS_PER_REQUEST + 1), "n")
+    assert numbers([job._id for job in jobs]) == list(range(2 * JOBS_PER_REQUEST + 1))
+    assert taken.inputs == list(range(2 * JOBS_PER_REQUEST + 1))
     assert [request.query for request in server.asked("POST jobs")] == [{"batch": "n"}] * 5
     assert keys(server) == ["batch n 0", "batch n 1000", "batch n 0", "batch n 1000", "batch n 2000"]
-    batch(some_jobs(2 * SLICE + 1), "n")
+    batch(some_jobs(2 * JOBS_PER_REQUEST + 1), "n")
     assert len(keys(server)) == 5  # All of it is there.
 
 
@@ -211,14 +192,14 @@ def test_a_batch_that_broke_says_that_it_can_go_on_and_then_does(
     server: StandInServer, intake: Callable[..., Intake], pauses: list[float], hurried: None
 ) -> None:
     taken = intake(None, *[2] * 99)
-    with pytest.raises(SubmissionFailed, match=r"first 1,002 jobs.*goes on where it stopped"):
-        batch(some_jobs(SLICE + 5), "n")
+    with pytest.raises(SubmissionFailed, match=r"first 1,002 jobs.*Submit the same batch again"):
+        batch(some_jobs(JOBS_PER_REQUEST + 5), "n")
     taken._breaks.clear()
-    del taken.jobs[SLICE + 3 :]  # Of the slice that broke, some had come in.
-    taken._known = {key: place for key, place in taken._known.items() if place < SLICE + 3}
-    jobs = batch(some_jobs(SLICE + 5), "n")
-    assert numbers([job._id for job in jobs]) == list(range(SLICE + 5))
-    assert taken.inputs == list(range(SLICE + 5))
+    del taken.jobs[JOBS_PER_REQUEST + 3 :]  # Of the slice that broke, some had come in.
+    taken._known = {key: place for key, place in taken._known.items() if place < JOBS_PER_REQUEST + 3}
+    jobs = batch(some_jobs(JOBS_PER_REQUEST + 5), "n")
+    assert numbers([job._id for job in jobs]) == list(range(JOBS_PER_REQUEST + 5))
+    assert taken.inputs == list(range(JOBS_PER_REQUEST + 5))
 
 
 @pytest.mark.parametrize("first_other", [0, 2])
@@ -251,9 +232,6 @@ def test_the_key_of_a_batch_fits_into_a_header_and_is_its_own(name: str, start: 
     assert key not in (batch_key(name, start + 1), batch_key(name + "x", start))
 
 
-# From the cache
-
-
 def test_how_many_were_there_already_can_be_asked(server: StandInServer) -> None:
     server.answers["POST jobs"] = Reply(ndjson({"_id": A, "cached": True}, {"_id": A}, {"_id": A, "cached": True}))
     submission = Client().submit_many([json.dumps({"input": n}).encode() for n in range(3)])
@@ -270,38 +248,3 @@ def test_what_was_there_already_is_counted_once_though_it_is_told_twice(
     submission = Client().submit_many([b"{}", b"{}"])
     assert len(list(submission)) == 2
     assert submission.cached == 2
-
-
-CROWDED = Reply({"detail": "1,000 requests are being answered; try again in a second"}, 429, {"Retry-After": "3"})
-
-
-@pytest.mark.parametrize("call", ["submit", "counts", "submit_many", "changes", "logs"])
-def test_a_server_that_is_too_busy_is_asked_again_when_it_said(
-    server: StandInServer, pauses: list[float], call: str
-) -> None:
-    client = Client(server.url)
-    calls: dict[str, tuple[str, Any, Callable[[], Any]]] = {
-        "submit": ("POST job", Reply(A.encode()), lambda: client.submit(b"{}")),
-        "counts": ("GET jobs/status", Reply({"todo": 1}), client.counts),
-        "submit_many": ("POST jobs", ndjson({"_id": A}), lambda: list(client.submit_many([b"{}"]))),
-        "changes": (
-            "POST jobs/wait",
-            ndjson({"_id": A, "unknown": False, "current_status": "exited"}),
-            lambda: list(client.changes([A])),
-        ),
-        "logs": (f"GET job/{A}/logs", Reply(b""), lambda: list(client.logs(A))),
-    }
-    route, good, run = calls[call]
-    server.answers[route] = [CROWDED, CROWDED, good]
-    run()
-    assert len(server.requests) == 3
-    assert len(pauses) == 2 and all(3 <= pause <= 4.5 for pause in pauses)
-
-
-def test_a_server_that_stays_too_busy_is_given_up_with_its_own_words(
-    server: StandInServer, pauses: list[float], hurried: None
-) -> None:
-    server.answers["GET jobs/status"] = [CROWDED] * 40
-    with pytest.raises(RequestFailed, match="1,000 requests are being answered") as raised:
-        Client(server.url).counts()
-    assert (raised.value.status, raised.value.retry_after) == (429, 3)

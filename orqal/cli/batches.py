@@ -1,0 +1,127 @@
+"""Commands that look at batches: `orqal batches` and `orqal results`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from orqal.cli.options import JsonLines, Limit, batch_name
+from orqal.cli.show import cell, fail, out, plain, print_json, results_table, say, table, when
+from orqal.client import Client
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+ROWS = 1_000
+"""Jobs of a batch that `results` shows as a table."""
+BAR = 10
+"""Columns of the bar that shows how far a batch is."""
+
+
+class Format(str, Enum):
+    """The forms of results."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+def batches(limit: Limit = 20, json: JsonLines = False) -> None:
+    """List batches, the newest first, and how far they are."""
+    found = Client().batches(limit)
+    if json:
+        for batch in found:
+            print_json(batch)
+        return
+    from rich.text import Text
+
+    figures = ("when", "ended", "jobs", "waiting", "running", "ok", "failed")
+    shown = table("batch", *figures, whole=figures)
+    for batch in found:
+        status = batch["status"]
+        shown.add_row(
+            # Whole, on several lines if need be, because other commands need it.
+            Text(plain(batch["name"]), overflow="fold"),
+            when(batch["created"]),
+            _bar(batch),
+            f"{batch['jobs']:,}",
+            f"{status.get('todo', 0) + status.get('init', 0):,}",
+            f"{status.get('running', 0):,}",
+            f"{batch['ok']:,}",
+            cell(f"{batch['failed']:,}", "red" if batch["failed"] else ""),
+        )
+    if shown.row_count:
+        out().print(shown)
+    else:
+        say("There is no batch.")
+
+
+def _bar(batch: Mapping[str, Any]) -> Text:
+    """Return how far a batch is: full when all its jobs have ended, and not before."""
+    from rich.text import Text
+
+    jobs, ok = max(batch["jobs"], 1), batch["ok"]
+    ended = ok + batch["failed"]
+    green, full = BAR * ok // jobs, BAR * ended // jobs
+    return Text.assemble(
+        ("█" * green, "green"),
+        ("█" * (full - green), "red"),
+        ("░" * (BAR - full), "dim"),
+        f" {100 * ended // jobs:3}%",
+    )
+
+
+def results(
+    batch: Annotated[str, typer.Argument(metavar="BATCH", callback=batch_name, help="The name of the batch.")],
+    format: Annotated[
+        Format,
+        typer.Option("--format", help="table; json: one object per line; csv: with columns for params and results."),
+    ] = Format.TABLE,
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    output: Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="Write to this file.")] = None,
+) -> None:
+    """Print the results of a batch, in the order of submission."""
+    form = Format.JSON if json else format
+    client = Client()
+    with _output(output) as file:
+        if form is Format.CSV:
+            for text in client.results(batch, "csv"):
+                (file or sys.stdout).write(text)
+        elif form is Format.TABLE:
+            results_table(client.results(batch), out(file), ROWS)
+        else:
+            import json as jsonlib
+
+            for result in client.results(batch):
+                (file or sys.stdout).write(jsonlib.dumps(result) + "\n")
+
+
+@contextmanager
+def _output(name: str | None) -> Generator[TextIO | None, None, None]:
+    """Open a file that appears under this name when it is complete. None stands for stdout."""
+    if name in (None, "-"):
+        yield None
+        return
+    path = Path(str(name))
+    try:
+        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        fail(f"{path} cannot be written: {error.strerror}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            # mkstemp makes a file that only its owner can read. This one should be like any other.
+            mask = os.umask(0)
+            os.umask(mask)
+            os.fchmod(handle, 0o666 & ~mask)
+            yield file
+        Path(partial).replace(path)
+    finally:
+        Path(partial).unlink(missing_ok=True)

@@ -1,0 +1,99 @@
+"""Waiting for jobs, and what is said when they have ended: `orqal wait`, and the option --wait of other commands."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orqal.cli.options import Ids, batch_name, check_ids_or_batch
+from orqal.cli.show import PROBLEMS, fail, print_json, print_text, say
+from orqal.client import Client, progress_bar
+from orqal.text import duration
+
+if TYPE_CHECKING:
+    from orqal.models import Change
+
+IDS_IN_MESSAGES = 5
+"""Ids of jobs that a message repeats, at most."""
+
+
+def wait(
+    ids: Ids = None,
+    batch: Annotated[
+        str | None, typer.Option(metavar="NAME", callback=batch_name, help="Wait for all the jobs of this batch.")
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", min=0.001, help="Give up after so many seconds; exit 1."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print how each job ended, as JSON, as soon as it has.")] = False,
+) -> None:
+    """Wait until jobs have ended; exit 1 if one of them failed. Ctrl-C stops only the waiting."""
+    check_ids_or_batch(ids, batch)
+    failed = wait_for(Client(), ids or [], batch, timeout=timeout, json=json)
+    if not json:
+        report_failures(failed, batch)
+    raise typer.Exit(1 if failed else 0)
+
+
+def wait_for(
+    client: Client,
+    ids: Sequence[str],
+    batch: str | None,
+    *,
+    timeout: float | None = None,
+    json: bool = False,
+) -> list[Change]:
+    """Wait with a progress bar until all these jobs have ended, and return those that failed.
+
+    `batch`: the batch that the jobs belong to; without ids, all its jobs. Exit on Ctrl-C, and after `timeout` seconds.
+    """
+    total = len(set(ids)) if ids or batch is None else int(client.batch(batch)["jobs"])
+    failed: list[Change] = []
+    begun = time.monotonic()
+    again = f"orqal wait {_selection(ids, batch, IDS_IN_MESSAGES)}"
+    try:
+        with progress_bar("Waiting", total) as bar:
+            for change in client.changes(ids, timeout=timeout, batch=None if ids else batch):
+                bar.advance(failed=not change.ok)
+                if not change.ok:
+                    failed.append(change)
+                if json:
+                    print_json(change.model_dump(mode="json"))
+    except KeyboardInterrupt:
+        say(f"Stopped waiting; the jobs go on. Wait again: {again}")
+        raise typer.Exit(130) from None
+    except TimeoutError:
+        fail(f"{total - bar.done:,} of {total:,} jobs have not ended; they go on. Wait again: {again}")
+    summary = f"{total - len(failed):,} ok, {len(failed):,} failed" if failed else "all ok" if total > 1 else "ok"
+    ended = "1 job has" if total == 1 else f"{total:,} jobs have"
+    say(f"{ended} ended after {duration(time.monotonic() - begun)}: {summary}.")
+    return failed
+
+
+def report_failures(failed: Sequence[Change], batch: str | None) -> None:
+    """Print why jobs failed, the first of them one by one, and what to do."""
+    for change in failed[:PROBLEMS]:
+        why = f"{change.error.type.value}: {change.error.message}" if change.error else f"exit code {change.exit_code}"
+        print_text(f"{change.id}  {why}")
+    if len(failed) > PROBLEMS:
+        print_text(f"… and {len(failed) - PROBLEMS:,} more that failed")
+    suggest_next_steps(failed, batch)
+
+
+def suggest_next_steps(failed: Sequence[Change], batch: str | None) -> None:
+    """Say which commands show more about failed jobs and run them again."""
+    if failed:
+        say(f"To see its output and all else: orqal job {failed[0].id}")
+        say(f"To run the failed jobs again:   orqal retry {_selection([change.id for change in failed], batch, 1)}")
+
+
+def _selection(ids: Sequence[str], batch: str | None, most: int) -> str:
+    """Return how a command selects these jobs: by their batch, or by their ids if they are not more than `most`."""
+    if batch:
+        return f"--batch {shlex.quote(batch)}"
+    return " ".join(ids) if len(ids) <= most else "ID…"

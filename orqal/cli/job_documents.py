@@ -1,0 +1,120 @@
+"""Jobs as JSON documents, checked before they are sent.
+
+Checking needs pydantic, which takes a while to import. Commands import this module only when they send jobs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+
+from orqal.cli.show import PROBLEMS, fail, say
+from orqal.client import OrqalError, user_name
+from orqal.models import JobSpec
+
+# One job, from the command line
+
+
+def job_document(app: str, input: Any, params: Mapping[str, Any], **fields: Any) -> bytes:
+    """Return the JSON of one job. Fields that are None are left out.
+
+    Raises:
+        BadParameter: a value is invalid.
+    """
+    document = {"app": app, "input": input, "params": params, "user": user_name(), **fields}
+    try:
+        JobSpec.model_validate(document)
+    except ValidationError as error:
+        raise typer.BadParameter(_message(error)) from None
+    return json.dumps({key: value for key, value in document.items() if value is not None}).encode()
+
+
+def json_or_text(text: str) -> Any:
+    """Return the value of JSON, or the text itself if it is not JSON."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return text
+
+
+def job_input(text: str | None) -> Any:
+    """Return the input that a word of the command line means."""
+    # A path or a number is meant as text. Only what looks like a list or an object may be JSON.
+    return json_or_text(text) if text and text[0] in "[{" else text
+
+
+# A file of jobs, one a line
+
+
+def specs(lines: Iterable[bytes]) -> Iterator[tuple[int, JobSpec | str]]:
+    """Yield the number of each line that is not empty, and its job or what is wrong with it."""
+    for number, line in enumerate(lines, 1):
+        if line := line.strip():
+            yield number, _spec(line)
+
+
+def check_all(lines: Iterable[bytes], file: str) -> tuple[int, dict[str, int]]:
+    """Return the number of jobs, and for each app the line that names it first. Exit if a line is wrong."""
+    total = wrong = 0
+    apps: dict[str, int] = {}
+    for number, spec in specs(lines):
+        total += 1
+        if isinstance(spec, JobSpec):
+            apps.setdefault(spec.app, number)
+            continue
+        wrong += 1
+        if wrong <= PROBLEMS:
+            say(f"{file}:{number}: {spec}", "red")
+    if wrong:
+        fail(f"{wrong:,} of {total:,} lines are wrong; nothing is submitted.", 2)
+    if not total:
+        fail(f"{file}: there is no job in it.", 2)
+    return total, apps
+
+
+def check_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that apply to lines without them. Fields that are None are left out.
+
+    Raises:
+        BadParameter: a value is invalid.
+    """
+    try:
+        JobSpec.model_validate({"app": "any", **fields})
+    except ValidationError as error:
+        raise typer.BadParameter(_message(error)) from None
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def line_document(spec: JobSpec | str, defaults: Mapping[str, Any]) -> bytes:
+    """Return the JSON that is sent for a line which was valid when the file was checked."""
+    if isinstance(spec, str):
+        raise OrqalError(f"The file has changed while it was read: {spec}.")
+    document = spec.model_dump(mode="json", exclude={"batch"}, exclude_none=True)
+    return json.dumps({**defaults, **document, "user": spec.user or user_name()}).encode()
+
+
+def _spec(line: bytes) -> JobSpec | str:
+    try:
+        document = json.loads(line, parse_constant=_refuse_constant)
+        if not isinstance(document, dict):
+            return 'not a JSON object like {"app": …, "input": …}'
+        return JobSpec.model_validate(document)
+    except ValidationError as error:
+        return _message(error)
+    except json.JSONDecodeError as error:
+        return f"not JSON: {error.msg} at column {error.colno}"
+    except (ValueError, RecursionError) as error:
+        return f"not JSON: {error}"
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _message(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems)

@@ -1,0 +1,139 @@
+"""Options and arguments that several commands share, the check of their values, and completion."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Annotated, Any
+
+import typer
+
+from orqal.client import Client
+
+COMPLETION_TIMEOUT = 1.0
+"""Seconds that completion waits for the server."""
+
+
+def complete_app(incomplete: str) -> list[str]:
+    """Return the names of apps for the shell's completion, or none if the server does not answer at once."""
+    # An error must not disturb a half-written command line.
+    with suppress(Exception):
+        apps = Client(timeout=COMPLETION_TIMEOUT).apps()
+        return [app["name"] for app in apps if app["name"].startswith(incomplete)]
+    return []
+
+
+def job_ids(given: str | list[str] | None) -> str | list[str] | None:
+    """Return ids as the server writes them.
+
+    Raises:
+        BadParameter: one of them cannot be an id, so the server need not be asked.
+    """
+    if isinstance(given, str):
+        if not re.fullmatch("[0-9a-fA-F]{24}", given):
+            raise typer.BadParameter(f"{given!r} is not a job id, which has 24 hex digits")
+        return given.lower()
+    return given and [str(job_ids(id)) for id in given]
+
+
+def batch_name(given: str | None) -> str | None:
+    """Return the name of a batch.
+
+    Raises:
+        BadParameter: it cannot be one, so the server need not be asked.
+    """
+    if given is not None:
+        from orqal.models import check_batch_name
+
+        try:
+            check_batch_name(given)
+        except ValueError as error:
+            raise typer.BadParameter(f"{given!r} cannot be the name of a batch: {error}") from None
+    return given
+
+
+def pairs(options: Sequence[str] | None, name: str) -> Iterator[tuple[str, str]]:
+    """Yield the keys and values of options K=V. `name`: of the option, for the message.
+
+    Raises:
+        BadParameter: an option has another form.
+    """
+    for option in options or ():
+        key, equals, value = option.partition("=")
+        if not (key and equals):
+            raise typer.BadParameter(f"{option!r} is not of the form K=V", param_hint=name)
+        yield key, value
+
+
+def check_ids_or_batch(ids: Sequence[str] | None, batch: str | None) -> None:
+    """Check that jobs are given in one of the two ways.
+
+    Raises:
+        BadParameter: they are given in both or in neither.
+    """
+    if bool(ids) == (batch is not None):
+        raise typer.BadParameter("give either the ids of jobs, or --batch NAME")
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
+JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per line, for programs.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, help="Print at most this many.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until all have ended; exit 1 if one failed.")]
+
+Id = Annotated[
+    str, typer.Argument(metavar="ID", callback=job_ids, help="The job's id, 24 hex digits.", show_default=False)
+]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", callback=job_ids, show_default=False)]
+
+OfApp = Annotated[str | None, typer.Option(metavar="APP", help="Only jobs of this app.", autocompletion=complete_app)]
+OfUser = Annotated[str | None, typer.Option(metavar="USER", help="Only jobs of this user.")]
+OnHost = Annotated[str | None, typer.Option(metavar="HOST", help="Only jobs on this host.")]
+
+Threads = Annotated[float | None, typer.Option(metavar="CORES", min=0.01, help="Cores. Default: the app's own.")]
+Memory = Annotated[
+    float | None, typer.Option(metavar="GB", min=0.0063, help="Memory in GB (10^9 bytes). Default: the app's own.")
+]
+Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", min=0.001, help="Seconds the container may run.")]
+
+Retries = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=0, max=100, help="Try again up to N times if it fails by itself. Default: the app's own."
+    ),
+]
+RetryOn = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CAUSE",
+        help="Retry only after this cause: an exit code, exit_code (any but 0), timeout or out_of_memory. May be "
+        "repeated.",
+    ),
+]
+RetryDelay = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        min=0,
+        max=86_400,
+        help="Seconds before the first retry; twice as many before each further one.",
+    ),
+]
+RetryMemory = Annotated[
+    float | None,
+    typer.Option(
+        "--retry-memory-factor",
+        metavar="FACTOR",
+        min=1,
+        max=16,
+        help="After out_of_memory, multiply the memory by this, up to that of the largest host.",
+    ),
+]
+
+
+def retry_fields(
+    retries: int | None, retry_on: Sequence[str] | None, delay: float | None, memory_factor: float | None
+) -> dict[str, Any]:
+    """Return what these options mean in the JSON of a job."""
+    causes = [int(cause) if cause.isdecimal() else cause for cause in retry_on] if retry_on else None
+    return {"retries": retries, "retry_on": causes, "retry_delay": delay, "retry_memory_factor": memory_factor}

@@ -1,0 +1,103 @@
+"""The command that runs a command in an image: `orqal run`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from orqal.cli.options import Retries, RetryDelay, RetryMemory, RetryOn, Timeout, pairs, retry_fields
+from orqal.cli.show import print_json, say
+from orqal.client import STDERR, Client
+
+NO_EXIT_CODE = 125
+"""The exit code if no container ended by itself. `docker run` uses it too."""
+
+
+def run(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image; tag `latest` unless given.")],
+    cmd: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="-- CMD", help="The command and its arguments. Default: the image's own."),
+    ] = None,
+    threads: Annotated[float, typer.Option(metavar="CORES", min=0.01, help="Cores.")] = 1,
+    memory: Annotated[float, typer.Option(metavar="GB", min=0.0063, help="Memory in GB (10^9 bytes).")] = 1,
+    timeout: Timeout = None,
+    retries: Retries = None,
+    retry_on: RetryOn = None,
+    retry_delay: RetryDelay = None,
+    retry_memory_factor: RetryMemory = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option("-e", "--env", metavar="K=V", help="Set an environment variable. May be repeated."),
+    ] = None,
+    volume: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-v",
+            "--volume",
+            metavar="HOST:CONTAINER[:ro|rw]",
+            help="Mount a path of the host which the administrator allows. May be repeated.",
+        ),
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(metavar="none", help="`none`: without network, which starts faster.")
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the job as JSON when it has ended, instead of its output.")
+    ] = False,
+) -> None:
+    """Run a command in an image, like `docker run --rm` but on any host: its output, its exit code.
+
+    Ctrl-C ends the container.
+    """
+    from orqal.cli.job_documents import job_document
+
+    if network not in (None, "none"):
+        raise typer.BadParameter("the only choice is none", param_hint="--network")
+    params: dict[str, Any] = {"image": image, "cmd": cmd or [], "env": dict(pairs(env, "-e")), "network": network}
+    if volume:
+        params["volumes"] = [_checked_mount(text) for text in volume]
+    document = job_document(
+        "Run",
+        None,
+        params,
+        threads=threads,
+        memory_in_gb=memory,
+        timeout=timeout,
+        use_cache=False,
+        **retry_fields(retries, retry_on, retry_delay, retry_memory_factor),
+    )
+    client = Client()
+    id = client.submit(document)
+    try:
+        if not json:
+            _copy_output(client, id)
+        change = next(client.changes([id]))
+    except (KeyboardInterrupt, BrokenPipeError) as cause:
+        # The output has no reader any more.
+        client.cancel([id])
+        if isinstance(cause, KeyboardInterrupt):
+            say("\nCancelled: the container ends.")
+        raise
+    if json:
+        print_json(client.job(id))
+    if change.error:
+        say(f"{change.error.type.value}: {change.error.message}", "red")
+        raise typer.Exit(change.exit_code or NO_EXIT_CODE)
+    raise typer.Exit(change.exit_code or 0)
+
+
+def _checked_mount(text: str) -> str:
+    if not re.fullmatch("/[^:]*:/[^:]*(:r[ow])?", text):
+        raise typer.BadParameter(f"{text!r} is not of the form /HOST:/CONTAINER[:ro|rw]", param_hint="-v")
+    return text
+
+
+def _copy_output(client: Client, id: str) -> None:
+    for stream, data in client.logs(id, follow=True):
+        target = sys.stderr.buffer if stream == STDERR else sys.stdout.buffer
+        target.write(data)
+        target.flush()

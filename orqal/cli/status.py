@@ -1,0 +1,49 @@
+"""Commands that look at the whole: `orqal apps` and `orqal status`."""
+
+from __future__ import annotations
+
+from orqal.cli.hosts import hosts_table
+from orqal.cli.options import Json
+from orqal.cli.show import COLOURS, cell, out, print_json, print_text, table
+from orqal.client import Client
+from orqal.states import Status
+
+
+def apps(json: Json = False) -> None:
+    """List the apps that jobs can use."""
+    found = Client().apps()
+    if json:
+        print_json(found)
+        return
+    shown = table("app", "image", "threads", "memory", "what it does", "from")
+    for app in found:
+        about = cell(app["error"], "red") if app.get("error") else cell((app.get("doc") or "").partition("\n")[0])
+        shown.add_row(
+            cell(app["name"], "bold"),
+            cell(app.get("docker_url")),
+            "all" if app.get("threads") is None else f"{app['threads']:g}",
+            "all" if app.get("memory_in_gb") is None else f"{app['memory_in_gb']:g} GB",
+            about,
+            cell(app.get("origin")),
+        )
+    out().print(shown)
+
+
+def status(json: Json = False) -> None:
+    """Show the number of jobs in each state, and the hosts."""
+    client = Client()
+    counts, found = client.counts(), client.hosts()
+    if json:
+        print_json({"api_url": client.base_url, "status": counts, "hosts": found})
+        return
+    from rich.text import Text
+
+    console = out()
+    line = Text("Jobs  ", "bold")
+    for name in Status:
+        line.append(f"{name.value} ").append(f"{counts.get(name.value, 0):,}   ", COLOURS[name.value])
+    console.print(line)
+    if found:
+        console.print(hosts_table(found))
+    else:
+        print_text("There is no host, so nothing can run. Is a Docker daemon running on the machine?")

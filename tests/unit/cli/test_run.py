@@ -1,0 +1,127 @@
+"""`orqal run`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from orqal.cli import main
+from tests.support.command_line import Done, ended, start
+from tests.support.stand_in_server import (
+    A,
+    Reply,
+    Request,
+    StandInServer,
+    change,
+    frame,
+    held,
+    record,
+)
+
+
+@pytest.fixture
+def container(server: StandInServer) -> Callable[..., None]:
+    """Sets how the job of `orqal run` ends."""
+
+    def ends(exit_code: int | None, error: dict[str, str] | None = None) -> None:
+        server.answers["POST job"] = A.encode()
+        server.answers[f"GET job/{A}/logs"] = frame(1, b"out\xff\n") + frame(2, b"err\xfe\n")
+        server.answers[f"GET job/{A}"] = record(A, exit_code=exit_code)
+        server.answers["POST jobs/wait"] = ended({**change(A, error=error), "exit_code": exit_code})
+
+    return ends
+
+
+def test_output_is_copied_byte_for_byte_and_the_exit_code_is_that_of_the_container(
+    server: StandInServer, container: Callable[..., None], capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    container(3)
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "img", "--threads", "0.5", "-e", "K=a=b", "--network", "none", "--", "sh", "-c", "exit 3"])
+    assert caught.value.code == 3
+    assert capfdbinary.readouterr() == (b"out\xff\n", b"err\xfe\n")
+    sent = json.loads(server.asked("POST job")[0].body)
+    assert sent.pop("user")
+    assert sent == {
+        "app": "Run",
+        "params": {"image": "img", "cmd": ["sh", "-c", "exit 3"], "env": {"K": "a=b"}, "network": "none"},
+        "threads": 0.5,
+        "memory_in_gb": 1,
+        "use_cache": False,
+    }
+
+
+@pytest.mark.parametrize(("exit_code", "expected"), [(127, 127), (137, 137), (None, 125), (0, 125)])
+def test_an_error_is_printed_and_has_an_exit_code(
+    run: Callable[..., Done], container: Callable[..., None], exit_code: int | None, expected: int
+) -> None:
+    container(exit_code, {"type": "out_of_memory", "message": "It wanted more."})
+    done = run("run", "img")
+    assert done.code == expected
+    assert "out_of_memory: It wanted more." in done.err
+
+
+def test_json_prints_the_job_and_nothing_else(run: Callable[..., Done], container: Callable[..., None]) -> None:
+    container(3)
+    done = run("run", "img", "--json")
+    assert (done.code, done.err) == (3, "")
+    assert [d["_id"] for d in done.documents] == [A]
+
+
+def test_volumes_are_sent_only_if_there_are_any(run: Callable[..., Done], server: StandInServer) -> None:
+    server.answers.update({"POST job": A.encode(), f"GET job/{A}/logs": b"", "POST jobs/wait": ended(change(A))})
+    assert run("run", "i", "-v", "/a b:/c", "--volume", "/d:/e:ro", "-v", "/f:/g:rw").code == 0
+    assert run("run", "i").code == 0
+    first, second = (json.loads(request.body)["params"] for request in server.asked("POST job"))
+    assert first["volumes"] == ["/a b:/c", "/d:/e:ro", "/f:/g:rw"]
+    assert "volumes" not in second
+
+
+def test_ctrl_c_cancels_the_job(server: StandInServer) -> None:
+    asked, release = threading.Event(), threading.Event()
+    server.answers["POST job"] = A.encode()
+    server.answers[f"GET job/{A}/logs"] = held(asked, release, frame(1, b"begun\n"))
+    server.answers["POST jobs/cancel"] = {"cancelled": 1}
+    process = start("run", "img")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    release.set()
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    assert b"Cancelled" in err
+    assert json.loads(server.asked("POST jobs/cancel")[0].body) == {"ids": [A]}
+
+
+def test_a_reader_that_goes_away_cancels_the_job(server: StandInServer) -> None:
+    more = threading.Event()
+
+    def output(request: Request) -> Reply:
+        def body() -> Iterator[bytes]:
+            yield frame(1, b"first\n")
+            more.wait(60)
+            yield frame(1, b"second\n")
+            more.clear()
+            more.wait(60)
+
+        return Reply(body())
+
+    server.answers["POST job"] = A.encode()
+    server.answers[f"GET job/{A}/logs"] = output
+    server.answers["POST jobs/cancel"] = {"cancelled": 1}
+    process = start("run", "img")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    more.set()
+    with process.stderr:
+        assert process.stderr.read() == b""
+    process.wait(60)
+    more.set()
+    assert len(server.asked("POST jobs/cancel")) == 1

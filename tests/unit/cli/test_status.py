@@ -1,0 +1,24 @@
+"""Commands that look at the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.support.command_line import APPS, HOST, Done
+from tests.support.stand_in_server import (
+    Reply,
+    StandInServer,
+)
+
+
+def test_apps_hosts_status(run: Callable[..., Done], server: StandInServer) -> None:
+    server.answers.update({"GET hosts": Reply([HOST]), "GET jobs/status": {"todo": 1_234, "exited": 5}})
+    assert run("apps", "--json").documents == [APPS]
+    assert run("hosts", "--json").documents == [[HOST]]
+    assert "SyntaxError" in run("apps").out
+    assert "0.5 of 4" in run("hosts").out
+    done = run("status")
+    assert "todo 1,234" in done.out
+    assert "0.5 of 4" in done.out
+    (document,) = run("status", "--json").documents
+    assert document == {"api_url": server.url, "status": {"todo": 1_234, "exited": 5}, "hosts": [HOST]}

@@ -1,0 +1,292 @@
+"""`orqal submit` and `orqal batch`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orqal.cli import show
+from tests.support.command_line import Done, ended
+from tests.support.stand_in_server import (
+    A,
+    B,
+    Reply,
+    StandInServer,
+    change,
+    ndjson,
+    numbered,
+    record,
+)
+
+# submit
+
+
+def test_params_are_json_or_text_and_inputs_are_text(run: Callable[..., Done], server: StandInServer) -> None:
+    server.answers["POST jobs"] = Reply(ndjson({"_id": A}, {"_id": B}, {"_id": A}))
+    params = ["-p", "a=1", "-p", "b=x=y", "-p", 'c={"d": null}', "-p", "e=", "-p", "f=NaN"]
+    done = run("submit", "Test", "7", '["r", "t"]', "[x]", *params, "--batch", "b", "--threads", "0.5")
+    assert (done.code, done.out.split()) == (0, [A, B, A])
+    sent = server.asked("POST jobs")[0]
+    assert sent.query == {"batch": "b"}
+    assert [d["input"] for d in sent.documents] == ["7", ["r", "t"], "[x]"]
+    assert sent.documents[0]["params"] == {"a": 1, "b": "x=y", "c": {"d": None}, "e": "", "f": "NaN"}
+    assert sent.documents[0]["threads"] == 0.5
+
+
+def test_without_input_there_is_one_job(run: Callable[..., Done], server: StandInServer) -> None:
+    server.answers["POST jobs"] = Reply(ndjson({"_id": A}))
+    assert run("submit", "Test", "--json").documents == [{"_id": A}]
+    assert "input" not in server.asked("POST jobs")[0].documents[0]
+
+
+@pytest.mark.parametrize(
+    ("app", "words"),
+    [
+        ("Chekcsum", ["There is no app 'Chekcsum'", "did you mean Checksum?", "Broken, Checksum, Test"]),
+        ("test", ["did you mean Test?"]),
+        ("Zzz", ["There is no app 'Zzz'. Apps:"]),
+        ("Broken", ["could not be loaded: SyntaxError"]),
+    ],
+)
+def test_an_unknown_app_is_reported_before_anything_is_sent(
+    run: Callable[..., Done], server: StandInServer, app: str, words: list[str]
+) -> None:
+    done = run("submit", app, "x")
+    assert (done.code, done.out) == (1, "")
+    assert all(word in done.err for word in words)
+    assert server.asked("POST jobs") == []
+
+
+@pytest.mark.parametrize(("exit_code", "expected"), [(0, 0), (4, 1)])
+def test_submit_and_wait_prints_results(
+    run: Callable[..., Done], server: StandInServer, exit_code: int, expected: int
+) -> None:
+    server.answers["POST jobs"] = Reply(ndjson({"_id": A}))
+    server.answers["POST jobs/wait"] = ended(change(A, exit_code))
+    server.answers[f"GET job/{A}"] = record(A, exit_code=exit_code, ok=not exit_code)
+    done = run("submit", "Test", "x", "--wait", "--json")
+    assert done.code == expected
+    (result,) = done.documents
+    assert result["result"] == {"n": 1}
+    assert "stdout" not in result
+    done = run("submit", "Test", "x", "--wait")
+    assert done.code == expected
+    assert '{"n": 1}' in done.out
+    assert A in done.out
+    assert (f"orqal job {A}" in done.err) is bool(exit_code)
+
+
+def test_a_single_job_is_submitted_without_a_bar(
+    run: Callable[..., Done], server: StandInServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    server.answers["POST jobs"] = Reply(ndjson({"_id": A}))
+    assert run("submit", "Test", "x") == (0, f"{A}\n", "")
+
+
+def test_each_submission_to_a_batch_adds_new_jobs(run: Callable[..., Done], server: StandInServer) -> None:
+    server.answers["POST jobs"] = Reply(ndjson({"_id": A}))
+    assert run("submit", "Test", "x", "--batch", "b").code == 0
+    assert run("submit", "Test", "y", "--batch", "b").code == 0
+    first, second = (request.headers["idempotency-key"] for request in server.asked("POST jobs"))
+    assert first != second
+
+
+RETRIES = ("--retries", "3", "--retry-on", "75", "--retry-on", "timeout", "--retry-memory-factor", "2")
+
+
+SENT = {"retries": 3, "retry_on": [75, "timeout"], "retry_memory_factor": 2}
+
+
+def test_retry_options_are_sent(run: Callable[..., Done], server: StandInServer, lines: Callable[..., str]) -> None:
+    server.answers["POST jobs"] = Reply(ndjson({"_id": A}))
+    assert run("submit", "Test", "x", *RETRIES).code == 0
+    server.answers["POST jobs"] = Reply(ndjson({"_id": A}, {"_id": B}))
+    # A field of a line takes precedence over the option.
+    assert run("batch", lines('{"app": "Test"}', '{"app": "Test", "retries": 0}'), *RETRIES).code == 0
+    sent = [job for request in server.asked("POST jobs") for job in request.documents]
+    assert [{key: job.get(key) for key in SENT} for job in sent] == [SENT, SENT, SENT | {"retries": 0}]
+
+
+# batch
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"{", "not JSON"),
+        (b"[1]", "not a JSON object"),
+        (b'{"input": 1}', "app: Field required"),
+        (b'{"app": 1}', "app: "),
+        (b'{"app": "Test", "params": [1]}', "params: "),
+        (b'{"app": "Test", "threads": -1}', "threads: "),
+        (b'{"app": "Test", "input": NaN}', "NaN"),
+        (b'{"app": "\xff"}', "utf-8"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"app": "Tset"}', "There is no app 'Tset'; did you mean Test?"),
+    ],
+)
+def test_a_wrong_line_is_reported_with_its_number_and_nothing_is_sent(
+    run: Callable[..., Done], server: StandInServer, lines: Callable[..., str], line: bytes, words: str
+) -> None:
+    file = lines('{"app": "Test"}', "", line, '{"app": "Test"}')
+    done = run("batch", file)
+    assert (done.code, done.out) == (2, "")
+    assert f"{file}:3: " in done.err
+    assert words in done.err
+    assert [r.method for r in server.requests] in ([], ["GET"])
+
+
+def test_only_the_first_of_many_wrong_lines_are_reported(run: Callable[..., Done], lines: Callable[..., str]) -> None:
+    done = run("batch", lines(*["x"] * 500))
+    assert len(done.err.splitlines()) == show.PROBLEMS + 1
+    assert "500 of 500 lines are wrong" in done.err
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n"])
+def test_a_file_without_jobs_is_an_error(run: Callable[..., Done], lines: Callable[..., str], content: bytes) -> None:
+    assert run("batch", lines(content)).code == 2
+
+
+@pytest.mark.parametrize("file", ["nosuch.jsonl", "."])
+def test_a_file_that_cannot_be_read_is_an_error(run: Callable[..., Done], file: str) -> None:
+    done = run("batch", file)
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+
+
+def test_a_batch_is_sent_in_parts_with_all_fields_of_its_lines(
+    run: Callable[..., Done], server: StandInServer, lines: Callable[..., str]
+) -> None:
+    server.answers["POST jobs"] = numbered
+    file = lines(
+        b'\xef\xbb\xbf{"app": "Test", "input": 0, "user": "u", "threads": 2, "parms": 1, "_id": null}\r',
+        *(json.dumps({"app": "Test", "input": n, "params": {"n": n}}) for n in range(1, 2_001)),
+    )
+    done = run("batch", file, "--name", "a b", "--json")
+    assert done.code == 0
+    assert [int(d["_id"], 16) for d in done.documents] == list(range(2_001))
+    asked = server.asked("POST jobs")
+    assert [len(r.documents) for r in asked] == [1_000, 1_000, 1]
+    assert {r.query["batch"] for r in asked} == {"a b"}
+    assert asked[0].documents[0] == {
+        "app": "Test",
+        "input": 0,
+        "params": {},
+        "user": "u",
+        "use_cache": True,
+        "threads": 2.0,
+    }
+    assert asked[0].documents[1]["user"]
+
+
+@pytest.mark.parametrize("source", ["-", "fifo"])
+def test_a_batch_may_come_from_a_pipe(
+    run: Callable[..., Done], server: StandInServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str
+) -> None:
+    """A pipe can be read only once, and the batch is read twice. /dev/stdin is a pipe too, so it is like a fifo."""
+    server.answers["POST jobs"] = numbered
+    jobs = b'{"app": "Test", "input": 1}\n' * 1_500
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=fifo.write_bytes, args=(jobs,))
+    writer.start()
+    if source == "-":
+        monkeypatch.setattr(sys, "stdin", fifo.open())
+    done = run("batch", "-" if source == "-" else str(fifo), "--name", "n", "--json")
+    writer.join()
+    assert (done.code, len(done.documents)) == (0, 1_500)
+
+
+def test_a_batch_without_a_name_is_named_after_its_file(
+    run: Callable[..., Done], server: StandInServer, lines: Callable[..., str]
+) -> None:
+    server.answers["POST jobs"] = numbered
+    done = run("batch", lines('{"app": "Test", "input": 1}'))
+    name = server.asked("POST jobs")[0].query["batch"]
+    assert name.startswith("jobs-20")
+    assert f"orqal wait --batch {name}" in done.out
+
+
+def test_an_existing_batch_is_waited_for_and_not_submitted_again(
+    run: Callable[..., Done], server: StandInServer, lines: Callable[..., str]
+) -> None:
+    server.answers["GET batches/n/ids"] = Reply(ndjson(A))
+    server.answers["POST jobs/wait"] = ended(change(A))
+    server.answers["GET batches/n/results"] = Reply(ndjson({"_id": A, "result": 1}))
+    done = run("batch", lines('{"app": "Test"}'), "--name", "n", "--wait", "--json")
+    assert (done.code, done.documents) == (0, [{"_id": A, "result": 1}])
+    assert "exists already" in done.err
+    server.answers["GET batches/n/ids"] = Reply(ndjson(A, B))
+    done = run("batch", lines('{"app": "Test"}'), "--name", "n", "--wait")
+    assert done.code == 1
+    assert "with 2 jobs and not 1" in done.err
+    assert server.asked("POST jobs") == []
+
+
+def test_the_rest_of_a_batch_that_stopped_midway_is_submitted(
+    run: Callable[..., Done], server: StandInServer, lines: Callable[..., str]
+) -> None:
+    server.answers["GET batches/n/ids"] = Reply(ndjson(A))
+    server.answers["POST jobs"] = numbered
+    done = run("batch", lines(*(f'{{"app": "Test", "input": {n}}}' for n in range(3))), "--name", "n", "--json")
+    assert done.code == 0
+    assert "with 1 of 3 jobs: the rest is submitted" in done.err
+    assert [document["_id"] for document in done.documents] == [f"{n:024x}" for n in range(3)]
+    assert server.asked("POST jobs")[0].headers["idempotency-key"] == "batch n 0"
+
+
+def test_a_batch_with_other_jobs_is_reported_by_its_name(
+    run: Callable[..., Done], server: StandInServer, lines: Callable[..., str]
+) -> None:
+    server.answers["POST jobs"] = Reply({"detail": "document 1: this idempotency key has another document there"}, 422)
+    done = run("batch", lines('{"app": "Test"}'), "--name", "n")
+    assert done == (1, "", "The batch 'n' exists with other jobs: choose another name.\n")
+
+
+def test_a_batch_that_breaks_midway_says_how_to_cancel_it(
+    run: Callable[..., Done], server: StandInServer, lines: Callable[..., str]
+) -> None:
+    server.answers["POST jobs"] = Reply(ndjson({"_id": A}, {"error": "no disk left", "document": 2}))
+    done = run("batch", lines('{"app": "Test"}', '{"app": "Test"}'), "--name", "n")
+    assert done.code == 1
+    assert "no disk left" in done.err
+    assert "orqal cancel --batch n" in done.err
+
+
+# From the cache
+
+
+@pytest.mark.parametrize(
+    ("cached", "words"),
+    [
+        (0, "3 jobs submitted.\n"),
+        (1, "3 jobs submitted, 1 of them existed already (cache).\n"),
+        (2, "3 jobs submitted, 2 of them existed already (cache).\n"),
+    ],
+)
+def test_submit_says_how_many_existed_already(
+    run: Callable[..., Done], server: StandInServer, cached: int, words: str
+) -> None:
+    server.answers["POST jobs"] = Reply(ndjson(*[{"_id": A, "cached": True}] * cached, *[{"_id": A}] * (3 - cached)))
+    done = run("submit", "Test", "x", "y", "z", "--json")
+    assert (done.code, done.err) == (0, words)
+    assert done.documents == [{"_id": A}] * 3
+
+
+def test_submit_says_that_a_single_job_existed_already(run: Callable[..., Done], server: StandInServer) -> None:
+    server.answers["POST jobs"] = Reply(ndjson({"_id": A, "cached": True}))
+    assert run("submit", "Test", "x") == (0, f"{A}\n", "1 job submitted, it existed already (cache).\n")
+
+
+def test_batch_says_how_many_existed_already(
+    run: Callable[..., Done], server: StandInServer, lines: Callable[..., str]
+) -> None:
+    server.answers["POST jobs"] = Reply(ndjson({"_id": A, "cached": True}, {"_id": B}))
+    done = run("batch", lines('{"app": "Test"}', '{"app": "Test"}'), "--name", "n")
+    assert done.err == "2 jobs submitted in batch n, 1 of them existed already (cache).\n"

@@ -1,0 +1,46 @@
+"""Progress bars."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from orqal.client import Job, wait
+from tests.support.stand_in_server import A, B, Reply, StandInServer, change, ndjson
+
+
+def test_progress_goes_to_stderr_and_only_when_wanted(
+    server: StandInServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answers["POST jobs/wait"] = Reply(ndjson(change(A), change(B, exit_code=3)))
+    wait([Job(A), Job(B)])
+    assert capsys.readouterr() == ("", "")
+    wait([Job(A), Job(B)], progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "2/2" in err
+    assert "1 failed" in err
+
+
+def test_a_notebook_gets_its_own_bar(
+    server: StandInServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from types import SimpleNamespace
+
+    shown: list[str] = []
+
+    def show(text: str, display_id: bool) -> SimpleNamespace:
+        shown.append(text)
+        return SimpleNamespace(update=shown.append)
+
+    display = SimpleNamespace(HTML=str, display=show)
+    ipython = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=object()), display=display)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    server.answers["POST jobs/wait"] = Reply(ndjson(change(A), change(B, exit_code=3)))
+    wait([Job(A), Job(B)])
+    assert "0 of 2" in shown[0]
+    assert "2 of 2" in shown[-1]
+    assert "1 failed" in shown[-1]
+    assert capsys.readouterr() == ("", "")

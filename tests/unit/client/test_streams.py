@@ -1,0 +1,144 @@
+"""Long answers that go on where they were after the connection broke."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orqal.client import STDERR, STDOUT, Client, Job, NotFound, OrqalError, ServerUnreachable, wait
+from tests.support.stand_in_server import A, B, C, Reply, Request, StandInServer, change, frame, iter_reply, ndjson
+
+# How jobs end
+
+
+def test_waiting_goes_on_for_the_rest_when_the_connection_breaks(server: StandInServer, pauses: list[float]) -> None:
+    server.answers["POST jobs/wait"] = [
+        iter_reply(ndjson(change(B)), breaks=True),
+        Reply({"detail": "a replica died"}, 500),
+        iter_reply(ndjson(change(A))[:-9], breaks=True),
+        Reply(b"\n"),
+        Reply(ndjson(change(A), change(C))),
+    ]
+    jobs = [Job(A), Job(B), Job(C)]
+    wait(jobs)
+    assert all(job.ok for job in jobs)
+    asked = [json.loads(r.body)["ids"] for r in server.asked("POST jobs/wait")]
+    assert asked == [[A, B, C], [A, C], [A, C], [A, C], [A, C]]
+    assert pauses == [0.1, 0.2, 0.4, 0.1]  # A sign of life, be it a heartbeat, begins anew.
+
+
+def test_waiting_for_a_batch_yields_each_job_once(server: StandInServer, pauses: list[float]) -> None:
+    server.answers["POST jobs/wait"] = [
+        iter_reply(ndjson(change(A)), breaks=True),
+        Reply(ndjson(change(A), change(B))),
+    ]
+    assert [c.id for c in Client().changes(batch="x")] == [A, B]
+    assert json.loads(server.requests[0].body) == {"batch": "x"}
+
+
+def test_waiting_gives_up_when_the_server_stays_away(server: StandInServer, pauses: list[float], hurried: None) -> None:
+    server.answers["POST jobs/wait"] = [iter_reply(b"\n", breaks=True), Reply(b"gone", 503)]
+    with pytest.raises(ServerUnreachable, match="Gave up after 60 seconds"):
+        wait([Job(A)])
+    assert max(pauses) == 5
+    assert pauses[0] == 0.1
+
+
+def test_a_server_that_was_never_there_is_reported_at_once(server: StandInServer, pauses: list[float]) -> None:
+    server.stop()
+    with pytest.raises(ServerUnreachable, match="orqal up"):
+        list(Client(server.url).changes([A]))
+    assert pauses == []
+
+
+def test_waiting_for_a_job_that_does_not_exist_is_an_error(server: StandInServer) -> None:
+    server.answers["POST jobs/wait"] = Reply(ndjson({"_id": A, "unknown": True}))
+    with pytest.raises(NotFound, match=A):
+        wait([Job(A)])
+
+
+def test_heartbeats_do_not_delay_a_timeout(server: StandInServer) -> None:
+    gone = threading.Event()
+    told: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def heartbeats(request: Request) -> Reply:
+        def forever() -> Iterator[bytes]:
+            try:
+                while not gone.wait(0.02):
+                    told.put(None)
+                    yield b"\n"
+            finally:
+                gone.set()
+
+        return Reply(forever())
+
+    server.answers["POST jobs/wait"] = heartbeats
+    with pytest.raises(TimeoutError, match=r"0\.2 seconds"):
+        wait([Job(A)], timeout=0.2)
+    gone.set()
+    assert not told.empty()
+
+
+# Output
+
+
+def test_followed_logs_go_on_where_the_connection_broke(server: StandInServer, pauses: list[float]) -> None:
+    server.answers[f"GET job/{A}/logs"] = [
+        Reply(frame(1, b"one ") + frame(2, b"err ") + frame(1, b"two ")[:-2], breaks=True),
+        Reply(frame(1, b"one two "), breaks=True),
+        Reply(frame(1, b"one two three") + frame(2, b"err 2")),
+    ]
+    parts = list(Client().logs(A, follow=True))
+    assert b"".join(data for source, data in parts if source == STDOUT) == b"one two three"
+    assert b"".join(data for source, data in parts if source == STDERR) == b"err 2"
+    assert len(pauses) == 2
+
+
+def test_output_in_another_form_is_an_error(server: StandInServer) -> None:
+    server.answers[f"GET job/{A}/logs"] = Reply(b"plain text")
+    with pytest.raises(OrqalError, match="form"):
+        list(Client().logs(A))
+
+
+def test_output_that_ends_inside_a_frame_is_an_error(server: StandInServer) -> None:
+    server.answers[f"GET job/{A}/logs"] = Reply(frame(STDOUT, b"cut off")[:-1])
+    with pytest.raises(ServerUnreachable, match="ended its answer early"):
+        list(Client().logs(A))
+
+
+# Files
+
+
+def test_a_download_that_breaks_goes_on_where_it_was(
+    server: StandInServer, tmp_path: Path, pauses: list[float]
+) -> None:
+    etag = {"etag": '"1"'}
+    server.answers[f"GET job/{A}/download/f"] = [
+        Reply(b"one ", breaks=True, headers=etag),
+        Reply(b"away", 503),
+        Reply(b"two ", 206, breaks=True, headers=etag),
+        Reply(b"three", 206, headers=etag),
+    ]
+    assert Job(A).download("f", tmp_path).read_bytes() == b"one two three"
+    asked = [(request.headers.get("range"), request.headers.get("if-range")) for request in server.requests]
+    assert asked == [(None, None), ("bytes=4-", '"1"'), ("bytes=4-", '"1"'), ("bytes=8-", '"1"')]
+    assert len(pauses) == 3
+
+
+def test_a_file_that_has_changed_meanwhile_is_downloaded_anew(
+    server: StandInServer, tmp_path: Path, pauses: list[float]
+) -> None:
+    server.answers[f"GET job/{A}/download/f"] = [
+        Reply(b"a longer one", breaks=True, headers={"etag": '"1"'}),
+        Reply(b"another", headers={"etag": '"2"'}),
+    ]
+    assert Job(A).download("f", tmp_path).read_bytes() == b"another"
+    server.answers[f"GET job/{A}/download/f"] = [Reply(b"half", breaks=True, headers={"etag": '"1"'}), Reply(b"", 404)]
+    with pytest.raises(NotFound):
+        Job(A).download("f", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
