@@ -24,7 +24,7 @@ class StepBars:
         """`unit`: for what is counted in each step."""
         self._unit = unit
         self._bar: Progress | None = None
-        self._open = ExitStack()
+        self._bars = ExitStack()
         self._counted: int | None = None
         """What a step without a total has counted: the total of the steps after it."""
 
@@ -34,22 +34,24 @@ class StepBars:
     def __call__(self, step: str, done: int, total: int | None = None) -> None:
         """Show that so much of this step is done. `total`: None if it is not known."""
         if self._bar is None or self._bar.what != step:
-            self._finish_step()
-            self._bar = self._open.enter_context(
+            self._complete_step()
+            self._bars.close()
+            self._bar = self._bars.enter_context(
                 progress_bar(step, self._counted if total is None else total, show=True, unit=self._unit)
             )
         self._bar.update(done, total)
 
-    def _finish_step(self) -> None:
+    def _complete_step(self) -> None:
         if self._bar is not None and self._bar.total is None:
             self._counted = self._bar.done
             self._bar.update(self._bar.done, self._bar.done)
-        self._open.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._finish_step()
+        if error is None:
+            self._complete_step()
+        self._bars.close()
 
 
 def _unit(settings: Settings) -> str:

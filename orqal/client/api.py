@@ -32,7 +32,7 @@ def find_api(settings: Settings) -> str:
     if settings.api_url:
         return settings.api_url
     running = settings.running_cluster() or {}
-    return str(running.get("api_url", DEFAULT_API_URL)).rstrip("/")
+    return str(running.get("api_url") or DEFAULT_API_URL).rstrip("/")
 
 
 class Cleaned(NamedTuple):

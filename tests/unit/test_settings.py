@@ -170,13 +170,15 @@ def test_paths_and_texts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert settings.jobs_dir == tmp_path / "jobs"
 
 
-def test_the_running_cluster_is_what_its_file_says(tmp_path: Path) -> None:
+def test_the_running_cluster_is_described_in_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ORQAL_HOME", str(tmp_path))
     settings = Settings()
     assert settings.running_cluster() is None
-    settings.home.mkdir()
-    for text, found in (("{", None), ("[1]", None), ('{"api_url": "u"}', {"api_url": "u"})):
-        settings.running_path.write_text(text)
-        assert settings.running_cluster() == found
+    settings.running_path.write_text('{"api_url": "http://127.0.0.1:7/api"}')
+    assert settings.running_cluster() == {"api_url": "http://127.0.0.1:7/api"}
+    for damaged in ("", "{", "[]", "null"):
+        settings.running_path.write_text(damaged)
+        assert settings.running_cluster() is None
 
 
 def test_the_token_is_the_variable_or_the_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from orqal.client import Job, wait
+from orqal.client import Job, progress_bar, wait
 from tests.support.stand_in_server import A, B, Reply, StandInServer, change, ndjson
 
 
@@ -21,6 +21,27 @@ def test_progress_goes_to_stderr_and_only_when_wanted(
     assert out == ""
     assert "2/2" in err
     assert "1 failed" in err
+
+
+def test_a_bar_shows_a_rate_with_its_unit_and_a_total_that_is_known_later(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar("Copying", None, show=True, unit="MB") as bar:
+        bar.update(16)
+        bar.update(32, 64)
+        bar.update(48)
+        assert (bar.done, bar.total) == (48, 64)
+    err = capsys.readouterr().err
+    assert "Copying" in err
+    assert "48/64" in err
+    assert "MB/s" in err
+
+
+def test_where_nothing_is_shown_progress_is_still_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    for total, show in ((3, False), (3, None), (0, True)):
+        with progress_bar("Waiting", total, show) as bar:
+            bar.advance()
+            bar.advance(failed=True)
+        assert (bar.done, bar.failed) == (2, 1)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_notebook_gets_its_own_bar(
