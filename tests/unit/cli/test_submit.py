@@ -99,8 +99,6 @@ def test_each_submission_to_a_batch_adds_new_jobs(run: Callable[..., Done], serv
 
 
 RETRIES = ("--retries", "3", "--retry-on", "75", "--retry-on", "timeout", "--retry-memory-factor", "2")
-
-
 SENT = {"retries": 3, "retry_on": [75, "timeout"], "retry_memory_factor": 2}
 
 
@@ -197,8 +195,11 @@ def test_a_batch_may_come_from_a_pipe(
     writer = threading.Thread(target=fifo.write_bytes, args=(jobs,))
     writer.start()
     if source == "-":
-        monkeypatch.setattr(sys, "stdin", fifo.open())
-    done = run("batch", "-" if source == "-" else str(fifo), "--name", "n", "--json")
+        with fifo.open() as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            done = run("batch", "-", "--name", "n", "--json")
+    else:
+        done = run("batch", str(fifo), "--name", "n", "--json")
     writer.join()
     assert (done.code, len(done.documents)) == (0, 1_500)
 

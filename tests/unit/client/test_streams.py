@@ -29,7 +29,7 @@ def test_waiting_goes_on_for_the_rest_when_the_connection_breaks(server: StandIn
     assert all(job.ok for job in jobs)
     asked = [json.loads(r.body)["ids"] for r in server.asked("POST jobs/wait")]
     assert asked == [[A, B, C], [A, C], [A, C], [A, C], [A, C]]
-    assert pauses == [0.1, 0.2, 0.4, 0.1]  # A sign of life, be it a heartbeat, begins anew.
+    assert pauses == [0.1, 0.2, 0.4, 0.1]  # Anything from the server, even a heartbeat, resets the pauses.
 
 
 def test_waiting_for_a_batch_yields_each_job_once(server: StandInServer, pauses: list[float]) -> None:
@@ -64,13 +64,13 @@ def test_waiting_for_a_job_that_does_not_exist_is_an_error(server: StandInServer
 
 def test_heartbeats_do_not_delay_a_timeout(server: StandInServer) -> None:
     gone = threading.Event()
-    told: queue.SimpleQueue[None] = queue.SimpleQueue()
+    sent: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def heartbeats(request: Request) -> Reply:
         def forever() -> Iterator[bytes]:
             try:
                 while not gone.wait(0.02):
-                    told.put(None)
+                    sent.put(None)
                     yield b"\n"
             finally:
                 gone.set()
@@ -81,7 +81,7 @@ def test_heartbeats_do_not_delay_a_timeout(server: StandInServer) -> None:
     with pytest.raises(TimeoutError, match=r"0\.2 seconds"):
         wait([Job(A)], timeout=0.2)
     gone.set()
-    assert not told.empty()
+    assert not sent.empty()
 
 
 # Output

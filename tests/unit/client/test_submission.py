@@ -21,13 +21,13 @@ BUSY = Reply({"detail": "the scheduler is restarting; try again in a few seconds
 class Intake:
     """Takes jobs as the server does: the n-th document of a key is one job, however often it comes.
 
-    `breaks`: after how many ids the answer to each request breaks off, though all of its jobs are taken; None: it
-    does not.
+    `breaks`: for each request, after how many ids the answer breaks off, although all jobs are taken. None if it does
+    not.
     """
 
     def __init__(self, *breaks: int | None) -> None:
         self.jobs: list[Any] = []
-        """All that there are; the place of one is its id."""
+        """All jobs so far; the position of a job is its id."""
         self._known: dict[tuple[str, int], int] = {}
         self._breaks = list(breaks)
 
@@ -49,11 +49,11 @@ class Intake:
 
     @property
     def inputs(self) -> list[Any]:
-        """What the jobs run on, in the order in which they came."""
+        """The inputs of the jobs, in the order in which they came."""
         return [job["input"] for job in self.jobs]
 
     def named(self, request: Request) -> Reply:
-        """The ids of the batch of all of them, if there is one."""
+        """The ids of the batch that all jobs belong to, if there is one."""
         if not self.jobs:
             return Reply({"detail": "there is no batch"}, 404)
         return Reply(ndjson(*(f"{place:024x}" for place in range(len(self.jobs)))))
@@ -61,7 +61,7 @@ class Intake:
 
 @pytest.fixture
 def intake(server: StandInServer) -> Callable[..., Intake]:
-    """Makes the server take jobs; a batch n is of those that it has taken."""
+    """Makes the server take jobs, which are the batch n."""
 
     def make(*breaks: int | None) -> Intake:
         made = Intake(*breaks)
@@ -72,21 +72,21 @@ def intake(server: StandInServer) -> Callable[..., Intake]:
 
 
 def some_jobs(count: int) -> Iterator[Job]:
-    """Jobs that tell themselves apart by their inputs."""
+    """Jobs with different inputs."""
     return (Job(app="Test", input=number) for number in range(count))
 
 
 def numbers(ids: list[str | None]) -> list[int]:
-    """Which jobs these ids are of."""
+    """The positions of the jobs with these ids."""
     return [int(id or "", 16) for id in ids]
 
 
 def keys(server: StandInServer) -> list[str]:
-    """The keys that came, in their order."""
+    """The idempotency keys that came, in order."""
     return [request.headers["idempotency-key"] for request in server.requests if request.method == "POST"]
 
 
-def test_a_slice_that_breaks_off_is_sent_again_and_each_id_comes_once(
+def test_a_request_that_breaks_is_sent_again_and_each_id_comes_once(
     server: StandInServer, intake: Callable[..., Intake], pauses: list[float]
 ) -> None:
     taken = intake(None, 300, 0, 700)
@@ -96,7 +96,7 @@ def test_a_slice_that_breaks_off_is_sent_again_and_each_id_comes_once(
     first, *second, third = keys(server)
     assert len(second) == 4
     assert len({first, *second, third}) == 3
-    assert pauses == [0.1, 0.2, 0.1]  # Where there was an id that is new, patience begins anew.
+    assert pauses == [0.1, 0.2, 0.1]  # A new id resets the pauses.
 
 
 def test_an_answer_that_breaks_after_its_last_id_is_complete(
@@ -130,9 +130,7 @@ def test_starting_a_job_is_repeated_with_its_key(server: StandInServer, pauses: 
 
 
 @pytest.mark.parametrize("status", [400, 401, 413, 422])
-def test_what_the_server_does_not_want_is_not_sent_again(
-    server: StandInServer, pauses: list[float], status: int
-) -> None:
+def test_a_refused_job_is_not_sent_again(server: StandInServer, pauses: list[float], status: int) -> None:
     server.answers["POST jobs"] = server.answers["POST job"] = Reply({"detail": "No."}, status)
     with pytest.raises(RequestFailed):
         batch(some_jobs(1))
@@ -142,7 +140,7 @@ def test_what_the_server_does_not_want_is_not_sent_again(
     assert pauses == []
 
 
-def test_a_server_that_was_never_there_is_told_at_once(server: StandInServer, pauses: list[float]) -> None:
+def test_a_server_that_was_never_there_is_reported_at_once(server: StandInServer, pauses: list[float]) -> None:
     server.stop()
     for call in (lambda: batch(some_jobs(1)), lambda: Client().submit(b"{}")):
         with pytest.raises(ServerUnreachable, match="orqal up"):
@@ -150,7 +148,7 @@ def test_a_server_that_was_never_there_is_told_at_once(server: StandInServer, pa
     assert pauses == []
 
 
-def test_a_server_that_stays_away_is_given_up_and_the_rest_told(
+def test_after_giving_up_the_error_has_the_ids_that_were_submitted(
     server: StandInServer, pauses: list[float], hurried: None
 ) -> None:
     server.answers["POST jobs"] = [numbered, BUSY]
@@ -163,7 +161,7 @@ def test_a_server_that_stays_away_is_given_up_and_the_rest_told(
     assert "go on" not in str(alone.value)
 
 
-def test_a_job_that_is_no_job_is_told_with_its_own_number_after_a_break_too(
+def test_a_wrong_job_is_reported_with_its_own_number_even_after_a_break(
     server: StandInServer, pauses: list[float]
 ) -> None:
     two = [{"_id": f"{n:024x}"} for n in range(2)]
@@ -185,17 +183,17 @@ def test_a_batch_that_was_submitted_in_part_goes_on_where_it_stopped(
     assert [request.query for request in server.asked("POST jobs")] == [{"batch": "n"}] * 5
     assert keys(server) == ["batch n 0", "batch n 1000", "batch n 0", "batch n 1000", "batch n 2000"]
     batch(some_jobs(2 * JOBS_PER_REQUEST + 1), "n")
-    assert len(keys(server)) == 5  # All of it is there.
+    assert len(keys(server)) == 5  # The batch was complete.
 
 
-def test_a_batch_that_broke_says_that_it_can_go_on_and_then_does(
+def test_a_batch_that_broke_says_how_to_go_on_and_then_does(
     server: StandInServer, intake: Callable[..., Intake], pauses: list[float], hurried: None
 ) -> None:
     taken = intake(None, *[2] * 99)
     with pytest.raises(SubmissionFailed, match=r"first 1,002 jobs.*Submit the same batch again"):
         batch(some_jobs(JOBS_PER_REQUEST + 5), "n")
     taken._breaks.clear()
-    del taken.jobs[JOBS_PER_REQUEST + 3 :]  # Of the slice that broke, some had come in.
+    del taken.jobs[JOBS_PER_REQUEST + 3 :]  # Some jobs of the request that broke were taken.
     taken._known = {key: place for key, place in taken._known.items() if place < JOBS_PER_REQUEST + 3}
     jobs = batch(some_jobs(JOBS_PER_REQUEST + 5), "n")
     assert numbers([job._id for job in jobs]) == list(range(JOBS_PER_REQUEST + 5))
@@ -203,7 +201,7 @@ def test_a_batch_that_broke_says_that_it_can_go_on_and_then_does(
 
 
 @pytest.mark.parametrize("first_other", [0, 2])
-def test_other_jobs_under_the_same_name_are_refused_and_the_name_is_told(
+def test_other_jobs_under_the_same_name_are_refused_with_the_name(
     server: StandInServer, intake: Callable[..., Intake], first_other: int
 ) -> None:
     taken = intake()
@@ -232,7 +230,7 @@ def test_the_key_of_a_batch_fits_into_a_header_and_is_its_own(name: str, start: 
     assert key not in (batch_key(name, start + 1), batch_key(name + "x", start))
 
 
-def test_how_many_were_there_already_can_be_asked(server: StandInServer) -> None:
+def test_the_number_of_jobs_from_the_cache_is_known(server: StandInServer) -> None:
     server.answers["POST jobs"] = Reply(ndjson({"_id": A, "cached": True}, {"_id": A}, {"_id": A, "cached": True}))
     submission = Client().submit_many([json.dumps({"input": n}).encode() for n in range(3)])
     assert submission.cached == 0
@@ -240,7 +238,7 @@ def test_how_many_were_there_already_can_be_asked(server: StandInServer) -> None
     assert submission.cached == 2
 
 
-def test_what_was_there_already_is_counted_once_though_it_is_told_twice(
+def test_a_job_from_the_cache_is_counted_once_although_its_id_comes_twice(
     server: StandInServer, pauses: list[float]
 ) -> None:
     lines = [{"_id": A, "cached": True}, {"_id": A, "cached": True}]
