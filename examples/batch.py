@@ -1,11 +1,11 @@
-"""A batch of jobs on the cluster: what came of each, and how many of them ran on which host.
+"""Run a batch of jobs on the cluster, and show the result of each and how many ran on which host.
 
     ray submit cluster.yaml examples/batch.py        from your laptop: it runs on the head
     ray submit cluster.yaml examples/batch.py 300    as many jobs
     python examples/batch.py                         on the head itself
 
-Each job is one container, that counts a program of /usr/bin with the app Checksum. It needs the image orqal/demo on
-each host: examples/local_image.py makes it. In a notebook the same lines do.
+Each job is a container in which the app Checksum reads one program of /usr/bin. It needs the image orqal/demo on each
+host, which examples/local_image.py makes. The same lines work in a notebook.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from orqal import Job, batch, wait
 
 COUNT = 40
 SHOWN = 20
-"""Rows of the table; beyond that it says how many more there are."""
+"""Rows of the table. Below it stands how many more there are."""
 
 
 def main(count: int) -> int:
-    """Submit so many jobs, wait, and print: 0 when all of them went well."""
+    """Submit so many jobs, wait for them and print the results. Return 0 if all went well."""
     programs = sorted(path for path in Path("/usr/bin").iterdir() if path.is_file() and not path.is_symlink())
-    # use_cache: run each again, although there may be a result of it from last time.
+    # Without the cache, because there may be results from last time.
     jobs = batch([Job(app="Checksum", input=str(programs[i % len(programs)]), use_cache=False) for i in range(count)])
     wait(jobs)
 

@@ -188,7 +188,7 @@ def _times(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def explain(id: Id, json: Json = False) -> None:
-    """Explain the state of a job: what it waits for, why it failed, why an earlier job could not stand for it."""
+    """Explain the state of a job: what it waits for, why it failed, why no earlier job was reused."""
     explanation = Client().explain(id)
     if json:
         print_json(explanation)

@@ -305,12 +305,16 @@ class Client:
         keep the jobs that exited. containers: end running jobs, and remove containers that were left over. old: remove
         the directories of jobs that were deleted.
         """
+        deleted: int | None = None
         directories: list[str] = []
         for line in self._transport.ndjson("POST", "clean", json={"what": what}, timeout=HEARTBEAT_TIMEOUT):
             if "deleted" in line:
-                return Cleaned(int(line["deleted"]), directories)
-            directories.append(str(line["directory"]))
-        raise self._transport.ended_early()
+                deleted = int(line["deleted"])
+            else:
+                directories.append(str(line["directory"]))
+        if deleted is None:
+            raise self._transport.ended_early()
+        return Cleaned(deleted, directories)
 
     def _pages(self, what: str, limit: int, params: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         """Yield the first `limit` items of a list that the server returns page by page."""

@@ -41,10 +41,10 @@ class Job:
     Its attributes are the keys of the server's JSON: `app`, `input`, `params`, `user`, `current_status`, `host`,
     `image`, `cmd`, `exit_code`, `error` and `ok`. After its end there are also `stdout` and `stderr` (lists of lines),
     `result`, `lswd` (the names of the files in its directory), `image_digest`, `wrapper_digest` (of the wrapper's
-    source), `peak_memory` (bytes) and `cpu_seconds`. `cache_miss` says why the job was run although an earlier one
-    might have stood for it; `cache_hits` is how often it stood for a later one. `attempts` are the attempts before the
-    present one, `attempt` is the number of that one, and `not_before` is the time before which it does not begin.
-    `retry_of` and `retried_as` are ids.
+    source), `peak_memory` (bytes) and `cpu_seconds`. `cache_miss` says why the job was run and no earlier one was
+    reused; `cache_hits` is how often the job itself was reused. `attempts` are the attempts before the present one,
+    `attempt` is the number of the present one, and `not_before` is the time before which it does not begin. `retry_of`
+    and `retried_as` are ids.
 
     `load()` brings all of them up to date. An attribute that is not known yet (of a job made from its id, or after
     `wait()`) is loaded when it is first read.
@@ -293,7 +293,7 @@ def user_name() -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return what stands for a value in JSON: users put paths and numbers of numpy into inputs and params."""
+    """Return a path or a number of numpy, which users put into inputs and params, as a value of JSON."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():

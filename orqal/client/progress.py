@@ -42,10 +42,12 @@ class Progress:
         self.total = self.total if total is None else total
 
     @property
-    def rate(self) -> str:
-        """How much was done in a second, so far, as text."""
-        per_second = self.done / max(monotonic() - self._begun, 0.001)
-        return f"{per_second:,.1f} {self.unit}/s" if self.unit else f"{per_second:,.1f}/s"
+    def rate(self) -> float:
+        """How much was done in a second, so far."""
+        return self.done / max(monotonic() - self._begun, 0.001)
+
+    def _rate_text(self) -> str:
+        return f"{self.rate:,.1f} {self.unit}/s" if self.unit else f"{self.rate:,.1f}/s"
 
     def __enter__(self) -> Progress:
         return self
@@ -75,7 +77,7 @@ class _TerminalProgress(Progress):
 
         class Figures(ProgressColumn):
             def render(self, task: Task) -> Text:
-                text = Text(progress.rate)
+                text = Text(progress._rate_text())
                 if progress.failed:
                     text = Text.assemble((f"{progress.failed:,} failed", "red"), "  ", text)
                 return text
@@ -115,8 +117,8 @@ class _NotebookProgress(Progress):
 
     def _text(self) -> str:
         total = self.total or 0
-        seconds = (total - self.done) * (monotonic() - self._begun) / self.done if self.done else 0
-        parts = [f"{self.done:,} of {total:,}", self.rate]
+        seconds = (total - self.done) / self.rate if self.done else 0
+        parts = [f"{self.done:,} of {total:,}", self._rate_text()]
         if self.failed:
             parts.insert(1, f'<span style="color:#c00">{self.failed:,} failed</span>')
         if seconds > 0:

@@ -43,7 +43,7 @@ class Submission(Iterator[str]):
         self, transport: Transport, documents: Iterable[bytes], batch: str | None = None, *, resume: bool = False
     ) -> None:
         self.cached = 0
-        """How many of the jobs so far existed already: a job with the same app, input and params stands for them."""
+        """How many of the ids so far are of earlier jobs, which had the same app, input and params and were reused."""
         self._transport = transport
         self._batch = batch
         self._resumed = batch if resume else None
