@@ -27,11 +27,12 @@ test: setup ## run all tests, with a real Docker engine and a real Ray
 test-fast: setup ## run the unit tests, which need neither Docker nor Ray nor MongoDB, in two processes
 	@$(PYTHON) -m pytest tests/unit -n 2 -m "not mongo" $(ARGS)
 
-check: setup ## check lint, formatting and types
+check: setup ## check lint, formatting, types and which part imports which
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(PYTHON) -m mypy examples/*.py benchmarks/*.py
+	@$(dir $(PYTHON))lint-imports --no-cache --no-logo
 
 bench: setup ## compare Orqal with docker run, the plain SDK and Swarm; writes build/bench.json
 	@$(ENGINE) with $(PYTHON) benchmarks/bench.py $(ARGS)
