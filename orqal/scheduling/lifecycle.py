@@ -195,9 +195,11 @@ class LeaseGranted:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRefused:
-    """Ray has no room: another program holds the resources."""
+    """Ray has no room because another program holds the resources, or Ray did not answer."""
 
     node_id: str
+    former: str | None = None
+    """The lease from before a restart that was asked for. It may still exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -465,9 +467,9 @@ def step(phase: Phase | None, event: Event, now: datetime) -> Step:
         case OnHost(record, place, None), LeaseGranted(lease, node_id) if node_id == place.node_id:
             record = record.leased(node_id=place.node_id, lease=lease)
             return replace(phase, record=record, lease=lease), [Save(record)]
-        case OnHost(_, place, None), LeaseRefused(node_id) if node_id == place.node_id:
+        case OnHost(_, place, None), LeaseRefused(node_id, former) if node_id == place.node_id:
             # The container runs all the same: what it uses is counted as soon as it can be.
-            return phase, [AcquireLease(place)]
+            return phase, [AcquireLease(place, former)]
         case OnHost(), AttemptEnded(outcome, most_memory_gb):
             return _attempt_ended(phase, outcome, most_memory_gb, now)
         case OnHost(record, place, lease, _, wish), HostAway(at):
@@ -528,7 +530,9 @@ def step(phase: Phase | None, event: Event, now: datetime) -> Step:
         # What comes too late
         case _, LeaseGranted(lease):
             return phase, [DropLease(lease)]
-        case _, LeaseRefused() | ContainerStarted() | Saved():
+        case _, LeaseRefused(_, former):
+            return phase, _drop(former)
+        case _, ContainerStarted() | Saved():
             return phase, []
         case _, HostBack() | HostLost():
             return phase, []

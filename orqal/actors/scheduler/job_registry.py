@@ -322,12 +322,12 @@ class JobRegistry:
             lease = await self._leases.acquire(job, place.node_id, place.resources, former)
         except Contended:
             self._hosts.contended(place)
-            self._post(job, LeaseRefused(place.node_id))
+            self._post(job, LeaseRefused(place.node_id, former))
         except Exception:
             log.exception("no lease on %s for %s", place.host, job)
             self._hosts.contended(place)
             await asyncio.sleep(LEASE_PAUSE)
-            self._post(job, LeaseRefused(place.node_id))
+            self._post(job, LeaseRefused(place.node_id, former))
         else:
             self._post(job, LeaseGranted(lease, place.node_id))
 

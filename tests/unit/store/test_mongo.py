@@ -14,7 +14,7 @@ from bson import SON
 from pymongo import MongoClient, monitoring
 from pymongo.errors import AutoReconnect
 
-from orqal.models import ErrorType, Output, Status
+from orqal.models import ErrorType, Outcome, Output, Status
 from orqal.settings import Settings
 from orqal.store import JobFilter, JobGone, StoreError, Submission, mongo_documents
 from orqal.store.mongo import MongoStore
@@ -84,7 +84,7 @@ def test_a_record_that_is_too_large_for_a_document_is_refused(store: MongoStore)
     record = job()
     add(store, [record])
     with pytest.raises(ValueError, match="15 MiB"):
-        store.update([done(record.model_copy(update={"lswd": ["x" * (16 << 20)]}))], {})
+        store.update([record.ended(Outcome(exit_code=0, files=["x" * (16 << 20)]), NOON)], {})
     assert store.counts() == {Status.TODO: 1}
 
 
