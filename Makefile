@@ -5,6 +5,8 @@ PYTHON := .venv/bin/python
 ENGINE := bash scripts/engine.sh
 # Further arguments for pytest, the benchmark and others: make test ARGS='-k store'
 ARGS ?=
+# Most tests wait for processes, so that two at a time take little more than half the time. ARGS='-n 0': one at a time
+TOGETHER := -n 2 --dist loadgroup
 # The number of simulated clusters: make simulate-faults SEEDS=100000
 SEEDS ?= 2000
 
@@ -22,7 +24,7 @@ test: setup ## run all tests, with a real Docker engine and a real Ray
 	@bash scripts/tools.sh
 	@bash scripts/cluster_tools.sh
 	@bash scripts/mongo.sh
-	@$(ENGINE) with $(PYTHON) -m pytest $(ARGS)
+	@$(ENGINE) with $(PYTHON) -m pytest $(TOGETHER) --durations=25 $(ARGS)
 
 test-fast: setup ## run the unit tests, which need neither Docker nor Ray nor MongoDB, in two processes
 	@$(PYTHON) -m pytest tests/unit -n 2 -m "not mongo" $(ARGS)

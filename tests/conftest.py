@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import docker
 import hypothesis
@@ -19,6 +20,15 @@ hypothesis.settings.load_profile("orqal")
 PROGRAMS = (*DEMO_PROGRAMS, "dd", "env", "head", "id", "ls", "mkdir", "ln", "mknod", "mv", "nproc", "seq", "yes")
 """The programs in the tests' image: more than in the demo's."""
 
+HERE = Path(__file__).parent
+GROUPS = {
+    "engine": "this machine's Docker engine",
+    "system": "this machine's Docker engine",
+    "cluster": "network namespaces",
+}
+"""The folders of tests that share something which is slow to start. `pytest -n 2 --dist loadgroup` runs each group in
+one process, the groups side by side, and all other tests in whichever process has time."""
+
 
 def _engine_missing() -> str | None:
     try:
@@ -29,8 +39,13 @@ def _engine_missing() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use a MongoDB. Skip those that need Docker if there is none, unless it is required."""
+    """Group tests for parallel runs, mark those that use a MongoDB, and skip those for which there is no Docker engine.
+
+    With ORQAL_REQUIRE_DOCKER set, tests that need Docker are not skipped.
+    """
     for item in items:
+        if (group := GROUPS.get(item.path.relative_to(HERE).parts[0])) is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
         if "mongo" in getattr(item, "fixturenames", ()):
             item.add_marker("mongo")
     marked = [item for item in items if item.get_closest_marker("docker")]
