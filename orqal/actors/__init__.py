@@ -1,1 +1,1 @@
-"""The Ray actors: thin shells that join scheduling, store, Docker and wrappers."""
+"""The actors: they join scheduling, store, Docker and wrappers, and each lives in a process of its own."""

@@ -1,4 +1,4 @@
-"""Work that goes on in the background."""
+"""Tasks that run in the background: kept until they are done, and logged if they fail."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The command line. What a command prints:
+"""The command line.
 
-with `--json` one JSON document, or one per line where there may be many, and nothing else on stdout; otherwise text
-for people on stdout, progress and messages on stderr. Exit codes: 0 all is well, 1 something failed, 2 wrong usage,
-130 after Ctrl-C; `orqal run` has that of the container.
+With `--json` a command prints one JSON document, or one per line where there may be many, and nothing else on stdout.
+Otherwise it prints text for people on stdout. Progress and messages go to stderr. Exit codes: 0 all is well, 1
+something failed, 2 wrong usage, 130 after Ctrl-C. `orqal run` exits with the code of its container.
 
     run.py            run a command in an image
     submit.py         submit jobs: submit, batch

@@ -1,4 +1,4 @@
-"""Which job makes its host's actor crash? Only that one must pay for it."""
+"""Finds the job that makes its host's actor crash, so that no other job pays for it."""
 
 from __future__ import annotations
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from itertools import product
 
 import pytest
@@ -13,35 +12,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from orqal.models import (
-    ContainerStart,
-    ErrorType,
-    JobError,
-    JobRecord,
-    JobSpec,
-    Outcome,
-    Resources,
-    RetryPolicy,
-    Status,
-)
+from orqal.models import ErrorType, JobRecord, JobSpec, Outcome, Status
 from orqal.scheduling import lifecycle as life
 from orqal.scheduling.lifecycle import Event, Phase, Place, Wish, step
-from tests.support.checkout import REPOSITORY
+from tests.support.lifecycle_scenes import APP, NOON, OUTCOMES, PLACES, START, events, phases, transition, transitions
 
-NOON = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)
-APP = life.AppFacts("digest", RetryPolicy(retries=1, retry_delay=0))
-START = ContainerStart("image", "sha256:1", "true", "c1", "/wd")
-PLACES = [Place(name, f"node-{name}", Resources.of(1, 1), "ada") for name in ("h1", "h2")]
-OUTCOMES = [
-    Outcome(start=START, exit_code=0),
-    Outcome(start=START, exit_code=3),
-    Outcome(error=JobError(type=ErrorType.WRAPPER_ERROR, message="no")),
-    Outcome(error=JobError(type=ErrorType.DOCKER_ERROR, message="away"), passing=True),
-    Outcome(error=JobError(type=ErrorType.HOST_LOST, message="drained"), start=START),
-    Outcome(error=JobError(type=ErrorType.HOST_LOST, message="it crashed the actor"), crashed_actor=True),
-    Outcome(error=JobError(type=ErrorType.CANCELLED, message="cancelled"), start=START, exit_code=137),
-    Outcome(error=JobError(type=ErrorType.OUT_OF_MEMORY, message="more"), start=START, exit_code=137),
-]
+TRANSITIONS = transitions()
 
 
 class Life(RuleBasedStateMachine):
@@ -79,6 +55,8 @@ class Life(RuleBasedStateMachine):
         self.now += timedelta(seconds=1)
         before = self.phase
         self.phase, effects = step(before, event, self.now)
+        if type(self.phase) is not type(before):
+            assert transition(before, event, self.phase) in TRANSITIONS, "the diagram in ARCHITECTURE.md lacks this"
         for effect in effects:
             self._carry_out(effect)
 
@@ -335,67 +313,7 @@ TestLife = Life.TestCase
 TestLife.settings = settings(max_examples=800, stateful_step_count=25)
 
 
-# The diagram
-
-
-def phases() -> Iterator[Phase | None]:
-    """Every phase, with the data that makes a difference."""
-    record = JobRecord.submitted(JobSpec(app="A"), "1" * 24, NOON)
-    final = record.failed(ErrorType.NO_SUCH_APP, "none", NOON)
-    place, lease = PLACES[0], "lease"
-    placed = record.placed(
-        node_id="n", host="h1", lease=lease, granted={}, wrapper_digest="d", retry_policy=APP.retry_policy
-    )
-    yield from (None, life.WAITING, life.Withdrawn(), life.Orphaned(placed, 0.0))
-    yield from (life.Submitting(record), life.Submitting(record, cancelled=True), life.Submitting(final))
-    yield from (life.Storing(record, 1, "h1"), life.Storing(record, 1, cancelled=True), life.Storing(final, 1))
-    for wish in Wish:
-        yield life.Placed(place, wish)
-        yield life.Leasing(record, place, APP, wish)
-        yield life.Assigned(placed, place, lease, wish)
-        for held in (None, lease):
-            yield life.OnHost(placed, place, held, Status.INIT, wish)
-
-
-def events(phase: Phase | None) -> Iterator[Event]:
-    """Every event, with the data that makes a difference."""
-    record = JobRecord.submitted(JobSpec(app="A"), "1" * 24, NOON)
-    running = record._with(current_status=Status.RUNNING, host="h1")
-    own = getattr(phase, "record", record)
-    yield from (life.Inserted(), life.NotInserted(), life.RoomFound(PLACES[0]))
-    yield from (life.Recovered(each, 0.0) for each in (record, running, record.cancel_wanted(NOON)))
-    yield from (life.RecordRead(record, APP), life.RecordRead(record, None), life.RecordUnreadable())
-    yield from (life.LeaseGranted("lease", "node-h1"), life.LeaseRefused("node-h1"), life.Saved(own, own))
-    yield life.ContainerStarted(1, START)
-    yield from (life.AttemptEnded(outcome) for outcome in OUTCOMES)
-    yield from (life.HostAway(0.0), life.HostBack(PLACES[0]), life.HostLost("away"))
-    yield from (life.NodeGone(), life.CancelRequested(), life.EvictRequested())
-
-
-def edges() -> set[tuple[str, str, str]]:
-    """What leads from each phase to another: (phase, event, next phase)."""
-    found = set()
-    for phase in phases():
-        for event in events(phase):
-            try:
-                following, _ = step(phase, event, NOON)
-            except life.ImpossibleEvent:
-                continue
-            if type(following) is not type(phase):
-                names = [type(each).__name__ if each is not None else "[*]" for each in (phase, following)]
-                found.add((names[0], type(event).__name__, names[1]))
-    return found
-
-
-def test_the_diagram_in_the_architecture_is_that_of_the_code() -> None:
-    text = (REPOSITORY / "ARCHITECTURE.md").read_text()
-    diagram = re.search(r"```mermaid\nstateDiagram-v2\n(.*?)```", text, re.DOTALL)
-    assert diagram is not None
-    drawn = set()
-    for line in diagram[1].splitlines():
-        if match := re.fullmatch(r"\s*(\S+) --> (\S+) ?: (.*)", line):
-            drawn |= {(match[1], event.strip(), match[2]) for event in match[3].split(",")}
-    assert drawn == edges()
+# Phases and events, one by one
 
 
 def test_an_event_that_cannot_happen_is_refused() -> None:
