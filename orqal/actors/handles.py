@@ -135,8 +135,10 @@ class SchedulerClient(SchedulerApi):
     async def in_hand(self) -> InHand:
         return await answer(self.actor.in_hand.remote())
 
-    async def mend(self, node_id: str | None, containers: Sequence[ContainerKey], leases: Sequence[str]) -> None:
-        return await answer(self.actor.mend.remote(node_id, containers, leases))
+    async def mend(
+        self, node_id: str | None, containers: Sequence[ContainerKey], leases: Sequence[str], apps: Sequence[str] = ()
+    ) -> None:
+        return await answer(self.actor.mend.remote(node_id, containers, leases, apps))
 
     async def started(self, started: Started) -> None:
         return await answer(self.actor.started.remote(started))

@@ -135,8 +135,11 @@ class SchedulerApi(Protocol):
         """The work that is under way, for the doctor."""
         ...
 
-    async def mend(self, node_id: str | None, containers: Sequence[ContainerKey], leases: Sequence[str]) -> None:
-        """Remove what the doctor found left over: containers of a host's ended attempts, and leases of no job."""
+    async def mend(
+        self, node_id: str | None, containers: Sequence[ContainerKey], leases: Sequence[str], apps: Sequence[str] = ()
+    ) -> None:
+        """Remove what the doctor found left over: containers of a host's ended attempts, leases of no job, and missing
+        apps that no job needs."""
         ...
 
     # For the hosts

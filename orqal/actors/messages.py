@@ -112,6 +112,8 @@ class InHand(NamedTuple):
     """The jobs whose states are being written."""
     leases: frozenset[str]
     """The names of those that are held, or at hand."""
+    missing_apps: frozenset[str]
+    """The apps whose files are missing."""
 
 
 @dataclass(frozen=True)

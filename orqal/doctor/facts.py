@@ -114,6 +114,8 @@ class Cluster:
     """The ids of the Ray nodes that are alive."""
     broken_apps: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Apps that cannot be loaded: name -> (origin, error)."""
+    missing_apps: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
+    """Apps whose files are missing: name -> (origin, whether an unfinished job needs it)."""
     store: StoreFacts = field(default_factory=StoreFacts)
     versions: Mapping[str, str] = field(default_factory=dict)
     """The head's, as in `Machine`."""

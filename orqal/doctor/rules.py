@@ -165,6 +165,18 @@ def _of_apps(facts: Cluster) -> Iterator[Finding]:
             why="Its jobs end as no_such_app.",
             remedy="Correct the file, which is loaded again when it changes, or remove it from ORQAL_SERVICES.",
         )
+    for name, (origin, needed) in facts.missing_apps.items():
+        yield Finding(
+            kind=Kind.BROKEN_WRAPPER,
+            where="head",
+            subject=name,
+            what=f"The file of the app {name} is missing: {origin}",
+            why="Its jobs wait until the file is back.",
+            remedy="Put the file back. If you removed it on purpose, cancel the jobs that wait for it."
+            if needed
+            else f"Put the file back. If you removed it on purpose: {_FIX} forgets the app.",
+            mendable=not needed,
+        )
 
 
 def _of_host(host: HostFacts, facts: Cluster) -> Iterator[Finding]:

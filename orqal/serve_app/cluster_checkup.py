@@ -25,7 +25,7 @@ from orqal.engine.errors import EngineError
 from orqal.models import HostInfo, JobRecord, Status
 from orqal.serve_app.cluster_access import JOBS_AT_ONCE, ClusterAccess, slices
 from orqal.settings import Settings
-from orqal.store import JobFilter
+from orqal.store import JobFilter, is_needed
 
 log = logging.getLogger("orqal.doctor")
 
@@ -67,8 +67,12 @@ async def _facts(cluster: ClusterAccess) -> Cluster:
     hosts = await asyncio.gather(*(_examined(cluster, info) for info in await cluster.scheduler.hosts()))
     store = await asyncio.to_thread(machine.store, Settings())
     stored = await _stored(cluster, hosts) if store.readable else {}
+    apps = {app.name: app for app in await cluster.scheduler.apps() if app.error is not None}
     in_hand = await cluster.scheduler.in_hand()
-    apps = await cluster.scheduler.apps()
+    missing = {
+        name: (apps.pop(name).origin, not store.readable or await cluster.read(is_needed, cluster.store, name))
+        for name in in_hand.missing_apps & apps.keys()
+    }
     nodes = await asyncio.to_thread(ray.nodes)
     return Cluster(
         jobs=in_hand.jobs,
@@ -79,7 +83,8 @@ async def _facts(cluster: ClusterAccess) -> Cluster:
         groups=held,
         actors=actors,
         nodes=frozenset(node["NodeID"] for node in nodes if node["Alive"]),
-        broken_apps={app.name: (app.origin, app.error) for app in apps if app.error is not None},
+        broken_apps={app.name: (app.origin, app.error or "") for app in apps.values()},
+        missing_apps=missing,
         store=store,
         versions=machine.versions(),
     )
@@ -153,7 +158,8 @@ async def _counted(cluster: ClusterAccess, facts: Cluster) -> dict[str, int]:
 
 async def _mend(cluster: ClusterAccess, findings: Sequence[Finding]) -> None:
     leases = [finding.subject for finding in findings if finding.kind is Kind.STRAY_LEASE]
-    await cluster.scheduler.mend(None, [], leases)
+    apps = [finding.subject for finding in findings if finding.kind is Kind.BROKEN_WRAPPER]
+    await cluster.scheduler.mend(None, [], leases, apps)
     for node in (finding.subject for finding in findings if finding.kind is Kind.STRAY_ACTOR):
         try:
             ray.kill(HostClient.find(node).actor)

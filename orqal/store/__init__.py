@@ -13,6 +13,7 @@ from orqal.store.protocol import (
     StoreError,
     Submission,
     first_sentence,
+    is_needed,
 )
 from orqal.store.sqlite import SqliteStore
 
@@ -26,6 +27,7 @@ __all__ = [
     "StoreError",
     "Submission",
     "first_sentence",
+    "is_needed",
     "open_store",
     "store_failures",
 ]

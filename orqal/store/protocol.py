@@ -69,6 +69,12 @@ class StoreError(RuntimeError):
     """A store cannot be used. The message says why and what to do."""
 
 
+def is_needed(store: Store, app: str) -> bool:
+    """True if an unfinished job names this app."""
+    states = (Status.TODO, Status.INIT, Status.RUNNING)
+    return any(store.find(JobFilter(status=status, app=app), 1).jobs for status in states)
+
+
 def first_sentence(error: Exception) -> str:
     """Return a database's error message without the driver's remarks on timeouts and other servers."""
     return str(error).partition(" (configured timeouts")[0].partition(", Timeout:")[0]

@@ -137,7 +137,7 @@ async def test_what_nobody_wants_any_more_is_stopped(registry: Registry, engine:
 async def test_a_registry_that_comes_back(registry: Registry, engine: Engine, image: str) -> None:
     registry.gate.shut()
     with ImagePulls(60, lambda: None).of(engine, image) as wanted:
-        assert "refused" in await told(wanted, "tried again")
+        assert "refused" in await told(wanted, "trying again")
         registry.gate.unlock()
         assert await wanted.id == engine.image_id(image)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from orqal.abstract import AbstractWrapper
 from orqal.models import ErrorType
 from orqal.testing import run
 from orqal.wrappers.base import WrapperJob
+
+pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("image")]
 
 
 class Shell(AbstractWrapper):
@@ -62,16 +65,28 @@ def test_its_limits_hold() -> None:
     assert leftovers() == []
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """SIGINT is heeded as in a terminal. Where tests run in the background of a script it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_ctrl_c_removes_the_container(tmp_path: Path) -> None:
-    (tmp_path / "jobs").mkdir()
-    interrupt = threading.Timer(0, os.kill, (os.getpid(), signal.SIGINT))
+    ended = threading.Event()
 
-    def when_it_runs() -> None:
+    def interrupt_when_it_runs() -> None:
         while not list(tmp_path.glob("jobs/*/running")):
-            threading.Event().wait(0.05)
-        interrupt.start()
+            if ended.wait(0.05):
+                return
+        os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=when_it_runs, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        run(Shell, "touch running; while :; do sleep 0.1; done", engine="docker", folder=tmp_path)
+    threading.Thread(target=interrupt_when_it_runs, daemon=True).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(Shell, "touch running; while :; do sleep 0.1; done", engine="docker", folder=tmp_path)
+    finally:
+        ended.set()
     assert leftovers() == []

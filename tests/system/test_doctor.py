@@ -34,6 +34,14 @@ group = placement_group([{"ram_gb": 1}], name="orqal planted", lifetime="detache
 ray.get(group.ready())
 """
 
+GONE = """
+class Gone(AbstractWrapper):
+    docker_url = "orqal/demo"
+
+    def get_cmd(self, params):
+        return "true"
+"""
+
 
 def checkup(orqal: Orqal, *options: str, code: int) -> dict[tuple[str, str], dict[str, Any]]:
     """What `orqal doctor` finds, by kind and subject. Folders that others left in /tmp are not this test's."""
@@ -59,6 +67,12 @@ def stranger(orqal: Orqal) -> Iterator[Any]:
     made = container(orqal, "another", secrets.token_hex(12))
     yield made
     made.remove(force=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten(running: Orqal) -> None:
+    """The apps of the wrapper files that earlier tests removed are forgotten."""
+    running.cli("doctor", "--fix", check=False, timeout=120)
 
 
 @pytest.fixture
@@ -98,6 +112,10 @@ def test_planted_leftovers_are_found_and_mended_and_all_else_stays(
             (of_engine / f"{job}_2").mkdir()  # the container may need the other
             planted.add(("stray_cgroup", f"{job}_2"))
     (services / "broken.py").write_text("import no_such_module\n")
+    (services / "gone.py").write_text(GONE)
+    assert "Gone" in {app["name"] for app in orqal.http().get("/apps").json()}
+    (services / "gone.py").unlink()
+    planted.add(("broken_wrapper", "Gone"))
     try:
         found = checkup(orqal, code=1)
         assert found.keys() == planted | {("broken_wrapper", "broken")}

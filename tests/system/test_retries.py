@@ -99,7 +99,7 @@ def test_a_pause_is_told_and_goes_on_after_a_restart_and_can_be_cancelled(orqal:
     before = orqal.job(jobs[0])
     assert (before["current_status"], before["attempt"]) == ("todo", 2)
     summary = orqal.http().get(f"/job/{jobs[0]}/explain").json()["summary"]
-    assert "s before attempt 2 of 4, because attempt 1 exited with 1." in summary
+    assert "s before attempt 2 of 4 because attempt 1 exited with 1." in summary
     assert "before attempt 2 of 4" in orqal.cli("explain", jobs[0]).stdout
     orqal.kill("Scheduler")
     # It answers for others while it waits for its turn: it has neither failed nor ended.

@@ -2,7 +2,8 @@
 
 A wrapper file that is broken, slow or missing for a while must cost no job. So the last good version of each file is
 kept, also over restarts (ORQAL_HOME/apps.json): it is used while the file's newest version cannot be loaded. While the
-file is missing, its jobs wait. Each file is loaded by itself: none holds up the others.
+file is missing, its jobs wait. A file that was removed on purpose is forgotten after a while, or when `orqal doctor
+--fix` is run. Each file is loaded by itself: none holds up the others.
 """
 
 from __future__ import annotations
@@ -116,9 +117,13 @@ class Apps:
                 log.warning("%s is missing", origin)
                 place.source, place.problem = None, f"{origin} is missing"
                 place.missing_since = self._clock.now().timestamp()
+                place.apps = {name: app for name, app in place.apps.items() if app.info.error is None}
                 self._write_kept()
-        # A later place's app replaces an earlier one's of the same name: the order is that of the settings.
-        self._places = {origin: self._places[origin] for origin in (*found, *(self._places.keys() - found.keys()))}
+        # Of a missing file only apps that could be used are of interest: jobs may wait for them.
+        missing = [origin for origin, place in self._places.items() if origin not in found and place.apps]
+        # A later place's app replaces an earlier one's of the same name: the order is that of the settings, and what is
+        # there replaces what is missing, because a file may have been renamed.
+        self._places = {origin: self._places[origin] for origin in (*missing, *found)}
 
     async def up_to_date(self, names: Iterable[str] = ()) -> None:
         """Return when these apps are those of their files as they are now; without names, all apps.
@@ -143,6 +148,8 @@ class Apps:
             found = [source.broken(f"{type(error).__name__}: {error}")]
         finally:
             place.loading = None
+        if place.missing_since:  # since the load began
+            return
         good = {app.info.name: app for app in found if app.info.error is None}
         bad = {app.info.name: app for app in found if app.info.error is not None}
         if found and not good and bad.keys() == {source.name}:  # the file as a whole
@@ -188,13 +195,18 @@ class Apps:
         except OSError as error:
             log.error("the last good versions of wrappers cannot be kept: %s", error)
 
-    def forget_missing(self, needed: Callable[[str], object]) -> None:
-        """Forget the apps of files that have been missing for long. `needed`: an unfinished job names this app."""
+    def long_missing(self) -> list[str]:
+        """The apps of files that have been missing for so long that they were probably removed on purpose."""
         moment = self._clock.now().timestamp()
-        for origin, place in list(self._places.items()):
-            gone = place.missing_since and moment - place.missing_since > FORGOTTEN_AFTER
-            if gone and not any(needed(name) for name in place.apps):
-                del self._places[origin]
+        places = [place for place in self._places.values() if place.missing_since]
+        return [name for place in places if moment - place.missing_since > FORGOTTEN_AFTER for name in place.apps]
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Forget these apps if their files are missing. No unfinished job may need them."""
+        gone = set(names)
+        for place in self._places.values():
+            if place.missing_since and gone & place.apps.keys():
+                place.apps = {name: app for name, app in place.apps.items() if name not in gone}
                 self._write_kept()
 
     # What there is
@@ -237,6 +249,10 @@ class Apps:
             else:
                 found.append(app.info)
         return sorted(found, key=lambda info: info.name.lower())
+
+    def missing_names(self) -> frozenset[str]:
+        """The apps whose files are missing."""
+        return frozenset(name for name, (_, place) in self._all().items() if place is not None and place.missing_since)
 
     def missing(self, name: str) -> str:
         """Why no job can start with this app now, and what the user can do."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from orqal.actors.background import Background
 from orqal.actors.interfaces import ActorAway, ClusterApi, SchedulerApi
@@ -29,7 +29,7 @@ from orqal.scheduling import LineKey, demand, place, why_not
 from orqal.scheduling.lifecycle import ContainerStarted
 from orqal.scheduling.placement import PATIENCE
 from orqal.settings import Settings
-from orqal.store import Store
+from orqal.store import Store, is_needed
 from orqal.wrappers.catalog import App, Source
 
 log = logging.getLogger("orqal.scheduler")
@@ -224,15 +224,18 @@ class Scheduler(SchedulerApi):
 
     async def in_hand(self) -> InHand:
         leases = self._jobs.lease_names() | self._leases.names()
-        return InHand(self._jobs.in_hand(), frozenset(self._writer.saving), leases)
+        return InHand(self._jobs.in_hand(), frozenset(self._writer.saving), leases, self._apps.missing_names())
 
-    async def mend(self, node_id: str | None, containers: Sequence[ContainerKey], leases: Sequence[str]) -> None:
+    async def mend(
+        self, node_id: str | None, containers: Sequence[ContainerKey], leases: Sequence[str], apps: Sequence[str] = ()
+    ) -> None:
         if (host := self._hosts.of_node(node_id or "")) is not None:
             records = await asyncio.to_thread(self._store.get_many, [key.job for key in containers])
             stored = {job: StoredJob(record.current_status, record.attempt) for job, record in records.items()}
             self._jobs.found(host, [key for key in containers if is_over(key, stored.get(key.job))])
         for name in set(leases) - self._jobs.lease_names():
             self._leases.drop_stray(name)
+        await self._forget_apps(apps)
 
     # For the hosts
 
@@ -283,9 +286,15 @@ class Scheduler(SchedulerApi):
             await asyncio.sleep(APP_PERIOD)
             try:
                 await self._apps.scan()
-                self._apps.forget_missing(self._waiting.waits_for)
+                await self._forget_apps(self._apps.long_missing())
             except Exception:
                 log.exception("looking at the wrapper files failed")
+
+    async def _forget_apps(self, names: Iterable[str]) -> None:
+        """Forget those of these apps whose files are missing and that no unfinished job needs."""
+        for name in names:
+            if not await asyncio.to_thread(is_needed, self._store, name):
+                self._apps.forget([name])
 
     async def _greet(self, host: KnownHost) -> None:
         """A host is there, or there again: remove what is left on it of attempts and jobs that are over."""

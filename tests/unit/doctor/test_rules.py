@@ -103,6 +103,14 @@ SCENES: dict[str, tuple[Cluster, list[tuple[str, str]]]] = {
         replace(WELL, broken_apps={"Bad": ("/s.py", "SyntaxError")}),
         [("broken_wrapper", "Bad")],
     ),
+    "a wrapper whose file is missing": (
+        replace(WELL, missing_apps={"Gone": ("/s.py", False)}),
+        [("broken_wrapper", "Gone")],
+    ),
+    "a wrapper whose file is missing and that jobs need": (
+        replace(WELL, missing_apps={"Gone": ("/s.py", True)}),
+        [("broken_wrapper", "Gone")],
+    ),
     "a damaged store": (replace(WELL, store=StoreFacts("/s", damage=["row 7 missing"])), [("store_damaged", "/s")]),
     "a database that does not answer": (
         replace(on_h1(directories=frozenset({"d" * 24})), stored={}, store=StoreFacts("/s", silent="refused")),

@@ -129,11 +129,54 @@ async def test_a_missing_file_is_known_until_it_is_forgotten(tmp_path: Path) -> 
         assert info.error == f"{file} is missing"
         apps = apps_of(tmp_path)
     await apps.up_to_date()
+    assert apps.missing_names() == {"Mine"} and apps.long_missing() == []
     await asyncio.sleep(FORGOTTEN_AFTER + 1)
-    apps.forget_missing(lambda name: name == "Mine")
-    assert apps.is_known("Mine")
-    apps.forget_missing(lambda name: False)
+    assert apps.long_missing() == ["Mine"]
+    apps.forget(["Mine"])
     assert not apps.is_known("Mine") and not apps_of(tmp_path).is_known("Mine")
+    await apps.up_to_date()
+    assert apps.missing_names() == frozenset() and apps.long_missing() == []
+    write(file, GOOD.format(threads=2))
+    await apps.up_to_date()
+    apps.forget(["Mine"])
+    assert apps.get("Mine") is not None, "its file is there"
+
+
+@in_virtual_time
+async def test_of_a_removed_file_nothing_stays_that_never_could_be_used(tmp_path: Path) -> None:
+    file, loader = tmp_path / "services/mine.py", Loader()
+    write(file, GOOD.format(threads=1) + GOOD.format(threads=-1).replace("Mine", "Bad"))
+    write(tmp_path / "services/broken.py", "syntax error")
+    apps = apps_of(tmp_path, loader)
+    await apps.up_to_date()
+    wrong = {info.name for info in apps.infos() if info.error}
+    assert wrong == {"Bad", "broken"}
+    file.unlink()
+    (tmp_path / "services/broken.py").unlink()
+    await apps.up_to_date()
+    assert {info.name for info in apps.infos() if info.error} == apps.missing_names() == {"Mine"}
+    # Nor does what was being loaded when its file was removed.
+    loader.slow["broken"] = 5.0
+    write(tmp_path / "services/broken.py", "syntax error")
+    await apps.scan()
+    (tmp_path / "services/broken.py").unlink()
+    await apps.up_to_date()
+    await asyncio.sleep(10)
+    assert {info.name for info in apps.infos() if info.error} == {"Mine"}
+
+
+@in_virtual_time
+async def test_a_file_that_is_renamed_keeps_its_apps(tmp_path: Path) -> None:
+    file = tmp_path / "services/mine.py"
+    write(file, GOOD.format(threads=1))
+    apps = apps_of(tmp_path)
+    await apps.up_to_date()
+    file.rename(tmp_path / "services/renamed.py")
+    for _ in ("the same process", "another one"):
+        await apps.up_to_date()
+        assert apps.get("Mine") is not None
+        assert [info.error for info in apps.infos() if info.name == "Mine"] == [None]
+        apps = apps_of(tmp_path)
 
 
 @in_virtual_time
@@ -209,6 +252,25 @@ def test_jobs_wait_while_their_wrapper_is_missing_and_go_on_when_it_is_back(tmp_
         file.write_text(text)
         await cluster.ended([*waiting, late])
         assert [cluster.record(job).ok for job in (*waiting, late)] == [False, True, True, True]
+
+    play(scene, tmp_path, services=str(file.parent))
+
+
+def test_the_doctor_lets_an_app_be_forgotten_that_no_job_needs(tmp_path: Path) -> None:
+    file = services(tmp_path)
+
+    async def scene(cluster: InProcessCluster) -> None:
+        [running] = await cluster.submit(spec(1, app="Mine", params={"seconds": 30}))
+        await cluster.running(running)
+        file.unlink()
+        await cluster.wait(10)
+        assert (await cluster.scheduler.in_hand()).missing_apps == {"Mine"}
+        await cluster.scheduler.mend(None, [], [], ["Mine"])
+        assert (await cluster.scheduler.in_hand()).missing_apps == {"Mine"}, "a job needs it"
+        await cluster.ended([running])
+        assert cluster.record(running).ok
+        await cluster.scheduler.mend(None, [], [], ["Mine"])
+        assert "Mine" not in {info.name for info in await cluster.scheduler.apps()}
 
     play(scene, tmp_path, services=str(file.parent))
 
