@@ -86,7 +86,7 @@ def test_ctrl_c_removes_the_container(tmp_path: Path) -> None:
     threading.Thread(target=interrupt_when_it_runs, daemon=True).start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            run(Shell, "touch running; while :; do sleep 0.1; done", engine="docker", folder=tmp_path)
+            run(Shell, ": > running; while :; do sleep 0.1; done", engine="docker", folder=tmp_path)
     finally:
         ended.set()
     assert leftovers() == []
