@@ -5,7 +5,7 @@
     wait(jobs)
     jobs[0].result
 
-Light: what these names need is imported when one of them is first used.
+`import orqal` itself is quick, because what a name needs is imported when the name is first used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The module that earlier releases had the base class in; wrapper files import it from here."""
+"""The module of the base class in earlier releases. Wrapper files still import it from here."""
 
 from orqal.wrappers.base import AbstractWorker, AbstractWrapper
 

@@ -10,7 +10,7 @@ from orqal.models import now
 
 
 class Clock(Protocol):
-    """Two clocks: one to date things, one to measure how long they take."""
+    """Two clocks: one for dates, and one for measuring durations."""
 
     def now(self) -> datetime:
         """The present moment, in UTC. It may jump when someone sets the machine's clock."""
@@ -22,7 +22,7 @@ class Clock(Protocol):
 
 
 class SystemClock(Clock):
-    """The clocks of this machine."""
+    """This machine's clocks."""
 
     def now(self) -> datetime:
         return now()

@@ -63,19 +63,19 @@ def _mounts(name: str) -> dict[str, bool]:
     for entry in filter(None, map(str.strip, _text(name, "").split(","))):
         text, colon, mode = entry.partition(":")
         if colon and mode != "ro":
-            raise ValueError(f"ORQAL_{name}: {mode!r} after a path is not ro")
+            raise ValueError(f"ORQAL_{name}: a path may be followed by ':ro', not by {colon + mode!r}")
         try:
             path = normal_path(text)
         except ValueError as error:
             raise ValueError(f"ORQAL_{name}: {error}") from None
         if path in mounts:
-            raise ValueError(f"ORQAL_{name}: {path} is there twice")
+            raise ValueError(f"ORQAL_{name}: {path} is listed twice")
         mounts[path] = mode == "ro"
     for path in mounts:
         above = [str(parent) for parent in Path(path).parents if mounts.get(str(parent)) is False]
         if above:
             raise ValueError(
-                f"ORQAL_{name}: {path} lies below {above[0]}, which jobs may write, so a job could put a link there "
+                f"ORQAL_{name}: {path} lies below {above[0]}, which jobs may write to, so a job could put a link there "
                 f"that leads anywhere. Make {above[0]} read-only ({above[0]}:ro), or leave one of them out"
             )
     return mounts
@@ -86,7 +86,7 @@ class Settings:
     """The settings in force. They are read from the environment when the object is made.
 
     Raises:
-        ValueError: a variable has a value that is not possible.
+        ValueError: the value of a variable is invalid.
     """
 
     home: Path = field(default_factory=lambda: _path("HOME", "~/.orqal"))
@@ -106,7 +106,8 @@ class Settings:
     from there after a job's end."""
     registry_auth_text: str = field(default_factory=lambda: _text("REGISTRY_AUTH", ""))
     """ORQAL_REGISTRY_AUTH (a file on the host): credentials for registries, in the form of Docker's config.json. The
-    default is Docker's own file of the user who runs Orqal: ~/.docker/config.json, or in the folder DOCKER_CONFIG."""
+    default is the file that Docker itself uses for the user who runs Orqal: config.json in ~/.docker or in the folder
+    DOCKER_CONFIG."""
     pull_patience: float = field(default_factory=lambda: _number("PULL_PATIENCE", 60))
     """ORQAL_PULL_PATIENCE (seconds; 60): how long a host repeats a pull when the registry does not answer. After that
     the attempt fails."""
@@ -117,7 +118,7 @@ class Settings:
     wrapper_timeout: float = field(default_factory=lambda: _number("WRAPPER_TIMEOUT", 60))
     """ORQAL_WRAPPER_TIMEOUT (seconds; 60): how long one call of a wrapper's method may take."""
     wrapper_memory_gb: float = field(default_factory=lambda: _number("WRAPPER_MEMORY_GB", 4))
-    """ORQAL_WRAPPER_MEMORY_GB (10^9 bytes; 4): memory that one call of a wrapper's method may add."""
+    """ORQAL_WRAPPER_MEMORY_GB (10^9 bytes; 4): memory that one call of a wrapper's method may use."""
     output_cap: int = field(default_factory=lambda: int(_number("OUTPUT_CAP", 1 << 20)))
     """ORQAL_OUTPUT_CAP (bytes; 1 MiB): the end of each output stream that the job's record keeps. Longer output is also
     a file in the job's directory."""
@@ -160,7 +161,7 @@ class Settings:
 
     @property
     def store_place(self) -> str:
-        """Where jobs are kept, for people: without a password."""
+        """Where jobs are kept, as it may be shown: without a password."""
         return store_place(self.store) if self.store_is_mongo else str(self.store_path)
 
     @property
@@ -180,7 +181,7 @@ class Settings:
 
     @property
     def registry_auth(self) -> Path | None:
-        """The file with credentials for registries; None is Docker's own file."""
+        """The file with credentials for registries; None stands for Docker's own file."""
         return _absolute(self.registry_auth_text) if self.registry_auth_text else None
 
     @property
@@ -251,7 +252,7 @@ def is_mongo(store: str) -> bool:
 
 
 def store_place(store: str) -> str:
-    """Return a value of ORQAL_STORE for people: without the user, the password and the options of a URL."""
+    """Return a value of ORQAL_STORE as it may be shown: a URL without its user, password and options."""
     if not is_mongo(store):
         return store
     scheme, _, rest = store.partition("://")

@@ -1,4 +1,4 @@
-"""The states of a job. Apart from models.py, for the command line needs them before it needs pydantic."""
+"""The states of a job. They are not in orqal/models, because the command line uses them without loading pydantic."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from enum import Enum
 
 
 class Status(str, Enum):
-    """Where a job is on its way: todo -> init -> running -> exited | error."""
+    """How far a job has come: todo -> init -> running -> exited or error."""
 
     TODO = "todo"
-    """Waits in the queue."""
+    """It waits in the queue."""
     INIT = "init"
-    """Has its host: the image is made ready and the container is created."""
+    """It has a host, which pulls the image and creates the container."""
     RUNNING = "running"
-    """The container runs."""
+    """Its container runs."""
     EXITED = "exited"
-    """The container ended by itself: exit code, output and result are there."""
+    """Its container ended by itself. The job has an exit code, output and perhaps a result."""
     ERROR = "error"
-    """It did not end by itself, or nothing came of it: `error` says why."""
+    """It was stopped, could not be run, or has no result because its wrapper failed. `error` says why."""
 
     @property
     def final(self) -> bool:
-        """True when the job has ended; such a state is never left."""
+        """True if a job in this state has ended. Its state then never changes again."""
         return self in (Status.EXITED, Status.ERROR)

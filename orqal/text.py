@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What moves a terminal's cursor, changes its state or turns the direction of text, and what is no character. Tabs and
-line feeds are harmless."""
+"""Characters that move a terminal's cursor, change its state or turn the direction of text, and lone surrogates, which
+are not characters. Tabs and line feeds are harmless."""
 
 
 def printable(text: str, replacement: str = "") -> str:
-    """Return text that a terminal or a page shows and does not obey. `replacement`: for each such character."""
+    """Return the text without the characters that control a terminal or a page.
+
+    `replacement`: the text that takes the place of each such character.
+    """
     return _UNPRINTABLE.sub(replacement, text)
 
 
 def one_line(text: str) -> str:
-    """Return the words of a text on one line."""
+    """Return a text on one line: all white space becomes single spaces."""
     return " ".join(text.split())
 
 
@@ -30,7 +33,7 @@ def sentence(text: str) -> str:
 
 
 def counted(count: int, thing: str, things: str = "") -> str:
-    """Return a number with its noun: "1 job", "1,234 jobs". `things`: the plural, if it is not `thing` with an s."""
+    """Return a number and its noun: "1 job", "1,234 jobs". `things`: the plural, unless it is `thing` with an s."""
     return f"{count:,} {thing if count == 1 else things or f'{thing}s'}"
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ITEMS_PER_PAGE = 1_000
 """Jobs or batches that one request for a list returns, at most."""
 ANSWER_TIMEOUT = 60.0
-"""Seconds in which the server must begin its answer, and between two parts of it."""
+"""Seconds that the server may take to begin its answer, and between two parts of it."""
 CHECKUP_TIMEOUT = 600.0
 """The same for `doctor`, which asks every host."""
 
@@ -36,27 +36,27 @@ def find_api(settings: Settings) -> str:
 
 
 class Cleaned(NamedTuple):
-    """What a cleaning removed."""
+    """What `Client.clean` removed."""
 
     deleted: int
-    """How many jobs were deleted; for "containers" jobs that were ended, for "old" directories that were removed."""
+    """The number of deleted jobs. For "containers" the number of ended jobs, for "old" of removed directories."""
     directories: list[str]
-    """For "old": the names of these directories."""
+    """The names of the directories that "old" removed."""
 
 
 class Client:
     """The HTTP API of one server, over one persistent connection. Thread-safe.
 
-    All methods raise ServerUnreachable where the server does not answer, and RequestFailed where it refuses.
+    All methods raise ServerUnreachable if the server does not answer, and RequestFailed if it answers with an error.
     """
 
     def __init__(
         self, base_url: str | None = None, token: str | None = None, *, timeout: float = ANSWER_TIMEOUT
     ) -> None:
-        """`base_url` and `token`: None for those of the environment, or of the Orqal that runs on this machine.
+        """`base_url` and `token`: None stands for those of the environment, or of the Orqal that runs on this machine.
 
         `base_url` may contain a user and a password (`http://x:TOKEN@host:5001/api`), which are sent instead of the
-        token. `timeout`: seconds in which the server must begin its answer, and between two parts of it.
+        token. `timeout`: seconds that the server may take to begin its answer, and between two parts of it.
         """
         settings = Settings()
         url = (base_url or find_api(settings)).rstrip("/")
@@ -72,15 +72,15 @@ class Client:
     def submit(self, document: bytes) -> str:
         """Submit one job, a JSON document, and return its id.
 
-        If the connection breaks the request is sent again, and there is still only one job.
+        If the connection breaks, the request is sent again, and there is still only one job.
         """
         return submit_one(self._transport, document)
 
     def submit_many(self, documents: Iterable[bytes], batch: str | None = None, *, resume: bool = False) -> Submission:
         """Submit jobs, a JSON document each. Iterate over the result to send them; it yields their ids, in order.
 
-        `batch`: the name of the batch that they join. `resume`: they are the batch's jobs from the first one on, and
-        those that an earlier call submitted are not submitted again.
+        `batch`: the name of the batch that they join. `resume`: the documents are the batch's jobs from the first one
+        on, and jobs that an earlier call submitted are not submitted again.
 
         Raises:
             SubmissionFailed: (while iterating) some jobs were submitted, the others were not.
@@ -138,7 +138,7 @@ class Client:
     ) -> int:
         """Cancel the jobs with these ids, or those that match all the given filters, or `all` jobs.
 
-        `status`: todo, init or running. Return how many of them had not ended yet.
+        `status`: todo, init or running. Return the number of jobs that had not ended yet.
         """
         if batch is not None:
             _check_batch_name(batch)
@@ -172,9 +172,10 @@ class Client:
     def changes(
         self, ids: Iterable[str] = (), *, batch: str | None = None, timeout: float | None = None
     ) -> Iterator[Change]:
-        """Yield how each of these jobs, or of the jobs of a batch, ended, as soon as it has.
+        """Yield how each of these jobs, or each job of a batch, ended, as soon as it ends.
 
-        This is one stream, without polling. If it breaks it is opened again for the rest. `timeout`: in seconds.
+        The answer is one stream, without polling. If it breaks, it is opened again for the remaining jobs. `timeout`:
+        in seconds.
 
         Raises:
             TimeoutError: some jobs have not ended after `timeout`.
@@ -200,7 +201,7 @@ class Client:
         return self._pages("batches", limit, {})
 
     def batch(self, name: str) -> dict[str, Any]:
-        """Return how far a batch is; see models.BatchInfo for the keys.
+        """Return a batch and its progress; see models.BatchInfo for the keys.
 
         Raises:
             NotFound: there is no such batch.
@@ -209,7 +210,7 @@ class Client:
         return batch
 
     def retry_batch(self, name: str) -> int:
-        """Run the failed jobs of a batch again. Return how many there are.
+        """Run the failed jobs of a batch again, and return their number.
 
         Raises:
             NotFound: there is no such batch.
@@ -238,7 +239,8 @@ class Client:
     def logs(self, id: str, *, follow: bool = False, stream: str = "both") -> Iterator[Frame]:
         """Yield a job's output. `stream`: stdout, stderr or both.
 
-        `follow`: from its beginning to the job's end, live. If the connection breaks it goes on where it was.
+        `follow`: from its beginning to the job's end, live. If the connection breaks, the output is resumed where it
+        stopped.
 
         Raises:
             NotFound: there is no job with this id.
@@ -248,7 +250,7 @@ class Client:
     def download(self, id: str, name: str, to: Path) -> Path:
         """Save a file of the job's directory as `to`, which appears when it is complete. Return `to`.
 
-        If the connection breaks it goes on where it was.
+        If the connection breaks, the download is resumed where it stopped.
 
         Raises:
             NotFound: there is no such job or file.
@@ -275,7 +277,7 @@ class Client:
     def drain(self, host: str, *, now: bool = False) -> dict[str, Any]:
         """Give a host no more work, and return the host. Its jobs run to their end.
 
-        `now`: they are stopped, and run again elsewhere.
+        `now`: stop its jobs; they run again elsewhere.
 
         Raises:
             NotFound: there is no such host.
@@ -350,5 +352,5 @@ def _check_batch_name(name: str) -> None:
 
 
 def download_path(id: str | None, name: str) -> str:
-    """Return where a file of a job's directory is, below the API's URL."""
+    """Return the path of a file of a job's directory, relative to the API's URL."""
     return f"job/{_part(id or '')}/download/{quote(name, safe='/')}"

@@ -3,7 +3,7 @@
 OrqalError
 ├── ServerUnreachable    no connection to the server, or it broke
 ├── RequestFailed        the server answered with an error
-│   ├── Unauthorized     it wants a token, or another one
+│   ├── Unauthorized     the token is missing or wrong
 │   └── NotFound         there is no such job, batch, host or file
 └── SubmissionFailed     some jobs were submitted, the others were not
 """
@@ -23,7 +23,7 @@ class ServerUnreachable(OrqalError):
     def __init__(self, message: str, *, reached_before: bool = True) -> None:
         super().__init__(message)
         self.reached_before = reached_before
-        """False if this client has never had a connection to the server. Then trying again hardly helps."""
+        """False if this client has never had a connection to the server. Another try is then unlikely to help."""
 
 
 class RequestFailed(OrqalError):
@@ -38,7 +38,7 @@ class RequestFailed(OrqalError):
 
 
 class Unauthorized(RequestFailed):
-    """The server wants a token, or another one."""
+    """The token is missing or wrong."""
 
 
 class NotFound(RequestFailed):

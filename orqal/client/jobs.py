@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _LISTS = frozenset({"lswd", "stdout", "stderr", "attempts"})
 _RETRIES = ("retries", "retry_on", "retry_delay", "retry_memory_factor")
 _REQUESTED = ("app", "input", "params", "user", "use_cache", "threads", "memory_in_gb", "timeout", *_RETRIES)
-"""What the user sets; the server sets all other attributes."""
+"""The attributes that the user sets; the server sets all others."""
 SHOWN_CHARACTERS = 2_000
 """Characters of a value or an output that a notebook shows."""
 SHOWN_LINES = 20
@@ -41,10 +41,9 @@ class Job:
     Its attributes are the keys of the server's JSON: `app`, `input`, `params`, `user`, `current_status`, `host`,
     `image`, `cmd`, `exit_code`, `error` and `ok`. After its end there are also `stdout` and `stderr` (lists of lines),
     `result`, `lswd` (the names of the files in its directory), `image_digest`, `wrapper_digest` (of the wrapper's
-    source), `peak_memory` (bytes) and `cpu_seconds`. `cache_miss` says why the job was run and no earlier one was
-    reused; `cache_hits` is how often the job itself was reused. `attempts` are the attempts before the present one,
-    `attempt` is the number of the present one, and `not_before` is the time before which it does not begin. `retry_of`
-    and `retried_as` are ids.
+    source), `peak_memory` (bytes) and `cpu_seconds`. `cache_miss` says why no earlier job was reused, and `cache_hits`
+    is how often this job was reused. `attempts` are the attempts before the present one, `attempt` is the number of the
+    present one, and `not_before` is the time before which it does not begin. `retry_of` and `retried_as` are ids.
 
     `load()` brings all of them up to date. An attribute that is not known yet (of a job made from its id, or after
     `wait()`) is loaded when it is first read.
@@ -112,15 +111,15 @@ class Job:
         retry_delay: float | None = None,
         retry_memory_factor: float | None = None,
     ) -> None:
-        """`id`: of a job that exists; otherwise the `app` to run on `input`, with `params`.
+        """Give either the `id` of a job that exists, or the `app` to run on `input`, with `params`.
 
         `use_cache`: reuse a job with the same app, input and params that waits, runs or succeeded. `start`: submit it
-        at once. `threads` (cores), `memory_in_gb` (10^9 bytes), `timeout` (seconds): None for what the app says.
+        at once. `threads` (cores), `memory_in_gb` (10^9 bytes), `timeout` (seconds): None stands for the app's own.
 
-        `retries`: how often it is tried again if it fails by itself, 100 at most. `retry_on`: after which failures:
+        `retries`: how often it is tried again if its program fails, 100 at most. `retry_on`: the failures to retry:
         exit codes, "exit_code" (any but 0), "timeout", "out_of_memory". `retry_delay`: seconds before the first retry,
         and twice as many before each further one. `retry_memory_factor`: after "out_of_memory" the next attempt gets
-        this many times the memory, at most that of the largest host. None for what the app says.
+        this many times the memory, at most that of the largest host. None stands for the app's own.
         """
         self._id = id
         self._loaded = False
@@ -163,7 +162,7 @@ class Job:
         """Submit it.
 
         Raises:
-            OrqalError: the server is away, or does not take the job.
+            OrqalError: the server cannot be reached, or refuses the job.
         """
         self._id = _client().submit(self._document())
         self.load()
@@ -171,7 +170,7 @@ class Job:
     def load(self) -> str | None:
         """Bring all attributes up to date, and return `current_status`."""
         record = _client().job(self._submitted())
-        # A key of a later server must not hide a method of this class.
+        # A newer server may send a key that is the name of a method of this class; it must not hide the method.
         self.__dict__.update({key: value for key, value in record.items() if not hasattr(type(self), key)})
         self._loaded = True
         return self.current_status
@@ -202,7 +201,7 @@ class Job:
         return str(_client().explain(self._submitted())["summary"])
 
     def logs(self, follow: bool = False) -> Iterator[str]:
-        """Yield its output so far, stdout and stderr mixed as they came. `follow`: live, until it ends."""
+        """Yield its output so far, stdout and stderr mixed as they were written. `follow`: live, until it ends."""
         decode = {source: codecs.getincrementaldecoder("utf-8")("replace").decode for source in (STDOUT, STDERR)}
         for source, data in _client().logs(self._submitted(), follow=follow):
             if text := decode[source](data):
@@ -277,15 +276,15 @@ class Job:
 
 @functools.cache
 def _fields() -> frozenset[str]:
-    """The attributes of a job that the server may send, without its id."""
+    """Return the names of the attributes that the server may send, without the id."""
     from orqal.models import JobRecord
 
     return frozenset({*JobRecord.model_fields, *Job.__annotations__}) - {"id", "_id"}
 
 
 def user_name() -> str:
-    """Return the name of the user who submits, or an empty string if this machine has none."""
-    # In a container there may be no name for the user's number.
+    """Return the name of the user who submits, or an empty string if it is not known."""
+    # In a container the user's id may have no name.
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -293,7 +292,7 @@ def user_name() -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a path or a number of numpy, which users put into inputs and params, as a value of JSON."""
+    """Return a path or a number of numpy, which users put into inputs and params, as a JSON value."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
@@ -302,11 +301,11 @@ def _plain(value: Any) -> Any:
 
 
 def batch(jobs: Iterable[Job], name: str | None = None, progress: bool | None = None) -> list[Job]:
-    """Submit jobs, thousands if need be. Return them in the same order, with their ids.
+    """Submit jobs, from one to very many. Return them in the same order, with their ids.
 
-    `name`: of the batch. If it exists already, nothing is submitted and its jobs are returned; if an earlier call
-    stopped midway, the rest is submitted. `progress`: None for a bar in a terminal or a notebook, and nothing
-    elsewhere. A job that has an id already is submitted again, as another job.
+    `name`: the name of the batch. If the batch exists already, nothing is submitted and its jobs are returned; if an
+    earlier call stopped midway, the rest is submitted. `progress`: None shows a bar in a terminal or a notebook, and
+    nothing elsewhere. A job that has an id already is submitted again, as another job.
 
     Raises:
         SubmissionFailed: some jobs were submitted, the others were not.
@@ -344,9 +343,9 @@ def _copy(job: Job) -> Job:
 
 
 def wait(jobs: Iterable[Job], timeout: float | None = None, progress: bool | None = None) -> None:
-    """Return when all these jobs have ended, well or not: see `ok`, `exit_code`, `error`, `result`.
+    """Return when all these jobs have ended, successfully or not: see `ok`, `exit_code`, `error`, `result`.
 
-    `progress`: None for a bar in a terminal or a notebook, and nothing elsewhere. A broken connection is made again.
+    `progress`: None shows a bar in a terminal or a notebook, and nothing elsewhere. A broken connection is made again.
 
     Raises:
         TimeoutError: some have not ended after `timeout` seconds.
@@ -373,6 +372,7 @@ def _connection(base_url: str, token: str | None, pid: int) -> Client:
 
 
 def _client() -> Client:
-    """Return the client that jobs share, for the present environment and process: connections do not survive a fork."""
+    """Return the client that all jobs share. The settings may change, and a connection does not survive a fork, so
+    there is one for each URL, token and process."""
     settings = Settings()
     return _connection(find_api(settings), settings.token, os.getpid())

@@ -18,9 +18,9 @@ REFRESH = 0.2
 
 
 class Progress:
-    """How far a piece of work is. This class shows nothing; its subclasses are bars.
+    """The progress of a piece of work. This class shows nothing; its subclasses are bars.
 
-    `what` is a word for the work, and `unit` for what is counted. `total` is None while it is not known.
+    `what` names the work, and `unit` names what is counted. `total` is None while it is not known.
     """
 
     def __init__(self, what: str, total: int | None, unit: str = "") -> None:
@@ -43,7 +43,7 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """How much was done in a second, so far."""
+        """How much has been done per second so far."""
         return self.done / max(monotonic() - self._begun, 0.001)
 
     def _rate_text(self) -> str:
@@ -143,7 +143,7 @@ class _NotebookProgress(Progress):
 
 
 def progress_bar(what: str, total: int | None, show: bool | None = None, unit: str = "") -> Progress:
-    """Return what shows the progress. `show`: None for a bar in a notebook or a terminal, and nothing elsewhere."""
+    """Return a progress bar. `show`: None shows it in a notebook or a terminal, and nothing elsewhere."""
     if show is False or total == 0:
         return Progress(what, total, unit)
     ipython = sys.modules.get("IPython")

@@ -8,7 +8,7 @@ from time import monotonic, sleep
 from orqal.client.errors import OrqalError, RequestFailed, ServerUnreachable
 
 GIVE_UP_AFTER = 60.0
-"""Seconds without the server after which a request is given up."""
+"""Seconds without an answer from the server after which a request is given up."""
 FIRST_PAUSE = 0.1
 """Seconds between a failure and the next try; each further pause is twice as long."""
 LONGEST_PAUSE = 5.0
@@ -18,11 +18,12 @@ LONGEST_PAUSE = 5.0
 class Backoff:
     """The pauses between the tries of one request, which grow from FIRST_PAUSE to LONGEST_PAUSE.
 
-    The request is given up when the server has been away for GIVE_UP_AFTER seconds.
+    The request is given up when the server has not answered for GIVE_UP_AFTER seconds.
     """
 
     def __init__(self, timeout: float | None = None, advice: str = "") -> None:
-        """`timeout`: seconds for all tries together, or None. `advice`: a sentence to end the message of giving up."""
+        """`timeout`: seconds for all tries together, or None. `advice`: the last sentence of the message that the
+        request was given up."""
         self._advice = advice
         self._deadline = None if timeout is None else monotonic() + timeout
         self.reset()
@@ -32,7 +33,7 @@ class Backoff:
         return None if self._deadline is None else max(0.0, self._deadline - monotonic())
 
     def at_most(self, seconds: float) -> float:
-        """Return so many seconds, or what is left of the timeout if that is less. Never 0."""
+        """Return `seconds`, or what is left of the timeout if that is less. Never 0."""
         remaining = self.remaining()
         return seconds if remaining is None else max(min(seconds, remaining), 0.001)
 
@@ -56,7 +57,7 @@ class Backoff:
             message = f"Gave up after {GIVE_UP_AFTER:g} seconds without the server. {error} {self._advice}"
             raise ServerUnreachable(message.rstrip()) from error
         wanted = error.retry_after if isinstance(error, RequestFailed) else 0.0
-        # Clients that were sent away together should not come back together.
+        # Clients that were refused at the same moment should not all come back at the same moment.
         sleep(self.at_most(max(self._pause, wanted * uniform(1.0, 1.5))))  # noqa: S311 - no secret
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
@@ -68,5 +69,5 @@ def _worth_another_try(error: OrqalError) -> bool:
 
 
 def is_busy(error: OrqalError) -> bool:
-    """True if the server refused the request only because it has too much to do. It has done nothing of it."""
+    """Return True if the server refused the request only because it is too busy. The request had no effect."""
     return isinstance(error, RequestFailed) and error.status == 429

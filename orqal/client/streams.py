@@ -1,4 +1,4 @@
-"""Answers that may take long, and go on where they were after the connection broke: ends of jobs, output, a file."""
+"""Long answers that are resumed where they stopped if the connection breaks: ends of jobs, output, a file."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ HEARTBEAT_TIMEOUT = 30.0
 """Seconds of silence after which a stream with heartbeats counts as broken. The server sends one every 10."""
 
 JOBS_GO_ON = "The jobs themselves go on."
-"""Ends the message when the client gives up watching jobs."""
+"""The last sentence of the message when the client gives up watching jobs."""
 
 
 def changes(transport: Transport, ids: Iterable[str], batch: str | None, timeout: float | None) -> Iterator[Change]:
-    """Yield each end of a job once. See Client.changes."""
+    """Yield the end of each job once. See Client.changes."""
     waiting = dict.fromkeys(id.lower() for id in ids)
     seen: set[str] = set()
     backoff = Backoff(timeout, advice=JOBS_GO_ON)
@@ -66,7 +66,7 @@ def output(transport: Transport, id: str, follow: bool, stream: str) -> Iterator
     received: Counter[int] = Counter()
     backoff = Backoff(advice=JOBS_GO_ON)
     while True:
-        # The server sends all of it again.
+        # Each answer begins with the first byte of the output, so the part that is known already is left out.
         known = Counter(received)
         decoder = Decoder()
         try:
@@ -93,11 +93,11 @@ def output(transport: Transport, id: str, follow: bool, stream: str) -> Iterator
                 raise
             backoff.pause(error)
         except ValueError as error:
-            raise OrqalError("The job's output came in a form that this client does not know.") from error
+            raise OrqalError("The server sent the job's output in a form that this client cannot read.") from error
 
 
 def download(transport: Transport, path: str, to: Path) -> None:
-    """Save what the server has at this path as `to`, which appears when it is complete. See Client.download."""
+    """Save the file at this path of the server as `to`, which appears when it is complete. See Client.download."""
     partial = to.with_name(f".{to.name}.part")
     backoff = Backoff()
     headers: dict[str, str] = {}

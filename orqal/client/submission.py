@@ -13,16 +13,17 @@ from orqal.client.retry import Backoff
 from orqal.client.transport import Transport
 
 JOBS_PER_REQUEST = 1_000
-"""Never change this: a batch that an older client left unfinished could not be resumed."""
+"""Jobs in one request. Never change this: a batch that an older client left unfinished could not be resumed."""
 JOBS_PER_CHUNK = 100
-"""Jobs in one write to the connection: few enough system calls, and no second copy of all jobs."""
+"""Jobs in one write to the connection. More would copy more memory, and fewer would need more system calls."""
 
 
 def submit_one(transport: Transport, document: bytes) -> str:
-    """Submit one job and return its id. If the request breaks it is sent again with the same key, so there is one job.
+    """Submit one job and return its id. If the connection breaks, the request is sent again with the same idempotency
+    key, so there is only one job.
 
     Raises:
-        OrqalError: the server is away, or does not take the job.
+        OrqalError: the server cannot be reached, or refuses the job.
     """
     headers = {"content-type": "application/json", "idempotency-key": uuid4().hex}
     backoff = Backoff()
@@ -36,14 +37,14 @@ def submit_one(transport: Transport, document: bytes) -> str:
 class Submission(Iterator[str]):
     """The ids of jobs as they are submitted, in the order of the jobs. See Client.submit_many.
 
-    If a request breaks it is sent again with the same key, so no job is submitted twice.
+    If the connection breaks, the request is sent again with the same idempotency key, so no job is submitted twice.
     """
 
     def __init__(
         self, transport: Transport, documents: Iterable[bytes], batch: str | None = None, *, resume: bool = False
     ) -> None:
         self.cached = 0
-        """How many of the ids so far are of earlier jobs, which had the same app, input and params and were reused."""
+        """How many of the ids so far belong to earlier jobs with the same app, input and params, which were reused."""
         self._transport = transport
         self._batch = batch
         self._resumed = batch if resume else None
@@ -61,7 +62,7 @@ class Submission(Iterator[str]):
                     submitted.append(id)
                     yield id
         except OrqalError as error:
-            # Of all that can be wrong with a job, this is the only case in which the server mentions the key.
+            # The server mentions the key in no other error about a job.
             if self._resumed is not None and "idempotency" in str(error).lower():
                 message = f"The batch {self._resumed!r} exists with other jobs: choose another name."
                 raise OrqalError(message) from error
@@ -77,7 +78,7 @@ class Submission(Iterator[str]):
         return "With use_cache it is safe to submit all of them again: jobs that succeeded or run are not run twice."
 
     def _submit_part(self, documents: Sequence[bytes], start: int) -> Iterator[str]:
-        """Submit the jobs of one request; the first one is job number `start`, counted from 0."""
+        """Submit the jobs of one request, and yield their ids. The first one is job number `start`, counted from 0."""
         key = uuid4().hex if self._resumed is None else batch_key(self._resumed, start)
         backoff = Backoff()
         submitted = 0
@@ -87,7 +88,7 @@ class Submission(Iterator[str]):
                 for number, line in enumerate(self._answer(documents, key), 1):
                     if "error" in line:
                         raise _refused(line, start)
-                    # An answer that broke begins anew, with ids that are known already.
+                    # After a break the answer starts again, with ids that are known already.
                     if number > submitted:
                         submitted = number
                         backoff.reset()
@@ -99,7 +100,10 @@ class Submission(Iterator[str]):
                 backoff.pause(failure)
 
     def _answer(self, documents: Sequence[bytes], key: str) -> Iterator[dict[str, Any]]:
-        """Send one request and yield the lines of its answer. With the same `key` the n-th document is the same job."""
+        """Send one request and yield the lines of its answer.
+
+        If a request with this `key` was sent before, its n-th document makes no second job.
+        """
         chunks = (
             b"".join(document + b"\n" for document in documents[at : at + JOBS_PER_CHUNK])
             for at in range(0, len(documents), JOBS_PER_CHUNK)
@@ -112,10 +116,10 @@ class Submission(Iterator[str]):
 
 
 def _refused(line: dict[str, Any], start: int) -> OrqalError:
-    """Return the error for a job that the server did not take. The server counts the jobs of one request, from 1."""
+    """Return the error for a job that the server refused. The server counts the jobs of one request, from 1."""
     number = int(line["document"])
     reason = str(line["error"]).removeprefix(f"document {number}: ").rstrip(".")
-    return OrqalError(f"The server did not take job number {start + number:,}: {reason}.")
+    return OrqalError(f"The server refused job number {start + number:,}: {reason}.")
 
 
 def batch_key(name: str, start: int) -> str:

@@ -1,4 +1,4 @@
-"""HTTP to one server: the connection, requests and streamed answers, and errors made from what goes wrong."""
+"""HTTP to one server: the connection, requests, streamed answers, and failures as this package's errors."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     import httpx
 
 CONNECT_TIMEOUT = 5.0
-"""Seconds in which a connection must stand, at most."""
+"""Seconds that it may take to connect."""
 
 
 class Transport:
     """Requests to one server over a persistent connection. Thread-safe.
 
-    Paths are relative to the base URL. All methods raise ServerUnreachable or RequestFailed where the request fails.
+    Paths are relative to the base URL. All methods raise ServerUnreachable or RequestFailed if the request fails.
     """
 
     def __init__(self, base_url: str, token: str | None, timeout: float) -> None:
-        """`timeout`: seconds in which an answer must begin, and between two parts of it.
+        """`timeout`: seconds that the server may take to begin an answer, and between two parts of it.
 
         `base_url` may contain a user and a password, which are sent instead of the token.
         """
@@ -66,8 +66,8 @@ class Transport:
     ) -> Generator[httpx.Response, None, None]:
         """Send a request and yield the answer with its body still unread.
 
-        An error in the block, while the body is read, is translated too. `wait_if_busy`: if the server has too much to
-        do, send the request again, for a while.
+        Errors of the connection while the block reads the body are raised as ServerUnreachable too. `wait_if_busy`: if
+        the server is too busy, send the request again, for a while.
         """
         import httpx
 
@@ -158,9 +158,9 @@ class Transport:
 
 @contextmanager
 def connection_limit(response: httpx.Response, seconds: float | None) -> Generator[None, None, None]:
-    """Break the connection of this answer after so many seconds, if it is still being read.
+    """Break the connection of this answer after `seconds`, if the block has not ended. None is no limit.
 
-    A read timeout would not do, because heartbeats renew it. `seconds`: None if there is no limit.
+    A read timeout would not do, because it starts again with each heartbeat.
     """
     if seconds is None:
         yield
@@ -181,7 +181,7 @@ def connection_limit(response: httpx.Response, seconds: float | None) -> Generat
 
 
 def split_credentials(url: str) -> tuple[str, tuple[str, str] | None]:
-    """Return the URL without user and password, and these two if there is a password."""
+    """Return the URL without user and password, and a pair of these two if there is a password."""
     scheme, colon, rest = url.partition("://")
     authority, slash, path = rest.partition("/")
     userinfo, _, host = authority.rpartition("@")
@@ -211,11 +211,11 @@ def parse_json(text: bytes) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        raise OrqalError("The answer is not JSON: is this an Orqal server?") from None
+        raise OrqalError("The server's answer is not JSON. Is this an Orqal server?") from None
 
 
 def _detail(response: httpx.Response) -> str:
-    """Return the message of a FastAPI error: a sentence, or what is wrong in which place."""
+    """Return the message of a FastAPI error: its text, or for a validation error each place and what is wrong there."""
     try:
         detail = response.json()["detail"]
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Wrappers, which say how apps are run: the base class, the catalog of all apps, and the built-in ones."""
+"""Wrappers, which define how apps are run: the base class, the catalog of all apps, and the built-in ones."""
 
 from orqal.wrappers.base import AbstractWorker, AbstractWrapper, WrapperJob
 

@@ -1,4 +1,4 @@
-"""The base class of wrappers, and the job as a wrapper's methods see it. It imports nothing heavy."""
+"""The base class of wrappers, and the job as a wrapper's methods see it. It imports only the standard library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class WrapperJob:
-    """The job that a wrapper works for.
+    """A job as its wrapper sees it.
 
     `get_cmd` sees its identity (`_id`, `app`, `input`, `params`, `user`) and its directory `wd`. `set_result` sees the
     ended job: also `stdout` and `stderr` as lists of lines (split at "\\n"), `exit_code`, and `lswd`, the names of the

@@ -10,7 +10,7 @@ from orqal.settings import Settings, normal_path
 from orqal.wrappers.base import AbstractWrapper, WrapperJob
 
 PROGRAMS = "/usr/bin"
-"""The folder that the app of the demo reads."""
+"""The folder that the demo's app reads."""
 
 _VOLUME = re.compile(r"(/[^:]*):(/[^:]*)(?::(ro|rw))?")
 
@@ -77,7 +77,7 @@ class Test(AbstractWrapper):
     network = "none"
 
     def get_cmd(self, params: dict[str, Any]) -> list[str]:
-        """Return the command for these three params. Older notebooks nest them under the key `app`."""
+        """Return the command for the three params. Older notebooks nest them under the key `app`."""
         wanted = params.get("app", params)
         script = 'printf "%s\\n" "$1"; sleep "$2"; exit "$3"'
         values = (wanted.get("echo", ""), wanted.get("time", 0), wanted.get("exit_code", 0))
@@ -85,7 +85,7 @@ class Test(AbstractWrapper):
 
 
 class Checksum(AbstractWrapper):
-    """The app of the demo: SHA-256, size and lines of a program in /usr/bin."""
+    """The demo's app: SHA-256, size and number of lines of a program in /usr/bin."""
 
     docker_url = "orqal/demo"
     volumes = {PROGRAMS: {"bind": PROGRAMS, "mode": "ro"}}
@@ -151,7 +151,7 @@ class Run(AbstractWrapper):
 
     @property
     def working_dir(self) -> None:
-        """The image's own, as with `docker run`."""
+        """None, which is the image's own, as with `docker run`."""
         return
 
     def get_cmd(self, params: dict[str, Any]) -> list[str]:

@@ -44,7 +44,7 @@ class Failure:
 
 
 def prepare(ref: WrapperRef, job: WrapperJob, memory: int | None) -> Command | Failure:
-    """Ask the wrapper for the job's command. The call may add `memory` bytes; None is no limit."""
+    """Ask the wrapper for the job's command. The call may use `memory` more bytes; None is no limit."""
     try:
         with memory_limit(memory):
             wrapper: AbstractWrapper = ref.load()(job)
@@ -68,14 +68,14 @@ def prepare(ref: WrapperRef, job: WrapperJob, memory: int | None) -> Command | F
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
         return Failure(f"{ref.name}.{place} is invalid: {first['msg']}, not {first['input']!r:.200}")
-    except BaseException as error:  # SystemExit too
+    except BaseException as error:  # the author's code may raise SystemExit too
         return Failure(f"{ref.name}.get_cmd failed: {explain(error)}")
 
 
 def conclude(ref: WrapperRef, job: WrapperJob, cap: int, memory: int | None) -> bytes | Failure:
     """Let the wrapper read the output, and return the job's result as JSON of at most `cap` bytes.
 
-    Numbers that JSON lacks (NaN, infinities) become null. The call may add `memory` bytes; None is no limit.
+    Numbers that JSON lacks (NaN, infinities) become null. The call may use `memory` more bytes; None is no limit.
     """
     try:
         with memory_limit(memory):

@@ -41,7 +41,7 @@ class Source:
     """The file or the package, for people."""
     file: Path | None = None
     version: tuple[int, int] | None = None
-    """The file's time of change in ns and its size, so that a changed file is another source."""
+    """The file's modification time (ns) and size (bytes), so that a changed file is another source."""
     point: EntryPoint | None = None
 
     def broken(self, message: str) -> App:
@@ -63,7 +63,7 @@ def built_in(run: bool = True) -> list[App]:
 
 
 def packaged() -> list[Source]:
-    """Return the entry points of installed packages. This reads the metadata of all of them: call it once."""
+    """Return the entry points of installed packages. Call it once, because it reads the metadata of all packages."""
     return [
         Source(point.name, f"package {point.dist.name}" if point.dist else point.value, point=point)
         for point in entry_points(group=ENTRY_POINT_GROUP)
@@ -76,9 +76,9 @@ def filed(paths: Iterable[Path]) -> list[Source]:
 
 
 def load(source: Source, memory: int) -> list[App]:
-    """Load the wrappers of a place. What fails to load is an app with an error.
+    """Load the wrappers of a place. If it cannot be loaded, return one app with an error.
 
-    The authors' code runs here, so call this in a process that may be lost. It may add `memory` bytes.
+    The author's code runs here, so call this in a process that may be lost. It may use `memory` more bytes.
     """
     try:
         with memory_limit(memory):

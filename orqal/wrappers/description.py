@@ -1,4 +1,4 @@
-"""What a wrapper's class says of its app."""
+"""What a wrapper's class says about its app."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LIMITS: dict[str, TypeAdapter[Any]] = {
 
 
 def describe(wrapper: type[AbstractWrapper], name: str, origin: str) -> AppInfo:
-    """Return the app of this name. An attribute with an impossible value is its error."""
+    """Return the app of this name. If an attribute has an invalid value, the app has an error."""
     image = inspect.getattr_static(wrapper, "docker_url", None)
     limits: dict[str, Any] = {}
     errors = []

@@ -1,4 +1,4 @@
-"""The limit on the memory that an author's code may use."""
+"""The limit on the memory that a wrapper author's code may use."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 @contextmanager
 def memory_limit(added: int | None) -> Iterator[None]:
-    """Limit the process's address space to its present size plus `added` bytes. Beyond it MemoryError is raised.
+    """Limit the process's address space to its present size plus `added` bytes while the block runs; None is no limit.
 
-    None is no limit.
+    An allocation beyond the limit raises MemoryError.
     """
     if added is None:
         yield

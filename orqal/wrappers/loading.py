@@ -1,4 +1,4 @@
-"""How a wrapper's class is loaded, and loaded again in another process.
+"""Loads a wrapper's class, and loads it again in another process.
 
 Loading runs its author's code. The source text of users' files travels to the hosts and is executed there.
 """
@@ -30,9 +30,9 @@ class WrapperRef:
     digest: str = ""
     """The SHA-256 of its source, 64 hex digits. It covers the whole file, because the class may use all of it."""
     trusted: bool = False
-    """True if it is Orqal's own, so that its get_cmd needs no process of its own."""
+    """True for Orqal's own wrappers, whose get_cmd needs no process of its own."""
     makes_result: bool = True
-    """False if it does not override set_result, so that set_result need not be called."""
+    """False if the class does not override set_result, which then need not be called."""
 
     def load(self) -> type[AbstractWrapper]:
         """Return the class.
@@ -65,7 +65,7 @@ def is_wrapper(value: Any) -> bool:
 
 
 def checked(value: Any, name: str) -> type[AbstractWrapper]:
-    """Return this class.
+    """Return the value, a wrapper class.
 
     Raises:
         TypeError: it is not a wrapper.

@@ -103,13 +103,13 @@ def test_paths_that_may_be_mounted(monkeypatch: pytest.MonkeyPatch, text: str, m
     [
         ("data", "'data' is not an absolute path"),
         ("/a,../b:ro", "'../b' is not an absolute path"),
-        ("/a:rw", "'rw' after a path is not ro"),
-        ("/a:", "'' after a path is not ro"),
-        ("/a:/b:ro", "'/b:ro' after a path is not ro"),
-        ("/a,/a:ro", "/a is there twice"),
-        ("/a/b/c:ro,/a", "/a/b/c lies below /a, which jobs may write"),
-        ("/a,/a/../a/b", "/a/b lies below /a, which jobs may write"),
-        ("/,/a:ro", "/a lies below /, which jobs may write"),
+        ("/a:rw", "a path may be followed by ':ro', not by ':rw'"),
+        ("/a:", "a path may be followed by ':ro', not by ':'"),
+        ("/a:/b:ro", "a path may be followed by ':ro', not by ':/b:ro'"),
+        ("/a,/a:ro", "/a is listed twice"),
+        ("/a/b/c:ro,/a", "/a/b/c lies below /a, which jobs may write to"),
+        ("/a,/a/../a/b", "/a/b lies below /a, which jobs may write to"),
+        ("/,/a:ro", "/a lies below /, which jobs may write to"),
     ],
 )
 def test_invalid_mounts_are_refused(monkeypatch: pytest.MonkeyPatch, text: str, problem: str) -> None:
