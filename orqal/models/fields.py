@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
 MAX_NAME = 200
 """Characters in the name of an app, a user, a batch or a param, and in an idempotency key."""
@@ -20,22 +19,17 @@ MAX_RETRY_DELAY = 86_400.0
 MAX_MEMORY_FACTOR = 16.0
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("must be a finite number")
-    return value
-
-
-Threads = Annotated[float, Field(ge=0.01, le=100_000), BeforeValidator(_finite)]
+Threads = Annotated[float, Field(ge=0.01, le=100_000, allow_inf_nan=False)]
 """Cores. Docker accepts no less than 0.01."""
-MemoryGb = Annotated[float, Field(ge=0.0063, le=1_000_000), BeforeValidator(_finite)]
+MemoryGb = Annotated[float, Field(ge=0.0063, le=1_000_000, allow_inf_nan=False)]
 """10^9 bytes. Docker accepts no less than 6 MiB."""
-Seconds = Annotated[float, Field(gt=0), BeforeValidator(_finite)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""A time limit."""
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 Retries = Annotated[int, Field(ge=0, le=MAX_RETRIES)]
-RetryDelay = Annotated[float, Field(ge=0, le=MAX_RETRY_DELAY), BeforeValidator(_finite)]
+RetryDelay = Annotated[float, Field(ge=0, le=MAX_RETRY_DELAY, allow_inf_nan=False)]
 """Seconds."""
-MemoryFactor = Annotated[float, Field(ge=1, le=MAX_MEMORY_FACTOR), BeforeValidator(_finite)]
+MemoryFactor = Annotated[float, Field(ge=1, le=MAX_MEMORY_FACTOR, allow_inf_nan=False)]
 CAUSES = ("exit_code", "timeout", "out_of_memory")
 
 

@@ -124,12 +124,9 @@ class DocumentReader:
     def _spec(self, document: str) -> JobSpec:
         try:
             # Pydantic reads the text as it will read it from the store. Python's decoder accepts lone surrogates too.
-            spec = JobSpec.model_validate_json(document)
+            return JobSpec.model_validate_json(document)
         except ValidationError as error:
             raise BadDocument(self._number, _reason(error)) from error
-        if spec.timeout == math.inf:  # pydantic reads the text "inf" as a number
-            raise BadDocument(self._number, "timeout: must be a finite number")
-        return spec
 
 
 class _Partial:
