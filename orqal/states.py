@@ -17,7 +17,7 @@ class Status(str, Enum):
     EXITED = "exited"
     """Its container ended by itself. The job has an exit code, output and perhaps a result."""
     ERROR = "error"
-    """It was stopped, could not be run, or has no result because its wrapper failed. `error` says why."""
+    """Its container was stopped, was killed or never ran, or its wrapper failed. `error` says why."""
 
     @property
     def final(self) -> bool:

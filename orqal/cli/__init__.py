@@ -6,20 +6,20 @@ something failed, 2 wrong usage, 130 after Ctrl-C. `orqal run` exits with the co
 
     run.py            run a command in an image
     submit.py         submit jobs: submit, batch
-    follow.py         wait for jobs, and what is said when they have ended
+    follow.py         wait for jobs, and report how they ended
     cancel.py         cancel jobs
     retry.py          run failed jobs again
     clean.py          clean up
     jobs.py           look at jobs: jobs, job, explain, logs
     batches.py        look at batches: batches, results
-    status.py         look at the whole: apps, status
+    status.py         look at the apps and at the whole cluster: apps, status
     doctor.py         look for problems
     hosts.py          the Docker hosts: hosts, drain, undrain
     machine.py        start and stop Orqal on this machine: up, join, leave, down, env, resources
     transfer.py       move all jobs: backup, restore, copy-store
 
     options.py        options that several commands share
-    job_documents.py  the jobs that commands send, checked
+    job_documents.py  check the jobs that commands send, and make them JSON
     show.py           how output looks: tables, JSON
     local_cluster.py  the part of Orqal that runs on this machine
 """
@@ -127,7 +127,8 @@ for _panel, _examples in _COMMANDS.items():
 
 @cache
 def _commands() -> Callable[..., None]:
-    """Return all commands in the form that Click runs. Building it takes a while, and tests call `main` often."""
+    """Return all commands in the form that Click runs. They are built once, because that takes a while and tests call
+    `main` often."""
     return typer.main.get_command(app)
 
 
@@ -142,6 +143,6 @@ def main(args: list[str] | None = None) -> None:
         say(sentence(str(error)), style="red")
         sys.exit(1)
     except BrokenPipeError:
-        # The reader has what it wanted (`| head`). Python flushes stdout once more when it exits: to nowhere.
+        # The reader has closed the pipe (`| head`). Python flushes stdout when it exits, and that must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 ROWS = 1_000
-"""Jobs of a batch that `results` shows as a table."""
+"""Jobs of a batch that `results` shows in a table, at most."""
 BAR = 10
-"""Columns of the bar that shows how far a batch is."""
+"""The width of a batch's progress bar, in characters."""
 
 
 class Format(str, Enum):
-    """The forms of results."""
+    """The formats in which results are printed."""
 
     TABLE = "table"
     JSON = "json"
@@ -35,7 +35,7 @@ class Format(str, Enum):
 
 
 def batches(limit: Limit = 20, json: JsonLines = False) -> None:
-    """List batches, the newest first, and how far they are."""
+    """List batches and their progress, the newest first."""
     found = Client().batches(limit)
     if json:
         for batch in found:
@@ -48,7 +48,7 @@ def batches(limit: Limit = 20, json: JsonLines = False) -> None:
     for batch in found:
         status = batch["status"]
         shown.add_row(
-            # Whole, on several lines if need be, because other commands need it.
+            # Never cut, because the user needs the whole name for other commands.
             Text(plain(batch["name"]), overflow="fold"),
             when(batch["created"]),
             _bar(batch),
@@ -65,7 +65,7 @@ def batches(limit: Limit = 20, json: JsonLines = False) -> None:
 
 
 def _bar(batch: Mapping[str, Any]) -> Text:
-    """Return how far a batch is: full when all its jobs have ended, and not before."""
+    """Return a batch's progress bar. It is full only when all jobs have ended."""
     from rich.text import Text
 
     jobs, ok = max(batch["jobs"], 1), batch["ok"]
@@ -106,7 +106,7 @@ def results(
 
 @contextmanager
 def _output(name: str | None) -> Generator[TextIO | None, None, None]:
-    """Open a file that appears under this name when it is complete. None stands for stdout."""
+    """Open a file that appears under this name when it is complete. None and "-" stand for stdout: then yield None."""
     if name in (None, "-"):
         yield None
         return
@@ -117,7 +117,7 @@ def _output(name: str | None) -> Generator[TextIO | None, None, None]:
         fail(f"{path} cannot be written: {error.strerror}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            # mkstemp makes a file that only its owner can read. This one should be like any other.
+            # mkstemp makes a file that only its owner can read. Give it the usual mode of a new file.
             mask = os.umask(0)
             os.umask(mask)
             os.fchmod(handle, 0o666 & ~mask)

@@ -26,8 +26,8 @@ def doctor(
 ) -> None:
     """Look for problems (leftovers, damage, full disks, silent hosts), and say how to solve them.
 
-    It compares the store, the Docker daemons and Ray, and takes a few seconds. While Orqal is down it looks at this
-    machine alone. Exit code: 0 if there is no problem, or none any more; otherwise 1.
+    It compares the store, the Docker daemons and Ray, and takes a few seconds. While Orqal is down it checks only this
+    machine. Exit code: 0 if no problem is left, otherwise 1.
     """
     settings = Settings()
     client = Client()
@@ -36,7 +36,7 @@ def doctor(
         checkup = client.doctor(fix=fix)
     except ServerUnreachable as error:
         if settings.api_url:
-            raise  # It is the Orqal of another machine.
+            raise  # the user asked about another machine's Orqal
         alone = True
         with local_cluster() as cluster:
             checkup = cluster.examine(settings, str(error), fix=fix).model_dump(mode="json")
@@ -45,7 +45,7 @@ def doctor(
         print_json(checkup)
     else:
         if alone:
-            say("Orqal does not answer, so this is about this machine alone.", "yellow")
+            say("Orqal does not answer, so only this machine was checked.", "yellow")
         _show(checkup["checked"], findings, fix)
     if not all(finding.get("mended") for finding in findings):
         raise typer.Exit(1)

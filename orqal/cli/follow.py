@@ -1,4 +1,4 @@
-"""Waiting for jobs, and what is said when they have ended: `orqal wait`, and the option --wait of other commands."""
+"""Waiting for jobs and reporting how they ended: `orqal wait`, and the option --wait of other commands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from orqal.models import Change
 
 IDS_IN_MESSAGES = 5
-"""Ids of jobs that a message repeats, at most."""
+"""The most ids of jobs that a message repeats."""
 
 
 def wait(
@@ -28,11 +28,11 @@ def wait(
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", min=0.001, help="Give up after so many seconds; exit 1."),
+        typer.Option(metavar="SECONDS", min=0.001, help="Give up after this time, and exit with 1."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print how each job ended, as JSON, as soon as it has.")] = False,
 ) -> None:
-    """Wait until jobs have ended; exit 1 if one of them failed. Ctrl-C stops only the waiting."""
+    """Wait until jobs have ended. Exits with 1 if one of them failed. Ctrl-C stops only the waiting."""
     check_ids_or_batch(ids, batch)
     failed = wait_for(Client(), ids or [], batch, timeout=timeout, json=json)
     if not json:
@@ -48,9 +48,10 @@ def wait_for(
     timeout: float | None = None,
     json: bool = False,
 ) -> list[Change]:
-    """Wait with a progress bar until all these jobs have ended, and return those that failed.
+    """Wait with a progress bar until all these jobs have ended, and return the ends of those that failed.
 
-    `batch`: the batch that the jobs belong to; without ids, all its jobs. Exit on Ctrl-C, and after `timeout` seconds.
+    `batch`: the batch that the jobs belong to; without ids, wait for all its jobs. Exit on Ctrl-C, and after `timeout`
+    seconds.
     """
     total = len(set(ids)) if ids or batch is None else int(client.batch(batch)["jobs"])
     failed: list[Change] = []
@@ -76,7 +77,7 @@ def wait_for(
 
 
 def report_failures(failed: Sequence[Change], batch: str | None) -> None:
-    """Print why jobs failed, the first of them one by one, and what to do."""
+    """Print why jobs failed, for the first PROBLEMS of them, and what the user can do."""
     for change in failed[:PROBLEMS]:
         why = f"{change.error.type.value}: {change.error.message}" if change.error else f"exit code {change.exit_code}"
         print_text(f"{change.id}  {why}")
@@ -86,14 +87,14 @@ def report_failures(failed: Sequence[Change], batch: str | None) -> None:
 
 
 def suggest_next_steps(failed: Sequence[Change], batch: str | None) -> None:
-    """Say which commands show more about failed jobs and run them again."""
+    """Say which commands show more about failed jobs, and which run them again."""
     if failed:
-        say(f"To see its output and all else: orqal job {failed[0].id}")
-        say(f"To run the failed jobs again:   orqal retry {_selection([change.id for change in failed], batch, 1)}")
+        say(f"To see the output and more:   orqal job {failed[0].id}")
+        say(f"To run the failed jobs again: orqal retry {_selection([change.id for change in failed], batch, 1)}")
 
 
 def _selection(ids: Sequence[str], batch: str | None, most: int) -> str:
-    """Return how a command selects these jobs: by their batch, or by their ids if they are not more than `most`."""
+    """Return a command's arguments that select these jobs: their batch, or their ids ("ID…" if more than `most`)."""
     if batch:
         return f"--batch {shlex.quote(batch)}"
     return " ".join(ids) if len(ids) <= most else "ID…"

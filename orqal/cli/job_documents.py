@@ -42,8 +42,8 @@ def json_or_text(text: str) -> Any:
 
 
 def job_input(text: str | None) -> Any:
-    """Return the input that a word of the command line means."""
-    # A path or a number is meant as text. Only what looks like a list or an object may be JSON.
+    """Return the input that an argument of the command line stands for."""
+    # A path or a number is text. Only what begins like a list or an object may be JSON.
     return json_or_text(text) if text and text[0] in "[{" else text
 
 
@@ -51,7 +51,7 @@ def job_input(text: str | None) -> Any:
 
 
 def specs(lines: Iterable[bytes]) -> Iterator[tuple[int, JobSpec | str]]:
-    """Yield the number of each line that is not empty, and its job or what is wrong with it."""
+    """Yield the number of each line that is not empty, and its job, or a text that says what is wrong with it."""
     for number, line in enumerate(lines, 1):
         if line := line.strip():
             yield number, _spec(line)
@@ -72,12 +72,12 @@ def check_all(lines: Iterable[bytes], file: str) -> tuple[int, dict[str, int]]:
     if wrong:
         fail(f"{wrong:,} of {total:,} lines are wrong; nothing is submitted.", 2)
     if not total:
-        fail(f"{file}: there is no job in it.", 2)
+        fail(f"{file} contains no job.", 2)
     return total, apps
 
 
 def check_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that apply to lines without them. Fields that are None are left out.
+    """Return the fields for lines that do not set them. Fields that are None are left out.
 
     Raises:
         BadParameter: a value is invalid.
@@ -90,9 +90,13 @@ def check_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def line_document(spec: JobSpec | str, defaults: Mapping[str, Any]) -> bytes:
-    """Return the JSON that is sent for a line which was valid when the file was checked."""
+    """Return the JSON to send for a line which was valid when the file was checked.
+
+    Raises:
+        OrqalError: the line is no longer valid, because the file has changed.
+    """
     if isinstance(spec, str):
-        raise OrqalError(f"The file has changed while it was read: {spec}.")
+        raise OrqalError(f"The file changed while it was read: {spec}.")
     document = spec.model_dump(mode="json", exclude={"batch"}, exclude_none=True)
     return json.dumps({**defaults, **document, "user": spec.user or user_name()}).encode()
 

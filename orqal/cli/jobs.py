@@ -33,12 +33,12 @@ from orqal.states import Status
 from orqal.text import duration, size
 
 LINES = 15
-"""Lines of each output that `job` shows."""
+"""The most lines of each output that `job` shows."""
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def point_in_time(text: str) -> datetime:
-    """Return the time that is meant: so long ago (`2h`), or a time in ISO format, local if it names no zone.
+    """Return the time that a text stands for: an age such as `2h`, or a time in ISO format, local if it has no zone.
 
     Raises:
         BadParameter: it is neither.
@@ -111,7 +111,7 @@ def jobs(
 
 
 def job(id: Id, json: Json = False) -> None:
-    """Show a job: state, times, exit code, error, result, the end of its output, and what it was made from."""
+    """Show a job: state, times, exit code, error, result, the end of its output, and what was submitted."""
     record = Client().job(id)
     if json:
         print_json(record)
@@ -165,7 +165,7 @@ def job(id: Id, json: Json = False) -> None:
 
 
 def _attempt(attempt: Mapping[str, Any]) -> str:
-    """Return an earlier attempt on one line."""
+    """Return how an earlier attempt ended, where, and with how much memory, on one line."""
     about = [f"on {attempt['host']}"] if attempt.get("host") else []
     if attempt.get("ram_gb"):
         peak = attempt.get("peak_memory")
@@ -200,7 +200,7 @@ def logs(
     id: Id,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Live, until the job has ended.")] = False,
     stdout: Annotated[bool, typer.Option("--stdout", help="Only its stdout.")] = False,
-    stderr: Annotated[bool, typer.Option("--stderr", help="Only its stderr, and on stdout.")] = False,
+    stderr: Annotated[bool, typer.Option("--stderr", help="Only its stderr, printed on stdout.")] = False,
 ) -> None:
     """Print a job's output as it is, byte for byte: its stdout on stdout, its stderr on stderr."""
     both = stdout == stderr

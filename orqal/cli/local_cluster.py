@@ -14,7 +14,7 @@ from orqal.cli.show import fail
 def local_cluster() -> Generator[ModuleType, None, None]:
     """Yield the module orqal.cluster. Exit if it is not installed, or if it raises a ClusterError in the block.
 
-    SIGTERM has the effect of Ctrl-C, so that nothing stays half done.
+    SIGTERM has the effect of Ctrl-C, so that what was started is stopped.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -39,12 +39,12 @@ def _report_step(step: str) -> None:
 
 
 def _stay(wait: Callable[[], str]) -> None:
-    """Wait for the end of what was started. Return if a signal ended it, and exit with 1 if it ended by itself."""
+    """Wait until Orqal ends on this machine. Return if a signal ended it, and exit with 1 if it ended by itself."""
     try:
         died = wait()
     except KeyboardInterrupt:
         return
-    fail(f"Ray is dead: its process {died} has ended, and the others were stopped. Containers go on.")
+    fail(f"Ray has died: its process {died} ended, and the others were stopped. Containers go on.")
 
 
 def _parsed_labels(texts: list[str] | None) -> dict[str, str]:

@@ -25,10 +25,10 @@ def complete_app(incomplete: str) -> list[str]:
 
 
 def job_ids(given: str | list[str] | None) -> str | list[str] | None:
-    """Return ids as the server writes them.
+    """Return ids in lower case, as the server writes them.
 
     Raises:
-        BadParameter: one of them cannot be an id, so the server need not be asked.
+        BadParameter: one of them cannot be an id. This is found without asking the server.
     """
     if isinstance(given, str):
         if not re.fullmatch("[0-9a-fA-F]{24}", given):
@@ -38,10 +38,10 @@ def job_ids(given: str | list[str] | None) -> str | list[str] | None:
 
 
 def batch_name(given: str | None) -> str | None:
-    """Return the name of a batch.
+    """Return the name of a batch as it is.
 
     Raises:
-        BadParameter: it cannot be one, so the server need not be asked.
+        BadParameter: it cannot be the name of a batch. This is found without asking the server.
     """
     if given is not None:
         from orqal.models import check_batch_name
@@ -54,7 +54,7 @@ def batch_name(given: str | None) -> str | None:
 
 
 def pairs(options: Sequence[str] | None, name: str) -> Iterator[tuple[str, str]]:
-    """Yield the keys and values of options K=V. `name`: of the option, for the message.
+    """Yield the key and the value of each option K=V. `name`: the option's name, for the message.
 
     Raises:
         BadParameter: an option has another form.
@@ -67,10 +67,10 @@ def pairs(options: Sequence[str] | None, name: str) -> Iterator[tuple[str, str]]
 
 
 def check_ids_or_batch(ids: Sequence[str] | None, batch: str | None) -> None:
-    """Check that jobs are given in one of the two ways.
+    """Check that jobs are selected either by ids or by a batch.
 
     Raises:
-        BadParameter: they are given in both or in neither.
+        BadParameter: they are selected by both or by neither.
     """
     if bool(ids) == (batch is not None):
         raise typer.BadParameter("give either the ids of jobs, or --batch NAME")
@@ -79,7 +79,7 @@ def check_ids_or_batch(ids: Sequence[str] | None, batch: str | None) -> None:
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
 JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per line, for programs.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, help="Print at most this many.")]
-Wait = Annotated[bool, typer.Option("--wait", help="Wait until all have ended; exit 1 if one failed.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until all have ended. Exits with 1 if one failed.")]
 
 Id = Annotated[
     str, typer.Argument(metavar="ID", callback=job_ids, help="The job's id, 24 hex digits.", show_default=False)
@@ -94,12 +94,14 @@ Threads = Annotated[float | None, typer.Option(metavar="CORES", min=0.01, help="
 Memory = Annotated[
     float | None, typer.Option(metavar="GB", min=0.0063, help="Memory in GB (10^9 bytes). Default: the app's own.")
 ]
-Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", min=0.001, help="Seconds the container may run.")]
+Timeout = Annotated[
+    float | None, typer.Option(metavar="SECONDS", min=0.001, help="Seconds that the container may run.")
+]
 
 Retries = Annotated[
     int | None,
     typer.Option(
-        metavar="N", min=0, max=100, help="Try again up to N times if it fails by itself. Default: the app's own."
+        metavar="N", min=0, max=100, help="Try again up to N times if the program fails. Default: the app's own."
     ),
 ]
 RetryOn = Annotated[
@@ -134,6 +136,6 @@ RetryMemory = Annotated[
 def retry_fields(
     retries: int | None, retry_on: Sequence[str] | None, delay: float | None, memory_factor: float | None
 ) -> dict[str, Any]:
-    """Return what these options mean in the JSON of a job."""
+    """Return the fields of a job's JSON that these options set. An option that is not given is None."""
     causes = [int(cause) if cause.isdecimal() else cause for cause in retry_on] if retry_on else None
     return {"retries": retries, "retry_on": causes, "retry_delay": delay, "retry_memory_factor": memory_factor}

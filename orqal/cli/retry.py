@@ -22,9 +22,9 @@ def retry(
         bool, typer.Option("--json", help='Print {"_id": new, "retry_of": old} per line; for a batch the number.')
     ] = False,
 ) -> None:
-    """Run failed jobs again; prints the ids of the new jobs, which take the places of the old ones in their batches.
+    """Run failed jobs again. Prints the ids of the new jobs, which take the places of the old ones in their batches.
 
-    The same command again does not run them once more. Exit 1 if a job has not ended, or succeeded.
+    Repeating the command does not run them once more. Exits with 1 if a job has not ended, or has succeeded.
     """
     check_ids_or_batch(ids, batch)
     client = Client()

@@ -17,7 +17,7 @@ NO_EXIT_CODE = 125
 
 
 def run(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image; tag `latest` unless given.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image. Without a tag it is `latest`.")],
     cmd: Annotated[
         list[str] | None,
         typer.Argument(metavar="-- CMD", help="The command and its arguments. Default: the image's own."),
@@ -39,19 +39,19 @@ def run(
             "-v",
             "--volume",
             metavar="HOST:CONTAINER[:ro|rw]",
-            help="Mount a path of the host which the administrator allows. May be repeated.",
+            help="Mount a path of the host that the administrator allows. May be repeated.",
         ),
     ] = None,
     network: Annotated[
-        str | None, typer.Option(metavar="none", help="`none`: without network, which starts faster.")
+        str | None, typer.Option(metavar="none", help="`none`: no network; the container starts faster.")
     ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print the job as JSON when it has ended, instead of its output.")
     ] = False,
 ) -> None:
-    """Run a command in an image, like `docker run --rm` but on any host: its output, its exit code.
+    """Run a command in an image, like `docker run --rm` but on any host.
 
-    Ctrl-C ends the container.
+    Prints the command's output, and exits with its exit code. Ctrl-C ends the container.
     """
     from orqal.cli.job_documents import job_document
 
@@ -77,7 +77,7 @@ def run(
             _copy_output(client, id)
         change = next(client.changes([id]))
     except (KeyboardInterrupt, BrokenPipeError) as cause:
-        # The output has no reader any more.
+        # The output no longer has a reader.
         client.cancel([id])
         if isinstance(cause, KeyboardInterrupt):
             say("\nCancelled: the container ends.")

@@ -1,4 +1,4 @@
-"""How output looks: for people through rich, for programs as JSON."""
+"""How output looks: text for people, printed by rich, and JSON for programs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 from orqal.text import one_line, printable, shorten
 
 if TYPE_CHECKING:
-    # Imported where something is shown: `orqal run` and `--json` start without it.
+    # Functions import it when they show something, because `orqal run` and `--json` start faster without it.
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -21,33 +21,33 @@ if TYPE_CHECKING:
 COLOURS = {"todo": "dim", "init": "cyan", "running": "blue", "exited": "green", "error": "red"}
 
 PROBLEMS = 10
-"""Wrong lines of a file, or failed jobs, that are reported one by one."""
+"""The most wrong lines of a file, or failed jobs, that are reported one by one."""
 
 _WIDTH_FOR_PROGRAMS = 10_000
-"""Columns where there is no terminal: a program reads the output, so nothing is cut."""
+"""The width of the output in characters if it is not a terminal. A program reads it then, so nothing may be cut."""
 _CELL_CHARACTERS = 300
-"""Characters of a value in a table."""
+"""The most characters of a value in a table."""
 _ERROR_CHARACTERS = 80
-"""Characters of an error in a table; `orqal job ID` shows all of it."""
+"""The most characters of an error in a table; `orqal job ID` shows all of it."""
 _DIGEST_CHARACTERS = 12
-"""Characters of a SHA-256, enough to tell two of them apart."""
+"""Characters of a SHA-256 that are shown: enough to distinguish two of them."""
 
 
 def plain(value: Any) -> str:
-    """Return a value as text that a terminal shows and does not obey. Other values than text are shown as JSON."""
+    """Return a value as text without characters that control a terminal. A value that is not text is shown as JSON."""
     text = value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
     return printable(text)
 
 
 def cell(value: Any, style: str = "") -> Text:
-    """Return a value on one line. Rich's markup in it has no effect."""
+    """Return a value as a table's cell, on one line. Rich's markup in it has no effect."""
     from rich.text import Text
 
     return Text(shorten(one_line(plain(value)), _CELL_CHARACTERS), style, no_wrap=True, overflow="ellipsis")
 
 
 def out(file: TextIO | None = None) -> Console:
-    """Return what prints for people, to stdout or a file."""
+    """Return the console that prints text for people on stdout, or to a file."""
     from rich.console import Console
 
     target = file or sys.stdout
@@ -55,12 +55,12 @@ def out(file: TextIO | None = None) -> Console:
 
 
 def print_text(text: str) -> None:
-    """Print text for people on stdout as it is: no markup, and a long line is left to the terminal to wrap."""
+    """Print text for people on stdout as it is: without markup and without line breaks in long lines."""
     out().print(plain(text), markup=False, soft_wrap=True)
 
 
 def say(message: str, style: str = "") -> None:
-    """Print a message on stderr, each of its lines whole."""
+    """Print a message on stderr, without line breaks in long lines."""
     from rich.console import Console
     from rich.text import Text
 
@@ -68,13 +68,13 @@ def say(message: str, style: str = "") -> None:
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
-    """Print on stderr what went wrong, and exit."""
+    """Print a message about a failure on stderr, and exit with this code."""
     say(message, style="red")
     raise typer.Exit(code)
 
 
 def print_json(document: Any) -> None:
-    """Print one document on one line of stdout, at once."""
+    """Print one document on one line of stdout, and flush it."""
     sys.stdout.write(json.dumps(document) + "\n")
     sys.stdout.flush()
 
@@ -94,7 +94,7 @@ def table(*columns: str, whole: Sequence[str] = ()) -> Table:
 
 
 def state(job: Mapping[str, Any]) -> Text:
-    """Return the state of a job. One that exited with another code than 0 looks like the failure that it is."""
+    """Return the state of a job. A job that exited with a code other than 0 is shown as a failure."""
     status = str(job["current_status"])
     if status == "exited" and not job.get("ok"):
         return cell(f"exited {job.get('exit_code')}", "red")
@@ -124,7 +124,7 @@ def exact(time: datetime | None) -> str:
 
 
 def when(text: str | None) -> str:
-    """Return a time of the server's JSON in few characters: the hour if it is today, otherwise the day."""
+    """Return a time of the server's JSON in short: hours and minutes if it is today, otherwise month and day."""
     then = moment(text)
     if then is None:
         return ""
@@ -137,7 +137,7 @@ def digest(text: str | None) -> str:
 
 
 def results_table(results: Iterable[Mapping[str, Any]], console: Console, limit: int) -> None:
-    """Print a table of the first `limit` results, and how many more there are."""
+    """Print a table of the first `limit` results, and say how many more there are."""
     shown = table("id", "input", "state", "result", whole=("id", "state"))
     more = 0
     for job in results:
@@ -151,7 +151,7 @@ def results_table(results: Iterable[Mapping[str, Any]], console: Console, limit:
 
 
 def tail(lines: Sequence[str], count: int) -> Iterator[str]:
-    """Yield the last lines of an output, without the empty one after the final line break."""
+    """Yield the last `count` lines of an output, without the empty one after the final line break."""
     whole = list(lines[:-1] if lines and not lines[-1] else lines)
     if len(whole) > count:
         yield f"… ({len(whole) - count:,} lines before)"

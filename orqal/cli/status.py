@@ -1,4 +1,4 @@
-"""Commands that look at the whole: `orqal apps` and `orqal status`."""
+"""Commands that look at the apps and at the whole cluster: `orqal apps` and `orqal status`."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def submit(
     ] = True,
     json: JsonLines = False,
 ) -> None:
-    """Submit an app on one or many inputs; prints the ids of the jobs."""
+    """Submit jobs that run an app, one for each input. Prints their ids."""
     from orqal.cli.job_documents import job_document, job_input, json_or_text
 
     params = {key: json_or_text(text) for key, text in pairs(param, "--param")}
@@ -123,7 +123,7 @@ def batch(
 
     All lines are checked before the first job is sent.
 
-    If the batch exists already, nothing is submitted; if it stopped midway, the rest is.
+    If the batch exists already, nothing is submitted. If an earlier call stopped midway, the rest is submitted.
     """
     from orqal.cli.job_documents import check_all, check_defaults, line_document, specs
 
@@ -204,7 +204,7 @@ def _problem_of_app(apps: Mapping[str, Mapping[str, Any]], name: str) -> str | N
 
 @contextmanager
 def _rereadable(file: str) -> Generator[BinaryIO, None, None]:
-    """Open a file that can be read twice. What is no regular file is copied to a temporary one first."""
+    """Open a file so that it can be read twice. Stdin, or a pipe, is copied to a temporary file first."""
     with ExitStack() as stack:
         try:
             source = sys.stdin.buffer if file == "-" else stack.enter_context(Path(file).open("rb"))

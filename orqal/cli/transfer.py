@@ -21,18 +21,18 @@ class StepBars:
     """Progress bars on stderr for work that has several steps, one bar after another."""
 
     def __init__(self, unit: str) -> None:
-        """`unit`: for what is counted in each step."""
+        """`unit`: the unit of what is counted in each step."""
         self._unit = unit
         self._bar: Progress | None = None
         self._bars = ExitStack()
         self._counted: int | None = None
-        """What a step without a total has counted: the total of the steps after it."""
+        """What the last step without a total has counted. It is the total of later steps without one."""
 
     def __enter__(self) -> StepBars:
         return self
 
     def __call__(self, step: str, done: int, total: int | None = None) -> None:
-        """Show that so much of this step is done. `total`: None if it is not known."""
+        """Show how much of this step is done. `total`: None if it is not known."""
         if self._bar is None or self._bar.what != step:
             self._complete_step()
             self._bars.close()
@@ -55,7 +55,7 @@ class StepBars:
 
 
 def _unit(settings: Settings) -> str:
-    """Return what a backup counts."""
+    """Return the unit in which a backup counts."""
     return "rows" if settings.store_is_mongo else "MB"
 
 

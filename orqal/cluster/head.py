@@ -36,9 +36,9 @@ def up(
     """Start the head, the Scheduler, this machine's HostActor and the REST API, and return the content of cluster.json.
 
     `address` is this machine's, where Ray and the API listen; other machines can join unless it is 127.0.0.1. `port` is
-    the API's. `ray_port` is where hosts join; None is 6379, or any free port. With `no_token` every program and user of
-    this machine may use the API without the token. `labels` are this host's. `autoscaling_config` is a Ray cluster file
-    for Ray's autoscaler.
+    the API's. `ray_port` is where hosts join; None is 6379, or any free port if that is taken. With `no_token` every
+    program and user of this machine may use the API without the token. `labels` are this host's. `autoscaling_config`
+    is a Ray cluster file for Ray's autoscaler. `report` is called with each step.
 
     Raises:
         ClusterError: Orqal cannot be started. Nothing is left running.
@@ -102,7 +102,7 @@ def down(settings: Settings, *, kill_jobs: bool, everywhere: bool = False, repor
     """Stop all of Orqal on this machine, whether `up` or `join` started it. Running containers go on, and the next
     `up` finds them again.
 
-    `kill_jobs` cancels all jobs that have not ended first. `everywhere`, on the head, stops the other hosts too, and
+    `kill_jobs` first cancels all jobs that have not ended. `everywhere`, on the head, also stops the other hosts and
     the containers on all hosts; the next `up` runs these jobs again.
 
     Raises:
@@ -131,8 +131,8 @@ def down(settings: Settings, *, kill_jobs: bool, everywhere: bool = False, repor
 
 
 def _disband(settings: Settings, report: Report) -> ClusterError | None:
-    """Stop the jobs on all hosts, and the other hosts. Return the error if that failed, because this machine can be
-    stopped all the same."""
+    """Stop the jobs on all hosts, and the other hosts. Return the error if that failed, because this machine is stopped
+    in any case."""
     report("Stopping the running jobs, and the other hosts")
     try:
         _run_inside_ray(settings, "Stopping the other hosts", "disband", home_id(settings))

@@ -34,9 +34,9 @@ from orqal.engine.usage import Cgroups
 from orqal.settings import Settings
 
 READY_WITHIN_S = 90.0
-"""How long a step may take: starting, cancelling, stopping."""
+"""Seconds that a step (starting, cancelling, stopping) may take."""
 REMOVED_WITHIN_S = 20.0
-"""How long to wait until the containers of a leaving host are removed."""
+"""Seconds to wait until the containers of a leaving host are removed."""
 _POLL_S = 0.1
 _PR_SET_PDEATHSIG = 1
 """See prctl(2)."""
@@ -59,8 +59,7 @@ def _serve(address: str, port: int) -> None:
 
 
 def _start_scheduler(cluster: str) -> SchedulerClient:
-    """The Scheduler of this cluster, which is started here if none runs."""
-
+    """Return the Scheduler of this cluster. Start it on this node if none runs."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return SchedulerClient(
         ray.remote(SchedulerActor)
@@ -91,7 +90,7 @@ async def cancel() -> None:
 
 
 async def joined(name: str) -> None:
-    """Wait until a new host takes work, or would if it were not drained. A name that is in use is refused."""
+    """Wait until a new host takes work, or would if it were not drained. Exit if another host has its name."""
     if sum(node["Alive"] and node["NodeName"] == name for node in ray.nodes()) > 1:
         sys.exit(f"The cluster has a host {name} already. Choose another name with --name.")
     scheduler = await _await_scheduler()
@@ -104,7 +103,7 @@ async def joined(name: str) -> None:
 
 
 async def _await_scheduler() -> SchedulerClient:
-    """Return the Scheduler. A launcher starts all machines at once, so it may not run yet."""
+    """Return the Scheduler. Wait for it, because a launcher starts all machines at once, so it may not run yet."""
     deadline = time.monotonic() + READY_WITHIN_S
     while True:
         try:
@@ -140,7 +139,7 @@ def disband(cluster: str) -> None:
     The store does not change, so the next Scheduler runs again what ran.
     """
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("threads")]
-    # The actors first: they would take the end of a container for the end of its job.
+    # End the actors first. They would mistake the end of a container for the end of its job.
     for name in (SCHEDULER, *(host_actor_name(node["NodeID"]) for node in nodes)):
         with suppress(ValueError):  # there is no such actor
             ray.kill(ray.get_actor(name, namespace=NAMESPACE))
@@ -177,7 +176,7 @@ def _end_containers(cluster: str) -> None:
 
 
 def _end_node() -> None:
-    """Stop the Ray node that this task runs on, a moment later."""
+    """Start a process that stops the Ray node on which this task runs. The task ends before that."""
     environ = {name: value for name, value in os.environ.items() if name not in (MARK, NODE_MARK)}
     subprocess.run([sys.executable, "-m", "orqal.cluster.join", os.environ[NODE_MARK]], env=environ, check=True)
 
@@ -196,8 +195,8 @@ async def _await(scheduler: SchedulerClient, condition: Callable[[], Awaitable[b
 
 
 def _end_with_parent() -> None:
-    """Let this process be killed when its parent ends: Ray would wait for ever for a head that has died."""
-    # It is no use to check whether the parent is process 1: in a container that may be `orqal up` itself.
+    """Let this process be killed when its parent ends, because Ray would wait for ever for a head that has died."""
+    # This does not check whether the parent is process 1, because in a container that may be `orqal up` itself.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

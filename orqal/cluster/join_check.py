@@ -1,7 +1,7 @@
 """Ask a head whether this machine may join it: `python -m orqal.cluster.join_check HEAD`.
 
-This runs in a process of its own, because Ray reads its settings when it is imported. It explains a refusal in a
-sentence, where Ray would wait for minutes or print a traceback.
+This runs in a process of its own, because Ray reads its settings when it is imported. A refusal is explained in a
+sentence. Ray itself would wait for minutes or print a traceback.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from orqal import __version__
 from orqal.actors.ray_internals import versions_of
 
 ANSWER_WITHIN_S = 10.0
-"""How long a head may take. A program at this address that is not Ray may stay silent for ever."""
+"""Seconds that a head may take to answer. A program at its address that is not Ray may never answer."""
 
 
 def refusal(head: str) -> str | None:
@@ -60,7 +60,7 @@ def _give_up(head: str) -> None:
 
 if __name__ == "__main__":
     [head] = sys.argv[1:]
-    # Ray's client has no time limit of its own for everything that it asks.
+    # Some of the requests of Ray's client have no time limit.
     limit = threading.Timer(ANSWER_WITHIN_S, _give_up, [head])
     limit.daemon = True
     limit.start()

@@ -18,7 +18,7 @@ from orqal.settings import Settings
 
 
 def examine(settings: Settings, silence: str, *, fix: bool = False) -> Checkup:
-    """Examine this machine. `silence` says why the API does not answer. `fix` mends what can be mended without harm.
+    """Examine this machine. `silence` says why the API does not answer. `fix` repairs what is safe to repair.
 
     Raises:
         ClusterError: this machine has no home of Orqal.

@@ -1,4 +1,4 @@
-"""A Ray node for a Docker daemon: which resources it offers, how it is started, and with which settings of Ray."""
+"""A Ray node for a Docker daemon: the resources that it offers, how it is started, and Ray's settings for it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from orqal.settings import Settings
 
 _HEAD_OBJECT_STORE_BYTES = 512 << 20
 _OBJECT_STORE_BYTES = 128 << 20
-"""Ray's memory for what travels between nodes: orders and outcomes."""
+"""Ray's memory for objects that travel between nodes, which are orders and outcomes."""
 _TOO_SLOW = "The current node timed out during startup"
 """What Ray says when a node misses the time limit for its start."""
 _LOG_LINES_KEPT = 20
@@ -157,7 +157,7 @@ def _start(
 
 
 def in_two_tries(settings: Settings, name: str, start: Callable[[], None], report: Report) -> None:
-    """Call `start`, which starts the Ray node `name` and what runs on it, and once more if the node ends meanwhile.
+    """Call `start`, which starts the Ray node `name` and what runs on it. Call it once more if the node ends meanwhile.
 
     Ray limits a node's start to 30 s and its agent's to 15 s, and no setting changes that. On a machine whose cores are
     all busy a start may take longer.
@@ -197,11 +197,11 @@ def ray_environment(settings: Settings, name: str, head: str, *, no_token: bool 
         "ORQAL_HOME": str(settings.home),
         # Set in any case, because the user's environment must not decide this.
         "ORQAL_NO_TOKEN": "1" if no_token else "0",
-        # Only the daemon's resources count. Ray's launcher sets this to what the cluster file says of such nodes.
+        # Ray's launcher sets this to the resources in the cluster file, but only those of the Docker daemon count.
         "RAY_OVERRIDE_RESOURCES": "",
-        # Checks the token also where Serve's proxy answers by itself.
+        # Checks the token also for requests that Serve's proxy answers by itself.
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "orqal.serve_app.middleware.proxy.middlewares",
-        # Serves twice as many requests per second as actor calls do.
+        # With gRPC, Serve answers twice as many requests per second as with actor calls.
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
         # Replaces a dead proxy within 4 s instead of 30.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",

@@ -1,4 +1,4 @@
-"""The cluster's processes on this machine: found by a mark in their environment, run, stopped."""
+"""The cluster's processes on this machine: finds them by a mark in their environment, runs and stops them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from orqal.files import write_secret
 from orqal.settings import Settings
 
 Report = Callable[[str], None]
-"""Is called with each step that takes a while."""
+"""A function that is called with a sentence about each step that takes a while."""
 
 MARK = "ORQAL_CLUSTER_ID"
 """An environment variable of all processes that belong to a home, by which they are found again."""
 NODE_MARK = "ORQAL_NODE"
 """An environment variable with the name of the host whose Ray node a process belongs to."""
 _STOP_WITHIN_S = 3.0
-"""How long processes get to end after SIGTERM, and again after SIGKILL."""
+"""Seconds that processes get to end after SIGTERM, and again after SIGKILL."""
 _LINES_SHOWN = 15
 """Lines of a failed command's output in the error."""
 _RAYLET, _GCS = "raylet", "gcs_server"
@@ -119,8 +119,8 @@ def nodes(home: str) -> dict[str, Node]:
 
 def stop(home: str, node: str | None = None) -> None:
     """End every process of a home, or of one of its nodes."""
-    # Look again and again, because a process may have been started meanwhile. Remember those found so far, because an
-    # orphan without a mark is not found again after its parent has ended.
+    # Look again and again, because a process may start others meanwhile. Remember those found so far, because an orphan
+    # without a mark is not found again after its parent has ended.
     found = find(home, node)
     for signal in (psutil.Process.terminate, psutil.Process.kill):
         deadline = time.monotonic() + _STOP_WITHIN_S
@@ -135,9 +135,9 @@ def stop(home: str, node: str | None = None) -> None:
 def run(
     command: list[str], settings: Settings, doing: str, environ: Mapping[str, str], node: str | None = None
 ) -> None:
-    """Run a command to its end, with its output in the home's log.
+    """Run a command to its end, and write its output to the home's log.
 
-    `doing` is what the command does, as the beginning of an error. `node` is a Ray node that the command waits for.
+    `doing` says what the command does; an error begins with it. `node` is a Ray node that the command waits for.
 
     Raises:
         NodeEnded: that node ended first, so the command would wait in vain.

@@ -68,7 +68,7 @@ def backup(settings: Settings, file: Path, *, overwrite: bool, progress: Progres
     The file includes every job whose id was returned before this began. Orqal may be up, unless jobs are in a MongoDB.
 
     Raises:
-        ClusterError: the jobs cannot be copied. A file that was there does not change.
+        ClusterError: the jobs cannot be copied. A file that existed before does not change.
     """
     file = file.absolute()
     if not file.parent.is_dir():
@@ -104,7 +104,7 @@ def _backup_mongo(settings: Settings, file: Path, progress: Progress) -> FileCon
 def restore(settings: Settings, file: Path, *, overwrite: bool, progress: Progress) -> dict[str, Any]:
     """Make the jobs of a backup the jobs of the store while Orqal is down, and return what the store holds now.
 
-    `overwrite`: a SQLite store that holds jobs is replaced; it is kept beside the new one, under the returned name.
+    `overwrite`: replace a SQLite store that exists. The old one is kept beside the new one; `replaced` is its path.
 
     Raises:
         ClusterError: the backup cannot be restored. The store does not change.
@@ -166,7 +166,7 @@ def _make_ready(file: Path, store: Path, progress: Progress) -> FileContents:
 def _put_aside(store: Path) -> Path:
     """Rename a SQLite store, and return its new name."""
     try:
-        # Write what is still in the log beside the file back into the file.
+        # Move the changes that are still in the write-ahead log into the file itself.
         with closing(transfer.open_file(store)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except sqlite3.Error:

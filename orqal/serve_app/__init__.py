@@ -10,10 +10,10 @@ from orqal.serve_app.application import build
 from orqal.serve_app.middleware import request_limits
 
 REQUESTS_AT_ONCE = request_limits.QUICK + request_limits.HELD
-"""Requests that a replica handles at a time. The proxy lets no more in, so none waits in Serve's own queue, where
-requests that only wait for jobs would delay all others."""
+"""The most requests that a replica handles at a time. The proxy lets no more in, so none waits in Serve's own queue,
+where requests that only wait for jobs would delay all others."""
 HEAD = "node:__internal_head__"
-"""A resource that Ray gives only to the head. The store and the token are there."""
+"""A resource of Ray that only the head has. The replica must run there, because the store and the token are there."""
 
 
 @serve.deployment(

@@ -35,12 +35,13 @@ with any user name and the token as password.
 
 
 def build() -> FastAPI:
-    """The application. Call it in the process that serves it: it opens the store and finds the Scheduler."""
+    """The application. Call this in the process that serves it, because the application opens the store and finds the
+    Scheduler when it starts."""
     api = FastAPIOffline(
         title="Orqal", version=__version__, description=_DESCRIPTION, lifespan=_lifespan, openapi_url="/openapi.json"
     )
     api.include_router(routes.health)
-    # The middleware checks the token; these give the documentation its button to enter it.
+    # The middleware checks the token. These only add the button to the documentation with which a user enters it.
     bearer = HTTPBearer(auto_error=False, description="The token that `orqal up` made.")
     basic = HTTPBase(
         scheme="basic",
@@ -89,8 +90,8 @@ async def _store_unwritable(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    """Starlette logs the error: it raises it again after this answer."""
-    # An error that cannot travel comes from Ray as a traceback: its last line names it.
+    """Answer an error that no other handler knows. Starlette raises it again after this answer, and so logs it."""
+    # Ray sends an error that it cannot pickle as a traceback, of which the last line names the error.
     message = "".join(str(error).strip().splitlines()[-1:])
     what = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return JSONResponse({"detail": f"an unexpected error inside Orqal: {what}. Its log has more (/logs/api)"}, 500)

@@ -1,4 +1,4 @@
-"""Which part of a file a request wants (RFC 9110, section 14)."""
+"""Which part of a file a request asks for (RFC 9110, section 14)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ByteRange(NamedTuple):
 def requested_range(header: str | None, size: int) -> ByteRange | None:
     """The part of a file of `size` bytes that the header `Range` asks for.
 
-    None if it asks for the whole file, for several parts, or in a form that is not known: then all of it is sent.
+    None if it asks for the whole file, for several parts, or in an unknown form. The whole file is sent then.
 
     Raises:
         ValueError: the file has no such part.

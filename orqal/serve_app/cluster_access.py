@@ -19,15 +19,15 @@ log = logging.getLogger("orqal.api")
 T = TypeVar("T")
 
 JOBS_AT_ONCE = 1_000
-"""Jobs in one question to the store, or in one call to the Scheduler."""
+"""The most jobs in one query of the store, or in one call of the Scheduler."""
 OVERVIEW_TIMEOUT = 10.0
 """Seconds that a host's Docker daemon may take to describe itself."""
 DOING_TIMEOUT = 3.0
-"""Seconds that a host may take to say what it does with a job."""
+"""Seconds that a host may take to say what it is doing for a job."""
 
 
 class ClusterAccess:
-    """The way of a replica to everything outside it. There is one for each replica."""
+    """A replica's access to everything outside it. Each replica has one."""
 
     def __init__(self, store: Store, scheduler: SchedulerApi, find_host: Callable[[str], HostApi]) -> None:
         """`find_host` returns the HostActor of a Ray node by the node's id, and raises ValueError if there is none."""
@@ -37,7 +37,7 @@ class ClusterAccess:
 
     @classmethod
     def of_this_cluster(cls) -> ClusterAccess:
-        """The way to the Ray cluster that this process is part of.
+        """Access to the Ray cluster that this process is part of.
 
         Raises:
             StoreError: the store cannot be used.
@@ -96,7 +96,7 @@ class ClusterAccess:
     # The hosts
 
     async def host_actor(self, host: HostInfo) -> HostApi:
-        """The HostActor of a host; it is started if the host sleeps.
+        """The HostActor of a host. It is started if it is not running.
 
         Raises:
             ActorAway: the host has just left the cluster.
@@ -122,7 +122,7 @@ class ClusterAccess:
         return await self.host_actor(host)
 
     async def doing(self, job: JobRecord) -> str | None:
-        """What a job's host does before the job's container runs, in words; None if that is over or unknown."""
+        """What a job's host is doing before the job's container runs, in words; None if that is over or unknown."""
         if job.current_status is not Status.INIT:
             return None
         try:

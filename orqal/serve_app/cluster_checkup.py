@@ -1,6 +1,6 @@
-"""The doctor on a running cluster: collects facts from the hosts, the store, the Scheduler and Ray, and mends.
+"""The doctor on a running cluster: collects facts from the hosts, the store, the Scheduler and Ray, and repairs.
 
-What the facts mean is decided in `orqal.doctor.findings`.
+What the facts mean is decided in `orqal.doctor.rules`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SECOND_LOOK_AFTER = 3.0
 
 
 async def check(cluster: ClusterAccess) -> Checkup:
-    """Look at everything and report what is wrong."""
+    """Collect all facts and report what is wrong."""
     facts = await _facts(cluster)
     findings = judge(facts)
     if any(finding.kind in PASSING for finding in findings):
@@ -47,7 +47,7 @@ async def check(cluster: ClusterAccess) -> Checkup:
 
 
 async def check_and_mend(cluster: ClusterAccess) -> Checkup:
-    """Report what is wrong, mend what can be mended without harm, and report for each finding whether that worked."""
+    """Report what is wrong, repair what is safe to repair, and report for each repair whether it worked."""
     before = await check(cluster)
     wanted = [finding for finding in before.findings if finding.mendable]
     if not wanted:
@@ -61,8 +61,8 @@ async def check_and_mend(cluster: ClusterAccess) -> Checkup:
 
 
 async def _facts(cluster: ClusterAccess) -> Cluster:
-    # Ask first what Ray and the hosts hold, and then what belongs there: what is added in between is then no leftover.
-    # What is removed in between looks like a leftover, but not at a second look.
+    # Ask first what Ray and the hosts hold, and then what belongs there, so that what is added in between is no
+    # leftover. What is removed in between looks like a leftover, but not at the second look.
     held, actors = await asyncio.to_thread(lease_states), await asyncio.to_thread(_host_actors)
     hosts = await asyncio.gather(*(_examined(cluster, info) for info in await cluster.scheduler.hosts()))
     store = await asyncio.to_thread(machine.store, Settings())
@@ -107,7 +107,7 @@ async def _examined(cluster: ClusterAccess, info: HostInfo) -> HostFacts:
     except ActorAway as error:
         return HostFacts(info.name, silent=str(error).strip().splitlines()[0] if str(error) else type(error).__name__)
     answered = time.time()
-    # As in NTP (RFC 5905): the way there and the way back are assumed to take equally long.
+    # As in NTP (RFC 5905), the request and the answer are assumed to take equally long on their way.
     ahead = ((report.begun - asked) + (report.answered - answered)) / 2
     on_the_way = (answered - asked) - (report.answered - report.begun)
     return HostFacts(
@@ -171,7 +171,7 @@ async def _mend(cluster: ClusterAccess, findings: Sequence[Finding]) -> None:
             try:
                 await asyncio.wait_for(_mend_host(cluster, info, here), HOST_TIMEOUT)
             except (ActorAway, EngineError, asyncio.TimeoutError) as error:
-                log.warning("not everything could be mended on %s: %s", info.name, error)
+                log.warning("not everything could be repaired on %s: %s", info.name, error)
 
 
 async def _mend_host(cluster: ClusterAccess, info: HostInfo, findings: Sequence[Finding]) -> None:

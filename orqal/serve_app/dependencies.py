@@ -1,4 +1,4 @@
-"""What routes and pages get from the application that they belong to."""
+"""What routes and pages get from their application."""
 
 from __future__ import annotations
 

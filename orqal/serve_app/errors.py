@@ -15,7 +15,7 @@ from typing import ClassVar
 
 
 class ApiError(Exception):
-    """A request cannot be answered as its sender wanted. The message is for the user."""
+    """A request cannot be answered as its sender wished. The message is for the user."""
 
     status: int = 500
     """The HTTP status of the answer."""
@@ -45,7 +45,7 @@ class BadDocument(ApiError):
     """A submitted document is not a job."""
 
     def __init__(self, number: int, message: str, status: int = 422) -> None:
-        """`number`: of the document within its request, from 1 on."""
+        """`number`: the document's number in its request, counted from 1."""
         super().__init__(f"document {number}: {message}")
         self.number = number
         self.status = status

@@ -1,4 +1,4 @@
-"""Why a job is where it is, in sentences. Pure."""
+"""Explains the state of a job in sentences. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orqal.serve_app.schemas import Explanation, HostReason
 def explained(job: JobRecord, reasons: Mapping[str, str], doing: str | None = None, *, moment: datetime) -> Explanation:
     """Explain a job as it is at this moment.
 
-    `reasons`: for a waiting job, why each host does not take it, by host. `doing`: what the job's host does before
+    `reasons`: for a waiting job, why each host does not take it, by host. `doing`: what the job's host is doing before
     its container runs.
     """
     return Explanation(
@@ -34,7 +34,7 @@ def _state(job: JobRecord, reasons: Mapping[str, str], doing: str | None, moment
             return "It waits because there is no host."
         return "It waits: " + "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) + "."
     if job.current_status is Status.INIT:
-        return f"{job.host} is {doing.rstrip('.')}." if doing else f"{job.host} prepares its image and container."
+        return f"{job.host} is {doing.rstrip('.')}." if doing else f"{job.host} is preparing its image and container."
     if job.current_status is Status.RUNNING:
         return f"It runs on {job.host}."
     if job.error is not None:

@@ -1,4 +1,4 @@
-"""Jobs as they end, for a client that waits for them."""
+"""The ends of jobs, for a client that waits for them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def job_ends(cluster: ClusterAccess, news: NewsFeed, job_ids: Sequence[str
 
 
 def _still_pending(ends: list[End], pending: dict[str, None]) -> list[End]:
-    """The ends of jobs that are pending; after this they are no longer."""
+    """The ends of jobs that are pending. These jobs are removed from `pending`."""
     found = {end.id: end for end in ends if end.id in pending}
     for job_id in found:
         del pending[job_id]
@@ -46,7 +46,7 @@ def _still_pending(ends: list[End], pending: dict[str, None]) -> list[End]:
 
 
 async def _ended_already(cluster: ClusterAccess, job_ids: Sequence[str]) -> list[End]:
-    """The ends of those of these jobs that the store knows to have ended, or does not know at all."""
+    """The ends of the jobs among these that have ended according to the store, or that it does not know."""
     records = await cluster.read(cluster.store.get_many, job_ids)
     ends: list[End] = []
     for job_id in job_ids:

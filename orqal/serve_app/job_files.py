@@ -1,4 +1,4 @@
-"""Files of a job's directory, read from the host that has them in pieces."""
+"""Files of a job's directory, read in pieces from the host that has them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from orqal.serve_app.cluster_access import ClusterAccess
 from orqal.serve_app.errors import NotFound, Unavailable
 
 PIECE_BYTES = 1 << 20
-"""Bytes in one answer of the host."""
+"""The most bytes in one answer of the host."""
 PIECES_AHEAD = 4
-"""Pieces that are asked for at a time. This bounds the memory for a file, and saves waiting for each piece alone."""
+"""Pieces that are requested at a time. More than one saves waiting, and the limit bounds the memory for a file."""
 
 
 class FileShortened(Exception):
@@ -31,9 +31,9 @@ class JobFile(NamedTuple):
     job: str
     name: str
     size: int
-    """Bytes when the file was found. What is appended later is not read."""
+    """The file's size in bytes when it was found. What is appended later is not read."""
     version: str
-    """A different value after the file has been written to."""
+    """A value that changes when the file is written to."""
 
     @classmethod
     async def on(cls, host: HostApi, job: str, name: str) -> JobFile | None:
@@ -73,7 +73,7 @@ class JobFile(NamedTuple):
 
 
 async def find_file(cluster: ClusterAccess, job: JobRecord, name: str) -> JobFile:
-    """A file of a job's directory: on the job's host or, if that has left, on another host that has the same directory.
+    """A file of a job's directory. It is on the job's host or, if that has left, on another host with the directory.
 
     Raises:
         NotFound: the job has no such file.

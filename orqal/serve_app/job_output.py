@@ -21,7 +21,7 @@ STREAM_NAMES = {STDOUT: "stdout", STDERR: "stderr"}
 async def job_output(
     cluster: ClusterAccess, news: NewsFeed, job_id: str, streams: frozenset[int], follow: bool
 ) -> AsyncGenerator[list[Frame], None]:
-    """A job's output so far, in parts as they come. With `follow`, to the job's end, through all further attempts.
+    """A job's output so far, in parts as they come. With `follow`, until the job ends, through all further attempts.
 
     Raises:
         NotFound: there is no job with this id.
@@ -66,11 +66,11 @@ class _Sent:
         self._skip = dict(self.bytes)
 
     def begin_again(self) -> None:
-        """The output is read from its start once more."""
+        """Note that the output is read from its start once more."""
         self._skip = dict(self.bytes)
 
     def fresh(self, frames: Iterable[Frame]) -> list[Frame]:
-        """The parts of these frames that the client does not have yet; after this it has them."""
+        """The parts of these frames that the client does not have yet. They count as sent from now on."""
         found = []
         for stream, data in frames:
             known = min(self._skip[stream], len(data))
@@ -84,10 +84,10 @@ class _Sent:
 async def _live(
     cluster: ClusterAccess, job: JobRecord, streams: frozenset[int], follow: bool
 ) -> AsyncGenerator[list[Frame], None]:
-    """The output of a job's container, from its host; nothing if there is no such container any more.
+    """The output of a job's container, from its host; nothing if the container is gone.
 
     Raises:
-        NoReader: the host gave the reader up, because it asked for no output for long.
+        NoReader: the host closed the output, because nothing was read from it for long.
     """
     with suppress(ActorAway):
         host = await cluster.host_of(job)
@@ -105,7 +105,7 @@ async def _live(
 async def _stored(cluster: ClusterAccess, job: JobRecord, stream: int, start: int) -> AsyncGenerator[bytes, None]:
     """The output of a job that has ended, from byte `start` on."""
     if STREAM_NAMES[stream] in job.truncated:
-        with suppress(NotFound):  # somebody removed the file
+        with suppress(NotFound):  # the file may have been removed
             file = await find_file(cluster, job, NAMES[stream])
             async for piece in file.pieces(start, file.size):
                 yield piece

@@ -1,4 +1,4 @@
-"""Jobs from a stream of JSON documents, which follow each other with or without white space."""
+"""Reads jobs from a stream of JSON documents, which follow each other with or without white space."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _OUTSIDE = re.compile(r'"(?:[^"\\]*")?|[{}\[\]]')
 """Outside strings: a bracket, a string without escapes, or the beginning of another string."""
 _INSIDE = re.compile(r'["\\]')
 _OTHER_JSON = frozenset('["-0123456789tfn')
-"""The first characters of JSON values that are not objects."""
+"""The characters with which JSON values other than objects begin."""
 
 
 class DocumentReader:
-    """Cuts a stream into jobs. The chunks in which it comes do not matter.
+    """Cuts a stream into jobs, whatever the chunks in which it comes.
 
-    It holds at most one incomplete document. The time is linear in the length of the stream: each chunk of a document
-    is looked at once, and the document is decoded when its last chunk is there.
+    It holds at most one incomplete document. The time is linear in the length of the stream, because each chunk of a
+    document is scanned once, and the document is decoded when its last chunk has come.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class DocumentReader:
             raise BadDocument(self._number + 1, f"it is not UTF-8: {broken}", 400) from broken
 
     def close(self) -> None:
-        """The stream has ended.
+        """Check that the stream, which has ended, ended between two documents.
 
         Raises:
             BadDocument: it ended in the middle of a document.
@@ -73,7 +73,7 @@ class DocumentReader:
         except UnicodeDecodeError as error:
             raise BadDocument(self._number + 1, f"it is not UTF-8: {error}", 400) from error
         if self._partial is not None:
-            raise BadDocument(self._number + 1, "it is not complete: the body ends before its closing }", 400)
+            raise BadDocument(self._number + 1, "it is incomplete: the body ends before its closing }", 400)
 
     def _next(self, text: str, start: int) -> tuple[str, int] | None:
         """The next document, a JSON object, and the index after it; None if it is not complete yet."""
@@ -89,7 +89,7 @@ class DocumentReader:
                 ):
                     return text[start:end], end
             except (ValueError, OverflowError, RecursionError):
-                # It is not complete, not JSON, or too deep. The slower way below finds out which.
+                # It is incomplete, not JSON, or too deep. The slower way below finds out which.
                 pass
             self._partial = _Partial(self._number + 1)
         after = self._partial.add(text, start)
@@ -115,7 +115,7 @@ class DocumentReader:
         except json.JSONDecodeError as error:
             raise BadDocument(self._number + 1, f"it is not JSON: {error}", 400) from error
         except ValueError as error:
-            # A number with too many digits. What Python says after the colon is for its programmers.
+            # A number has too many digits. The rest of Python's message, after the colon, does not help the sender.
             reason = str(error).partition(":")[0]
             raise BadDocument(self._number + 1, f"a number in it cannot be read: {reason}", 400) from error
         except OverflowError as error:
@@ -130,10 +130,10 @@ class DocumentReader:
 
 
 class _Partial:
-    """A JSON object whose text comes in pieces. It only finds where the object ends."""
+    """A JSON object whose text comes in pieces. This only finds where the object ends."""
 
     def __init__(self, number: int) -> None:
-        """`number`: of the document in the stream."""
+        """`number`: the document's number in the stream."""
         self._number = number
         self._parts: list[str] = []
         self._length = 0
@@ -149,7 +149,7 @@ class _Partial:
     def add(self, text: str, start: int) -> int | None:
         """Take the part of a text that belongs to the object, from `start` on.
 
-        Return the index after the object's end; None if it goes on after this text.
+        Return the index after the object's end; None if the object continues after this text.
 
         Raises:
             BadDocument: the object is too long or too deep.

@@ -1,4 +1,4 @@
-"""News of jobs' changes: a replica asks the Scheduler once for all the clients that wait on it."""
+"""News of jobs' changes. A replica asks the Scheduler once for all the clients that wait for changes."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ class NewsFeed:
         self._asking = asyncio.create_task(self._ask_forever())
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop asking the Scheduler."""
         self._asking.cancel()
 
     @contextmanager
     def watch(self, job_ids: Iterable[str]) -> Iterator[Queue]:
-        """The changes of these jobs while the block runs. After None in the queue, look at the jobs themselves."""
+        """The changes of these jobs while the block runs. None in the queue means: read the jobs themselves, because
+        changes may be missing."""
         queue: Queue = asyncio.Queue()
         watched = list(job_ids)
         for job_id in watched:

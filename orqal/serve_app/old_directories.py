@@ -11,7 +11,7 @@ async def remove_old_directories(cluster: ClusterAccess) -> AsyncGenerator[str, 
     """Remove the directories whose jobs the store does not know, on all hosts, and yield the names as they go.
 
     Raises:
-        ActorAway: a host does not answer; the directories on the hosts after it stay.
+        ActorAway: a host does not answer. The directories on the hosts after it stay.
         Unavailable: the store cannot be read now.
     """
     for info in await cluster.scheduler.hosts():

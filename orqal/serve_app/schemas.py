@@ -147,7 +147,7 @@ class Submitted(BaseModel):
 
 
 class Missed(BaseModel):
-    """A line in a stream of changes: here some are missing. Look at the jobs themselves."""
+    """A line in a stream of changes which means that some are missing here. Look at the jobs themselves."""
 
     missed: Literal[True] = True
 
@@ -160,16 +160,16 @@ class HostReason(BaseModel):
 
 
 class Explanation(BaseModel):
-    """Why a job is where it is."""
+    """Why a job is in its state."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     id: str = Field(alias="_id")
     current_status: Status
     summary: str
-    """What happens to the job, and why, in sentences."""
+    """What happens to the job or happened to it, and why, in sentences."""
     cache: str
-    """Why the job was run instead of reusing an earlier one, and how often it was reused itself, in sentences."""
+    """Why no earlier job was reused, and how often this job was reused, in sentences."""
     hosts: list[HostReason]
     """For a waiting job, why each host does not take it now."""
 
@@ -201,7 +201,7 @@ class HostLoad(BaseModel):
     """How busy a host is."""
 
     mem: float | None
-    """Memory in use, in percent; null if unknown, because only the host's Docker daemon can be reached."""
+    """Memory in use, in percent; null if unknown, as for a Docker daemon on another machine."""
     cpu: float | None
     """Use of all cores together, in percent; null if unknown."""
     images: dict[str, int]
@@ -218,7 +218,7 @@ class NodeStatus(BaseModel):
 
 
 class ClusterStatus(BaseModel):
-    """The whole cluster."""
+    """An overview of the cluster, as older clients expect it."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 

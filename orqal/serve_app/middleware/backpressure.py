@@ -1,12 +1,12 @@
 """Limits the bytes that are on their way between Serve's proxy and a replica, in both directions.
 
 Serve's proxy takes a request from the client as fast as it comes, and an answer from the replica as fast as it is
-made; both wait in queues without a limit (`MessageQueue` in ray.serve._private.http_util of Ray 2.60). A client that
-sends faster than jobs are stored, or reads more slowly than a job writes, would fill the memory. Here the proxy and
+made. Both wait in queues without a limit (`MessageQueue` in ray.serve._private.http_util of Ray 2.60). A client that
+sends faster than jobs are stored, or reads more slowly than a job writes, would fill the memory. So the proxy and
 the replica acknowledge the bytes that they have passed on, in ASGI messages of a type of their own, which Serve
 carries like any other. A sender whose bytes are not acknowledged yet waits.
 
-A large piece of an answer is cut up, because replica and proxy speak gRPC, which refuses messages of 4 MiB.
+A large piece of an answer is cut up, because replica and proxy use gRPC, which refuses messages of 4 MiB.
 
 An answer that begins before the end of its request is not held back, because the client may read only after it has
 sent everything.
@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 MESSAGE_BYTES = 1 << 18
 """The most bytes of an answer in one message to the proxy."""
 WINDOW_BYTES = 2 << 20
-"""The most bytes of a body that are on their way; the last message may exceed it. Serve sends everything that waits
+"""The most bytes of a body that are on their way; the last message may exceed this. Serve sends everything that waits
 for the replica as one message, and refuses messages of 4 MiB."""
 ACKNOWLEDGE_BYTES = WINDOW_BYTES // 4
 """Bytes that are passed on before they are acknowledged."""
@@ -43,13 +43,13 @@ class Window:
         self._room.set()
 
     def sent(self, count: int) -> None:
-        """So many more bytes were sent."""
+        """Note that `count` more bytes were sent."""
         self._bytes += count
         if self._bytes >= WINDOW_BYTES:
             self._room.clear()
 
     def acknowledged(self, message: Message) -> None:
-        """The other side has passed bytes on."""
+        """Note that the other side has passed bytes on."""
         self._bytes -= int(message["bytes"])
         if self._bytes < WINDOW_BYTES:
             self._room.set()
@@ -66,7 +66,7 @@ class Acknowledger:
         self._bytes = 0
 
     def passed_on(self, count: int) -> Message | None:
-        """So many more bytes were passed on. Return a message if it is time to acknowledge them."""
+        """Note that `count` more bytes were passed on. Return a message if it is time to acknowledge them."""
         self._bytes += count
         if self._bytes < ACKNOWLEDGE_BYTES:
             return None
@@ -75,7 +75,7 @@ class Acknowledger:
 
 
 class ProxyBackpressure:
-    """Middleware of Serve's proxy: takes no more of a request than the replica can handle."""
+    """Middleware of Serve's proxy: takes no more of a request from the client than the replica can handle."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -104,7 +104,7 @@ class ProxyBackpressure:
                     to_replica.put_nowait(acknowledgement)
 
         async def from_replica(message: Message) -> None:
-            # This never waits for the client, because acknowledgements come behind parts of the answer.
+            # Do not wait for the client here, because acknowledgements come behind parts of the answer.
             if message["type"] == _ACKNOWLEDGEMENT:
                 request.acknowledged(message)
             else:
@@ -180,7 +180,7 @@ def _pieces(message: Message) -> Iterator[Message]:
 
 @asynccontextmanager
 async def _alongside(work: Coroutine[None, None, None]) -> AsyncIterator[asyncio.Task[None]]:
-    """Do this work while the block runs, and no longer."""
+    """Do this work while the block runs. Cancel it at the block's end."""
     task = asyncio.create_task(work)
     try:
         yield task

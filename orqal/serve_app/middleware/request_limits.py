@@ -1,10 +1,10 @@
 """Limits how many requests are handled at a time, so that many clients cost bounded memory and none blocks the others.
 
-A *held* request lasts by its nature: it waits for jobs, follows an output, listens for changes, or cleans up. All
+A *held* request takes long by its nature: it waits for jobs, follows an output, listens for changes, or cleans up. All
 others are *quick*. Each kind has its own limit. A quick request that takes long, because its client sends or reads
-slowly, becomes a held one; if there is no room for it there, it is cut off. So the places of quick requests always
+slowly, becomes a held one, or is cut off if the limit of held ones is reached. So the places of quick requests always
 become free again, however many clients wait or are slow. A request beyond the limit is answered with 429 and the time
-after which to try again.
+after which the client should try again.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class RequestLimits:
 
 
 def is_held(scope: Scope) -> bool:
-    """True if this request lasts by its nature."""
+    """True if this request takes long by its nature."""
     path: str = scope["path"]
     if _LOGS.fullmatch(path):
         follow = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("follow", [""])[-1].lower()

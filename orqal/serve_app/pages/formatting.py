@@ -15,17 +15,17 @@ from markupsafe import Markup
 from orqal import text
 
 SHOWN = 60_000
-"""The most characters of an output, a result or an input on a job's page; links lead to the whole."""
+"""The most characters of an output, a result or an input on a job's page. Links lead to the whole."""
 JOBS_PER_PAGE = 30
 
 _TERMINAL_SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]{0,1000}(\x07|\x1b\\))")
-"""Colours, and other commands to a terminal."""
+"""Sequences that set colours or otherwise control a terminal."""
 
 
 def plain(value: Any) -> Any:
-    """Text in which everything that is not a character of a page, or changes the direction of text, is replaced.
+    """A value in which characters that control a terminal or the direction of text are replaced.
 
-    Jinja calls it for every value that a template shows. Markup is our own and stays as it is.
+    Jinja calls this for every value that a template shows. Markup is our own and stays as it is.
     """
     if isinstance(value, str) and not isinstance(value, Markup):
         return text.printable(value, "\N{REPLACEMENT CHARACTER}")
@@ -33,7 +33,7 @@ def plain(value: Any) -> Any:
 
 
 def output_lines(output: str) -> str:
-    """A program's output without colours and other commands to a terminal, its lines ended only by \\n."""
+    """A program's output without colours and other control sequences. Its lines end with \\n."""
     return _TERMINAL_SEQUENCE.sub("", output).replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
 
 
@@ -109,7 +109,7 @@ def bar(amounts: Iterable[tuple[str, int]]) -> list[Segment]:
 
 
 def page_count(jobs: int) -> int:
-    """The number of pages that a list of so many jobs fills; an empty list has one page."""
+    """The number of pages that a list of `jobs` jobs fills. An empty list has one page."""
     return max(1, -(-jobs // JOBS_PER_PAGE))
 
 

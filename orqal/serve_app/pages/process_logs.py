@@ -17,13 +17,13 @@ from orqal.serve_app.pages.formatting import output_lines
 from orqal.text import shorten
 
 LINES = 500
-"""Lines at the end of a log that are shown."""
+"""The number of lines at the end of a log that are shown."""
 LINE_LENGTH = 2_000
 """The most characters of a line that are shown."""
 TIMEOUT = 15.0
 """Seconds that Ray may take to return a log."""
 
-# Ray asks over HTTP, without a timeout of its own. What hangs there must not take the threads that read the store.
+# Ray reads logs over HTTP, without a timeout. A request that hangs must not occupy a thread that reads the store.
 _threads = ThreadPoolExecutor(2, "process logs")
 
 
@@ -32,10 +32,10 @@ class LogUnavailable(Exception):
 
 
 async def process_log(process: str, hosts: Sequence[HostInfo]) -> str:
-    """The end of the log of `scheduler`, of `api` or of a host's actor, by the host's name.
+    """The end of a process's log. `process`: `scheduler`, `api`, or a host's name for its actor.
 
     Raises:
-        LogUnavailable: Ray does not answer, or the process is not there now.
+        LogUnavailable: Ray does not answer, or the process does not run now.
     """
     try:
         reading = asyncio.get_running_loop().run_in_executor(_threads, _read_log, process, hosts)
@@ -66,6 +66,6 @@ def _read_log(process: str, hosts: Sequence[HostInfo]) -> str:
 
 
 def log_text(data: bytes) -> str:
-    """A log without Ray's own marks (`:job_id:`, `:actor_name:`) and without the rest of very long lines."""
+    """A log without Ray's own marks (`:job_id:`, `:actor_name:`). Very long lines are cut."""
     lines = output_lines(data.decode("utf-8", "replace")).split("\n")
     return "\n".join(shorten(line, LINE_LENGTH) for line in lines if not line.startswith((":job_id:", ":actor_name:")))

@@ -69,6 +69,6 @@ _templates.filters.update(
 
 
 async def render(template: str, status: int = 200, /, **values: Any) -> HTMLResponse:
-    """A page. It is rendered in a thread, because a job's output may have a megabyte."""
+    """A page. It is rendered in a thread, because that takes a while if a job's output has a megabyte."""
     html = await asyncio.to_thread(_templates.get_template(template).render, values)
     return HTMLResponse(html, status)

@@ -70,7 +70,7 @@ def _no_such_page(request: Request) -> NotFound:
 
 
 async def _unless_restarting(answer: Awaitable[T]) -> T | None:
-    """The Scheduler's answer; None if it restarts. Then a page shows what the store knows."""
+    """The Scheduler's answer; None if it is restarting. A page then shows what the store knows."""
     try:
         return await asyncio.wait_for(answer, SCHEDULER_TIMEOUT)
     except (ActorAway, asyncio.TimeoutError):
@@ -134,7 +134,7 @@ async def job_list(
     wanted = STATUSES[status]
     total = sum(counts.values()) if wanted is None else counts.get(wanted, 0)
     found = Page([], None)
-    if page <= page_count(total):  # The store would count one by one what it skips.
+    if page <= page_count(total):  # otherwise the store would read all the jobs that it skips, for nothing
         selected = JobFilter(status=wanted, batch=batch)
         skip = (page - 1) * JOBS_PER_PAGE
         found = await cluster.read(cluster.store.find, selected, JOBS_PER_PAGE, None, skip)

@@ -1,14 +1,14 @@
 """The routes of the API.
 
-jobs.py         submit jobs, look at them, wait for, cancel and retry them
-output.py       what a job wrote: its output and files
-batches.py      jobs with a name in common
+jobs.py         submit, show, list, cancel and retry jobs, and wait for them
+output.py       a job's output and files
+batches.py      jobs with a common name
 cluster.py      apps, hosts, and changes as they come
-doctor.py       whether everything is well
-cleaning.py     delete what is over
-predecessor.py  what only clients of orqal 0.0.12 and older use
+doctor.py       look for problems and repair them
+cleaning.py     delete ended jobs and leftovers
+predecessor.py  routes that only clients of orqal 0.0.12 and older use
 
-Several of them use:
+Several of these use:
 
 parameters.py     parameters
 submission.py     submitting the jobs of a request's body
@@ -31,6 +31,6 @@ ROUTERS: tuple[APIRouter, ...] = (
     cleaning.router,
     predecessor.router,
 )
-"""All below /api."""
+"""Their paths are below /api."""
 
 __all__ = ["ROUTERS", "health"]

@@ -1,4 +1,4 @@
-"""Batches: jobs with a name in common."""
+"""Batches: jobs with a common name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from orqal.serve_app.schemas import BatchList, Cancelled, ResultView, Retried
 router = APIRouter(tags=["batches"], responses=ALWAYS)
 
 RESULTS_AT_ONCE = 16
-"""Results in one question to the store: each may have megabytes."""
+"""Results in one query of the store. They are few, because each may have megabytes."""
 
 
 class Format(str, Enum):
@@ -61,7 +61,7 @@ async def get_batch(name: BatchName, cluster: ClusterDep) -> BatchInfo:
 )
 async def get_batch_ids(name: BatchName, cluster: ClusterDep) -> Response:
     """The ids of a batch's jobs, a JSON string on each line, in the order of submission. A job that was reused for
-    several documents of the batch is listed as often."""
+    several documents of the batch is listed once for each of them."""
     ids = await cluster.batch_ids(name)
 
     async def lines() -> AsyncGenerator[bytes, None]:
@@ -132,11 +132,12 @@ async def _json_lines(name: str, cluster: ClusterAccess) -> AsyncGenerator[bytes
 
 
 async def _csv(name: str, cluster: ClusterAccess) -> AsyncGenerator[bytes, None]:
-    # The results are read twice: the columns are known once all have been seen, and they need not all be held.
+    # The results are read twice, because the columns are known only at their end, and all of them may not fit into
+    # memory.
     columns: dict[str, None] = {}
     async for part in _rows(name, cluster):
         columns |= dict.fromkeys(column for row in _flat(part) for column in row)
-    # The columns that every row has come first, in their order.
+    # The columns that every row has come first.
     fixed = [column for column in columns if "." not in column and column != "result"]
     names = [*fixed, *(column for column in columns if column not in fixed)]
     yield _csv_text(names, [dict(zip(names, names, strict=True))])

@@ -1,4 +1,4 @@
-"""Cleaning up: delete what is over."""
+"""Cleaning up: deletes ended jobs and leftovers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ router = APIRouter(tags=["cluster"], responses=ALWAYS)
     responses={**BAD_VALUE, 200: {"content": {NDJSON: {"example": examples.CLEANED}}}},
 )
 async def clean(which: Annotated[ToClean, Body()], cluster: ClusterDep) -> Response:
-    """Delete what is over.
+    """Delete ended jobs, or leftovers of jobs.
 
     - `all`: cancel the jobs that wait, and delete all jobs that do not run, with their directories.
     - `scheduled`: the same, but keep the jobs that exited.
@@ -38,7 +38,7 @@ async def clean(which: Annotated[ToClean, Body()], cluster: ClusterDep) -> Respo
 
     The last line of the answer is `{"deleted": N}`: the number of jobs that were deleted or, for `containers`, ended;
     for `old`, of directories. Before it, `old` sends a line `{"directory": NAME}` for each directory as it is removed.
-    An empty line is sent every 10 s without another line."""
+    An empty line is sent whenever there is no other for 10 s."""
     lines = await prefetched(with_heartbeats(_lines(which.what, cluster)))
     return StreamedResponse(lines, media_type=NDJSON)
 

@@ -1,4 +1,4 @@
-"""The cluster: its apps and hosts, and what changes."""
+"""The cluster: its apps and hosts, and the changes of jobs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ router = APIRouter(tags=["cluster"], responses=ALWAYS)
 
 @health.get("/healthz", responses=examples.shown(examples.HEALTH))
 async def healthz() -> Health:
-    """Answers if the API works. It needs no token."""
+    """Answers if the API works. This needs no token."""
     return Health(status="ok")
 
 

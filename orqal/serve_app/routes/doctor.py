@@ -1,4 +1,4 @@
-"""The doctor: whether everything in the cluster is well."""
+"""The doctor: looks for problems in the cluster and repairs them."""
 
 from __future__ import annotations
 

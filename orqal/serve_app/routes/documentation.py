@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of several routes: their errors, and bodies that are jobs."""
+"""What the OpenAPI document says about several routes: their errors, and bodies that are jobs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Responses = dict[int | str, dict[str, Any]]
 
 
 def problems(**reasons: str) -> Responses:
-    """The documentation of errors: `_404="when"`."""
+    """The documentation of errors, given as `_404="the reason"`."""
     return {
         int(status[1:]): {
             "model": Problem,
@@ -39,7 +39,7 @@ BAD_BODY = problems(
     _422="a document is not a job, or its idempotency key was used before with another document",
 )
 
-# Routes read these bodies as they come, so FastAPI does not know what they are.
+# Routes read these bodies as streams, so FastAPI does not know their form.
 _JOB = JobSpec.model_json_schema(ref_template="#/components/schemas/{model}")
 del _JOB["$defs"]  # JsonValue, which the answers define too
 JOB_BODY: dict[str, Any] = {
@@ -66,7 +66,7 @@ JOBS_BODY: dict[str, Any] = {
         "required": True,
         "content": {
             NDJSON: {
-                "schema": {"type": "array", "items": _JOB, "description": "JSON objects, one a line or back to back"},
+                "schema": {"type": "array", "items": _JOB, "description": "JSON objects, one per line or back to back"},
                 "example": '{"app": "Checksum", "input": "/usr/bin/env"}\n{"app": "Checksum", "input": "/bin/id"}\n',
             }
         },

@@ -1,4 +1,4 @@
-"""Jobs: submit, look at, wait for, cancel and retry them."""
+"""Jobs: submit, show, list, cancel and retry them, and wait for them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def create_jobs(
     batch: BatchName | None = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Submit many jobs: the body is JSON objects, one a line or back to back. The answer has a line for each,
+    """Submit many jobs: the body is JSON objects, one per line or back to back. The answer has a line for each,
     `{"_id": id}`, which is sent once the job is on disk; it has `"cached": true` if an earlier job with the same app,
     input and params is reused. If a document is not a job, the last line is `{"error": …, "document": n}`, and the
     documents before it are submitted."""
@@ -104,7 +104,7 @@ async def _submitted_lines(answers: AsyncGenerator[list[Taken], None]) -> AsyncG
         yield json.dumps({"error": str(error), "document": error.number}).encode() + b"\n"
 
 
-# Look at
+# Show and list
 
 
 @router.get("/job/{job_id}", response_model=JobView, responses={**NO_JOB, **examples.shown(examples.JOB)})
@@ -117,8 +117,7 @@ async def get_job(job_id: JobId, cluster: ClusterDep) -> Response:
 
 @router.get("/job/{job_id}/explain", responses={**NO_JOB, **examples.shown(examples.EXPLANATION)})
 async def explain_job(job_id: JobId, cluster: ClusterDep) -> Explanation:
-    """Why a job is where it is: what it waits for, why it ended as it did, and why it was run instead of reusing an
-    earlier job."""
+    """Why a job is in its state: what it waits for, why it ended as it did, and why no earlier job was reused."""
     job = await cluster.job(job_id)
     reasons: dict[str, str] = {}
     if job.current_status is Status.TODO:
@@ -164,8 +163,8 @@ async def count_jobs(cluster: ClusterDep, response: Response) -> dict[str, int]:
     },
 )
 async def wait_for_jobs(selection: Annotated[Selection, Body()], cluster: ClusterDep, news: NewsDep) -> Response:
-    """The jobs as they end, a line for each; an empty line every 10 s while none ends. The answer ends when all have
-    ended."""
+    """The ends of jobs, a line for each job when it ends, and an empty line every 10 s while none ends. The answer is
+    complete when all have ended."""
     ids = await selected_ids(selection, cluster)
 
     async def lines() -> AsyncGenerator[bytes, None]:
@@ -196,7 +195,8 @@ async def cancel_job(job_id: JobId, cluster: ClusterDep) -> Cancelled:
 @router.post("/jobs/cancel", responses={**NO_BATCH, **examples.shown(examples.CANCELLED)})
 async def cancel_jobs(which: Annotated[ToCancel, Body()], cluster: ClusterDep) -> Cancelled:
     """Cancel jobs, whether they wait (also for a retry), pull their image, start or run. Repeating the request does no
-    harm. After the answer the jobs end, whatever fails; a job that ends by itself at that moment keeps its own end."""
+    harm. Once this is answered the jobs end, whatever fails; a job that ends by itself at that moment keeps its own
+    end."""
     return Cancelled(cancelled=await cancel_all(await ids_to_cancel(which, cluster), cluster))
 
 

@@ -1,4 +1,4 @@
-"""What a job wrote: its output, and the files of its directory."""
+"""A job's output, and the files of its directory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def get_logs(
     job_id: JobId,
     cluster: ClusterDep,
     news: NewsDep,
-    follow: Annotated[bool, Query(description="Go on until the job has ended.")] = False,
+    follow: Annotated[bool, Query(description="Continue until the job has ended.")] = False,
     stream: Annotated[str, Query(pattern="^(stdout|stderr|both)$")] = "both",
 ) -> Response:
     """A job's output so far; with `follow`, to its end. `Accept: application/vnd.docker.multiplexed-stream` keeps the
@@ -48,7 +48,7 @@ async def get_logs(
 
 
 def plain_text(output: AsyncGenerator[list[Frame], None]) -> StreamedResponse:
-    """An output as it is, with both streams in one."""
+    """An output as plain text, with both streams in one."""
     return StreamedResponse(_joined(output, lambda frame: frame.data), media_type="text/plain; charset=utf-8")
 
 

@@ -106,7 +106,7 @@ async def get_load(cluster: ClusterDep) -> list[dict[str, HostLoad]]:
 
 @router.get("/status", response_model=ClusterStatus, responses=examples.shown(examples.STATUS))
 async def get_status(cluster: ClusterDep) -> Response:
-    """The whole cluster: apps, jobs in each state, hosts, and the containers that Orqal started on them."""
+    """An overview of the cluster: apps, jobs in each state, hosts, and the containers that Orqal started on them."""
     apps = await cluster.scheduler.apps()
     nodes: dict[str, NodeStatus] = {}
     short: list[dict[str, list[tuple[str, str, str]]]] = []
@@ -131,7 +131,7 @@ async def get_status(cluster: ClusterDep) -> Response:
     responses={**BAD_VALUE, 200: {"content": {"text/plain": {"example": "all jobs purged"}}}},
 )
 async def clean(action: CleanTarget, cluster: ClusterDep) -> Response:
-    """Delete what is over. See POST /api/clean. For `old` the answer is the names of the removed directories."""
+    """Delete ended jobs or leftovers: see POST /api/clean. For `old` the answer is the names of removed directories."""
     if action is CleanTarget.OLD:
         names = (f"{name}\n".encode() async for name in remove_old_directories(cluster))
         return StreamedResponse(names, media_type="text/plain; charset=utf-8")

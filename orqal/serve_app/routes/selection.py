@@ -37,5 +37,5 @@ async def ids_to_cancel(which: ToCancel, cluster: ClusterAccess) -> list[str]:
 
 
 async def cancel_all(ids: list[str], cluster: ClusterAccess) -> int:
-    """Cancel these jobs, and return how many had not ended."""
+    """Cancel these jobs, and return the number of those that had not ended."""
     return sum([await cluster.scheduler.cancel(part) for part in slices(ids)])

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 NDJSON = "application/x-ndjson"
 EMPTY_LINE = b"\n"
-"""What a client that waits is sent now and then, so that both sides see that the connection lives."""
+"""A heartbeat: it is sent to a client that waits, so that both sides notice if the connection is broken."""
 HEARTBEAT_SECONDS = 10.0
 """Seconds without another line after which an empty one is sent."""
 
@@ -23,15 +23,15 @@ HEARTBEAT_SECONDS = 10.0
 class StreamedResponse(StreamingResponse):
     """A response whose body is made as it is sent, perhaps while the request's body is still being read.
 
-    Starlette's own class reads the request to notice that the client has left, and so takes parts of the body away.
-    Serve cancels the handler of a client that has left in any case. What makes the body is then closed at once,
-    because it may hold connections.
+    Starlette's own class reads the request to notice that the client has left, and so would take parts of the request's
+    body. That is not needed here, because Serve cancels the handler of a client that has left. The generator of the
+    body is then closed at once, because it may hold connections.
     """
 
     def __init__(self, content: AsyncGenerator[bytes, None], **options: Any) -> None:
         super().__init__(content, **options)
         self._content = content
-        # Jobs write what they like: a browser must not find a page in it.
+        # The body may contain anything, because jobs write it. A browser must not take it for a page.
         self.headers["X-Content-Type-Options"] = "nosniff"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,7 +41,7 @@ class StreamedResponse(StreamingResponse):
 
 
 def json_response(view: BaseModel) -> Response:
-    """A model as JSON. FastAPI itself would validate it once more."""
+    """A model as JSON. FastAPI's own way would validate it once more."""
     return Response(view.model_dump_json(), media_type="application/json")
 
 
@@ -51,7 +51,11 @@ def line(view: BaseModel) -> bytes:
 
 
 async def prefetched(items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    """The same items, once there is a first one. An error before it can still be answered with its own status."""
+    """The same items, returned once the first one is there. An error before that can be answered with its own status.
+
+    Raises:
+        Exception: whatever `items` raises before its first item.
+    """
     try:
         first = [await anext(items)]
     except StopAsyncIteration:

@@ -1,4 +1,4 @@
-"""Submitting the jobs of a request's body."""
+"""Submits the jobs of a request's body."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def submit_body(
                 if len(specs) < JOBS_AT_ONCE:
                     break
     except ClientDisconnect:
-        return  # The documents that it sent completely are submitted; no answer is possible.
+        return  # The complete documents are submitted, but nobody reads the answer.
     reader.close()
 
 
@@ -66,7 +66,7 @@ async def submit(
     Raises:
         BadDocument: the idempotency key was used before with another document of the same number.
     """
-    # Ray repeats the call if the Scheduler dies during it. By a key the Scheduler finds what it had written by then.
+    # Ray repeats the call if the Scheduler dies during it. The next Scheduler finds by the key what was written.
     key = key or uuid4().hex
     try:
         return await cluster.scheduler.submit(specs, key=key, first=first, replace_batch=replace_batch)
