@@ -1,8 +1,8 @@
-"""How fast Orqal is beside what else runs containers: `docker run`, the plain SDK, Docker Swarm.
+"""Compares the speed of Orqal with other ways to run containers: `docker run`, the plain SDK and Docker Swarm.
 
-`make bench` calls this. All contenders run the same command in the same image on the same daemon, over the default
-bridge network, in turns; a ratio is the median of the rounds' ratios, for machines are noisy. Writes
-build/bench.json, and beside it the machine that the figures are of.
+`make bench` calls this. All contenders run the same command in the same image on the same daemon, with the default
+bridge network, and take turns. A ratio is the median of the rounds' ratios, because a machine's speed varies. The
+figures are written to build/bench.json, and a description of the machine to build/bench-machine.json.
 """
 
 from __future__ import annotations
@@ -44,23 +44,24 @@ OUTPUT = b"hi\n"
 MEMORY_GB = 0.05
 CONCURRENCIES = (1, 4)
 LABEL, RUN = "orqal.bench", uuid4().hex
-"""The label that the containers of this run carry, but those of Orqal and Swarm."""
+"""The label of the containers of this run. Those of Orqal and Swarm have labels of their own."""
 LIMIT = 300
-"""Seconds after which a measurement counts as stuck."""
+"""Seconds after which a measurement is given up."""
 
 DOCKER_RUN, SDK, SWARM, ORQAL = "docker run --rm", "docker SDK", "Docker Swarm", "Orqal"
 
 console = Console(highlight=False)
 
 Throughput = Callable[[int, int], float]
-"""(containers, how many at a time) -> seconds from the first request to the last result."""
+"""Takes the number of containers, and how many run at a time. Returns the seconds from the first request to the last
+result."""
 Latency = Callable[[], float]
-"""-> seconds for one container, from the request to its end."""
+"""Returns the seconds for one container, from the request to its end."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A line of build/bench.json."""
+    """An entry of build/bench.json."""
 
     name: str
     value: float
@@ -70,16 +71,20 @@ class Figure:
 
 
 def check(good: bool, what: str) -> None:
-    """A contender that did not do the work has no time. SystemExit: it did not."""
+    """Check that a contender did the work; otherwise its time means nothing.
+
+    Raises:
+        SystemExit: it did not.
+    """
     if not good:
         raise SystemExit(f"bench: {what}")
 
 
-# The contenders --------------------------------------------------------------------------------------------
+# The contenders
 
 
 def docker_run() -> float:
-    """One `docker run --rm`, the whole process."""
+    """Run one `docker run --rm`. Its time is that of the whole process."""
     begun = time.perf_counter()
     done = subprocess.run(
         ["docker", "run", "--rm", "--label", f"{LABEL}={RUN}", IMAGE, *COMMAND], capture_output=True, check=False
@@ -90,7 +95,7 @@ def docker_run() -> float:
 
 
 def sdk(client: docker.DockerClient) -> Throughput:
-    """The plain SDK in threads, with no more calls than a container needs: what the daemon can do."""
+    """The plain SDK in threads, with no more calls than a container needs. This is what the daemon can do."""
     api: Any = client.api
 
     def one(_: int) -> None:
@@ -111,12 +116,12 @@ def sdk(client: docker.DockerClient) -> Throughput:
 
 @contextmanager
 def swarm(client: docker.DockerClient) -> Iterator[Throughput]:
-    """Swarm's replicated jobs, until all tasks are complete. A swarm is made where there is none, and left."""
+    """Swarm's replicated jobs, until all tasks are complete. If the daemon is in no swarm, make one for this block."""
     services: Any = client.services
     made = client.info()["Swarm"]["LocalNodeState"] == "inactive"
     bridge = "docker_gwbridge"
     had_bridge = bool(client.networks.list(names=[bridge]))
-    # By id: by name, every task would ask the registry for a newer image first.
+    # Name the image by its id, because by a name every task would first ask the registry for a newer image.
     image = client.images.get(IMAGE).id
 
     def run(containers: int, concurrency: int) -> float:
@@ -132,7 +137,7 @@ def swarm(client: docker.DockerClient) -> Iterator[Throughput]:
             restart_policy=RestartPolicy(condition="none"),
         )
         try:
-            # The containers' ends are events; that the manager has heard of the last takes a moment more.
+            # The containers' ends are events. The manager hears of the last one a moment later.
             check(len(list(islice(ends, containers))) == containers, f"tasks of Swarm not done after {LIMIT} s")
             while (states := Counter(task["Status"]["State"] for task in service.tasks()))["complete"] < containers:
                 check(not states["failed"] and not states["rejected"], f"tasks of Swarm failed: {states}")
@@ -141,7 +146,7 @@ def swarm(client: docker.DockerClient) -> Iterator[Throughput]:
         finally:
             ends.close()
             service.remove()
-            # Swarm lets them lie.
+            # Swarm does not remove its ended containers.
             for container in client.containers.list(all=True, filters={"label": label}):
                 container.remove(force=True)
         return elapsed
@@ -159,7 +164,7 @@ def swarm(client: docker.DockerClient) -> Iterator[Throughput]:
 
 @contextmanager
 def orqal(threads: float) -> Iterator[tuple[Latency, Throughput]]:
-    """An Orqal of its own, through its client. `threads`: how many the host has."""
+    """An Orqal that is started for this block, used through its client. `threads`: the number of the host's threads."""
     command = Path(sys.executable).with_name("orqal")
     home = Path(tempfile.mkdtemp(prefix="orqal-bench-"))
     os.environ["ORQAL_HOME"] = str(home)
@@ -208,11 +213,12 @@ def orqal(threads: float) -> Iterator[tuple[Latency, Throughput]]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# The measurements ------------------------------------------------------------------------------------------
+# The measurements
 
 
 def in_turns(rounds: int, contenders: dict[str, Latency], what: str) -> dict[str, list[float]]:
-    """Each contender's seconds, a figure a round. Who begins changes, lest one always follows the same other."""
+    """Return each contender's seconds, a figure per round. Each round begins with another contender, so that none
+    always follows the same other one."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds):
         names = list(contenders)
@@ -225,14 +231,14 @@ def in_turns(rounds: int, contenders: dict[str, Latency], what: str) -> dict[str
 
 
 def ratio(name: str, over: list[float], under: list[float], sign: str, limit: float) -> Figure:
-    """The median of the rounds' ratios, and whether it is (sign: <=, >=, >) what it should be."""
+    """Return the median of the rounds' ratios, and whether it meets the target. `sign`: <=, >= or >."""
     value = median(a / b for a, b in zip(over, under, strict=True))
     met = {"<=": value <= limit, ">=": value >= limit, ">": value > limit}[sign]
     return Figure(name, round(value, 3), "ratio", f"{sign} {limit}", met)
 
 
 def latency_figures(times: dict[str, list[float]]) -> list[Figure]:
-    """Each contender's median, and Orqal's ratio."""
+    """Return each contender's median, and Orqal's ratio."""
     figures = [Figure(f"latency of one job: {name}", round(median(seconds), 4), "s") for name, seconds in times.items()]
     if ORQAL in times:
         name = f"latency of one job: {ORQAL} / {DOCKER_RUN}"
@@ -241,7 +247,7 @@ def latency_figures(times: dict[str, list[float]]) -> list[Figure]:
 
 
 def throughput_figures(concurrency: int, containers: int, times: dict[str, list[float]]) -> list[Figure]:
-    """Each contender's median rate, and Orqal's ratios to the others: their seconds over Orqal's."""
+    """Return each contender's median rate, and Orqal's ratios to the others, which are their seconds over Orqal's."""
     what = f"throughput, {concurrency} at once"
     figures = [
         Figure(f"{what}: {name}", round(median(containers / s for s in seconds), 3), "containers/s")
@@ -254,7 +260,7 @@ def throughput_figures(concurrency: int, containers: int, times: dict[str, list[
 
 
 def measure(client: docker.DockerClient, options: argparse.Namespace) -> list[Figure]:
-    """All the figures."""
+    """Measure everything and return the figures."""
     with ExitStack() as stack:
         stack.callback(remove_containers, client)
         latencies: dict[str, Latency] = {DOCKER_RUN: docker_run}
@@ -264,7 +270,7 @@ def measure(client: docker.DockerClient, options: argparse.Namespace) -> list[Fi
         if "orqal" not in options.without:
             own = orqal(threads=client.info()["NCPU"])
             latencies[ORQAL], throughputs[ORQAL] = stack.enter_context(own)
-        # Each once before it counts: images, connections and leases are there then.
+        # Run each contender once before it is measured, so that images, connections and leases are ready.
         for latency in latencies.values():
             latency()
         for throughput in throughputs.values():
@@ -282,16 +288,16 @@ def measure(client: docker.DockerClient, options: argparse.Namespace) -> list[Fi
 
 
 def remove_containers(client: docker.DockerClient) -> None:
-    """What an interrupted run left."""
+    """Remove the containers that an interrupted run has left."""
     for container in client.containers.list(all=True, filters={"label": f"{LABEL}={RUN}"}):
         container.remove(force=True)
 
 
-# The report ------------------------------------------------------------------------------------------------
+# The report
 
 
 def machine(client: docker.DockerClient) -> dict[str, str]:
-    """What the figures are of."""
+    """Return a description of the machine and the software on which the figures were measured."""
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     info = client.info()
     engine = f"{info['ServerVersion']}, {info['Driver']}, cgroup v{info.get('CgroupVersion', 1)}"
@@ -311,12 +317,12 @@ def machine(client: docker.DockerClient) -> dict[str, str]:
 
 
 def amount(figure: Figure) -> str:
-    """The value with its unit, which a ratio has none of."""
+    """Return the value with its unit. A ratio has none."""
     return f"{figure.value:g}" if figure.unit == "ratio" else f"{figure.value:g} {figure.unit}"
 
 
 def show(figures: list[Figure]) -> None:
-    """A table for the terminal."""
+    """Print a table of the figures."""
     table = Table("measure", "value", "target", "met")
     table.columns[1].justify = "right"
     marks = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}
@@ -326,7 +332,7 @@ def show(figures: list[Figure]) -> None:
 
 
 def markdown(figures: list[Figure], about: dict[str, str]) -> str:
-    """The table for the README, with the machine."""
+    """Return the table for the README, and a description of the machine."""
     lines = ["| measure | value | target |", "| --- | ---: | --- |"]
     for figure in figures:
         missed = " (missed)" if figure.met is False else ""
@@ -335,7 +341,7 @@ def markdown(figures: list[Figure], about: dict[str, str]) -> str:
 
 
 def main() -> int:
-    """0 when all was measured, whatever the figures."""
+    """Run the benchmark. Return 0 if everything was measured, whether or not the targets are met."""
     parser = argparse.ArgumentParser(description="Compare Orqal with docker run, the plain SDK and Docker Swarm.")
     parser.add_argument(
         "--jobs", type=int, default=24, help="containers at concurrency 4; half of it at 1 (%(default)s)"

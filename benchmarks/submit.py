@@ -1,8 +1,8 @@
-"""Submit very many jobs in one request, to hosts that are busy: how fast, and what it costs in memory.
+"""Measure the time and memory for very many jobs that are submitted in one request while the hosts are busy.
 
-Starts an Orqal of its own, has one job take all threads, and sends as many jobs as asked for, which then wait: one a
-line to POST /api/jobs, and back to back to POST /api/batch, as clients of 0.0.12 do. Each job is another one, and the
-cache is asked for each. Prints tables for a README.
+This starts an Orqal of its own, in which one job takes all threads, so that all jobs that are then sent wait. They are
+sent one per line to POST /api/jobs, and back to back to POST /api/batch as clients of 0.0.12 do. All jobs differ, and
+the cache is searched for each. It prints tables for a README.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ ORQAL = Path(sys.executable).with_name("orqal")
 IMAGE = "orqal/demo"
 PARTS = {"Scheduler": "ray::Scheduler", "replica": "ray::ServeReplica", "proxy": "ray::ProxyActor"}
 PERIOD = 0.1
-"""Seconds between looks at the processes' memory."""
+"""Seconds between two measurements of the processes' memory."""
 SHARES = (0.01, 0.1, 0.5, 1.0)
-"""Of the ids: when they were back."""
+"""The parts of the ids for which the time until they were returned is measured."""
 
 
 @dataclass
@@ -50,13 +50,13 @@ class Form:
     between: bytes
 
 
-LINES = Form("one a line", "/jobs", len(b'{"_id": "%s"}\n' % (b"0" * 24)), b"\n")
+LINES = Form("one per line", "/jobs", len(b'{"_id": "%s"}\n' % (b"0" * 24)), b"\n")
 BACK_TO_BACK = Form("back to back", "/batch", 12, b"")
 
 
 @dataclass
 class Costs:
-    """What the processes use: CPU seconds, and their proportional set size in bytes."""
+    """What the processes use: CPU time in seconds, and their proportional set sizes in bytes."""
 
     processes: dict[str, psutil.Process]
     begin: dict[str, int] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Costs:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Look again and again until the block ends."""
+        """Measure again and again while the block runs."""
         self.begin = self.peak = self._sizes()
         before = self._seconds()
         done = threading.Event()
@@ -92,8 +92,10 @@ class Costs:
 
 
 def send(form: Form, documents: list[bytes], client: Client, reads_at_the_end: bool = False) -> dict[float, float]:
-    """Send all in one request: after how many seconds which share of the ids was back. `reads_at_the_end`: look at the
-    answer only when all has been sent, as many clients do."""
+    """Send all jobs in one request, and return after how many seconds each of SHARES of the ids was returned.
+
+    `reads_at_the_end`: read the answer only after everything was sent, as many clients do.
+    """
     address = urlsplit(client.base_url)
     body = b"".join(document + form.between for document in documents)
     with socket.create_connection((address.hostname or "", address.port or 80)) as connection:
@@ -121,7 +123,7 @@ def send(form: Form, documents: list[bytes], client: Client, reads_at_the_end: b
 
 @contextmanager
 def busy_orqal() -> Iterator[tuple[Client, dict[str, psutil.Process], int]]:
-    """An Orqal of which no job takes a thread: its client, its parts, and the threads of its host."""
+    """Yield the client of an Orqal in which one job occupies all threads, its processes, and the number of threads."""
     home = Path(tempfile.mkdtemp(prefix="orqal-bench-"))
     os.environ["ORQAL_HOME"] = str(home)
     for name in ("ORQAL_API_URL", "ORQAL_TOKEN"):
@@ -140,7 +142,7 @@ def busy_orqal() -> Iterator[tuple[Client, dict[str, psutil.Process], int]]:
 
 
 def _parts(mark: str) -> Iterator[tuple[str, psutil.Process]]:
-    """Actors' titles hide their environment: the raylet above them shows whose they are."""
+    """Yield the processes by name. Their titles hide their environment, so the raylet above shows where they belong."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             title = "".join(process.cmdline()[:1])
@@ -150,7 +152,7 @@ def _parts(mark: str) -> Iterator[tuple[str, psutil.Process]]:
 
 
 def main() -> None:
-    """Measure, and print a table."""
+    """Measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=100_000, help="in each request (%(default)s)")
     options = parser.parse_args()

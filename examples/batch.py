@@ -1,7 +1,7 @@
-"""Run a batch of jobs on the cluster, and show the result of each and how many ran on which host.
+"""Run a batch of jobs on the cluster, and show their results and how many jobs ran on each host.
 
-    ray submit cluster.yaml examples/batch.py        from your laptop: it runs on the head
-    ray submit cluster.yaml examples/batch.py 300    as many jobs
+    ray submit cluster.yaml examples/batch.py        from your laptop; the program runs on the head
+    ray submit cluster.yaml examples/batch.py 300    with 300 jobs
     python examples/batch.py                         on the head itself
 
 Each job is a container in which the app Checksum reads one program of /usr/bin. It needs the image orqal/demo on each
@@ -21,13 +21,13 @@ from orqal import Job, batch, wait
 
 COUNT = 40
 SHOWN = 20
-"""Rows of the table. Below it stands how many more there are."""
+"""The most rows of the table. Below it the number of further jobs is shown."""
 
 
 def main(count: int) -> int:
-    """Submit so many jobs, wait for them and print the results. Return 0 if all went well."""
+    """Submit this number of jobs, wait for them and print the results. Return 0 if all of them succeeded."""
     programs = sorted(path for path in Path("/usr/bin").iterdir() if path.is_file() and not path.is_symlink())
-    # Without the cache, because there may be results from last time.
+    # Without the cache, because an earlier run may have left the same jobs.
     jobs = batch([Job(app="Checksum", input=str(programs[i % len(programs)]), use_cache=False) for i in range(count)])
     wait(jobs)
 
@@ -45,7 +45,7 @@ def main(count: int) -> int:
     for host, number in sorted(Counter(job.host for job in jobs).items()):
         console.print(f"{number:5} ran on {host}")
     ok = sum(bool(job.ok) for job in jobs)
-    console.print(f"{ok} of {count} went well.")
+    console.print(f"{ok} of {count} succeeded.")
     return 0 if ok == count else 1
 
 

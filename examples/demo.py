@@ -1,4 +1,4 @@
-"""All of Orqal in a minute: a batch over real files, in real containers, with every result checked.
+"""Orqal in a minute: a batch over real files, in real containers, with every result checked.
 
 `make demo` runs this. It makes the image orqal/demo from this machine's own programs, starts an Orqal with its home in
 a temporary folder, runs the app Checksum on programs in /usr/bin, compares the results with its own, and stops
@@ -31,9 +31,9 @@ from orqal import Job, OrqalError, batch, wait
 FOLDER = Path("/usr/bin")
 """The folder that the app Checksum may read."""
 COUNT = 40
-"""Files in the batch."""
+"""The number of files in the batch."""
 LARGEST = 20_000_000
-"""Bytes; larger files would make the demo slow."""
+"""Bytes of the largest file in the batch. Larger ones would make the demo slow."""
 
 console = Console(highlight=False)
 
@@ -49,13 +49,13 @@ def pick_files(folder: Path, count: int) -> list[Path]:
 
 
 def summary(path: Path) -> dict[str, Any]:
-    """Compute here what the app Checksum should find."""
+    """Compute in this process what the app Checksum should find."""
     data = path.read_bytes()
     return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "lines": data.count(b"\n")}
 
 
 def keep_log(home: Path) -> None:
-    """Save Orqal's log, which explains a failure, from the folder that will be removed."""
+    """Move Orqal's log, which explains a failure, out of the folder that will be removed."""
     log = home / "orqal.log"
     if log.exists():
         kept = Path("build/demo.log").absolute()
@@ -66,7 +66,7 @@ def keep_log(home: Path) -> None:
 
 @contextmanager
 def own_orqal(port: int) -> Iterator[None]:
-    """Run an Orqal that this process's client finds. It is stopped and removed in any case.
+    """Run an Orqal for this block, and let this process's client find it. It is stopped and removed in any case.
 
     Raises:
         SystemExit: it could not be started. `orqal up` has printed why.
@@ -74,7 +74,7 @@ def own_orqal(port: int) -> Iterator[None]:
     orqal = Path(sys.executable).with_name("orqal")
     home = Path(tempfile.mkdtemp(prefix="orqal-demo-"))
     os.environ["ORQAL_HOME"] = str(home)
-    # These would lead to another Orqal.
+    # With these the client would find another Orqal.
     for name in ("ORQAL_API_URL", "ORQAL_TOKEN"):
         os.environ.pop(name, None)
     try:

@@ -52,8 +52,8 @@ def test_by_hand(lab: Lab) -> None:
 
     assert "orqal join" in told["orqal up --address 10.0.0.11"]
     assert "disk=ssd" in told["orqal hosts"]
-    assert "40 of 40 went well." in told["python examples/batch.py"]
-    assert "10 of 10 went well." in told["python examples/batch.py 10"]
+    assert "40 of 40 succeeded." in told["python examples/batch.py"]
+    assert "10 of 10 succeeded." in told["python examples/batch.py 10"]
     assert "hello" in told["orqal run orqal/demo -- echo hello"]
     assert "h2 is drained" in told["orqal drain node2"]
     assert "h2 has left the cluster." in told["orqal leave"]

@@ -82,7 +82,7 @@ def test_ray_lets_in_who_has_its_token(launched: Launched, credentials: dict[str
 
 def test_ray_submit_prints_the_results_of_a_batch(launched: Launched) -> None:
     printed = launched.ray("submit", "examples/batch.py", "24").stdout
-    assert "24 of 24 went well." in printed
+    assert "24 of 24 succeeded." in printed
     counted = {name: int(number) for number, name in re.findall(r"(\d+) ran on (h\d)", printed)}
     with launched.http() as http:
         jobs = http.get("/jobs", params={"limit": 100}).raise_for_status().json()["jobs"]
