@@ -11,7 +11,7 @@ from pymongo.errors import AutoReconnect
 class Broken:
     """Makes pymongo's writes fail from the n-th one on, as if the connection were lost.
 
-    `answered`: the server carries out the n-th write, and only its answer is lost.
+    `answered`: the server carries out the n-th write, and only its acknowledgement is lost.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, answered: bool) -> None:

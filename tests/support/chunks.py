@@ -1,4 +1,4 @@
-"""Bytes as they arrive: cut into chunks anywhere."""
+"""Bytes that are cut into chunks anywhere, as a network may do."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ CUTS = st.lists(st.integers(0, 10_000))
 
 
 def chunked(data: bytes, cuts: list[int]) -> list[bytes]:
-    """The data, cut at these places (modulo its length)."""
+    """Return the data, cut at these places (modulo its length)."""
     places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     return [data[start:end] for start, end in pairwise(places)]

@@ -1,4 +1,4 @@
-"""Commands run against the stand-in server: in this process, or in one of their own."""
+"""Runs commands against the stand-in server, in this process or in one of their own."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Done(NamedTuple):
 
     @property
     def documents(self) -> list[Any]:
-        """stdout, which must be JSON, one document a line."""
+        """Return stdout, which must be JSON, one document per line."""
         return [json.loads(line) for line in self.out.splitlines()]
 
 
@@ -65,7 +65,7 @@ def start(*args: str) -> subprocess.Popen[bytes]:
 
 
 def ended(*changes: dict[str, Any]) -> Reply:
-    """The answer to a client that waits for jobs."""
+    """Return the server's answer to a client that waits for jobs."""
     return Reply(ndjson(*changes))
 
 

@@ -1,4 +1,4 @@
-"""A host in front of a real Docker daemon. Ray and the Scheduler are played by a recorder of what is reported."""
+"""A host in front of a real Docker daemon. A recorder stands in for the Scheduler, and there is no Ray."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Recorder:
-    """Plays the Scheduler: remembers what is reported to it, as (method, arguments)."""
+    """Stands in for the Scheduler, and records each call as (method, arguments)."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
@@ -43,7 +43,7 @@ class Recorder:
 
 
 def make_host(cluster: str, recorder: Recorder) -> Host:
-    """A host that lives on the event loop that runs, with the settings of the environment."""
+    """Return a host on the running event loop, with the settings of the environment."""
     node_id = "0f" * 28
     return Host(Settings(), cluster, node_id, cast(SchedulerApi, recorder), WrapperProcesses(node_id))
 
@@ -62,7 +62,7 @@ class Actors:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def actor(self) -> Host:
-        """A new host, which knows nothing of any before it."""
+        """Return a new host, which knows nothing of earlier ones."""
 
         async def make() -> Host:
             return make_host(self.cluster, self.recorder)
@@ -70,7 +70,7 @@ class Actors:
         return self.do(make()).result(30)
 
     def begin(self, actor: Host, order: Order) -> Future[Outcome]:
-        """Give an order; return when its container runs."""
+        """Give an order, wait until its container runs, and return its future outcome."""
         count = len(self.recorder.starts)
         outcome = self.do(actor.run(order))
         deadline = time.monotonic() + 60
@@ -80,7 +80,7 @@ class Actors:
         return outcome
 
     def forget(self, actor: Host) -> None:
-        """Stop what it was doing, as if its process had been killed."""
+        """Stop everything that a host does, as if its process had been killed."""
 
         async def stop() -> None:
             for run in actor._runs.values():
@@ -93,7 +93,7 @@ class Actors:
         return container
 
     def clear(self) -> None:
-        """Remove all of its containers."""
+        """Remove all containers of these hosts."""
         for container in self.client.containers.list(all=True, filters={"label": f"orqal.cluster={self.cluster}"}):
             container.remove(force=True)
         self.client.close()

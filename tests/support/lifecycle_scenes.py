@@ -1,4 +1,4 @@
-"""Every phase of a job's life, and every event that can happen in it, with the data that makes a difference."""
+"""Every phase of a job's life, and every event that can happen in it, with the data that make a difference."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OUTCOMES = [
 
 
 def phases() -> Iterator[Phase | None]:
-    """Every phase, with the data that makes a difference."""
+    """Yield every phase, once for each kind of data that makes a difference."""
     record = JobRecord.submitted(JobSpec(app="A"), "1" * 24, NOON)
     final = record.failed(ErrorType.NO_SUCH_APP, "none", NOON)
     place, lease = PLACES[0], "lease"
@@ -55,7 +55,7 @@ def phases() -> Iterator[Phase | None]:
 
 
 def events(phase: Phase | None) -> Iterator[Event]:
-    """Every event, with the data that makes a difference."""
+    """Yield every event, once for each kind of data that makes a difference."""
     record = JobRecord.submitted(JobSpec(app="A"), "1" * 24, NOON)
     running = record._with(current_status=Status.RUNNING, host="h1")
     own = getattr(phase, "record", record)
@@ -70,7 +70,8 @@ def events(phase: Phase | None) -> Iterator[Event]:
 
 
 def transitions() -> set[tuple[str, str, str]]:
-    """What leads from a phase to another: (phase, event, next phase). A job that has ended or is unknown is `[*]`."""
+    """Return the transitions from one phase to another: (phase, event, next phase). `[*]` is a job that has ended or is
+    unknown."""
     found = set()
     for phase in phases():
         for event in events(phase):
@@ -84,7 +85,7 @@ def transitions() -> set[tuple[str, str, str]]:
 
 
 def transition(phase: Phase | None, event: Event, following: Phase | None) -> tuple[str, str, str]:
-    """The names of a phase, of what happens in it, and of the next phase."""
+    """Return the names of a phase, of an event in it, and of the next phase."""
     return _name(phase), type(event).__name__, _name(following)
 
 

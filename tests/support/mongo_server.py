@@ -39,7 +39,8 @@ class Server:
     slow: bool
     """FerretDB reads the whole collection for any query that is not by id."""
     restart: Callable[[float], None] | None = None
-    """Kills it, starts it again after so many seconds, and returns when it answers. None if it was not started here."""
+    """Kills the server, starts it again after the given number of seconds, and returns when it answers. None if the
+    server was not started here."""
 
     def url(self, database: str) -> str:
         """Return the URL of one of its databases."""
@@ -66,7 +67,7 @@ def server(listen: str = "127.0.0.1") -> Iterator[Server | None]:
         "FerretDB": (shutil.which("ferretdb", path=BUILT), f"{listen}:{port}", folder),
         "nx-27017": (shutil.which("nx-27017", path=BUILT / "nx" / "bin"), "--port", port, *_nx_files(folder)),
     }
-    wanted = os.environ.get("ORQAL_TEST_MONGO")  # to choose another one than the first
+    wanted = os.environ.get("ORQAL_TEST_MONGO")  # chooses one that is not the first
     for name, command in commands.items():
         if wanted not in (None, name):
             continue

@@ -1,4 +1,4 @@
-"""SQLite files as earlier versions of Orqal wrote them."""
+"""SQLite files with the schemas of earlier versions of Orqal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PRAGMA user_version = 1;
 
 
 def fill(path: Path, version: int, records: Sequence[JobRecord]) -> None:
-    """Make a file of an older schema with these jobs."""
+    """Make a file with an older schema and these jobs."""
     kept = ("id", "status", "ok", "app", "user", "batch", "host", "record")
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(OLD_SCHEMAS[version])

@@ -1,4 +1,4 @@
-"""An Orqal of its own for a test: a home, a port, `orqal up`, and the check that `orqal down` leaves nothing."""
+"""An Orqal that a test starts: its home, its port, `orqal up`, and the check that `orqal down` leaves nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ORQAL = (str(Path(sys.executable).with_name("orqal")),)
 
 
 def free_port() -> int:
-    """A port that nobody has."""
+    """Return a port that no process uses."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -35,26 +35,26 @@ def free_port() -> int:
 
 @dataclass
 class Orqal(Api):
-    """A real one: Ray head, scheduler, host actor, REST."""
+    """A real Orqal: Ray's head, the Scheduler, a HostActor and the REST API."""
 
     home: Path
     port: int = field(default_factory=free_port)
     settings: dict[str, str] = field(default_factory=dict)
-    """More environment variables of its processes and of those that talk to it."""
+    """More environment variables of its processes and of its clients."""
     options: tuple[str, ...] = ()
     """More options of `orqal up`."""
     _seen: set[psutil.Process] = field(default_factory=set)
 
     @property
     def environ(self) -> dict[str, str]:
-        """The environment of a user of it."""
+        """The environment of a user of this Orqal."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("ORQAL_", "RAY_"))}
         return clean | {"ORQAL_HOME": str(self.home), "COLUMNS": "120", "TERM": "dumb"} | self.settings
 
     def cli(
         self, *args: str, check: bool = True, timeout: float = 60, input: bytes | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run the command line. `check`: it must exit with 0."""
+        """Run a command of `orqal`. `check`: it must exit with 0."""
         done = self.cli_bytes(*args, timeout=timeout, input=input)
         text = subprocess.CompletedProcess(
             done.args, done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
@@ -66,7 +66,7 @@ class Orqal(Api):
     def cli_bytes(
         self, *args: str, timeout: float = 60, input: bytes | None = None
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run the command line; its output as it is."""
+        """Run a command of `orqal`. Its output is returned as bytes."""
         return subprocess.run(
             [*ORQAL, *args],
             env=self.environ,
@@ -78,7 +78,7 @@ class Orqal(Api):
         )
 
     def popen(self, *args: str) -> subprocess.Popen[bytes]:
-        """Start the command line, in a process group of its own as a shell would."""
+        """Start a command of `orqal`, in a process group of its own as a shell would."""
         return subprocess.Popen(
             [*ORQAL, *args],
             env=self.environ,
@@ -86,12 +86,12 @@ class Orqal(Api):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            # Where the tests run in the background of a script, SIGINT is ignored, and that is inherited.
+            # A script ignores SIGINT in the processes that it starts in the background, and children inherit that.
             preexec_fn=_heed_interrupts,
         )
 
     def python(self, code: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run a user's Python program."""
+        """Run a Python program in the environment of a user."""
         return subprocess.run(
             [sys.executable, "-c", code],
             env=self.environ,
@@ -103,13 +103,13 @@ class Orqal(Api):
         )
 
     def up(self) -> None:
-        """Start it."""
+        """Start this Orqal."""
         self.home.mkdir(parents=True, exist_ok=True)
         self.cli("up", "--port", str(self.port), *self.options, timeout=UP_WITHIN)
         self._seen = _marked(self.cluster)
 
     def down(self) -> None:
-        """Stop it, with all its jobs; nothing may be left."""
+        """Stop this Orqal and all its jobs, and check that nothing is left."""
         self._seen |= _marked(self.cluster)
         self.cli("down", "--kill-jobs", timeout=UP_WITHIN)
         assert self.processes() == []
@@ -118,19 +118,19 @@ class Orqal(Api):
 
     @property
     def cluster(self) -> str:
-        """Its mark."""
+        """The cluster's id, which marks its processes and containers."""
         file = self.home / "cluster_id"
         return file.read_text().strip() if file.exists() else "none yet"
 
     def processes(self) -> list[psutil.Process]:
-        """Its processes, those too that hide their environment: they are below others, or nobody's."""
+        """Return the cluster's processes. Those that hide their environment are found as descendants of others."""
         return [process for process in self._seen | _marked(self.cluster) if process.is_running()]
 
     def process(self, actor: str) -> psutil.Process:
-        """The process of a Ray actor: by its class, or what its name begins with."""
+        """Return the process of a Ray actor, by the class of the actor or the beginning of its name."""
         found = []
         for each in self.processes():
-            with contextlib.suppress(psutil.Error):  # it ends at this moment
+            with contextlib.suppress(psutil.Error):  # the process may end at this moment
                 if "".join(each.cmdline()[:1]).startswith(f"ray::{actor}"):
                     found.append(each)
         [process] = found
@@ -138,7 +138,7 @@ class Orqal(Api):
 
     @contextmanager
     def frozen(self, actor: str) -> Iterator[psutil.Process]:
-        """Meanwhile one of its actors does nothing: its process, which may be killed."""
+        """Stop the process of an actor while the block runs. Yield the process, which the block may kill."""
         process = self.process(actor)
         process.send_signal(signal.SIGSTOP)
         try:
@@ -148,17 +148,17 @@ class Orqal(Api):
                 process.send_signal(signal.SIGCONT)
 
     def kill(self, actor: str) -> None:
-        """End one of its actors as a crash would."""
+        """Kill the process of an actor, as a crash would."""
         process = self.process(actor)
         process.send_signal(signal.SIGKILL)
         psutil.wait_procs([process], timeout=10)
 
     def containers(self) -> list[Any]:
-        """Its containers, running or not."""
+        """Return the cluster's containers, running or not."""
         client = docker.from_env()
         try:
             return list(
-                # What is removed between the list and a look at it is not there.
+                # A container may be removed after it was listed and before it is inspected.
                 client.containers.list(
                     all=True, filters={"label": f"orqal.cluster={self.cluster}"}, ignore_removed=True
                 )
@@ -178,16 +178,16 @@ class Orqal(Api):
 
 
 def cgroups_of(cluster: str) -> list[Path]:
-    """The cgroups that a cluster has on this machine, at the top of each hierarchy."""
+    """Return the cgroups of a cluster on this machine, at the top of each hierarchy."""
     root = Path("/sys/fs/cgroup")
     return [*root.glob(f"orqal/{cluster}"), *root.glob(f"*/orqal/{cluster}")]
 
 
 @contextmanager
 def an_orqal(settings: dict[str, str], *options: str, services: str = "") -> Iterator[Orqal]:
-    """One that is up, in a home of its own; in the end it is down, and nothing of it is left.
+    """Yield an Orqal that is up, in a home of its own. Afterwards it is stopped, and nothing of it is left.
 
-    `services`: the text of its wrapper file. `options`: those of `orqal up`.
+    `services`: the text of its wrapper file. `options`: more options of `orqal up`.
     """
     home = Path(tempfile.mkdtemp(prefix="orqal-test-"))
     wrappers = home / "services.py"

@@ -1,7 +1,7 @@
-"""What a lab with the predecessor has: its published client in an environment of its own, and images of its tools.
+"""The predecessor's published client in an environment of its own, and images of the tools that it ran.
 
-No radare2 is to be had as a package here: `rabin2` is a script that prints its form, `key value` lines, with facts that
-binutils tell. YARA is the real one.
+There is no package of radare2, so `rabin2` is a script that prints facts from binutils in the same form, lines of
+`key value`. YARA is the real program.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RABIN2_IMAGE, YARA_IMAGE = "radare/radare2", "blacktop/yara"
 
 
 def needed_programs() -> list[str]:
-    """Those that the images are made of and this machine lacks."""
+    """Return the programs that the images need and this machine lacks."""
     return [name for name in ("readelf", "size", "yara") if shutil.which(name) is None]
 
 
@@ -38,12 +38,12 @@ class Client:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         self._python = folder / "bin" / "python"
         pip: list[str | Path] = [self._python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        # setuptools: its old dependencies have no wheels and are built with it.
+        # Its old dependencies have no wheels, and setuptools builds them.
         subprocess.run([*pip, "setuptools<81", "wheel"], check=True)
         subprocess.run([*pip, PUBLISHED], check=True)
 
     def run(self, program: str, api_url: str, home: Path, timeout: float = 100) -> subprocess.CompletedProcess[str]:
-        """Run a program of its user's."""
+        """Run a Python program that uses the client."""
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("ORQAL_", "PYTHON"))}
         return subprocess.run(
             [self._python, "-c", program],

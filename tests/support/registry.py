@@ -1,4 +1,4 @@
-"""A real registry for images (Debian's docker-registry), behind a gate that can be shut, slow, or hang."""
+"""A real registry for images (Debian's docker-registry), behind a gate that can refuse connections or stall them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ import docker
 from examples.local_image import make_image
 
 USER, PASSWORD = "user", "secret"
-# As htpasswd -B writes it.
+# What `htpasswd -B` prints for these two.
 _HTPASSWD = "user:$2b$04$Tti4LVbNNnKbj8X1Dx4Q3u/IskVFRPE3Ji.TI2DjUFWdAEj2r4aIO\n"
 _READY_WITHIN = 30
 _PIECE = 1 << 14
 
 
 class Gate:
-    """Hands connections on, in front of a server on this machine; for a daemon it is the server."""
+    """A proxy in front of a server on this machine. A Docker daemon knows only the proxy."""
 
     def __init__(self, target: int, address: str = "127.0.0.1") -> None:
         """`target`: the server's port."""
@@ -42,7 +42,7 @@ class Gate:
         self.unlock()
 
     def unlock(self) -> None:
-        """Let everything through, as at first."""
+        """Let everything through. This is the state at the beginning."""
         self.limit(None)
         if self._listener is None:
             self._listener = socket.create_server(self.address)
@@ -50,16 +50,16 @@ class Gate:
             threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def limit(self, size: int | None) -> None:
-        """So many more bytes come from the server; then it hangs."""
+        """Let `size` more bytes from the server through, and then no more; None is no limit."""
         with self._changed:
             self._left = size
             self._changed.notify_all()
 
     def shut(self) -> None:
-        """Refuse connections, and break off those that there are."""
+        """Refuse new connections, and break the present ones."""
         listener, self._listener = self._listener, None
         if listener is not None:
-            # A thread waits for it.
+            # A thread waits in `accept`, and closing alone would not wake it.
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
             listener.close()
@@ -70,7 +70,7 @@ class Gate:
             self._changed.notify_all()
 
     def empty(self, within: float = 20) -> bool:
-        """Whether all who had come have gone before the time, in seconds, is over."""
+        """Wait for all connections to end. Return False if some are left after `within` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._open, within)
 
@@ -103,7 +103,7 @@ class Gate:
                 end.shutdown(socket.SHUT_RDWR)
 
     def _may_pass(self, client: socket.socket, size: int) -> bool:
-        """Wait for room; False: the client has gone meanwhile."""
+        """Wait until bytes may pass. Return False if the client has left meanwhile."""
         with self._changed:
             while self._left is not None and self._left <= 0:
                 self._changed.wait(0.1)
@@ -124,51 +124,50 @@ def _has_gone(client: socket.socket) -> bool:
 
 
 class Registry:
-    """One that lets in who has the password."""
+    """A registry that requires the password."""
 
     def __init__(self, folder: Path, port: int, gate: Gate) -> None:
         self._folder, self._port, self.gate = folder, port, gate
 
     @property
     def name(self) -> str:
-        """What its images' names begin with."""
+        """The registry's address, with which the names of its images begin."""
         address, port = self.gate.address
         return f"{address}:{port}"
 
     def logins(self, password: str = PASSWORD) -> str:
-        """Docker's config.json of one who has logged in."""
+        """Return Docker's config.json of a user who has logged in."""
         auth = base64.b64encode(f"{USER}:{password}".encode()).decode()
         return json.dumps({"auths": {self.name: {"auth": auth}}})
 
     def push(self, name: str, megabytes: int = 1) -> str:
-        """Make an image that nobody has: it is in the registry, not in the engine, and has so much that does not
-        shrink."""
+        """Make a new image that is in the registry and not in the engine. It has `megabytes` of incompressible data."""
         image = f"{self.name}/{name}"
         with contextlib.closing(docker.from_env()) as client:
             make_image(image, ("sh", "cat", "echo"), extra_files={"/data": os.urandom(megabytes << 20)}, client=client)
-            told = client.api.push(
+            lines = client.api.push(
                 image, stream=True, decode=True, auth_config={"username": USER, "password": PASSWORD}
             )
-            errors = [line["error"] for line in told if "error" in line]
+            errors = [line["error"] for line in lines if "error" in line]
             client.images.remove(image)
         assert errors == []
         return image
 
     def fetched(self, image: str) -> int:
-        """How often the layer of an image was fetched."""
+        """Return how often the layer of an image was fetched."""
         name = re.escape(image.split("/", 1)[1])
-        # An image's configuration is a blob too, of less than these digits.
+        # An image's configuration is a blob too, but its size has fewer than six digits.
         return len(re.findall(rf'"GET /v2/{name}/blobs/\S+ HTTP/1.1" 200 \d{{6,}}', self.log))
 
     @property
     def log(self) -> str:
-        """What it has told of its visitors."""
+        """The registry's log, with a line for each request."""
         return (self._folder / "log").read_text()
 
 
 @contextlib.contextmanager
 def a_registry(address: str = "127.0.0.1") -> Iterator[Registry]:
-    """One that runs. Its gate is at this address of this machine."""
+    """Yield a running registry. Its gate is at this address of this machine."""
     folder = Path(tempfile.mkdtemp(prefix="orqal-registry-"))
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
@@ -195,7 +194,7 @@ def a_registry(address: str = "127.0.0.1") -> Iterator[Registry]:
 
 
 def missing() -> str | None:
-    """Why there can be no registry here; None: there can."""
+    """Return why a registry cannot run here, or None if it can."""
     return None if shutil.which("docker-registry") else "needs docker-registry; run `bash scripts/cluster_tools.sh`"
 
 

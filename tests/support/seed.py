@@ -1,4 +1,4 @@
-"""The example of a wrapper in Orqal's first document, to the letter: no imports, tabs in the empty lines."""
+"""The example of a wrapper in Orqal's first document, letter by letter: without imports, with tabs in empty lines."""
 
 RABIN2 = """
 class Rabin2(AbstractWorker):

@@ -1,4 +1,4 @@
-"""A replica's way to the cluster, with stand-ins for what is outside the replica."""
+"""A replica's access to the cluster, with stand-ins for everything outside the replica."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from orqal.store import Store
 
 
 def scheduler_with(**methods: Any) -> SchedulerApi:
-    """A Scheduler that has only these methods."""
+    """Return a Scheduler that has only these methods."""
     return cast(SchedulerApi, SimpleNamespace(**methods))
 
 
 def cluster_with(store: Any, scheduler: Any = None, **hosts: Any) -> ClusterAccess:
-    """A cluster with this store and Scheduler, and these HostActors by the node's id."""
+    """Return access to a cluster with this store and Scheduler, and these HostActors by the node's id."""
 
     def find_host(node_id: str) -> HostApi:
         if node_id not in hosts:
@@ -35,13 +35,13 @@ def cluster_with(store: Any, scheduler: Any = None, **hosts: Any) -> ClusterAcce
 
 
 def host_info(name: str, **values: Any) -> HostInfo:
-    """A host whose node has the same name."""
+    """Return a host whose node's id is its name."""
     return HostInfo(name=name, node_id=name, address="192.0.2.1", state="ready", **values)
 
 
 @asynccontextmanager
 async def news_from(scheduler: Any) -> AsyncIterator[NewsFeed]:
-    """The news from a Scheduler. The feed has asked once, and waits for changes."""
+    """Yield the news from a Scheduler. The feed has asked once, and waits for changes."""
     feed = NewsFeed(cast(SchedulerApi, scheduler))
     await asyncio.sleep(0)  # The first answer says that nothing is known of the past; it is over before anyone listens.
     try:
@@ -52,7 +52,7 @@ async def news_from(scheduler: Any) -> AsyncIterator[NewsFeed]:
 
 @asynccontextmanager
 async def client_of(api: FastAPI, cluster: ClusterAccess | None = None) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of an application that has this way to the cluster. Unexpected errors are answered as in production."""
+    """Yield a client of an application with this access to the cluster. Unexpected errors are answered with a 500."""
     if cluster is not None:
         api.state.cluster = cluster
     transport = httpx.ASGITransport(api, raise_app_exceptions=False)

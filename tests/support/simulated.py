@@ -21,7 +21,7 @@ TWO_HOSTS = {"h1": (4.0, 16.0), "h2": (4.0, 16.0)}
 def play(
     scene: Scene, folder: Path, hosts: Mapping[str, tuple[float, float]] = ONE_HOST, seed: int = 0, **settings: Any
 ) -> None:
-    """Play a scene in a cluster that is up. No exception may be left that no one has taken."""
+    """Play a scene in a cluster that is up. Check that no task has raised an exception that was not handled."""
 
     async def lived() -> None:
         cluster = InProcessCluster(folder, hosts, rng=random.Random(seed), **settings)
@@ -36,7 +36,7 @@ def play(
 
 
 def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Make a test of a coroutine, which runs on a virtual loop."""
+    """Make a coroutine function a test, which runs on a virtual loop."""
 
     @functools.wraps(test)
     def played(*args: Any, **options: Any) -> None:
@@ -46,5 +46,5 @@ def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
 
 
 def spec(input: Any = None, app: str = "Test", **more: Any) -> JobSpec:
-    """A job whose container does what `params` say: see Behaviour."""
+    """Return a job whose container does what `params` say: see Behaviour."""
     return JobSpec(app=app, input=input, **more)

@@ -1,4 +1,4 @@
-"""A stand-in for the Orqal server, for tests of the client and the command line alone, and what these tests share."""
+"""A stand-in for the Orqal server, and fixtures, for tests of the client and the command line without a server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Request:
 
     @property
     def documents(self) -> list[Any]:
-        """The body as JSON documents, one a line."""
+        """Return the body as JSON documents, one per line."""
         return [json.loads(line) for line in self.body.splitlines()]
 
 
@@ -132,11 +132,11 @@ class StandInServer:
         return answer if isinstance(answer, Reply) else Reply(answer)
 
     def asked(self, call: str) -> list[Request]:
-        """The requests so far of this "METHOD path"."""
+        """Return the requests so far with this "METHOD path"."""
         return [request for request in self.requests if f"{request.method} {request.path}" == call]
 
     def stop(self) -> None:
-        """End it; from now on connections are refused."""
+        """Stop the server. From now on connections are refused."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -145,14 +145,14 @@ class StandInServer:
 
 
 def change(id: str, exit_code: int = 0, error: dict[str, str] | None = None) -> dict[str, Any]:
-    """How a job ended, as it is sent to clients that wait."""
+    """Return how a job ended, in the form that is sent to clients that wait."""
     status = "error" if error else "exited"
     ok = status == "exited" and exit_code == 0
     return {"_id": id, "current_status": status, "ok": ok, "exit_code": exit_code, "error": error}
 
 
 def record(id: str, **more: Any) -> dict[str, Any]:
-    """A whole job."""
+    """Return a job with all its fields."""
     return {
         "_id": id,
         "app": "Test",
@@ -189,27 +189,27 @@ def record(id: str, **more: Any) -> dict[str, Any]:
 
 
 def ndjson(*documents: Any) -> bytes:
-    """One document a line."""
+    """Return these documents, one per line."""
     return b"".join(json.dumps(document).encode() + b"\n" for document in documents)
 
 
 def frame(source: int, data: bytes) -> bytes:
-    """A frame of a job's output."""
+    """Return a frame of a job's output as bytes."""
     return encode(Frame(source, data))
 
 
 def numbered(request: Request) -> Reply:
-    """Takes all jobs; the number of each one's input becomes its id."""
+    """Answer a submission. Each job's id is the number that is its input."""
     return Reply(ndjson(*({"_id": f"{job['input']:024x}"} for job in request.documents)))
 
 
 def iter_reply(*chunks: bytes, breaks: bool = False) -> Callable[[Request], Reply]:
-    """Sends these chunks one by one."""
+    """Return an answer that sends these chunks one by one."""
     return lambda request: Reply(iter(chunks), breaks=breaks)
 
 
 def held(begun: threading.Event, release: threading.Event, first: bytes = b"\n") -> Callable[[Request], Reply]:
-    """An answer that has begun, and does not end before it is released."""
+    """Return an answer that begins, and does not end before it is released."""
 
     def answer(request: Request) -> Reply:
         def body() -> Iterator[bytes]:
@@ -227,7 +227,7 @@ def held(begun: threading.Event, release: threading.Event, first: bytes = b"\n")
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StandInServer]:
-    """A stand-in that the environment points to."""
+    """Yield a stand-in whose address is in the environment."""
     made = StandInServer()
     monkeypatch.setenv("ORQAL_API_URL", made.url)
     monkeypatch.setenv("ORQAL_TOKEN", "secret")
@@ -238,7 +238,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StandInS
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses between tries, which are noted and not made."""
+    """Return the pauses between tries in seconds. They are recorded and not made."""
     noted: list[float] = []
     monkeypatch.setattr(retry, "sleep", noted.append)
     return noted
@@ -246,6 +246,6 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock on which seven seconds go by whenever a Backoff looks at it."""
+    """Make seven seconds pass whenever a Backoff reads the clock."""
     seconds = itertools.count(0, 7)
     monkeypatch.setattr(retry, "monotonic", lambda: next(seconds))

@@ -1,4 +1,4 @@
-"""Certificates of authorities that tests make themselves, and a Docker daemon that wants them."""
+"""Certificates of authorities that tests make themselves, and a Docker daemon that requires them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PIECE = 1 << 16
 
 
 def authority(folder: Path, name: str) -> None:
-    """A certificate authority: NAME.pem and NAME.key."""
+    """Make a certificate authority: NAME.pem and NAME.key."""
     folder.mkdir(parents=True, exist_ok=True)
     _openssl(
         *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"),
@@ -24,7 +24,7 @@ def authority(folder: Path, name: str) -> None:
 
 
 def certificate(folder: Path, signer: Path, usage: str, address: str | None = None) -> None:
-    """cert.pem and key.pem, signed by an authority (its path without .pem), and its ca.pem."""
+    """Make cert.pem and key.pem, signed by the authority `signer` (a path without .pem), and its ca.pem."""
     folder.mkdir(parents=True, exist_ok=True)
     request, extensions = folder / "request", folder / "extensions"
     _openssl(
@@ -41,8 +41,10 @@ def certificate(folder: Path, signer: Path, usage: str, address: str | None = No
 
 @contextlib.contextmanager
 def front(folder: Path) -> Iterator[str]:
-    """The daemon of DOCKER_HOST, a socket, behind TLS as a daemon elsewhere is: its address. Clients' certificates are
-    in `folder`/client, and some that are of no use in `folder`/wrong and `folder`/distrusted."""
+    """Put TLS in front of the daemon of DOCKER_HOST, a socket, and yield the address, as of a daemon elsewhere.
+
+    `folder`/client has valid certificates for clients, and `folder`/wrong and `folder`/distrusted have invalid ones.
+    """
     path = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
     for name in ("ours", "others"):
         authority(folder, name)

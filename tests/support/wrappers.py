@@ -11,7 +11,7 @@ from orqal.wrappers.catalog import App
 from orqal.wrappers.loading import WrapperRef
 
 MEMORY = 1 << 30
-"""Bytes that a call may add."""
+"""Bytes of memory that a call may use."""
 
 RABIN2_OUTPUT = "arch     x86\nbin.type elf\nclass    ELF64\nlang     c with words\n\nva       true\n"
 RABIN2_RESULT = {"arch": "x86", "bin_type": "elf", "class": "ELF64", "va": "true"}

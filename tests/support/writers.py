@@ -1,4 +1,4 @@
-"""What processes run that write a store until they are killed."""
+"""Functions for processes that write a store until they are killed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from orqal.models import ErrorType, JobRecord, Outcome, Output, Status, now
 from orqal.store import SqliteStore, Submission
 
 CLIENTS = 4
-"""Clients that write at once. The job writer puts their writes together."""
+"""Clients that write at the same time. The job writer puts their writes together."""
 GROUP = 3
 """Jobs of one submission."""
 DOOMED = "doomed"
-"""The app of the jobs that fail and are deleted. Other jobs are not."""
+"""The app of the jobs that fail and are deleted. Other jobs neither fail nor are deleted."""
 
 
 def output_of(job: str) -> Output:
-    """Return the only right output of a job. It has up to 80 kB, so that SQLite often writes its log back."""
+    """Return the output that a job must have. It has up to 80 kB, so that SQLite often writes its log back."""
     chance = random.Random(job)
     return Output(stdout=job * chance.choice([1, 10, 3_000]), stderr=job[::-1], result={"job": job})
 

@@ -1,4 +1,4 @@
-"""What `import orqal` offers, and that it costs nothing."""
+"""What `import orqal` offers, and that the import is quick."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ FRAMES = st.lists(st.builds(Frame, st.sampled_from([STDOUT, STDERR]), st.binary(
 
 
 def joined(frames: Iterable[Frame]) -> list[Frame]:
-    """The frames with neighbours of the same stream joined, and empty ones left out."""
+    """Return the frames with neighbours of the same stream joined, and without empty ones."""
     result: list[Frame] = []
     for frame in frames:
         if result and result[-1].stream == frame.stream:

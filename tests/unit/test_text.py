@@ -10,7 +10,7 @@ from orqal.text import counted, duration, one_line, printable, sentence, shorten
 
 
 @given(st.text())
-def test_printable_text_can_command_no_terminal(text: str) -> None:
+def test_printable_text_cannot_control_a_terminal(text: str) -> None:
     shown = printable(text)
     shown.encode()
     assert not [c for c in shown if c not in "\t\n" and (ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u202e\u2066")]

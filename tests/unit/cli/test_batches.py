@@ -24,12 +24,12 @@ from tests.support.stand_in_server import (
 
 
 def batch(name: str, jobs: int, ok: int, failed: int, **status: int) -> dict[str, Any]:
-    """How far a batch is, as the server sends it."""
+    """Return a batch and its progress as the server sends them."""
     created = "2026-01-02T03:04:05Z"
     return {"name": name, "created": created, "jobs": jobs, "status": status, "ok": ok, "failed": failed}
 
 
-def test_batches_are_listed_with_how_far_they_are(run: Callable[..., Done], server: StandInServer) -> None:
+def test_batches_are_listed_with_their_progress(run: Callable[..., Done], server: StandInServer) -> None:
     found = [
         batch("new", 2_000, 999, 1, todo=500, init=100, running=400, exited=1_000),
         batch("[old]\x1b[2J", 3, 3, 0, exited=3),
@@ -134,7 +134,7 @@ def test_csv_is_passed_on_from_the_server(run: Callable[..., Done], server: Stan
 
 
 def iter_csv(*chunks: bytes) -> Callable[[Request], Reply]:
-    """A table, sent in these pieces."""
+    """Return a table that is sent in these pieces."""
     return lambda request: Reply(iter(chunks), headers={"content-type": "text/csv; charset=utf-8"})
 
 

@@ -17,7 +17,7 @@ NAMES = ["65f0", "\x1b[2J65f1"]
 
 @pytest.fixture
 def cleaned(server: StandInServer) -> list[str]:
-    """What was cleaned."""
+    """Return what was cleaned."""
     done: list[str] = []
 
     def clean(request: Request) -> Reply:
@@ -83,4 +83,4 @@ def test_on_a_terminal_it_asks(
     assert (ended.code, cleaned) == (code, done)
     assert "directories of jobs that were deleted" in ended.err
     assert "Go on?" in ended.err
-    assert bool(ended.out) is bool(done)  # The question is no part of the JSON.
+    assert bool(ended.out) is bool(done)  # The question is not a part of the JSON.

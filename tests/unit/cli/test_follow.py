@@ -1,4 +1,4 @@
-"""Waiting for jobs, and what is said when they have ended."""
+"""Waiting for jobs, and reporting how they ended."""
 
 from __future__ import annotations
 

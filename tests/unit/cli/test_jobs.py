@@ -113,7 +113,7 @@ def test_a_job_on_one_screen(run: Callable[..., Done], server: StandInServer) ->
     assert (missing.code, missing.out) == (1, "")
 
 
-def test_a_job_shows_what_it_was_made_from_and_what_it_used(run: Callable[..., Done], server: StandInServer) -> None:
+def test_a_job_shows_what_was_submitted_and_what_it_used(run: Callable[..., Done], server: StandInServer) -> None:
     server.answers[f"GET job/{A}"] = record(
         A,
         image_digest="sha256:" + "0123456789ab" + "f" * 52,

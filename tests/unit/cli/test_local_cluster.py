@@ -1,4 +1,4 @@
-"""The part of Orqal that runs on this machine, where it is not installed."""
+"""Commands that need the extra `cluster`, on a machine where it is not installed."""
 
 from __future__ import annotations
 

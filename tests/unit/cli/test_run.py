@@ -25,7 +25,7 @@ from tests.support.stand_in_server import (
 
 @pytest.fixture
 def container(server: StandInServer) -> Callable[..., None]:
-    """Sets how the job of `orqal run` ends."""
+    """Return a function that sets how the job of `orqal run` ends."""
 
     def ends(exit_code: int | None, error: dict[str, str] | None = None) -> None:
         server.answers["POST job"] = A.encode()

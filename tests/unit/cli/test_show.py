@@ -22,7 +22,7 @@ def test_a_time_is_short_in_a_list() -> None:
 
 
 @given(st.text())
-def test_no_text_can_command_the_terminal(text: str) -> None:
+def test_no_text_can_control_the_terminal(text: str) -> None:
     file = io.StringIO()
     shown = show.table("id", "input", whole=["id"])
     shown.add_row(show.cell(A), show.cell(text))

@@ -1,4 +1,4 @@
-"""Commands that look at the whole."""
+"""Commands that look at the apps and at the whole cluster."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def test_a_batch_is_sent_in_parts_with_all_fields_of_its_lines(
 def test_a_batch_may_come_from_a_pipe(
     run: Callable[..., Done], server: StandInServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str
 ) -> None:
-    """A pipe can be read only once, and the batch is read twice. /dev/stdin is a pipe too, so it is like a fifo."""
+    """The batch is read twice, but a pipe can be read only once. /dev/stdin is a pipe too, like a fifo."""
     server.answers["POST jobs"] = numbered
     jobs = b'{"app": "Test", "input": 1}\n' * 1_500
     fifo = tmp_path / "fifo"

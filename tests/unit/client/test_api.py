@@ -1,4 +1,4 @@
-"""The client's methods: what each one sends, and what it makes of the answer."""
+"""The client's methods: the request that each one sends, and what it returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A batch's name is a part of URLs: what it may be, and that client, server and records agree on it."""
+"""A batch's name is a part of URLs. The client, the server and records agree on which names are possible."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def test_showing_a_job_costs_no_request_in_a_list_and_is_safe_in_a_notebook(serv
     shown = job._repr_html_()
     assert "&lt;script&gt;" in shown
     assert "<script>" not in shown
-    assert "&lt;b&gt;" not in shown  # The server's input, "x", took its place.
+    assert "&lt;b&gt;" not in shown  # The server's input, "x", has replaced it.
 
 
 def test_logs_are_text_even_where_a_character_is_cut(server: StandInServer) -> None:

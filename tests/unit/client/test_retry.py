@@ -46,7 +46,7 @@ def test_pauses_double_up_to_the_longest(clock: Clock) -> None:
     assert clock.pauses[-1] == 0.1
 
 
-def test_a_server_that_stays_away_is_given_up_with_what_to_know(clock: Clock) -> None:
+def test_a_server_that_stays_away_is_given_up_with_advice(clock: Clock) -> None:
     backoff = Backoff(advice="The jobs go on.")
     with pytest.raises(ServerUnreachable, match=r"Gave up after 60 seconds.*The connection broke\. The jobs go on\.$"):
         for _ in range(1_000):
@@ -88,7 +88,7 @@ def test_a_busy_server_is_given_the_time_that_it_wants_and_a_little_more(clock: 
     for _ in range(20):
         Backoff().pause(BUSY)
     assert all(3 <= pause <= 4.5 for pause in clock.pauses)
-    assert len(set(clock.pauses)) > 1  # Clients must not come back together.
+    assert len(set(clock.pauses)) > 1  # Clients must not all come back at the same moment.
     assert is_busy(BUSY)
     assert not is_busy(AWAY)
 
@@ -109,7 +109,7 @@ def test_no_pause_is_longer_than_what_is_left_of_the_timeout(clock: Clock) -> No
     backoff.pause(BUSY)
     assert clock.pauses == [2]
     assert backoff.remaining() == 0
-    assert backoff.at_most(30) > 0  # A timeout of 0 means no timeout to some.
+    assert backoff.at_most(30) > 0  # In some libraries a timeout of 0 means no timeout.
 
 
 def test_without_a_timeout_there_is_no_limit(clock: Clock) -> None:

@@ -1,4 +1,4 @@
-"""Long answers that go on where they were after the connection broke."""
+"""Long answers are resumed where they stopped when the connection breaks."""
 
 from __future__ import annotations
 

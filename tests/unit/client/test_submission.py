@@ -1,4 +1,4 @@
-"""Submitting can be repeated: after a broken connection, a server that is away, a crash midway."""
+"""A submission can be repeated after a broken connection, after a failure of the server, or after a crash midway."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ BUSY = Reply({"detail": "the scheduler is restarting; try again in a few seconds
 
 
 class Intake:
-    """Takes jobs as the server does: the n-th document of a key is one job, however often it comes.
+    """Accepts jobs as the server does: the n-th document of a key is one job, however often it comes.
 
-    `breaks`: for each request, after how many ids the answer breaks off, although all jobs are taken. None if it does
-    not.
+    `breaks`: for each request, after how many ids the answer breaks off, although all jobs are accepted. None if it
+    does not.
     """
 
     def __init__(self, *breaks: int | None) -> None:
@@ -61,7 +61,7 @@ class Intake:
 
 @pytest.fixture
 def intake(server: StandInServer) -> Callable[..., Intake]:
-    """Makes the server take jobs, which are the batch n."""
+    """Return a function that makes the server accept jobs, which are the batch n."""
 
     def make(*breaks: int | None) -> Intake:
         made = Intake(*breaks)
@@ -193,7 +193,7 @@ def test_a_batch_that_broke_says_how_to_go_on_and_then_does(
     with pytest.raises(SubmissionFailed, match=r"first 1,002 jobs.*Submit the same batch again"):
         batch(some_jobs(JOBS_PER_REQUEST + 5), "n")
     taken._breaks.clear()
-    del taken.jobs[JOBS_PER_REQUEST + 3 :]  # Some jobs of the request that broke were taken.
+    del taken.jobs[JOBS_PER_REQUEST + 3 :]  # Only some jobs of the request that broke were accepted.
     taken._known = {key: place for key, place in taken._known.items() if place < JOBS_PER_REQUEST + 3}
     jobs = batch(some_jobs(JOBS_PER_REQUEST + 5), "n")
     assert numbers([job._id for job in jobs]) == list(range(JOBS_PER_REQUEST + 5))

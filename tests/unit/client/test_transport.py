@@ -115,7 +115,7 @@ def test_an_impossible_token_is_refused_before_it_is_sent(server: StandInServer)
 
 @pytest.fixture
 def with_password(server: StandInServer, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Puts a user and password into ORQAL_API_URL."""
+    """Return a function that puts a user and a password into ORQAL_API_URL."""
 
     def put(given: str) -> None:
         monkeypatch.setenv("ORQAL_API_URL", server.url.replace("//", f"//{given}@"))

@@ -1,4 +1,4 @@
-"""Why a head refuses a machine, in a sentence."""
+"""The sentences that say why a head refuses a machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`orqal backup` and `orqal restore`: complete, of one moment, and careful with what exists."""
+"""`orqal backup` and `orqal restore`: a backup is complete and of one moment, and existing files are not lost."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def there(path: Path) -> list[JobRecord]:
         return [record for record in map(store.get, store.batch_ids("b")) if record]
 
 
-def test_there_and_back(settings: Settings, records: list[JobRecord], tmp_path: Path) -> None:
+def test_a_backup_is_restored_as_it_was(settings: Settings, records: list[JobRecord], tmp_path: Path) -> None:
     file = tmp_path / "backup.sqlite"
     about = backup(settings, file, overwrite=False, progress=quiet)
     assert (about["jobs"], about["unfinished"], about["bytes"]) == (3, 1, file.stat().st_size)
@@ -72,7 +72,7 @@ def test_a_backup_is_of_one_moment_while_others_write(
     written: list[str] = []
 
     def write(doing: str, done: int, total: int | None = None) -> None:
-        """Let another thread write between the steps, so much that SQLite writes its log back."""
+        """Let another thread write between the steps: so much that SQLite moves its log into the file."""
         if doing == "Copying" and len(written) < 40:
             record = job(batch="b", input="y" * 500_000)
             writer = threading.Thread(target=add, args=(store, [record]))

@@ -1,4 +1,4 @@
-"""The tests that the documentation names exist."""
+"""The documentation names only tests that exist."""
 
 from __future__ import annotations
 

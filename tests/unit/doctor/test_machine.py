@@ -1,4 +1,4 @@
-"""The facts about this machine, and what is mended on it."""
+"""The facts about this machine, and the repairs on it."""
 
 from __future__ import annotations
 

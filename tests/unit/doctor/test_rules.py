@@ -1,4 +1,4 @@
-"""What the facts about a cluster mean, one scene each."""
+"""The findings that follow from facts about a cluster, in one scene each."""
 
 from __future__ import annotations
 

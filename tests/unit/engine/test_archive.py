@@ -1,4 +1,4 @@
-"""A job's directory as a tar, to a container and back, whatever the container has put into it."""
+"""A job's directory as a tar that goes to a container and back, whatever the container has put into it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ JOB = "a" * 24
 
 
 def entry(name: str, kind: bytes = tarfile.REGTYPE, **more: object) -> tarfile.TarInfo:
-    """An entry of the directory, with the name that Docker gives it."""
+    """Return an entry of the directory, with the name that Docker gives it."""
     return raw(f"{JOB}/{name}".rstrip("/"), kind, **more)
 
 
 def raw(name: str, kind: bytes = tarfile.REGTYPE, **more: object) -> tarfile.TarInfo:
-    """An entry with any name."""
+    """Return an entry with any name."""
     info = tarfile.TarInfo(name)
     info.type, info.mode = kind, 0o755 if kind == tarfile.DIRTYPE else 0o644
     for key, value in more.items():
@@ -36,7 +36,7 @@ def raw(name: str, kind: bytes = tarfile.REGTYPE, **more: object) -> tarfile.Tar
 
 
 def tar_of(*entries: tarfile.TarInfo | tuple[tarfile.TarInfo, bytes]) -> io.BytesIO:
-    """A tar of the directory with these entries in it."""
+    """Return a tar of the directory with these entries in it."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         tar.addfile(entry("", tarfile.DIRTYPE))
@@ -63,7 +63,7 @@ def outside(tmp_path: Path) -> Path:
 
 
 def tree(directory: Path) -> dict[str, bytes | str | None]:
-    """What is in a directory: the content of each file, the target of each link, None for each folder."""
+    """Return what a directory contains: the content of each file, the target of each link, None for each folder."""
     found: dict[str, bytes | str | None] = {}
     for path in sorted(directory.rglob("*")):
         name = str(path.relative_to(directory))
@@ -152,7 +152,7 @@ def test_a_directory_that_was_replaced_comes_back_empty(directory: Path, outside
     ],
     ids=lambda info: f"{info.name} {info.type.decode()} {info.linkname}".replace(JOB, "job"),
 )
-def test_nothing_leads_out(directory: Path, outside: Path, evil: tarfile.TarInfo) -> None:
+def test_no_entry_leads_outside(directory: Path, outside: Path, evil: tarfile.TarInfo) -> None:
     names = {"job": JOB, "outside": str(outside)}
     evil.name, evil.linkname = evil.name.format(**names), evil.linkname.format(**names)
     before = tree(directory.parents[1])

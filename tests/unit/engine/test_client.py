@@ -1,4 +1,4 @@
-"""The parts of `orqal.engine` that need no daemon."""
+"""The parts of `orqal.engine.client` and its errors that need no daemon."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from orqal.logstream import STDERR, STDOUT, Frame, encode
 
 
 def collected(frames: Iterable[Frame], directory: Path, cap: int) -> tuple[Collected, Collected]:
-    """stdout and stderr of an output of these frames."""
+    """Collect an output of these frames, and return its stdout and stderr."""
     return collect(map(encode, frames), directory, cap)
 
 

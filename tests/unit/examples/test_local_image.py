@@ -1,4 +1,4 @@
-"""What an image of this machine's own programs is made of."""
+"""The content of an image that is made of this machine's own programs."""
 
 from __future__ import annotations
 

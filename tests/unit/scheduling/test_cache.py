@@ -1,4 +1,4 @@
-"""Which job answers for which."""
+"""Which earlier job is reused for a new one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JSON = st.recursive(
 
 
 def turned(value: Any) -> Any:
-    """The same, with the keys of all objects in the other order."""
+    """Return the same value, with the keys of all objects in the opposite order."""
     if isinstance(value, dict):
         return {key: turned(each) for key, each in reversed(value.items())}
     return [turned(each) for each in value] if isinstance(value, list) else value

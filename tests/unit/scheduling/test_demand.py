@@ -1,4 +1,4 @@
-"""What is asked of an autoscaler: scenes, and any queue."""
+"""What is requested from an autoscaler: scenes, and any queue."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def waiting(*lines: tuple[int, Shape]) -> Queue:
     return queue
 
 
-def test_nothing_waits_nothing_is_asked() -> None:
+def test_without_waiting_jobs_or_types_nothing_is_requested() -> None:
     assert demand(Queue(), [SMALL], [Resources.of(1, 1)]) == []
     assert demand(waiting((5, Shape(1, 1))), [], []) == []
 
 
-def test_what_waits_is_asked_on_top_of_what_runs() -> None:
+def test_waiting_jobs_are_requested_in_addition_to_running_ones() -> None:
     runs, waits = Bundle(Resources.of(2, 1)), Bundle(Resources.of(1, 1))
     assert demand(waiting((2, Shape(1, 1))), [SMALL], [runs.resources]) == [runs, waits, waits]
 
 
-def test_what_no_type_could_take_is_not_asked() -> None:
+def test_jobs_that_fit_no_type_are_not_requested() -> None:
     assert demand(waiting((1, Shape(5, 1)), (1, Shape(1, 1, GPU))), [SMALL], []) == []
     assert demand(waiting((1, Shape(5, 1)), (1, Shape(1, 1, GPU))), [SMALL, LARGE], []) == [
         Bundle(Resources.of(5, 1)),
@@ -41,17 +41,17 @@ def test_what_no_type_could_take_is_not_asked() -> None:
     ]
 
 
-def test_all_of_a_host_is_all_of_the_smallest() -> None:
+def test_a_job_for_a_whole_host_requests_the_smallest_type() -> None:
     assert demand(waiting((1, Shape(None, None))), [LARGE, SMALL], []) == [Bundle(Resources.of(4, 8))]
 
 
-def test_a_cancelled_job_is_not_asked_for() -> None:
+def test_a_cancelled_job_is_not_requested() -> None:
     queue = waiting((3, Shape(1, 1)))
     queue.remove("0 1")
     assert len(demand(queue, [SMALL], [])) == 2
 
 
-def test_no_more_is_asked_than_could_ever_be() -> None:
+def test_no_more_is_requested_than_could_ever_be_started() -> None:
     assert len(demand(waiting((100_000, Shape(1, 1))), [SMALL], [])) == 12
     many = NodeType(SMALL.host, 10**6)
     assert len(demand(waiting((5_000, Shape(1, 1))), [many], [])) == AT_MOST

@@ -1,4 +1,4 @@
-"""A job's life, as a model whose environment does anything that it may do: every sequence leads to one end."""
+"""A job's life, tested as a state machine in an environment that does anything that may happen: each job ends once."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class Life(RuleBasedStateMachine):
         self.now = NOON
         self.disk: JobRecord | None = None
         self.finals = 0
-        """Final records that reached the disk and counted."""
+        """The number of final records that were written to the disk."""
         self.inserting: JobRecord | None = record
         self.leases: set[str] = set()
-        """What Ray holds for the job, also while no Scheduler lives."""
+        """The leases that Ray holds for the job, also while no Scheduler runs."""
         self.given = 0
         self.cancelled = self.cancel_answered = False
-        """A cancel was accepted; and it is on disk, so that its sender was answered."""
+        """True if a cancel was accepted, and if it is also on disk, so that its sender was answered."""
         self._forget()
         self.phase = life.Submitting(record)
 
     def _forget(self) -> None:
-        """What a Scheduler knows only in its memory."""
+        """Lose everything that a Scheduler has only in its memory."""
         self.phase = None
         self.room = "outside"
         self.reading = self.running = False
@@ -135,7 +135,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.reading)
     @rule()
     def cannot_read(self) -> None:
-        """Whoever wants its end learns that this was not possible now."""
+        """A user who cancels the job now gets an error instead."""
         self.reading = False
         self.cancelled = self.cancel_answered
         self.happen(life.RecordUnreadable())
@@ -225,7 +225,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(reach_disk=st.integers(0, 3))
     def scheduler_dies(self, reach_disk: int) -> None:
-        """What it was writing may be on disk or not, in order."""
+        """The first `reach_disk` of the records that were being written are on disk, and the others are not."""
         if self.inserting is not None:
             self.disk, self.inserting = (self.inserting if reach_disk else None), None
         for save in list(self.saving)[:reach_disk]:
@@ -233,12 +233,12 @@ class Life(RuleBasedStateMachine):
         self.cancelled &= self.cancel_answered
         disk = self.disk
         self._forget()
-        # As a new Scheduler does at its start: what no unfinished job has on record goes.
+        # As a new Scheduler does at its start, give back leases that no unfinished job has on record.
         self.leases &= {disk.lease} if disk is not None and not disk.current_status.final else set()
         if disk is not None and not disk.current_status.final:
             self.happen(life.Recovered(disk, 0.0))
 
-    # What always holds
+    # Invariants
 
     @invariant()
     def resources_are_held_exactly_while_a_container_may_exist(self) -> None:
@@ -263,7 +263,7 @@ class Life(RuleBasedStateMachine):
             assert self.disk.current_status.final
 
     def teardown(self) -> None:
-        """Whatever has happened: with an environment that works, the job comes to its end."""
+        """Whatever has happened, the job ends once its environment works again."""
         if not hasattr(self, "phase"):
             return
         for _ in range(200):
@@ -283,12 +283,12 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.phase is not None)
     @rule(steps=st.integers(1, 6))
     def all_goes_well(self, steps: int) -> None:
-        """Most of the time; without this, few sequences would come far."""
+        """Let the next steps go well. Without this rule, few sequences would get far."""
         for _ in range(steps):
             self._go_on()
 
     def _go_on(self) -> bool:
-        """Let the next thing go well; False if the job has ended."""
+        """Let the next step go well. Return False if the job has ended."""
         match self.phase:
             case None:
                 return False

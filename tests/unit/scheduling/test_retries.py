@@ -78,11 +78,11 @@ def test_retries_follow_with_twice_the_delay_each_time() -> None:
         (exited(), [], False),
     ],
 )
-def test_only_for_the_causes_that_are_named(over: Attempt, retry_on: list[object], again: bool) -> None:
+def test_only_named_causes_are_retried(over: Attempt, retry_on: list[object], again: bool) -> None:
     assert isinstance(decide(over, [], policy(1, retry_on=retry_on)), Again) is again
 
 
-def test_all_causes_are_meant_where_none_is_named() -> None:
+def test_without_named_causes_all_failures_are_retried() -> None:
     for over in (exited(code=3), ended(ErrorType.TIMEOUT), ended(ErrorType.OUT_OF_MEMORY)):
         assert isinstance(decide(over, [], policy(1)), Again)
 
@@ -114,12 +114,12 @@ def test_memory_grows_up_to_the_largest_host() -> None:
     assert isinstance(final, Final)
     assert final.why == "it had 10 GB, and no host has more that it could get"
     assert decide(over(10), [], wanted, None) == Again(0)
-    assert decide(over(10), [], policy(9, retry_delay=0), 10) == Again(0), "nobody asked for more"
+    assert decide(over(10), [], policy(9, retry_delay=0), 10) == Again(0), "no more was requested"
     assert decide(ended(ErrorType.TIMEOUT, ram_gb=3), [], wanted, 10) == Again(0)
 
 
 @given(over=attempts, before=st.lists(attempts, max_size=12), wanted=policies, most=st.floats(0.1, 1000))
-def test_whatever_happens_it_ends_some_time(
+def test_whatever_happens_a_job_is_not_retried_for_ever(
     over: Attempt, before: list[Attempt], wanted: RetryPolicy, most: float
 ) -> None:
     step = decide(over, before, wanted, most)
@@ -163,7 +163,7 @@ def test_whose_fault_an_error_is(type: ErrorType, passing: bool, fault: Fault | 
     assert fault_of(None, passing) is Fault.JOB
 
 
-def test_the_job_s_wish_goes_before_its_app_s() -> None:
+def test_the_policy_of_a_job_takes_precedence_over_that_of_its_app() -> None:
     app = AppInfo(name="A", origin="here", retries=3, retry_delay=1, retry_memory_factor=2)
     assert policy_of(JobSpec(app="A"), app) == policy(3, retry_delay=1, retry_memory_factor=2)
     assert policy_of(JobSpec(app="A", retries=0, retry_on=[7]), app).retries == 0

@@ -25,7 +25,7 @@ def host(name: str = "h", threads: float = 4, ram: float = 8, **more: Any) -> Ho
 
 
 class Scene:
-    """A queue, hosts, and what runs."""
+    """A queue, hosts, and the jobs that run."""
 
     def __init__(self, *hosts: Host) -> None:
         self.hosts = {host.id: host for host in hosts}
@@ -106,7 +106,7 @@ def test_what_counts_is_threads_not_jobs() -> None:
 
 
 def test_users_take_turns_when_one_job_fills_the_host() -> None:
-    """With nothing in use by anyone, age alone would let a user with many jobs go first each time."""
+    """While nothing is in use, age alone would let a user with many jobs go first each time."""
     scene = Scene(host())
     scene.push(*numbered("a", 50), user="anna", shape=WHOLE)
     scene.push(*numbered("b", 3), user="ben", shape=WHOLE)
@@ -269,7 +269,7 @@ def test_a_closed_host_is_not_kept_for_anyone() -> None:
     assert scene.place() == ["large"]
 
 
-def test_impossible() -> None:
+def test_a_job_is_impossible_if_no_host_could_ever_run_it() -> None:
     hosts = [host("a", threads=2, ram=16), host("b", threads=8, ram=4, open=False)]
     assert not impossible(Shape(8, 4), hosts)
     assert not impossible(Shape(2, None), hosts)
@@ -307,7 +307,7 @@ def test_a_job_that_was_removed_can_come_again_at_the_end() -> None:
     assert [queue.pop(key, 0) for _ in range(3)] == ["a", "c", "b"]
 
 
-def test_popping_where_nobody_waits() -> None:
+def test_popping_from_a_line_without_jobs_is_an_error() -> None:
     with pytest.raises(KeyError):
         Queue().pop(LineKey("u", WHOLE), 0)
 
@@ -316,7 +316,7 @@ def test_popping_where_nobody_waits() -> None:
 
 
 class CountedQueue(Queue):
-    """Counts the lines that are handed out."""
+    """A queue that counts the lines that it returns."""
 
     looks = 0
 
@@ -327,7 +327,7 @@ class CountedQueue(Queue):
 
 
 def _cost(jobs: int, lines: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
-    """Lines and shapes that one decision looks at, with this many jobs in each of this many lines."""
+    """Return how many lines and shapes one decision looks at, with this many jobs in each of this many lines."""
     queue = CountedQueue()
     for line in range(lines):
         for job in range(jobs):
@@ -373,7 +373,7 @@ def test_removing_searches_nothing() -> None:
 
 
 def _bytes_of(work: Callable[[], object]) -> int:
-    """The memory that is held after it, and was not before."""
+    """Return the bytes of memory that are held after the call and were not before."""
     tracemalloc.start()
     try:
         kept = work()
@@ -456,7 +456,7 @@ def test_jobs_of_one_moment_make_one_host_pull_while_it_has_room() -> None:
     assert {scene.running[job].host for job in numbered("k", 3)} == {"a", "b"}
 
 
-def test_a_full_host_with_the_image_keeps_nobody_waiting() -> None:
+def test_a_full_host_with_the_image_delays_no_job() -> None:
     scene = Scene(host("a", threads=1, images=frozenset({"tool:1"})), host("b", threads=1))
     scene.push("other", image="other:1")  # it would go to b: the last by name, and equally free
     scene.push("first", "second", image="tool:1")
@@ -474,7 +474,7 @@ def test_a_host_to_avoid_gets_it_only_if_no_other_is_open() -> None:
     scene.hosts["b"].open = False
     assert scene.place() == ["second"]
     assert scene.running["second"].host == "a"
-    # For one too large for the others there is no other.
+    # A job that is too large for the others has no other host.
     scene.hosts["b"].open = True
     scene.queue.push("large", key._replace(shape=Shape(4, 1)), scene.now)
     assert scene.place() == ["large"]
@@ -571,7 +571,7 @@ class Cluster(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from("abc"), part=st.sampled_from([0.0, 0.3, 1.0]))
     def others_take_and_give_back(self, name: str, part: float) -> None:
-        """Another Ray program has so much of what is free: no more, for Ray gives it only that."""
+        """Another Ray program holds a part of what is free. It cannot hold more, because Ray gives it only that."""
         at = self.scene.hosts[name]
         free = at.capacity.minus(at.used)
         at.others = Resources(int(free.threads * part), int(free.ram * part))
@@ -594,7 +594,7 @@ class Cluster(RuleBasedStateMachine):
         }
 
     def teardown(self) -> None:
-        """All that could ever run does, once there is room."""
+        """Once there is room, every job that could ever run does run."""
         for at in self.scene.hosts.values():
             at.open, at.others = True, Resources(0, 0)
         while self.scene.running or self.scene.place():
@@ -606,7 +606,7 @@ TestCluster = Cluster.TestCase
 TestCluster.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
-def test_why_not() -> None:
+def test_a_reason_says_why_a_host_does_not_take_a_job() -> None:
     host = Host("h", Resources.of(4, 8), used=Resources.of(3, 2))
     assert why_not(Shape(1, 6), host) is None
     assert why_not(Shape(2, 1), host) == (
@@ -624,7 +624,7 @@ def test_why_not() -> None:
     assert why_not(Shape(1, 1), host) == "it gets no work now"
 
 
-def test_who_waits_where() -> None:
+def test_the_queue_knows_its_jobs_and_their_lines() -> None:
     queue = Queue()
     key = LineKey("u", Shape(1, 1))
     for job in ("a", "b"):

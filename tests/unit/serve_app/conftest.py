@@ -12,7 +12,7 @@ from orqal.serve_app.application import build
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
-    """The application as programs on its own machine use it, without a token. Nothing is behind it yet."""
+    """An application that programs on its own machine use without a token. It has no cluster yet."""
     monkeypatch.setenv("ORQAL_HOME", str(tmp_path))
     monkeypatch.setenv("ORQAL_NO_TOKEN", "1")
     return build()

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
 
 
 async def answer_when(api: FastAPI, error: Exception) -> httpx.Response:
-    """The answer to a request during which the Scheduler raises this."""
+    """Return the answer to a request during which the Scheduler raises this error."""
 
     async def fails() -> None:
         raise error

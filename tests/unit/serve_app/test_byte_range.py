@@ -1,4 +1,4 @@
-"""Which part of a file a request wants."""
+"""Which part of a file a request asks for."""
 
 from __future__ import annotations
 

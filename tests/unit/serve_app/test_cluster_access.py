@@ -1,4 +1,4 @@
-"""A replica's way to the store and to the hosts, and what happens where it is blocked."""
+"""A replica's access to the store and to the hosts, also while these do not answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a job is where it is, in sentences."""
+"""The sentences that explain a job's state."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Scene:
         return submitted
 
     def end(self, record: JobRecord, *, unheard: bool = False) -> Change:
-        """A job ends. `unheard`: there is no news of it."""
+        """Let a job end. `unheard`: without news of it."""
         self.store.update([done(record)], {})
         change = Change.of(done(record))
         if not unheard:

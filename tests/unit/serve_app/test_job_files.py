@@ -66,7 +66,7 @@ async def test_a_file_that_is_shortened_breaks_off() -> None:
 
 
 async def found(*, on: str | None = "h", **hosts: StandInHost) -> bytes | None:
-    """The content that is found of a file of a job that ran on this host."""
+    """Return the content of the file that is found for a job that ran on this host."""
 
     async def infos() -> list[Any]:
         return [host_info(name) for name in hosts]

@@ -67,7 +67,7 @@ def changes() -> ChangeFeed:
 async def output_of(
     store: SqliteStore, record: JobRecord, host: Any = None, changes: ChangeFeed | None = None, **options: Any
 ) -> AsyncGenerator[AsyncGenerator[Frame, None], None]:
-    """The output of a job; `host` is the only host, if there is one."""
+    """Return the output of a job. `host` is the only host, if there is one."""
 
     async def one_host(name: str) -> HostInfo | None:
         return host_info(name) if host else None

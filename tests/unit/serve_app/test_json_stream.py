@@ -16,7 +16,7 @@ from orqal.serve_app.json_stream import MAX_DOCUMENT, DocumentReader
 
 
 def read(*chunks: bytes) -> tuple[list[JobSpec], BadDocument | None]:
-    """The jobs of a stream, and the error that ended it."""
+    """Return the jobs of a stream, and the error that ended it."""
     reader, specs = DocumentReader(), list[JobSpec]()
     try:
         for chunk in chunks:

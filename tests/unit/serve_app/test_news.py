@@ -1,4 +1,4 @@
-"""News of changes: nothing is missed unnoticed, whatever becomes of the reader or the Scheduler."""
+"""News of changes: nothing is missed unnoticed, whatever happens to the reader or the Scheduler."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def change(number: int) -> Change:
 
 
 async def taken(listener: AsyncGenerator[list[Change | Missed], None], count: int) -> list[Change | Missed]:
-    """The next changes, however many come at a time."""
+    """Return the next changes, however many come at a time."""
     found: list[Change | Missed] = []
     while len(found) < count:
         found += await anext(listener)

@@ -1,6 +1,6 @@
 """The SQLite file after its writer was killed, at any moment of writes, deletions and upgrades.
 
-A kill is not a loss of power: what the process had written stays in the kernel's cache. So these files are in memory.
+A kill is not a loss of power: what the process has written is in the kernel's cache. So these files may be in memory.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from tests.support.old_schemas import fill
 from tests.support.stores import done, job
 
 FILES, ROUNDS = 4, 15
-"""Stores, and how often the writer of each is killed."""
+"""The number of stores, and how often the writer of each is killed."""
 MAX_REPORTS = 25
-"""Reports of a writer before it is killed, at most."""
+"""The most reports of a writer before it is killed."""
 MAX_DELAY_S = 0.01
 """The time from the last of them to the kill, at most: a few writes."""
 MIN_UPGRADES, MAX_UPGRADES = 20, 200
@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def children() -> ForkServerContext:
-    """Makes children at once: they are forks of a process that has imported everything."""
+    """A context that makes children quickly, as forks of a process that has imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pytest", "tests.support.writers"])
     return context

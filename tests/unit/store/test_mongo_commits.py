@@ -1,4 +1,4 @@
-"""Writes of several documents are complete or not there, without transactions, wherever they are interrupted."""
+"""A write of several documents is complete or absent, without transactions, wherever it is interrupted."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def test_a_batch_name_passes_to_new_jobs(store: Store) -> None:
     assert info is not None and info.status == {Status.TODO: 2}
 
 
-def test_a_job_that_answers_for_others_is_in_all_their_batches(store: Store) -> None:
+def test_a_reused_job_is_in_the_batches_of_all_its_documents(store: Store) -> None:
     first, second = job(batch="b"), job(batch="c")
     add(store, [first])
     later = NOON + timedelta(hours=1)
@@ -426,7 +426,7 @@ def test_counts(store: Store) -> None:
 def test_batches_the_newest_first_page_by_page(store: Store) -> None:
     for name in "abcde":
         add(store, jobs(2, batch=name))
-    add(store, jobs(1, batch="a"))  # joining moves it nowhere
+    add(store, jobs(1, batch="a"))  # another job does not move a batch in the list
     shown: list[str] = []
     page = store.batches(2)
     shown += [info.name for info in page.batches]

@@ -31,7 +31,7 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def filled(tmp_path: Path) -> Iterator[SqliteStore]:
-    """A store with some of everything."""
+    """Return a store with rows of every kind."""
     store = SqliteStore(tmp_path / "first.sqlite")
     chance = random.Random(1)
     records: list[JobRecord] = []

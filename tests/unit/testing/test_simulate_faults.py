@@ -1,4 +1,4 @@
-"""Lives of clusters under faults: a few seeds here, thousands by `make simulate-faults`."""
+"""Simulated clusters with faults: a few seeds here, and thousands in `make simulate-faults`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The virtual loop: no waiting, processes that die and freeze at any moment, the same course for the same seed."""
+"""The virtual loop: no real waiting, processes that die or freeze at any moment, the same course for the same seed."""
 
 from __future__ import annotations
 

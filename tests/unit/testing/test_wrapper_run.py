@@ -1,4 +1,4 @@
-"""`orqal.testing.run`: what an author sees of a wrapper that runs for one input."""
+"""`orqal.testing.run`: what an author sees when a wrapper runs for one input."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_temporary_folder_goes_with_the_object() -> None:
     assert not directory.exists()
 
 
-def test_mistakes_are_said_at_once() -> None:
+def test_mistakes_are_reported_at_once() -> None:
     class Wrong(CountWords):
         threads = -1
 

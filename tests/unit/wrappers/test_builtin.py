@@ -89,7 +89,7 @@ def test_run() -> None:
 
 
 def asked(volumes: Any) -> Command | Failure:
-    """Return the command of Run for a job with this param `volumes`."""
+    """Return the command that Run makes for a job with this param `volumes`."""
     run = next(app for app in catalog.built_in() if app.info.name == "Run")
     params = {"image": "i", "cmd": ["true"], "volumes": volumes}
     return calls.prepare(run.ref, a_job(app="Run", params=params), None)

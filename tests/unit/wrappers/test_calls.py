@@ -166,7 +166,7 @@ def test_a_result_of_exactly_the_cap() -> None:
 
 
 def test_memory_is_limited(tmp_path: Path) -> None:
-    """In a process of its own: the limit is on the process's address space."""
+    """This runs in a process of its own, because the limit is on the process's address space."""
     code = """
         import resource, sys
         from pathlib import Path

@@ -1,4 +1,4 @@
-"""Outputs that are read in pieces: complete, bounded, and closed whatever becomes of the reader."""
+"""Outputs that are read in pieces: complete, in bounded memory, and closed whatever happens to the reader."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from orqal.engine.errors import Unreachable
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 LIMIT = 10.0
-"""Seconds after which something that should have happened has not."""
+"""Seconds after which a test that still waits fails."""
 
 
 class FakeLogs:
-    """An output whose pieces come as the test says; None ends it. Closing it wakes its reader."""
+    """An output whose pieces come when the test gives them; None ends it. Closing it wakes its reader."""
 
     def __init__(self, *sent: bytes | None) -> None:
         self.pieces: queue.Queue[bytes | Exception | None] = queue.Queue()
@@ -56,7 +56,7 @@ async def happens(event: threading.Event) -> bool:
 
 
 async def answers(readers: LogReaders, handle: str) -> list[bytes]:
-    """All answers up to the end."""
+    """Return all answers up to the end."""
     found = []
     while (answer := await readers.read(handle)) is not None:
         found.append(answer)
@@ -64,7 +64,7 @@ async def answers(readers: LogReaders, handle: str) -> list[bytes]:
 
 
 async def taken(logs: FakeLogs, count: int) -> None:
-    """Return when the thread has taken so many pieces."""
+    """Wait until the thread has taken this number of pieces."""
     for _ in range(count):
         assert await asyncio.to_thread(logs.taken.acquire, timeout=LIMIT)
 

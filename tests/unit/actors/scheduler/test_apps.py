@@ -1,4 +1,4 @@
-"""The catalog of apps: the last good version of each file is kept, and none holds up the others."""
+"""The catalog of apps: the last good version of each file is kept, and a slow file does not delay the others."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write(file: Path, text: str, number: list[int] = [0]) -> None:  # noqa: B006
 
 
 class Loader:
-    """Loads files in this process, slowly if a test wants that, and counts."""
+    """Loads files in this process, slowly if a test asks for that, and counts the loads."""
 
     def __init__(self) -> None:
         self.loads: list[str] = []
@@ -196,7 +196,7 @@ async def test_a_load_that_failed_by_chance_is_repeated(tmp_path: Path) -> None:
 
 
 @in_virtual_time
-async def test_a_slow_file_holds_up_only_those_who_name_its_apps(tmp_path: Path) -> None:
+async def test_a_slow_file_delays_only_jobs_of_its_apps(tmp_path: Path) -> None:
     write(tmp_path / "services/slow.py", GOOD.format(threads=1).replace("Mine", "Slow"))
     write(tmp_path / "services/mine.py", GOOD.format(threads=1))
     loader, loop = Loader(), asyncio.get_running_loop()
@@ -215,14 +215,14 @@ async def test_a_slow_file_holds_up_only_those_who_name_its_apps(tmp_path: Path)
 
 
 @in_virtual_time
-async def test_what_was_kept_and_cannot_be_read_is_reported_and_left_out(tmp_path: Path) -> None:
+async def test_a_kept_version_that_cannot_be_read_is_reported_and_left_out(tmp_path: Path) -> None:
     (tmp_path / "apps.json").write_text("{")
     apps = apps_of(tmp_path)
     await apps.up_to_date()
     assert apps.get("Test") is not None
 
 
-# What it means for jobs
+# What a missing wrapper means for jobs
 
 
 def services(folder: Path) -> Path:
@@ -275,7 +275,7 @@ def test_the_doctor_lets_an_app_be_forgotten_that_no_job_needs(tmp_path: Path) -
     play(scene, tmp_path, services=str(file.parent))
 
 
-def test_an_up_without_the_setting_ends_no_job(tmp_path: Path) -> None:
+def test_a_restart_without_the_setting_ends_no_job(tmp_path: Path) -> None:
     file = services(tmp_path)
 
     async def scene(cluster: InProcessCluster) -> None:
@@ -296,7 +296,7 @@ def test_an_up_without_the_setting_ends_no_job(tmp_path: Path) -> None:
     play(scene, tmp_path, services=str(file.parent))
 
 
-def test_a_wrapper_of_which_nothing_is_kept_costs_no_job_either(tmp_path: Path) -> None:
+def test_a_broken_wrapper_without_a_kept_version_ends_no_job_either(tmp_path: Path) -> None:
     file = services(tmp_path)
 
     async def scene(cluster: InProcessCluster) -> None:

@@ -1,4 +1,4 @@
-"""Attempts at jobs, their retries and what a lost host costs: in an in-process cluster."""
+"""Attempts at jobs, their retries, and hosts that are lost: in an in-process cluster."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_retry_keeps_its_attempts_and_ends_as_the_last_one(tmp_path: Path) -> 
     play(scene, tmp_path)
 
 
-def test_a_pause_is_waited_for_also_over_a_restart(tmp_path: Path) -> None:
+def test_a_pause_continues_over_a_restart(tmp_path: Path) -> None:
     async def scene(cluster: InProcessCluster) -> None:
         [job] = await cluster.submit(spec(params={"exit_code": 1, "seconds": 0.1}, retries=1, retry_delay=1_000))
         await cluster.until(lambda: cluster.record(job).attempt == 2)
@@ -76,9 +76,7 @@ def test_a_retry_after_out_of_memory_gets_more_up_to_the_largest_host(tmp_path: 
 
 
 @pytest.mark.parametrize(("passing", "lives"), [(False, 1), (True, 5)])
-def test_an_error_that_stays_is_final_and_one_that_may_pass_is_repeated(
-    tmp_path: Path, passing: bool, lives: int
-) -> None:
+def test_a_lasting_error_is_final_and_a_passing_one_is_retried(tmp_path: Path, passing: bool, lives: int) -> None:
     error = JobError(type=ErrorType.DOCKER_ERROR, message="so it was")
 
     async def scene(cluster: InProcessCluster) -> None:
@@ -144,7 +142,7 @@ def test_a_host_that_is_away_for_too_long_has_its_jobs_run_elsewhere(tmp_path: P
         await cluster.running(job)
         assert cluster.record(job).host != first
         cluster.ray.add(cluster.machines[first])
-        # What it ran meanwhile is stopped and removed; the other attempt is left alone.
+        # The container that it ran meanwhile is stopped and removed. The other attempt is left alone.
         await cluster.until(lambda: not cluster.machines[first].containers)
         await cluster.ended([job])
         assert (cluster.record(job).ok, cluster.record(job).attempt) == (True, 2)
@@ -155,7 +153,7 @@ def test_a_host_that_is_away_for_too_long_has_its_jobs_run_elsewhere(tmp_path: P
 
 
 def test_an_actor_that_is_away_for_too_long_on_a_living_node_and_comes_back_is_resumed(tmp_path: Path) -> None:
-    """Its host object is the same one: the attempt must not be forgotten there and begun a second time."""
+    """The host object is the same one, so the attempt must not be forgotten there and begin a second time."""
 
     async def scene(cluster: InProcessCluster) -> None:
         [job] = await cluster.submit(spec(params={"seconds": 200}))
@@ -224,7 +222,7 @@ def test_jobs_go_on_while_there_is_no_scheduler(tmp_path: Path) -> None:
     play(scene, tmp_path)
 
 
-def test_what_a_scheduler_that_died_had_ended_but_not_released_is_released_by_the_next(tmp_path: Path) -> None:
+def test_a_container_that_a_dead_scheduler_had_not_released_is_released_by_the_next(tmp_path: Path) -> None:
     async def scene(cluster: InProcessCluster) -> None:
         [job] = await cluster.submit(spec())
         state = cluster.ray.node_of("h1")

@@ -1,4 +1,4 @@
-"""Cancelling jobs at every moment of their lives: in an in-process cluster."""
+"""Cancelling jobs in every phase of their lives, in an in-process cluster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_cancel_is_on_disk_before_it_is_answered(tmp_path: Path) -> None:
         assert cluster.record(job).cancel_requested is not None
         assert cluster.record(job).current_status is Status.RUNNING
         assert await cluster.scheduler.cancel([job]) == 1
-        # Whatever is lost now, it is not tried again.
+        # Whatever is lost now, the job is not tried again.
         cluster.kill_scheduler()
         cluster.ray.kill_actor("h1")
         await cluster.start_scheduler()

@@ -14,7 +14,7 @@ from orqal.actors.scheduler.change_feed import ChangeFeed
 from orqal.models import Change, Status
 
 LIMIT = 10.0
-"""Seconds after which what should have happened has not."""
+"""Seconds after which a test that still waits fails."""
 
 
 def run(scene: Coroutine[Any, Any, None]) -> None:
@@ -42,7 +42,7 @@ def test_changes_come_in_order_each_once() -> None:
     run(scene())
 
 
-def test_all_who_wait_are_woken() -> None:
+def test_all_waiting_readers_are_woken() -> None:
     async def scene() -> None:
         changes = ChangeFeed()
         waiting = [asyncio.create_task(changes.since(changes.cursor, 100 * LIMIT)) for _ in range(3)]
@@ -55,7 +55,7 @@ def test_all_who_wait_are_woken() -> None:
     run(scene())
 
 
-def test_nothing_comes_within_the_time() -> None:
+def test_without_changes_the_answer_is_empty_after_the_timeout() -> None:
     async def scene() -> None:
         changes = ChangeFeed()
         before = changes.cursor
@@ -66,7 +66,7 @@ def test_nothing_comes_within_the_time() -> None:
 
 @pytest.mark.parametrize("turns", range(6))
 def test_a_change_at_the_very_end_of_the_time_is_not_lost(turns: int) -> None:
-    """Whatever the moment, it is in this answer or in the next one."""
+    """Whenever the change comes, it is in this answer or in the next one."""
 
     async def scene() -> None:
         changes = ChangeFeed()
@@ -81,7 +81,7 @@ def test_a_change_at_the_very_end_of_the_time_is_not_lost(turns: int) -> None:
     run(scene())
 
 
-def test_a_reader_that_was_overtaken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_was_overtaken_learns_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(change_feed, "KEPT", 3)
 
     async def scene() -> None:
@@ -101,7 +101,7 @@ def test_a_reader_that_was_overtaken_is_told(monkeypatch: pytest.MonkeyPatch) ->
     run(scene())
 
 
-def test_a_reader_that_is_overtaken_while_it_waits_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_is_overtaken_while_it_waits_learns_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(change_feed, "KEPT", 3)
 
     async def scene() -> None:
@@ -115,7 +115,7 @@ def test_a_reader_that_is_overtaken_while_it_waits_is_told(monkeypatch: pytest.M
     run(scene())
 
 
-def test_a_cursor_of_another_scheduler_is_not_taken() -> None:
+def test_a_cursor_of_another_scheduler_is_not_accepted() -> None:
     async def scene() -> None:
         old, new = ChangeFeed(), ChangeFeed()
         for changes in (old, new):

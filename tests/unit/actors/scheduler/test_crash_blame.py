@@ -15,12 +15,12 @@ from orqal.testing.virtual_time import run
 
 
 def play(scene: Coroutine[Any, Any, None]) -> None:
-    """In virtual time: how busy the machine is makes no difference."""
+    """Play a scene in virtual time, so that it does not matter how busy the machine is."""
     run(scene, random.Random(0))
 
 
 class Scene:
-    """Jobs that ask for their turns, and who has had it."""
+    """Jobs that ask for their turns, and a record of those that have had theirs."""
 
     def __init__(self) -> None:
         self.blame = CrashBlame()
@@ -43,7 +43,7 @@ class Scene:
 
 async def until(condition: Callable[[], object]) -> None:
     async def wait() -> None:
-        while not condition():  # noqa: ASYNC110 - whatever is tested tells nobody
+        while not condition():  # noqa: ASYNC110 - the code under test has no event for this
             await asyncio.sleep(0.001)
 
     await asyncio.wait_for(wait(), 30)
@@ -67,7 +67,7 @@ def test_one_after_another_the_newest_first() -> None:
     play(scene())
 
 
-def test_the_one_that_was_alone_has_done_it_and_the_others_go_on() -> None:
+def test_a_job_that_was_alone_is_blamed_and_the_others_go_on() -> None:
     async def scene() -> None:
         jobs = Scene()
         await jobs.ask("1", "2", "3")
@@ -81,7 +81,7 @@ def test_the_one_that_was_alone_has_done_it_and_the_others_go_on() -> None:
     play(scene())
 
 
-def test_who_lives_for_long_enough_is_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_runs_for_long_enough_is_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crash_blame, "PROBATION", 0.01)
 
     async def scene() -> None:

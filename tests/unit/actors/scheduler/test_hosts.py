@@ -1,4 +1,4 @@
-"""What hosts have for jobs beside what others hold, and which of them get work."""
+"""The resources of hosts that are left for jobs beside other Ray programs, and the hosts that get work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HERE = Place("h", "n", Resources.of(1, 1), "ada")
 
 @pytest.fixture
 def changes() -> list[bool]:
-    """One entry for each time that a host may take more."""
+    """A list that gets an entry each time a host may take more jobs."""
     return []
 
 

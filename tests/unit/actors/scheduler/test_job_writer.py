@@ -1,4 +1,4 @@
-"""The one writer of the store: writes of the same moment are one transaction, and no state is lost."""
+"""The store's only writer: writes of the same moment are one transaction, and no state is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orqal.models import ErrorType, JobRecord, Output, now
 from orqal.store import Submission
 
 LIMIT = 10.0
-"""Seconds after which what should have happened has not."""
+"""Seconds after which a test that still waits fails."""
 
 
 def run(scene: Coroutine[Any, Any, None]) -> None:
@@ -28,7 +28,7 @@ def job(number: int) -> JobRecord:
 
 
 class FakeStore:
-    """Notes each transaction; waits for `go` where it is told to, and fails as often as it is told to."""
+    """Records each transaction. A test can make it wait for `go`, and can make it fail."""
 
     def __init__(self) -> None:
         self.written: list[tuple[str, list[str], list[str]]] = []
@@ -82,7 +82,7 @@ class Desk:
         assert await asyncio.to_thread(self.store.begun.acquire, timeout=LIMIT)
 
 
-def test_what_comes_in_the_same_moment_is_one_transaction() -> None:
+def test_writes_of_the_same_moment_are_one_transaction() -> None:
     async def scene() -> None:
         desk = Desk()
         await asyncio.gather(desk.insert(1, 2), desk.save(3, "out"), desk.insert(4), desk.save(5))
@@ -91,7 +91,7 @@ def test_what_comes_in_the_same_moment_is_one_transaction() -> None:
     run(scene())
 
 
-def test_what_comes_during_a_write_is_the_next_one() -> None:
+def test_writes_that_come_during_another_are_the_next_transaction() -> None:
     async def scene() -> None:
         desk = Desk()
         desk.store.go.clear()
@@ -111,7 +111,7 @@ def test_what_comes_during_a_write_is_the_next_one() -> None:
     run(scene())
 
 
-def test_the_store_is_written_by_one_at_a_time() -> None:
+def test_one_transaction_at_a_time_is_written() -> None:
     async def scene() -> None:
         desk = Desk()
         desk.store.go.clear()
@@ -147,7 +147,7 @@ def test_a_failing_insert_raises_to_its_callers_only() -> None:
     run(scene())
 
 
-def test_what_cannot_be_written_costs_no_other() -> None:
+def test_a_job_that_cannot_be_written_does_not_affect_others() -> None:
     async def scene() -> None:
         desk = Desk()
         desk.store.fail = [ValueError("no text"), ValueError("no text")]
@@ -157,7 +157,7 @@ def test_what_cannot_be_written_costs_no_other() -> None:
     run(scene())
 
 
-def test_a_state_that_can_never_be_stored_is_stored_as_an_error() -> None:
+def test_a_state_that_can_never_be_stored_is_replaced_by_an_error() -> None:
     async def scene() -> None:
         desk = Desk()
         desk.store.fail = [ValueError("no text"), ValueError("no text")]
@@ -169,7 +169,7 @@ def test_a_state_that_can_never_be_stored_is_stored_as_an_error() -> None:
     run(scene())
 
 
-def test_a_failing_update_is_tried_until_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_update_is_repeated_until_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_writer, "RETRY_AFTER", 0.001)
 
     async def scene() -> None:
@@ -215,7 +215,7 @@ def test_states_of_a_job_reach_the_disk_in_their_order(monkeypatch: pytest.Monke
     run(scene())
 
 
-def test_a_caller_that_goes_away_disturbs_no_other() -> None:
+def test_a_caller_that_goes_away_does_not_affect_others() -> None:
     async def scene() -> None:
         desk = Desk()
         desk.store.go.clear()

@@ -1,4 +1,4 @@
-"""Leases: counted as Ray counts them, passed on from job to job, never left."""
+"""Leases are counted as Ray counts them, are passed on from job to job, and are never left over."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run(scene: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(scene, 10))
 
 
-def test_leases_are_counted_from_ray_s_yes_until_they_are_given_back(leases: Leases, ray: OneNode) -> None:
+def test_leases_are_counted_from_when_ray_grants_them_until_they_are_given_back(leases: Leases, ray: OneNode) -> None:
     async def scene() -> None:
         assert leases.unchanged("n", since=0.1) and leases.held("n") == Resources(0, 0)
         one = await leases.acquire("job", "n", SMALL)

@@ -1,4 +1,4 @@
-"""Ended jobs and their directories are deleted after their time, and never others: in an in-process cluster."""
+"""Only ended jobs and their directories are deleted, after their time to live: in an in-process cluster."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ async def take(cluster: InProcessCluster, *specs: Any, **more: Any) -> list[Take
     return await cluster.scheduler.submit(specs, **more)
 
 
-def test_the_same_in_one_request_and_in_many_at_once_is_one_job(tmp_path: Path) -> None:
+def test_the_same_document_in_one_request_or_in_many_at_once_is_one_job(tmp_path: Path) -> None:
     async def scene(cluster: InProcessCluster) -> None:
         answers = await asyncio.gather(*(take(cluster, spec(1), spec(2), spec(1)) for _ in range(9)))
         assert len({tuple(taken.id for taken in answer) for answer in answers}) == 1
@@ -49,7 +49,7 @@ def test_the_same_in_one_request_and_in_many_at_once_is_one_job(tmp_path: Path) 
     play(scene, tmp_path)
 
 
-def test_requests_with_keys_in_common_do_not_wait_for_each_other_for_ever(tmp_path: Path) -> None:
+def test_requests_with_common_keys_do_not_deadlock(tmp_path: Path) -> None:
     async def scene(cluster: InProcessCluster) -> None:
         orders = ([1, 2, 3], [3, 2, 1], [2, 4], [4, 1])
         await asyncio.gather(*(take(cluster, *(spec(n) for n in order)) for order in orders))
@@ -75,7 +75,7 @@ def test_use_cache_off_and_unknown_apps(tmp_path: Path) -> None:
     play(scene, tmp_path)
 
 
-def test_an_impossible_job_answers_for_no_other(tmp_path: Path) -> None:
+def test_an_impossible_job_is_not_reused(tmp_path: Path) -> None:
     async def scene(cluster: InProcessCluster) -> None:
         first, second = await take(cluster, spec(1, threads=5), spec(1, threads=5))
         [third] = await take(cluster, spec(1))
@@ -87,7 +87,7 @@ def test_an_impossible_job_answers_for_no_other(tmp_path: Path) -> None:
     play(scene, tmp_path)
 
 
-def test_a_job_that_is_being_cancelled_answers_for_no_other(tmp_path: Path) -> None:
+def test_a_job_that_is_being_cancelled_is_not_reused(tmp_path: Path) -> None:
     async def scene(cluster: InProcessCluster) -> None:
         [first] = await cluster.submit(spec(1))
         await cluster.running(first)
@@ -101,7 +101,7 @@ def test_a_job_that_is_being_cancelled_answers_for_no_other(tmp_path: Path) -> N
     play(scene, tmp_path)
 
 
-def test_a_candidate_that_is_deleted_meanwhile_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_a_candidate_is_deleted_meanwhile_a_new_job_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(cluster: InProcessCluster) -> None:
         quick = spec(1, params={"seconds": 0.1})
         [first] = await cluster.submit(quick)
@@ -130,7 +130,7 @@ def test_a_request_that_is_repeated_goes_on_where_it_stopped(tmp_path: Path) -> 
         assert all([taken.id for taken in answer[:3]] == [taken.id for taken in half] for answer in both)
         assert count(cluster) == 6
         assert stored(cluster).batch_ids("b") == [taken.id for taken in both[0]]
-        # In slices: the second begins at number 4.
+        # The request comes in slices, and the second begins at number 4.
         again = await take(cluster, *specs[3:], key="k", first=4)
         assert [taken.id for taken in again] == [taken.id for taken in both[0][3:]]
         with pytest.raises(OtherDocument) as problem:

@@ -75,7 +75,7 @@ def ask(
 
 
 def local(*headers: Header, **more: Any) -> Answer:
-    """The answer to a request, from an Orqal that needs no token."""
+    """Return the answer to a request, from an Orqal that needs no token."""
     return ask(*headers, no_token=True, **more)
 
 
@@ -123,7 +123,7 @@ def test_the_token_comes_as_bearer_or_as_the_password_of_any_user() -> None:
         *(basic("x", "wrong")[1], basic(TOKEN, "")[1], basic(TOKEN, "x")[1], basic("x", TOKEN)[1][:-2]),
         # Not base64, a character that base64 does not have, no colon.
         *("Basic %%%", b"Basic \xff", str(BASIC[1]) + "!", "Basic " + base64.b64encode(TOKEN.encode()).decode()),
-        # Right, but with something else.
+        # The right token, but with something else.
         *(f"{BEARER[1]!s}, {BASIC[1]!s}", f"Bearer {TOKEN} {TOKEN}"),
     ],
 )

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 
 async def nothing_more_happens() -> None:
-    """Let all tasks come to where they wait for each other; none of them waits for a time."""
+    """Let all tasks run until they wait for each other. None of them waits for time to pass."""
     for _ in range(10_000):
         await asyncio.sleep(0)
 
@@ -81,7 +81,7 @@ async def answered(send: Send, sizes: list[int]) -> None:
 
 
 def body(size: int) -> bytes:
-    """So many bytes, each different from its neighbours."""
+    """Return this number of bytes, each different from its neighbours."""
     return (b"0123456789" * (size // 10 + 1))[:size]
 
 

@@ -23,7 +23,7 @@ def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class App:
-    """Answers its requests when the test says so."""
+    """An application that answers its requests when the test says so."""
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
@@ -70,7 +70,7 @@ class Asked:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Return once this is so; fail after ten seconds."""
+    """Wait until a condition holds; fail after ten seconds."""
     for _ in range(10_000):
         if condition():
             return
@@ -163,5 +163,5 @@ async def test_health_has_no_limit(app: App, limits: RequestLimits) -> None:
         ("/", b"", False),
     ],
 )
-def test_which_requests_last_by_their_nature(path: str, query: bytes, held: bool) -> None:
+def test_which_requests_are_held(path: str, query: bytes, held: bool) -> None:
     assert is_held({"type": "http", "path": path, "query_string": query}) is held

@@ -1,4 +1,4 @@
-"""The pages for people, also those of jobs that no real system would easily produce."""
+"""The pages for people, also about jobs that a real system would hardly produce."""
 
 from __future__ import annotations
 

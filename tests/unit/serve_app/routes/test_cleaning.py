@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
 
 
 class Scheduler:
-    """Cleans for so many seconds."""
+    """A Scheduler whose cleaning takes this number of seconds."""
 
     def __init__(self, seconds: float = 0, error: Exception | None = None) -> None:
         self.asked: list[CleanTarget] = []

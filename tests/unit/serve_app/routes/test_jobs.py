@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
 
 
 class Scheduler:
-    """Takes documents, and notes its calls."""
+    """A Scheduler that accepts documents and records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[list[JobSpec], int, str | None]] = []

@@ -32,7 +32,7 @@ class Files:
 async def get(
     api: FastAPI, path: str, tmp_path: Path, headers: dict[str, str] | None = None, *, host: bool = True
 ) -> httpx.Response:
-    """The answer about a job that has ended; `host`: its host is there."""
+    """Return the answer about a job that has ended. `host`: the job's host is in the cluster."""
     store = SqliteStore(tmp_path / "jobs.sqlite")
     record = job(host="h")
     add(store, [record])
