@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from enum import Enum
@@ -16,6 +14,7 @@ import typer
 from orqal.cli.options import JsonLines, Limit, batch_name
 from orqal.cli.show import cell, fail, out, plain, print_json, results_table, say, table, when
 from orqal.client import Client
+from orqal.files import replacing
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -112,16 +111,7 @@ def _output(name: str | None) -> Generator[TextIO | None, None, None]:
         return
     path = Path(str(name))
     try:
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+            yield file
     except OSError as error:
         fail(f"{path} cannot be written: {error.strerror}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            # mkstemp makes a file that only its owner can read. Give it the usual mode of a new file.
-            mask = os.umask(0)
-            os.umask(mask)
-            os.fchmod(handle, 0o666 & ~mask)
-            yield file
-        Path(partial).replace(path)
-    finally:
-        Path(partial).unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ import typer
 from orqal.cli.options import Id, Json, JsonLines, Limit, OfApp, OfUser, OnHost, batch_name
 from orqal.cli.show import (
     cell,
+    copy_output,
     digest,
     exact,
     moment,
@@ -28,7 +28,7 @@ from orqal.cli.show import (
     tail,
     when,
 )
-from orqal.client import STDERR, Client
+from orqal.client import Client
 from orqal.states import Status
 from orqal.text import duration, size
 
@@ -205,7 +205,4 @@ def logs(
     """Print a job's output as it is, byte for byte: its stdout on stdout, its stderr on stderr."""
     both = stdout == stderr
     wanted = "both" if both else "stdout" if stdout else "stderr"
-    for stream, data in Client().logs(id, follow=follow, stream=wanted):
-        target = sys.stderr.buffer if both and stream == STDERR else sys.stdout.buffer
-        target.write(data)
-        target.flush()
+    copy_output(Client().logs(id, follow=follow, stream=wanted), all_on_stdout=not both)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 from typing import Annotated, Any
 
 import typer
 
 from orqal.cli.options import Retries, RetryDelay, RetryMemory, RetryOn, Timeout, pairs, retry_fields
-from orqal.cli.show import print_json, say
-from orqal.client import STDERR, Client
+from orqal.cli.show import copy_output, print_json, say
+from orqal.client import Client
 
 NO_EXIT_CODE = 125
 """The exit code if no container ended by itself. `docker run` uses it too."""
@@ -74,7 +73,7 @@ def run(
     id = client.submit(document)
     try:
         if not json:
-            _copy_output(client, id)
+            copy_output(client.logs(id, follow=True))
         change = next(client.changes([id]))
     except (KeyboardInterrupt, BrokenPipeError) as cause:
         # The output no longer has a reader.
@@ -94,10 +93,3 @@ def _checked_mount(text: str) -> str:
     if not re.fullmatch("/[^:]*:/[^:]*(:r[ow])?", text):
         raise typer.BadParameter(f"{text!r} is not of the form /HOST:/CONTAINER[:ro|rw]", param_hint="-v")
     return text
-
-
-def _copy_output(client: Client, id: str) -> None:
-    for stream, data in client.logs(id, follow=True):
-        target = sys.stderr.buffer if stream == STDERR else sys.stdout.buffer
-        target.write(data)
-        target.flush()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import typer
 
+from orqal.logstream import STDERR, Frame
 from orqal.text import one_line, printable, shorten
 
 if TYPE_CHECKING:
@@ -77,6 +78,14 @@ def print_json(document: Any) -> None:
     """Print one document on one line of stdout, and flush it."""
     sys.stdout.write(json.dumps(document) + "\n")
     sys.stdout.flush()
+
+
+def copy_output(frames: Iterable[Frame], *, all_on_stdout: bool = False) -> None:
+    """Write a job's output byte for byte as it comes: its stdout on stdout, its stderr on stderr or on stdout too."""
+    for stream, data in frames:
+        target = sys.stderr.buffer if stream == STDERR and not all_on_stdout else sys.stdout.buffer
+        target.write(data)
+        target.flush()
 
 
 def table(*columns: str, whole: Sequence[str] = ()) -> Table:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from orqal.client.errors import NotFound, OrqalError, RequestFailed, ServerUnreachable
 from orqal.client.retry import Backoff
 from orqal.client.transport import Transport, connection_limit, parse_json, split_lines
+from orqal.files import replacing
 from orqal.logstream import MEDIA_TYPE, Decoder, Frame
 
 if TYPE_CHECKING:
@@ -98,27 +99,22 @@ def output(transport: Transport, id: str, follow: bool, stream: str) -> Iterator
 
 def download(transport: Transport, path: str, to: Path) -> None:
     """Save the file at this path of the server as `to`, which appears when it is complete. See Client.download."""
-    partial = to.with_name(f".{to.name}.part")
     backoff = Backoff()
     headers: dict[str, str] = {}
-    try:
-        with partial.open("wb") as file:
-            while True:
-                try:
-                    with transport.stream("GET", path, headers=headers) as response:
-                        if response.status_code != 206:  # the whole file, perhaps because it has changed
-                            file.seek(0)
-                            file.truncate()
-                        headers = {"if-range": response.headers.get("etag", "")}
-                        for chunk in response.iter_bytes():
-                            backoff.reset()
-                            file.write(chunk)
-                    break
-                except (ServerUnreachable, RequestFailed) as error:
-                    if not headers.get("if-range"):
-                        raise
-                    backoff.pause(error)
-                    headers["range"] = f"bytes={file.tell()}-"
-        partial.replace(to)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(to) as partial, partial.open("wb") as file:
+        while True:
+            try:
+                with transport.stream("GET", path, headers=headers) as response:
+                    if response.status_code != 206:  # the whole file, perhaps because it has changed
+                        file.seek(0)
+                        file.truncate()
+                    headers = {"if-range": response.headers.get("etag", "")}
+                    for chunk in response.iter_bytes():
+                        backoff.reset()
+                        file.write(chunk)
+                return
+            except (ServerUnreachable, RequestFailed) as error:
+                if not headers.get("if-range"):
+                    raise
+                backoff.pause(error)
+                headers["range"] = f"bytes={file.tell()}-"
