@@ -18,7 +18,7 @@ def test_a_waiting_job_names_the_reason_of_each_host() -> None:
 
 def test_each_state_has_a_sentence() -> None:
     on = {"host": "h"}
-    assert explained(job(current_status=Status.INIT, **on), {}, moment=NOON).summary.startswith("h prepares")
+    assert explained(job(current_status=Status.INIT, **on), {}, moment=NOON).summary.startswith("h is preparing")
     pulling = explained(job(current_status=Status.INIT, **on), {}, "pulling tool:1: 120 of 800 MB", moment=NOON)
     assert pulling.summary == "h is pulling tool:1: 120 of 800 MB."
     assert explained(job(current_status=Status.RUNNING, **on), {}, moment=NOON).summary == "It runs on h."
