@@ -21,7 +21,7 @@ PACKAGE = REPOSITORY / "orqal"
 
 
 def state_diagram() -> str:
-    """What leads from each phase of a job to another, for Mermaid."""
+    """Return the transitions between the phases of a job, as a Mermaid diagram."""
     phases = ["[*]", *(phase.__name__ for phase in get_args(lifecycle.Phase))]
     events = [event.__name__ for event in get_args(lifecycle.Event)]
     edges = defaultdict(list)
@@ -34,13 +34,13 @@ def state_diagram() -> str:
 
 
 def phase_table() -> str:
-    """What each phase means, as its docstring says."""
+    """Return a table of the phases with their docstrings."""
     rows = [f"| `{phase.__name__}` | {_paragraph(phase.__doc__)} |" for phase in get_args(lifecycle.Phase)]
     return "\n".join(["| phase | meaning |", "| --- | --- |", *rows])
 
 
 def module_list() -> str:
-    """Every module, by package, with the first line of its docstring."""
+    """Return a list of all modules, by package, with the first lines of their docstrings."""
     parts = [f"#### orqal\n\n{_listed(PACKAGE)}"]
     for package in sorted(path for path in PACKAGE.rglob("*") if (path / "__init__.py").exists()):
         name = package.relative_to(REPOSITORY).as_posix().replace("/", ".")
@@ -49,12 +49,12 @@ def module_list() -> str:
 
 
 def modules() -> list[Path]:
-    """Every module of the package."""
+    """Return the files of all modules of the package."""
     return sorted(PACKAGE.rglob("*.py"))
 
 
 def first_line(module: Path) -> str:
-    """The first line of a module's docstring; empty if it has none."""
+    """Return the first line of a module's docstring, or an empty text if it has none."""
     return (ast.get_docstring(ast.parse(module.read_text())) or "").partition("\n")[0]
 
 
@@ -62,10 +62,10 @@ PARTS: dict[str, Callable[[], str]] = {"states": state_diagram, "phases": phase_
 
 
 def renewed(text: str) -> str:
-    """The text of ARCHITECTURE.md with its parts made anew.
+    """Return the text of ARCHITECTURE.md with these parts made anew.
 
     Raises:
-        ValueError: a part does not stand in the text exactly once.
+        ValueError: a part is missing in the text, or is there several times.
     """
     for name, make in PARTS.items():
         begin, end = f"<!-- made from the code: {name} -->\n", "\n<!-- end -->"
@@ -77,7 +77,7 @@ def renewed(text: str) -> str:
 
 
 def names(module: Path) -> Iterator[str]:
-    """The functions, classes and constants of a module, and the methods and fields of its classes as `Class.name`."""
+    """Yield the functions, classes and constants of a module, and the members of its classes as `Class.name`."""
     for node in ast.parse(module.read_text()).body:
         for name in _defined(node):
             yield name

@@ -1,4 +1,4 @@
-"""Ray's private modules are used in one module, which is all that a new release of Ray can break."""
+"""Only one module uses Ray's private modules, so a new release of Ray can break only that one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALLOWED = ROOT / "actors/ray_internals.py"
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:
-    """The names that a module imports, with dots: `from ray._private import state` gives `ray._private.state`."""
+    """Return the dotted names that a file imports: `from ray._private import state` gives `ray._private.state`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -29,7 +29,7 @@ def _private(name: str) -> bool:
 
 
 def _uses(path: Path) -> list[str]:
-    """The private names of Ray that a file imports or reads as attributes of `ray`."""
+    """Return the private names of Ray that a file imports or reads as attributes of `ray`."""
     tree = ast.parse(path.read_text())
     attributes = (ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute))
     return [name for name in (*_imported(tree), *attributes) if _private(name)]

@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md says what the code says: the state diagram, the modules, and the names of functions and tests."""
+"""ARCHITECTURE.md agrees with the code: in its diagrams, in the list of modules, and in the names that it mentions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXT = architecture.FILE.read_text()
 NAMED = sorted(set(re.findall(r"\[`([\w.]+)`\]\(((?:orqal|tests)/[\w/]+\.py)\)", TEXT)))
 """The names in the text with the modules that they are said to be in."""
 PATHS = sorted(set(re.findall(r"\]\(([\w./-]+)\)", TEXT)))
-"""What the text links to within the checkout."""
+"""The files to which the text links."""
 
 
 def test_the_diagram_and_the_lists_are_those_of_the_code() -> None:
@@ -28,7 +28,7 @@ def test_the_diagram_and_the_lists_are_those_of_the_code() -> None:
 @pytest.mark.parametrize("module", architecture.modules(), ids=lambda module: str(module.relative_to(REPOSITORY)))
 def test_each_module_says_in_one_line_what_it_is(module: Path) -> None:
     line = architecture.first_line(module)
-    assert line.endswith("."), f"the first line of the docstring is no sentence: {line!r}"
+    assert line.endswith("."), f"the first line of the docstring is not a sentence: {line!r}"
 
 
 def test_the_names_are_found() -> None:
