@@ -3,7 +3,7 @@
 `handles.py` and `ray_cluster.py` implement these for a Ray cluster, `orqal.testing` for an in-process cluster. The
 actors themselves have the same methods, so a caller can be followed from a route to the method that does the work.
 
-A method of either raises `ActorAway` if the actor does not answer; otherwise what the method itself raises.
+A method of an actor raises `ActorAway` if the actor does not answer; otherwise it raises what the method itself raises.
 """
 
 from __future__ import annotations
@@ -69,7 +69,10 @@ class SchedulerApi(Protocol):
         ...
 
     async def retry(self, jobs: Sequence[str]) -> dict[str, str]:
-        """Run failed jobs again: id -> id of the new job. Jobs that have not failed are left out."""
+        """Run failed jobs again, and return the id of each new job by the id of the failed one.
+
+        Jobs that have not failed are left out.
+        """
         ...
 
     async def cancel(self, jobs: Sequence[str]) -> int:
@@ -81,7 +84,7 @@ class SchedulerApi(Protocol):
         ...
 
     async def clean(self, what: CleanTarget) -> int:
-        """Delete ended jobs, or end jobs with containers: how many. `CleanTarget.OLD` is not for the Scheduler."""
+        """Delete ended jobs, or end jobs with containers, and return how many. `what` is not `CleanTarget.OLD`."""
         ...
 
     async def reasons(self, job: str) -> dict[str, str]:
@@ -145,15 +148,15 @@ class SchedulerApi(Protocol):
     # For the hosts
 
     async def started(self, started: Started) -> None:
-        """A container runs."""
+        """Report that a container runs."""
         ...
 
     async def report(self, node_id: str, report: HostReport) -> None:
-        """How a host is: every few seconds, and at once when its daemon comes or goes."""
+        """Report how a host is: every few seconds, and at once when its daemon comes or goes."""
         ...
 
     async def found(self, node_id: str, containers: Sequence[ContainerKey]) -> None:
-        """A host has containers of no attempt that is under way there."""
+        """Report containers on a host that belong to no attempt under way there."""
         ...
 
 
@@ -183,7 +186,7 @@ class HostApi(Protocol):
         ...
 
     async def image_digests(self, images: Sequence[str]) -> Mapping[str, str]:
-        """The ids of those of these images that are on the host."""
+        """The ids of these images by name. Images that are not on the host are left out."""
         ...
 
     async def attempts(self) -> list[ContainerKey]:
@@ -203,7 +206,7 @@ class HostApi(Protocol):
         ...
 
     async def remove_directories(self, jobs: Sequence[str]) -> list[str]:
-        """Remove the directories of deleted jobs: the ids of those of which nothing is left."""
+        """Remove the directories of deleted jobs, and return the ids of the jobs whose directories are gone."""
         ...
 
     # For the API and for what stops a host
@@ -276,7 +279,7 @@ class ClusterApi(Protocol):
         ...
 
     async def free(self) -> dict[str, Resources]:
-        """What no one holds of each node, by its id. Up to a second old."""
+        """The resources of each node that no program holds, by node id. Up to a second old."""
         ...
 
     def host(self, node: Node) -> HostApi:
@@ -304,9 +307,9 @@ class ClusterApi(Protocol):
         ...
 
     async def lease_names(self) -> set[str]:
-        """The names of all leases, whoever holds them."""
+        """The names of all leases that exist, those of earlier Schedulers included."""
         ...
 
     async def request(self, bundles: Sequence[Bundle]) -> None:
-        """Have the cluster grow until all these fit into it at once; none: idle nodes may go."""
+        """Have the cluster grow until all these fit into it at once. If there are none, idle nodes may go."""
         ...

@@ -19,7 +19,7 @@ class Taken(NamedTuple):
     id: str
     """The job's id."""
     cached: bool
-    """True if the job was there before and answers for this document."""
+    """True if the job was there before and is reused for this document."""
 
 
 class OtherDocument(ValueError):
@@ -111,7 +111,7 @@ class InHand(NamedTuple):
     writing: frozenset[str]
     """The jobs whose states are being written."""
     leases: frozenset[str]
-    """The names of those that are held, or at hand."""
+    """The names of the leases that are held, idle, or being acquired."""
     missing_apps: frozenset[str]
     """The apps whose files are missing."""
 
@@ -123,7 +123,7 @@ class Examined:
     begun: float
     """When it was asked, by its own clock, in seconds since 1970."""
     daemon_silent: str | None
-    """Why the daemon tells nothing."""
+    """Why the daemon does not answer; None if it does."""
     containers: dict[ContainerKey, str]
     directories: frozenset[str]
     cgroups: frozenset[ContainerKey]

@@ -114,7 +114,7 @@ class RayCluster(ClusterApi):
 
 
 def lease_states() -> dict[str, str]:
-    """All leases that Ray knows, whoever holds them: name -> state of the placement group."""
+    """All leases that Ray knows, those of earlier Schedulers included: name -> state of the placement group."""
     return {
         group["name"]: group["state"]
         for group in placement_group_table().values()

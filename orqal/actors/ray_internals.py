@@ -18,7 +18,7 @@ _VERSION = b"version"
 
 
 def free_resources() -> dict[str, dict[str, float]]:
-    """What no one holds of each living node, by node id: resource -> amount. Up to a second old."""
+    """The amounts of each living node's resources that no program holds, by node id. Up to a second old."""
     found: dict[str, dict[str, float]] = available_resources_per_node()
     return found
 

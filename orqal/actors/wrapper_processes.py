@@ -64,7 +64,7 @@ class WrapperProcesses(WrapperCalls):
         self._actor = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(WrapperProcess)
 
     async def call(self, app: str, what: str, limit: float, function: Callable[..., Any], *args: Any) -> Any:
-        """As WrapperCalls has it. It fails if it does not return in time, or if its process dies, twice."""
+        """See WrapperCalls. A call fails if it does not return in time, or if its process dies twice."""
         pool = self._pools.setdefault(app, _Pool())
         async with pool.room:
             if pool.ending is not None:

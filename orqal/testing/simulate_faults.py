@@ -34,7 +34,7 @@ FAULTY_FOR = 45.0
 """Virtual seconds during which faults happen."""
 SETTLED_WITHIN = 3_000.0
 """Virtual seconds after the last fault within which every job has ended."""
-UNEXPECTED = ("a task in the background failed", "failed inside", "ImpossibleEvent", "a decision failed", "is no good")
+UNEXPECTED = ("a task in the background failed", "failed inside", "ImpossibleEvent", "a decision failed", "is invalid")
 """Words in the log that no fault of the environment explains."""
 
 

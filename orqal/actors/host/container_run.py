@@ -60,7 +60,7 @@ class _End(Enum):
 
 
 class _Stopped(Exception):
-    """The attempt must end, and has no container that could end by itself."""
+    """The attempt must end before its container was started."""
 
 
 class ContainerRun:
@@ -72,7 +72,7 @@ class ContainerRun:
     def __init__(self, order: Order, parts: HostParts) -> None:
         self.container: str | None = None
         self.image: WantedImage | None = None
-        """What it waits for before it has a container."""
+        """The image that it waits for before it has a container."""
         self._order = order
         self._key = ContainerKey(order.job.id, order.job.attempt)
         self._parts, self._engine, self._settings = parts, parts.engine, parts.settings
@@ -104,7 +104,8 @@ class ContainerRun:
 
     async def _run_once(self) -> Outcome:
         try:
-            # An attempt without a container had better run elsewhere if the daemon has gone away.
+            # If the daemon goes away, an attempt without a container should run elsewhere. So only one with a
+            # container waits for a daemon that has answered before.
             if self.container is not None:
                 await self._engine.is_connected(self._settings.host_lost_after)
             elif self._engine.client is None:
@@ -143,7 +144,7 @@ class ContainerRun:
         digest = await self._have_image(command.image)
         if (name := with_tag(command.image)) not in self._engine.images:
             self._engine.images |= {name}
-            self._parts.on_change()  # other jobs that need it had better come here, too
+            self._parts.on_change()  # other jobs that need this image should come here too
         params = json.dumps(self._order.job.params).encode()
         if command.create_dir and not self._carries_files:
             await self._in_thread(job_directory.make_directory, self._directory, params)
@@ -196,11 +197,16 @@ class ContainerRun:
 
     @property
     def _carries_files(self) -> bool:
-        """True if the daemon does not see this machine's files: a job's are put into its container, and fetched."""
+        """True if the daemon does not see this machine's files. A job's files are then copied to its container and
+        back."""
         return self._engine.info is not None and not self._engine.info.local and not self._settings.jobs_dir_is_shared
 
     async def _unless_stopped(self, work: Awaitable[T], grace: float = 0) -> T:
-        """Wait for work that may be left behind half done: a stop does not wait for it, or `grace` seconds only."""
+        """Wait for work that may be abandoned: after a stop this waits for `grace` more seconds only.
+
+        Raises:
+            _Stopped: the attempt must end, and the work was not done in time.
+        """
         task = asyncio.ensure_future(work)
         waiting = asyncio.ensure_future(self._must_end.wait())
         try:
@@ -219,7 +225,7 @@ class ContainerRun:
     async def _end(self, ran: float) -> _End:
         """Wait for the container's end, and return what ended it. `ran`: seconds that it has run.
 
-        Stopping it is done here, and nowhere else: if the daemon goes away meanwhile, it is done again.
+        Nothing else stops the container. If the daemon goes away meanwhile, this is called again and stops it then.
         """
         container, timeout = self.container, self._order.timeout
         assert container is not None
@@ -244,7 +250,7 @@ class ContainerRun:
 
     @contextmanager
     def _sampled(self) -> Iterator[None]:
-        """Meanwhile the daemon is asked what the container uses, unless the kernel will report it after the end."""
+        """Ask the daemon meanwhile what the container uses, unless the kernel reports it after the end."""
         if self._engine.cgroups and self._engine.cgroups.counts(self._key):
             yield
             return
@@ -303,7 +309,7 @@ class ContainerRun:
         )
 
     async def _fetch(self, container: str, path: str) -> None:
-        """Bring the job's directory here, as it is in the container. Done again, it is all made anew."""
+        """Copy the job's directory from the container to here. If this is repeated, all of it is made anew."""
         files = await self._engine.do(lambda engine: engine.fetch(container, path))
         if files is None:  # the container has removed it
             return
@@ -330,7 +336,7 @@ class ContainerRun:
         return self._failed(ErrorType.CANCELLED, "cancelled")
 
     def _failed(self, type: ErrorType, message: str, *, exit_code: int | None = None, passing: bool = False) -> Outcome:
-        """The outcome of an attempt whose container did not end, or cannot be asked how."""
+        """The outcome of an attempt whose container did not end, or whose end cannot be read."""
         error = JobError(type=type, message=message)
         return Outcome(error=error, passing=passing, start=self._start, exit_code=exit_code)
 
@@ -395,6 +401,6 @@ class ContainerRun:
 
 
 def _forget(task: asyncio.Future[Any]) -> None:
-    """Take note of the exception of work that was left behind."""
+    """Retrieve the exception of abandoned work, so that asyncio does not report it."""
     if not task.cancelled():
         task.exception()

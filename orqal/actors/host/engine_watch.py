@@ -22,7 +22,9 @@ log = logging.getLogger("orqal.host")
 T = TypeVar("T")
 
 _THREADS = 64
+"""Calls to the daemon at a time."""
 _RECONNECT = 1.0
+"""Seconds between two tries to reach a daemon that is away."""
 
 
 @dataclass
@@ -37,9 +39,9 @@ class Death:
 
     @property
     def by_others(self) -> str | None:
-        """Why its end is neither its program's doing nor complete, in words; None if it is.
+        """Why its program did not end by itself, or why that is not known, in words; None if it ended by itself.
 
-        Only for a container that Orqal has not stopped.
+        Ask only for a container that Orqal has not stopped.
         """
         if self.killed:
             return (
@@ -64,7 +66,7 @@ class Seen(NamedTuple):
 
 
 class EngineWatch:
-    """The daemon of this process's environment. For use on one event loop, where its callbacks are called, too."""
+    """The daemon of this process's environment. Use it on one event loop, where its callbacks are called too."""
 
     def __init__(
         self, cluster: str, logins: Path | None, on_connect: Callable[[Seen], None], on_change: Callable[[], None]
@@ -190,7 +192,7 @@ class EngineWatch:
                 death.unseen |= past.all_since_its_start and not known
                 death.reported.set()
         for container in self._deaths.keys() - {container for _, container, _ in seen.containers}:
-            self._deaths[container].reported.set()  # somebody has removed it
+            self._deaths[container].reported.set()  # someone has removed it
         self.connected.set()
         self._on_connect(seen)
         self._on_change()

@@ -42,7 +42,7 @@ class Host(HostApi):
     def __init__(
         self, settings: Settings, cluster: str, node_id: str, scheduler: SchedulerApi, wrappers: WrapperCalls
     ) -> None:
-        """`cluster` marks the containers of this cluster. To be called on the event loop on which the host lives."""
+        """`cluster` marks the containers of this cluster. Call this on the event loop on which the host lives."""
         self._settings = settings
         self._node_id = node_id
         self._incarnation = uuid.uuid4().hex
@@ -56,7 +56,7 @@ class Host(HostApi):
         self._pool = self._engine.threads
         self._runs: dict[ContainerKey, ContainerRun] = {}
         self._early_stops: dict[ContainerKey, Wish] = {}
-        """Stops that overtook the order that they are for."""
+        """Stops that came before their orders."""
         self._parts = HostParts(
             settings=self._settings,
             engine=self._engine,
@@ -200,7 +200,7 @@ class Host(HostApi):
     async def _in_thread(self, call: Callable[..., T], *args: Any) -> T:
         return await self._loop.run_in_executor(self._pool, call, *args)
 
-    # What the Scheduler is told
+    # Reports to the Scheduler
 
     def _on_connect(self, seen: Seen) -> None:
         ours = {run.container for run in self._runs.values()}
@@ -228,7 +228,7 @@ class Host(HostApi):
             await asyncio.sleep(self._settings.load_period)
 
     async def _look(self) -> None:
-        """See how busy the host is, and what images it has."""
+        """Find out how busy the host is, and which images it has."""
         try:
             in_use, self._engine.images = await asyncio.gather(
                 self._engine.do(lambda engine: engine.images_in_use()), self._engine.do(lambda engine: engine.images())

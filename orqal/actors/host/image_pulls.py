@@ -27,10 +27,12 @@ class WantedImage:
         self.image = image
         self.id: asyncio.Task[str]
         self.waiting = 0
+        """How many attempts wait for it."""
         self.pulled = False
         """True if it was missing, so that it is being pulled, or was until a moment ago."""
         self.pull: Pull | None = None
         self.trouble = ""
+        """Why the last try failed, as the end of a sentence."""
 
     def __str__(self) -> str:
         if not self.pulled:
@@ -50,7 +52,7 @@ class ImagePulls:
 
     @property
     def under_way(self) -> frozenset[str]:
-        """The images that are being pulled, with their tags."""
+        """The names of the images that are being pulled, with their tags."""
         return frozenset(image for image, wanted in self._wanted.items() if wanted.pulled)
 
     @contextmanager

@@ -14,9 +14,9 @@ from orqal.engine.streams import Logs
 BYTES_AHEAD = 1 << 18
 """Bytes that are read before the reader asks for them; the last piece may exceed it."""
 READ_TIMEOUT = 10.0
-"""Seconds after which a reading is answered although nothing came."""
+"""Seconds after which a call of `read` returns although nothing came."""
 IDLE_TIMEOUT = 60.0
-"""Seconds without a reading after which a reader is given up."""
+"""Seconds without a call of `read` after which a reader is given up."""
 
 
 class LogReaders:
@@ -35,7 +35,7 @@ class LogReaders:
         return handle
 
     async def read(self, handle: str) -> bytes | None:
-        """What has come since the last reading; empty if nothing came for a while; None at the end.
+        """What has come since the last call; empty if nothing came for a while; None at the end.
 
         Raises:
             NoReader: the handle is unknown, or its reader was closed or given up.

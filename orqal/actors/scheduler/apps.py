@@ -3,7 +3,7 @@
 A wrapper file that is broken, slow or missing for a while must cost no job. So the last good version of each file is
 kept, also over restarts (ORQAL_HOME/apps.json): it is used while the file's newest version cannot be loaded. While the
 file is missing, its jobs wait. A file that was removed on purpose is forgotten after a while, or when `orqal doctor
---fix` is run. Each file is loaded by itself: none holds up the others.
+--fix` is run. Files are loaded independently, so none holds up the others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from orqal.wrappers.catalog import App, Source
 log = logging.getLogger("orqal.apps")
 
 APP_PERIOD = 5.0
-"""Seconds between two looks at the wrapper files while nobody submits jobs."""
+"""Seconds between two looks at the wrapper files while no jobs are submitted."""
 LOAD_AGAIN_AFTER = 30.0
 """Seconds after which a file that could not be loaded is loaded again, though it has not changed: what it imports may
 have."""
@@ -38,7 +38,7 @@ FILES_WITHIN = 10.0
 FORGOTTEN_AFTER = 7 * 86_400.0
 """Seconds after which the apps of a missing file are forgotten, unless unfinished jobs need them."""
 
-# Neither changes as long as a process lives.
+# These do not change while a process lives.
 _built_in = functools.cache(catalog.built_in)
 _packaged = functools.cache(catalog.packaged)
 
@@ -51,7 +51,7 @@ class _Place:
     source: Source | None = None
     """The version that was loaded last, or is being loaded; None if it is missing."""
     apps: dict[str, App] = field(default_factory=dict)
-    """Its apps in their last good versions, and those that never could be used, with their errors."""
+    """Its apps in their last good versions, and the apps that could never be used, with their errors."""
     problem: str = ""
     """Why its newest version is not in use; empty if it is."""
     tried: float = 0.0
@@ -119,7 +119,7 @@ class Apps:
                 place.missing_since = self._clock.now().timestamp()
                 place.apps = {name: app for name, app in place.apps.items() if app.info.error is None}
                 self._write_kept()
-        # Of a missing file only apps that could be used are of interest: jobs may wait for them.
+        # Of a missing file only the apps that could be used matter, because jobs may wait for them.
         missing = [origin for origin, place in self._places.items() if origin not in found and place.apps]
         # A later place's app replaces an earlier one's of the same name: the order is that of the settings, and what is
         # there replaces what is missing, because a file may have been renamed.
@@ -128,7 +128,7 @@ class Apps:
     async def up_to_date(self, names: Iterable[str] = ()) -> None:
         """Return when these apps are those of their files as they are now; without names, all apps.
 
-        Other files may still be loading: a slow one holds up only those who name its apps.
+        Other files may still be loading: a slow file delays only the requests that name its apps.
         """
         await self.scan()
         wanted = set(names)
@@ -148,7 +148,7 @@ class Apps:
             found = [source.broken(f"{type(error).__name__}: {error}")]
         finally:
             place.loading = None
-        if place.missing_since:  # since the load began
+        if place.missing_since:  # the file was removed while it was loaded
             return
         good = {app.info.name: app for app in found if app.info.error is None}
         bad = {app.info.name: app for app in found if app.info.error is not None}
@@ -260,7 +260,7 @@ class Apps:
         if app is not None and app.info.error:
             return f"the app {name!r} could not be loaded: {app.info.error}"
         if app is not None and place is not None and place.missing_since:
-            return f"the app {name!r} is not there now: its file {place.origin} is missing"
+            return f"the app {name!r} cannot be used now: its file {place.origin} is missing"
         if name == Run.__name__ and not self._settings.run:
             return f"the app {name!r}: the administrator of this Orqal has switched it off (ORQAL_RUN=off)."
         usable = sorted(self._known_names())

@@ -7,17 +7,18 @@ import asyncio
 PROBATION = 2.0
 """Seconds that a suspect is alone with the actor; twice as many each time that none was found guilty."""
 LONGEST_PROBATION = 300.0
+"""Seconds that a suspect is alone with the actor, at most."""
 GATHERING = 0.05
 """Seconds within which all suspects of the same crash arrive."""
 
 
 class CrashBlame:
-    """The jobs of one host under which its actor has crashed more than once: the suspects.
+    """The suspects: the jobs of one host that have seen its actor crash more than once.
 
-    Every job of a host sees the crashes of its actor, whichever job causes them (its output makes the actor run out of
-    memory, say). So suspects go on one after another, while the containers of the others run unattended: first those
-    found guilty before or to be stopped, then the newest. If the actor crashes while one is alone with it, that one is
-    guilty, and the others go on.
+    Every job of a host sees the crashes of its actor, whichever job causes them (its output may make the actor run out
+    of memory). So suspects go on one after another, while the containers of the others run unattended: first the jobs
+    that were found guilty before or must be stopped, then the newest. If the actor crashes while one job is alone with
+    it, that job is guilty, and the others go on.
     """
 
     def __init__(self) -> None:

@@ -25,7 +25,7 @@ SLEEPS_AFTER = 5.0
 ANSWER_WITHIN = 5.0
 """Seconds within which a host answers a question."""
 ACTOR_RESTARTS = 1.0
-"""Seconds between two looks whether Ray has restarted an actor."""
+"""Seconds between two questions to an actor that Ray may have restarted."""
 
 
 @dataclass
@@ -128,10 +128,10 @@ class Hosts:
         able = (host for host in self.conceivable() if host.could_ever(shape._replace(ram_gb=0)))
         return max((host.capacity.ram / UNITS for host in able), default=None)
 
-    # They come and go
+    # Hosts come and go
 
     async def look(self) -> tuple[list[KnownHost], list[KnownHost]]:
-        """Compare with the nodes that the cluster has now: the hosts that are new, and those that are gone."""
+        """Compare with the nodes that the cluster has now, and return the new hosts and the hosts that are gone."""
         alive = {node.id: node for node in await self._cluster.nodes()}
         gone = [host for host in self if host.node.id not in alive]
         for host in gone:
@@ -199,14 +199,14 @@ class Hosts:
     # What they report
 
     def report(self, host: KnownHost, report: HostReport) -> None:
-        """Note how a host is."""
+        """Note what a host reports of itself."""
         host.state, host.docker_version, host.load = report.state, report.docker_version, report.load
         host.incarnation = report.incarnation
         host.counted.images, host.counted.pulling = report.images, report.pulling
         self.reopen(host)
 
     async def image_digests(self, images: Sequence[str]) -> dict[str, set[str]]:
-        """The ids of what the hosts have under these names. A host that does not answer in time is left out."""
+        """The ids of the images that hosts have under these names. A host that does not answer in time is left out."""
         calls = [
             asyncio.wait_for(host.api.image_digests(images), ANSWER_WITHIN)
             for host in self.awake()

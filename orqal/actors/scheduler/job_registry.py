@@ -88,7 +88,7 @@ READ_AT_ONCE = 1_000
 
 
 class OnOneHost(NamedTuple):
-    """What a host has of the jobs."""
+    """The jobs of one host."""
 
     jobs: int
     leased: Resources
@@ -96,7 +96,7 @@ class OnOneHost(NamedTuple):
 
 
 class JobRegistry:
-    """The one owner of every unfinished job's phase. The phase of a waiting job is that the waiting room has it."""
+    """The one owner of every unfinished job's phase. Jobs in the phase Waiting are those that the waiting room has."""
 
     def __init__(
         self,
@@ -193,7 +193,7 @@ class JobRegistry:
             self._post(job, NodeGone())
 
     def give_up_orphans(self) -> None:
-        """Those whose hosts have not come back in time run again, elsewhere."""
+        """Let jobs run elsewhere whose hosts have not come back in time."""
         for job in list(self._orphans):
             phase = self._phases[job]
             assert isinstance(phase, Orphaned)
@@ -240,7 +240,7 @@ class JobRegistry:
         except ValidationError as error:
             if not isinstance(event, AttemptEnded):
                 raise
-            log.exception("the outcome of %s is no good", job)
+            log.exception("the outcome of %s is invalid", job)
             problem = JobError(type=ErrorType.DOCKER_ERROR, message=f"its outcome cannot be stored: {error!r:.500}")
             after, effects = lifecycle.step(before, AttemptEnded(Outcome(error=problem)), self._clock.now())
         log.debug("%s: %s, %s -> %s", job, type(event).__name__, type(before).__name__, type(after).__name__)
@@ -375,7 +375,7 @@ class JobRegistry:
             await host.api.stop(job, attempt, evicted)
         except (ActorAway, EngineError) as error:
             # The order that the host gets when it is back has the wish in it.
-            log.warning("%s does not hear now that %s must stop: %s", host.name, job, error)
+            log.warning("%s cannot be asked now to stop %s: %s", host.name, job, error)
 
     async def _release(self, name: str, job: str, attempt: int) -> None:
         host = self._hosts.get(name)
@@ -388,7 +388,7 @@ class JobRegistry:
             log.warning("the container of %s stays on %s for now: %s", job, name, error)
 
     def _answer_cancels(self, job: str, event: Event) -> None:
-        """Answer those who wanted the job's end, once that is on disk or turns out to be impossible now."""
+        """Answer the requests to cancel a job, once the cancel is on disk or turns out to be impossible now."""
         if job not in self._cancels:
             return
         match event:
@@ -415,7 +415,7 @@ class JobRegistry:
         return isinstance(self._phases.get(job), Assigned | OnHost | Storing)
 
     def is_ending(self, job: str) -> bool:
-        """True while a job is being cancelled: it must not answer for another one."""
+        """True while a job is being cancelled. The cache must not reuse it."""
         match self.phase(job):
             case Withdrawn():
                 return True

@@ -16,7 +16,7 @@ log = logging.getLogger("orqal.store")
 T = TypeVar("T")
 
 RETRY_AFTER = 1.0
-"""Seconds after which states that the store did not take (its disk is full, say) are written again."""
+"""Seconds after which states that the store did not take, because its disk is full for example, are written again."""
 
 
 @dataclass
@@ -49,7 +49,7 @@ class JobWriter:
         """Add what was submitted.
 
         Raises:
-            JobGone: a job that was to answer for another has been deleted.
+            JobGone: a job that the cache wanted to reuse has been deleted.
             Exception: whatever the store raises. Then nothing of the submission was added.
         """
         entry = _Insert(submission, asyncio.get_running_loop().create_future())
@@ -60,7 +60,7 @@ class JobWriter:
     async def save(self, record: JobRecord, output: Output | None = None) -> JobRecord:
         """Write a job's state, however often it takes, and return what was written.
 
-        That is another record only if this one can never be stored, because of text that is not text, say.
+        That is another record only if this one can never be stored, for example because it contains invalid text.
         """
         self.saving[record.id] += 1
         try:
@@ -75,7 +75,7 @@ class JobWriter:
         return record
 
     async def apart(self, call: Callable[..., T], *args: Any) -> T:
-        """Call the store's method between two transactions: a write of its own."""
+        """Call a method of the store between two transactions, as a write of its own."""
         async with self._lock:
             return await asyncio.to_thread(call, *args)
 

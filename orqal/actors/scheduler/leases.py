@@ -104,7 +104,7 @@ class Leases:
         self._idle.clear()
 
     async def drop_strays(self, keep: Iterable[str]) -> None:
-        """Give back the leases that an earlier Scheduler left, but those to keep."""
+        """Give back the leases that an earlier Scheduler left, except those to keep."""
         for name in await self._cluster.lease_names() - set(keep):
             self._cluster.remove_lease(name)
 

@@ -34,7 +34,7 @@ class Retention:
         self._hosts, self._clock = hosts, clock
 
     async def forever(self) -> None:
-        """Delete jobs once their time is over (ORQAL_JOB_TTL), and what could not be removed before."""
+        """Delete jobs once their time is over (ORQAL_JOB_TTL), and directories that could not be removed before."""
         ttl = self._settings.job_ttl
         while True:
             try:

@@ -102,7 +102,7 @@ class Scheduler(SchedulerApi):
         self._background.spawn(self._retention.forever())
 
     def close(self) -> None:
-        """Stop whatever goes on by itself, at once, as if this process had been killed."""
+        """Stop all work in the background at once, as if this process had been killed."""
         self._background.close()
         self._jobs.close()
 
@@ -126,7 +126,7 @@ class Scheduler(SchedulerApi):
         await self._jobs.finished()
 
     async def _cancel_in_parts(self, jobs: Sequence[str]) -> None:
-        """Their records are read: those of a million at once would take gigabytes."""
+        """Cancel jobs, some at a time: the records of a million, which are read for this, would take gigabytes."""
         for start in range(0, len(jobs), CANCELLED_AT_ONCE):
             await self.cancel(jobs[start : start + CANCELLED_AT_ONCE])
 
@@ -166,7 +166,7 @@ class Scheduler(SchedulerApi):
         if host.drained and not host.counted.lacks(shape) and host.counted.could_ever(shape):
             return f"drained, until `orqal undrain {host.name}`"
         if (why := why_not(shape, host.counted)) is None and host.name in key.avoid:
-            return "an attempt at it failed there, by no fault of its own: it waits for another host"
+            return "an attempt failed there by no fault of the job's, so it waits for another host"
         return why or "it is about to take one"
 
     async def job_of(self, container: str) -> str | None:
@@ -255,7 +255,7 @@ class Scheduler(SchedulerApi):
         if (host := self._hosts.of_node(node_id)) is not None:
             self._jobs.found(host, containers)
 
-    # What goes on by itself
+    # In the background
 
     async def _watch_nodes(self) -> None:
         while True:
@@ -297,15 +297,15 @@ class Scheduler(SchedulerApi):
                 self._apps.forget([name])
 
     async def _greet(self, host: KnownHost) -> None:
-        """A host is there, or there again: remove what is left on it of attempts and jobs that are over."""
+        """A host has come, or is back: remove what ended attempts and deleted jobs have left on it."""
         try:
             self._jobs.found(host, await host.api.attempts())
             await self._retention.sweep(host.name, host.api)
-        except Exception as error:  # it is greeted again when its daemon is back, and swept now and then
-            log.warning("the host %s is not greeted (%s: %s)", host.name, type(error).__name__, error)
+        except Exception as error:  # this is tried again when its daemon is back
+            log.warning("leftovers stay on %s for now (%s: %s)", host.name, type(error).__name__, error)
 
     async def _look_at_others(self) -> None:
-        """See what other Ray programs hold."""
+        """Find out what other Ray programs hold."""
         before = self._clock.monotonic()
         free = await self._cluster.free()
         for host in self._hosts:

@@ -1,4 +1,4 @@
-"""Submitted documents become jobs, or are answered with jobs that the store already has."""
+"""Submitted documents become jobs, or are answered with earlier jobs that are reused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from orqal.store import JobFilter, JobGone, Store, Submission
 
 
 class _Found(NamedTuple):
-    """What the cache has for a key: a job that answers, or why none does."""
+    """What the cache has for a key: a job to reuse, or why there is none."""
 
     job: str | None
     miss: str | None
@@ -34,7 +34,7 @@ _NOTHING = _Found(None, cache.NO_CANDIDATE)
 
 
 class Submissions:
-    """Takes documents in, each at most once: for each key of cache or idempotency, one request decides at a time."""
+    """Takes each document at most once: one request at a time decides about a cache key or an idempotency key."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Submissions:
         return [answers[number] for number in sorted(answers)]
 
     async def retry(self, ids: Sequence[str]) -> dict[str, str]:
-        """New jobs in place of those of these that failed: old id -> new id. See SchedulerApi.retry."""
+        """Make new jobs in place of the failed ones, and return new ids by old ids. See SchedulerApi.retry."""
         async with self._alone("retry"):
             records = await asyncio.to_thread(self._store.get_many, ids)
             failed = [job for job in records.values() if job.ok is False]

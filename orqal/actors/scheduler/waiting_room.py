@@ -16,7 +16,7 @@ from orqal.wrappers.catalog import App
 
 
 class _Request(NamedTuple):
-    """What a job itself asks for. Small, because very many jobs may wait for their app."""
+    """What a job itself asks for. It is small, because very many jobs may wait for their app."""
 
     user: str
     threads: float | None
