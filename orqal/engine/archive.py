@@ -1,6 +1,6 @@
 """A job's directory as a tar: to a daemon that does not see this machine's files, and back.
 
-What comes back was made by a container, which may want to do harm.
+A container made what comes back, and it may want to do harm.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from orqal.engine.errors import Unreachable
 from orqal.engine.job_directory import walk
 
 _PIECE = 1 << 20
+"""Bytes of a file that are copied at a time."""
 _BUFFER = 1 << 16
 """Bytes that tarfile reads at once, and copies for each header."""
 _BLOCK = 4096
-"""Bytes that a file takes of a disk at least."""
+"""The fewest bytes that a file takes on a disk."""
 KEPT_FREE = 256 << 20
 """Bytes of the disk that jobs' files must leave free."""
 
@@ -54,7 +55,7 @@ def unpack(archive: Readable, directory: Path) -> None:
     """Replace a job's directory by the one folder in the tar.
 
     Only files, folders, and links that lead further down are unpacked: no devices, pipes or sockets. They belong to
-    this process's user, who may read them.
+    the user of this process, who can read them all.
 
     Raises:
         OSError: the disk has no room for all of it, or something else is wrong with it.
@@ -119,6 +120,6 @@ def _write(content: IO[bytes], name: str, mode: int, parent: int) -> None:
 
 
 def _leads_down(target: str) -> bool:
-    """True if a link to this target leads further down, whatever links are on the way."""
+    """True if a link to this target leads further down, whichever links are on the way."""
     parts: Iterable[str] = PurePosixPath(target).parts
     return bool(target) and not any(part == ".." or "/" in part or "\0" in part for part in parts)

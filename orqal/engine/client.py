@@ -1,7 +1,7 @@
 """The one place that speaks to a Docker daemon.
 
-Calls of the docker SDK, which block: callers that must not block use threads. Orqal's containers carry the labels
-LABEL_CLUSTER, LABEL_JOB and LABEL_ATTEMPT; no other container is ever touched.
+The calls block, because those of the docker SDK do; callers that must not block use threads. Orqal's containers carry
+the labels LABEL_CLUSTER, LABEL_JOB and LABEL_ATTEMPT. No other container is ever touched.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ LABEL_FILES = "orqal.files"
 """Where in the container the job's directory is, if it must be fetched after the end; otherwise empty."""
 
 _CONNECT_TIMEOUT = 60.0
+"""Seconds that the daemon may take to answer."""
 _SILENCE = 300.0
 """Seconds without progress after which a pull is given up."""
 _POOL = 64
+"""Connections to the daemon that are kept open."""
 _EVENTS = ("die", "kill")
 _REMEMBERED = 256
 """Events that a daemon remembers (eventsLimit in moby's daemon/events/events.go)."""
@@ -70,7 +72,7 @@ class ContainerKey(NamedTuple):
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """A container to create. The names are those of the Engine API."""
+    """A container to create. The fields are named as in the Engine API."""
 
     key: ContainerKey
     image: str
@@ -193,7 +195,7 @@ class Engine:
             return image_id
 
     def pull(self, image: str) -> Pull:
-        """Let the daemon pull an image.
+        """Begin to pull an image.
 
         Raises:
             EngineError: it cannot be pulled; see `passing`. Waiting for the pull may raise this, too.
@@ -377,7 +379,7 @@ class Engine:
                     raise
 
     def logs(self, container: str, *, stdout: bool = True, stderr: bool = True, follow: bool = False) -> Logs:
-        """Its output so far, and, to `follow`, what comes until it ends."""
+        """A container's output so far; with `follow`, also what comes until the container ends."""
         flags = {"stdout": int(stdout), "stderr": int(stderr), "follow": int(follow)}
         url = f"{self._api.base_url}/v{self._api.api_version}/containers/{container}/logs"
         with translated("read the output"):
@@ -389,7 +391,7 @@ class Engine:
         return Logs(response)
 
     def own_containers(self) -> Iterator[tuple[ContainerKey, str, str]]:
-        """All containers of this cluster on the daemon: attempt, id, state in Docker's words."""
+        """All containers of this cluster on the daemon, as (attempt, id, state in Docker's words)."""
         with translated("list the containers"):
             found = self._api.containers(all=True, filters={"label": self._label})
         for container in found:
@@ -404,12 +406,12 @@ class Engine:
             running = self._api.containers(filters={"label": self._label})
             inspected = []
             for container in running:
-                with suppress(docker.errors.NotFound):  # it is gone meanwhile
+                with suppress(docker.errors.NotFound):  # it has been removed meanwhile
                     inspected.append(self._api.inspect_container(container["Id"]))
             return self._api.info(), inspected
 
     def images_in_use(self) -> dict[str, int]:
-        """Running containers per image, of other programs too: the load of the host."""
+        """The number of running containers of each image, those of other programs included."""
         counts: dict[str, int] = {}
         with translated("list the containers"):
             for container in self._api.containers():
@@ -425,7 +427,7 @@ class Engine:
         """What the daemon remembers of this cluster's containers."""
         url = f"{self._api.base_url}/v{self._api.api_version}/events"
         with translated("list past events"):
-            # The SDK's own events() knows whole seconds only: those of the last second would be missing.
+            # The SDK's own events() takes whole seconds only, so the events of the last second would be missing.
             window = {"since": "1", "until": f"{_seconds(self._api.info()['SystemTime']):.6f}"}
             response = self._api.get(url, params=window)
             response.raise_for_status()
@@ -463,7 +465,7 @@ def container_name(image: str, key: ContainerKey) -> str:
 
 
 class _Api(docker.APIClient):
-    """The SDK's client, made fit for a daemon on another machine."""
+    """The SDK's client, with what a daemon on another machine needs."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -471,12 +473,12 @@ class _Api(docker.APIClient):
             self.mount(self.base_url, _Tcp(pool_maxsize=_POOL))
 
     def send(self, request: Any, **options: Any) -> requests.Response:
-        """As requests' own, which would prefer REQUESTS_CA_BUNDLE to the daemon's ca.pem."""
+        """Send a request. The method of `requests` would prefer REQUESTS_CA_BUNDLE to the daemon's ca.pem."""
         return super().send(request, **options | ({"verify": self.verify} if isinstance(self.verify, str) else {}))
 
 
 class _Tcp(HTTPAdapter):
-    """Connections to another machine: if that is gone, a connection that waits for data fails within 30 s."""
+    """Connections to another machine. If that machine is gone, a connection that waits for data fails within 30 s."""
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         alive = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]

@@ -1,4 +1,4 @@
-"""What a Docker daemon refuses, as the error that a job ends with."""
+"""Refusals of a Docker daemon, as the errors that jobs end with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MISSING = "not found|manifest unknown|does not exist|invalid reference"
 """How registries and the daemon report that an image does not exist."""
 _NOT_ALLOWED = "unauthorized|no basic auth credentials|denied|authentication required|incorrect username|forbidden"
 _FOR_GOOD = "x509|certificate|HTTP response to HTTPS client|no matching manifest|unsupported|exec format"
-"""Other refusals that a later attempt would meet again."""
+"""Other refusals that would be repeated at a later attempt."""
 
 
 class EngineError(Exception):
@@ -68,7 +68,7 @@ def translated(action: str) -> Iterator[None]:
 
 
 def _distrust(error: BaseException) -> str | None:
-    """What an error says of TLS; None if it is of another kind."""
+    """What an error says about TLS; None if it is of another kind."""
     cause: BaseException | None = error
     while cause is not None:
         plainly = "HTTP request to an HTTPS server" in str(cause)
@@ -108,10 +108,12 @@ def not_pulled(reference: str, words: str, status: int = 500) -> EngineError:
 
 
 def broken_off(reference: str, error: Exception) -> Unreachable:
+    """A pull during which the daemon went away or was silent."""
     return Unreachable(f"the Docker daemon went away, or was silent, during the pull of {reference!r}: {error}")
 
 
 def explanation(error: docker.errors.APIError) -> str:
+    """The daemon's own words, without a period at the end."""
     return str(error.explanation or error).strip().rstrip(".")
 
 

@@ -1,7 +1,7 @@
 """A job's directory on its host: made, read and removed without following what a container put there.
 
-A container may have written anything into it: links, pipes, devices. So files are created anew, and opened one path
-component after the other, never through a link.
+A container may have put anything there: links, pipes, devices. So files are created anew, and paths are opened one part
+after another, never through a link.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _JOB_ID = re.compile("[0-9a-f]{24}")
 
 
 def create(path: Path) -> BinaryIO:
-    """A new file in a job's directory. Whatever has this name is replaced, and never followed."""
+    """Create a file in a job's directory. Anything that has this name is replaced, and a link is not followed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _opened(path.parent, os.O_RDONLY | os.O_DIRECTORY) as directory:
         with suppress(FileNotFoundError):
@@ -52,7 +52,7 @@ def directories(jobs_dir: Path) -> list[str]:
 
 
 def remove_directories(jobs_dir: Path, jobs: Iterable[str]) -> list[str]:
-    """Remove jobs' directories with all that is in them, following no link: the ids of those that are gone."""
+    """Remove jobs' directories without following links, and return the ids of those that are gone."""
     gone = []
     for job in jobs:
         if not _JOB_ID.fullmatch(job):

@@ -129,7 +129,7 @@ class Event(NamedTuple):
 
     container: str
     killed: bool
-    """True if the daemon sent it a signal, because somebody asked for its end or the daemon itself ends. False if the
+    """True if the daemon sent it a signal, because someone asked for its end or the daemon itself ends. False if the
     container has ended."""
 
 

@@ -26,6 +26,7 @@ from orqal.engine.client import ContainerKey, EngineInfo
 _INITIAL_NAMESPACE = "cgroup:[4026531835]"
 """PROC_CGROUP_INIT_INO of the kernel's include/linux/proc_ns.h: paths of cgroups begin at the machine's root."""
 _DELAYS = 0.2, 10.0
+"""Seconds before the first question, and at most between two."""
 
 
 class Usage(NamedTuple):
@@ -89,7 +90,7 @@ class Cgroups:
             return None
         if not found or not all(map(_usable, found)):
             return None
-        # Several daemons of a machine see the same cgroups: none may take those of another for leftovers.
+        # Several daemons on a machine see the same cgroups, and none may take those of another for leftovers.
         return cls(f"/orqal/{cluster}/" + re.sub(r"\W", "", info.id), found)
 
     def parent(self, key: ContainerKey) -> str:

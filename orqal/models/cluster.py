@@ -63,7 +63,7 @@ class HostInfo(BaseModel):
     threads_in_use: float = 0
     ram_gb_in_use: float = 0
     threads_of_others: float = 0
-    """What other Ray programs hold of it."""
+    """What other Ray programs hold on it."""
     ram_gb_of_others: float = 0
     jobs: int = 0
     """Jobs that hold a lease on it."""

@@ -126,8 +126,8 @@ class JobRecord(JobSpec):
     stdout_bytes: int = 0
     stderr_bytes: int = 0
     truncated: list[str] = Field(default_factory=list)
-    """The streams of which only the end is kept with the job; the whole is the file `orqal.stdout` or `orqal.stderr` in
-    `wd`."""
+    """The streams (`stdout`, `stderr`) whose ends alone are kept with the job; the whole streams are the files
+    `orqal.stdout` and `orqal.stderr` in `wd`."""
 
     # The steps from one record to the next. Only the Scheduler takes them.
 

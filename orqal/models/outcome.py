@@ -10,7 +10,7 @@ from orqal.models.attempt import JobError
 
 
 class Output(BaseModel):
-    """What a job brought back. Kept apart from its record, so that a list of jobs stays light."""
+    """What a job printed, and its result. The store keeps it apart from the record, so that a list of jobs is light."""
 
     stdout: str = ""
     stderr: str = ""
@@ -56,5 +56,5 @@ class Outcome:
     stdout_bytes: int = 0
     stderr_bytes: int = 0
     truncated: list[str] = field(default_factory=list)
-    """The streams of which `output` holds only the end."""
+    """The streams (`stdout`, `stderr`) that are too long for `output`, which holds their ends."""
     output: Output = field(default_factory=Output)

@@ -16,7 +16,7 @@ not grow with the length of the queue.
     demand.py     the hosts that an autoscaler should start
     lifecycle.py  a job's phases, and what each event leads to
     retries.py    whether a job is tried again
-    cache.py      whether a job answers for another one
+    cache.py      whether a job is reused for another one
 """
 
 from orqal.scheduling.demand import NodeType, demand, node_types

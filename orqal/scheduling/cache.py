@@ -1,4 +1,4 @@
-"""The result cache: whether a job answers for a later one with the same app, input and params.
+"""The result cache: whether a job is reused for a later one with the same app, input and params.
 
 Pure: the store finds the candidates.
 """
@@ -22,13 +22,13 @@ def key(job: JobSpec) -> str:
 
 
 def changed(candidate: JobRecord, wrapper_digest: str, image_digests: Collection[str]) -> str | None:
-    """Why a job that waits, runs or succeeded does not answer for another one with its key; None if it does.
+    """Why a job that waits, runs or succeeded is not reused for another one with its key; None if it is.
 
     `wrapper_digest` is that of the app's present wrapper. `image_digests` are those of the images that hosts have now
     under the name of the candidate's image; if no host has it, it counts as unchanged.
     """
     if candidate.current_status is Status.TODO:
-        return None  # it will run with what there is then
+        return None  # it will run with the wrapper and the image of that time
     if candidate.wrapper_digest != wrapper_digest:
         return f"the wrapper of {candidate.app} has changed since {candidate.id}"
     if candidate.image_digest and image_digests and candidate.image_digest not in image_digests:

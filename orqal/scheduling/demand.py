@@ -11,7 +11,7 @@ from orqal.scheduling.placement import Host
 from orqal.scheduling.queue import Queue
 
 AT_MOST = 1_000
-"""Waiting jobs that are asked for at once; the others follow when these have found their place."""
+"""Waiting jobs that are asked for at a time. The others follow when these have started."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def node_types(cluster: Mapping[str, object]) -> list[NodeType]:
     """The node types of a Ray cluster file whose nodes would be hosts.
 
     Raises:
-        ValueError: the file is not as Ray wants it.
+        ValueError: the file does not have the form that Ray wants.
 
     https://docs.ray.io/en/latest/cluster/vms/references/ray-cluster-configuration.html
     """
@@ -74,7 +74,7 @@ def node_types(cluster: Mapping[str, object]) -> list[NodeType]:
             labels = {str(key): str(value) for key, value in labels.items()}
             count = int(kind.get("max_workers", cluster.get("max_workers", 0)))
         except (TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"the node type {name} is no good: {error}") from error
+            raise ValueError(f"the node type {name} is invalid: {error}") from error
         if capacity.threads > 0:
             found.append(NodeType(Host(str(name), capacity, labels=labels), count))
     return found

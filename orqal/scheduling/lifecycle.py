@@ -111,7 +111,7 @@ class OnHost:
     lease: str | None
     """None while it is being acquired again, after a restart of the Scheduler or of the host."""
     announced: Status
-    """The last state that readers were told."""
+    """The last state that was announced to readers."""
     wish: Wish = Wish.NONE
 
 
@@ -177,7 +177,7 @@ class RecordRead:
 
     record: JobRecord
     app: AppFacts | None
-    """None if its app is not there now."""
+    """None if its app cannot be used now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,7 @@ class Saved:
     asked: JobRecord
     """The record of the effect `Save`."""
     written: JobRecord
-    """The record that is on disk; not the one asked for only if that cannot be stored at all."""
+    """The record that is on disk. It differs from the one asked for only if that one cannot be stored at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,16 +292,16 @@ Event: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Enqueue:
-    """Put the job into the waiting room."""
+    """Put the job into the waiting room: at the end of its line, unless it goes first."""
 
     record: JobRecord
     first: bool = False
-    """Before all others, because it had its turn already."""
+    """Before all others, because it has had its turn already."""
 
 
 @dataclass(frozen=True, slots=True)
 class Withdraw:
-    """Take the job out of the waiting room; it may come back to where it was."""
+    """Take the job out of the waiting room, and remember where it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +311,7 @@ class Restore:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """The job will not come back to where it was in the waiting room."""
+    """Forget where the job was in the waiting room: it will not come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,7 +360,7 @@ class Save:
 
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """Tell all readers of changes of the job's state."""
+    """Announce the job's state to all readers of changes."""
 
     record: JobRecord
 
@@ -374,7 +374,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Have the host end the attempt. A host that does not answer learns of it from the next order."""
+    """Have the host end the attempt. A host that does not answer learns it from the next order."""
 
     place: Place
     attempt: int
@@ -383,7 +383,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Have the host remove the attempt's container, if the host is there: what became of it is in the store."""
+    """Have the host remove the attempt's container, whose outcome is stored. A host that is away does this later."""
 
     host: str
     attempt: int
@@ -495,7 +495,7 @@ def step(phase: Phase | None, event: Event, now: datetime) -> Step:
             # Earlier states of the job may come to disk in this phase, too.
             return (phase, []) if asked is not record else _stored(phase, written, now)
 
-        # Somebody wants its end
+        # Someone wants its end
         case None, CancelRequested():
             return None, []
         case Submitting(), CancelRequested():

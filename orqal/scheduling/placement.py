@@ -22,7 +22,7 @@ class Host:
     capacity: Resources
     used: Resources = field(default_factory=lambda: Resources(0, 0))
     others: Resources = field(default_factory=lambda: Resources(0, 0))
-    """What other Ray programs hold of it."""
+    """What other Ray programs hold on it."""
     open: bool = True
     """False if it gets no new work."""
     labels: Mapping[str, str] = field(default_factory=dict)

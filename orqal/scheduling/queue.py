@@ -14,14 +14,14 @@ _BLANKS = 64
 
 
 class LineKey(NamedTuple):
-    """Jobs with the same key are alike to the scheduler: they wait in one line."""
+    """What jobs have in common that wait in one line. To a decision they are alike."""
 
     user: str
     shape: Shape
     image: str | None = None
-    """The image that they run in, with its tag, if it is the same for all: a host that has it is better."""
+    """The image that they run in, with its tag; None if it depends on the job. Hosts that have it are preferred."""
     avoid: frozenset[str] = frozenset()
-    """The hosts that get them only if no other host takes jobs of their shape."""
+    """The hosts that they run on only if no other host takes jobs of their shape."""
 
 
 class _Entry(NamedTuple):
@@ -81,7 +81,7 @@ class Queue:
         self._places[job] = key, self._pushed
 
     def push_front(self, job: str, key: LineKey, now: float) -> None:
-        """Put back a job that was taken: it is the first of all again."""
+        """Put back a job that was taken, before all other jobs."""
         self._returned -= 1
         line = self._line(key, now)
         line.entries.appendleft(_Entry(job, self._returned))

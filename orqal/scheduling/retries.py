@@ -97,7 +97,7 @@ def will_retry(job: JobRecord, exit_code: int) -> bool:
 
 
 def of_how_many(attempts: Sequence[Attempt], policy: RetryPolicy) -> int:
-    """The number of the last possible attempt, if no further one fails by the infrastructure's fault."""
+    """The number of the last possible attempt, if the infrastructure does not fail the job again."""
     return 1 + policy.retries + sum(attempt.fault is not Fault.JOB for attempt in attempts)
 
 

@@ -49,7 +49,7 @@ def open_store(settings: Settings, *, read_only: bool = False, loading: bool = F
 
 
 def store_failures(settings: Settings) -> Failures:
-    """What methods of the store of ORQAL_STORE raise while it cannot be reached, or its disk be used."""
+    """What methods of the store of ORQAL_STORE raise while it cannot be reached or its disk cannot be used."""
     if not settings.store_is_mongo:
         return SqliteStore.failures
     from orqal.store.mongo import MongoStore

@@ -1,4 +1,4 @@
-"""The store in a MongoDB: a shared or existing server, by way of pymongo.
+"""The store in a MongoDB database, on a shared or existing server.
 
 The server must only write single documents atomically; the store uses neither transactions nor joins. What must change
 in several documents at once goes through the commit log (mongo_commits.py). Two writes do without it:

@@ -62,7 +62,7 @@ class Submission:
 
 
 class JobGone(Exception):
-    """The cache was to reuse a job that has been deleted meanwhile."""
+    """A job that the cache wanted to reuse has been deleted meanwhile."""
 
 
 class StoreError(RuntimeError):

@@ -1,4 +1,4 @@
-"""Copy all jobs from one store to another, or to and from a file that can be put away. Copies are checked.
+"""Copies all jobs from one store to another, or to a backup file and from it, and checks the copies.
 
 Rows are copied one by one between any two stores. A backup is a SQLite file. It is copied page by page from a SQLite
 store, while others may write it, and is of one moment.
@@ -26,7 +26,7 @@ _ROWS_PER_REPORT = 500
 
 
 class Progress(Protocol):
-    """Is called now and then while jobs are copied."""
+    """A function that is called now and then while jobs are copied."""
 
     def __call__(self, doing: str, done: int, total: int | None = None) -> None:
         """`doing` names the step; `done` of its `total` rows or MiB are done. None if the total is unknown."""

@@ -1,4 +1,4 @@
-"""What tests stand on: a wrapper run for one input, and a cluster in one process with virtual time."""
+"""Tools for tests: a wrapper is run for one input, and a whole cluster lives in one process in virtual time."""
 
 from orqal.testing.wrapper_run import Container, WrapperRun, run
 

@@ -91,7 +91,7 @@ class _NodeState:
 
 
 class ScriptedCluster(ClusterApi):
-    """Ray, as far as the Scheduler asks it for something."""
+    """Ray, with the part of it that the Scheduler uses."""
 
     def __init__(self, rng: random.Random, scheduler: SchedulerApi, lost_after: float) -> None:
         self._rng, self._scheduler, self._lost_after = rng, scheduler, lost_after
@@ -106,7 +106,7 @@ class ScriptedCluster(ClusterApi):
     # What happens to it
 
     def add(self, machine: ScriptedMachine, *, is_head: bool = False) -> str:
-        """A machine joins, as a new node: its id."""
+        """Let a machine join as a new node, and return the node's id."""
         self._number += 1
         node = Node(f"node{self._number}", machine.name, machine.name, machine.capacity, machine.labels, is_head)
         self._nodes[node.id] = _NodeState(node, machine)
@@ -117,13 +117,13 @@ class ScriptedCluster(ClusterApi):
         return next((state for state in reversed(self._nodes.values()) if state.node.name == machine), None)
 
     def kill_actor(self, machine: str) -> None:
-        """The process of a host's actor dies; Ray starts another."""
+        """Kill the process of a host's actor. Ray starts another."""
         state = self.node_of(machine)
         if state is not None and state.actor is not None:
             state.actor[0].kill()
 
     async def remove(self, machine: str) -> None:
-        """A node dies, with its actor. It is noticed after a while."""
+        """Kill a node with its actor. Ray notices this after a while."""
         state = self.node_of(machine)
         if state is None:
             return
@@ -169,14 +169,14 @@ class ScriptedCluster(ClusterApi):
         self._ray.spawn(self._restart_actor(state, process))
 
     async def _restart_actor(self, state: _NodeState, process: Process) -> None:
-        """Start another when it has died: what Ray does."""
+        """Start another process when this one has died, as Ray does."""
         await process.died.wait()
         await asyncio.sleep(RESTART)
         if state.wanted and state.reachable:
             self._start_actor(state)
 
     def close(self) -> None:
-        """Nothing happens any more."""
+        """Stop everything."""
         self._ray.kill()
         for state in self._nodes.values():
             if state.actor is not None:
@@ -229,7 +229,7 @@ class StoreWithFaults:
 
 
 class InProcessCluster:
-    """See the module."""
+    """A cluster in this process; the module's docstring has an example."""
 
     def __init__(
         self,
@@ -326,7 +326,7 @@ class InProcessCluster:
     # What a client does
 
     async def submit(self, *specs: JobSpec, key: str | None = None) -> list[str]:
-        """Submit jobs: their ids, once they are on disk."""
+        """Submit jobs, and return their ids once they are on disk."""
         self._ids += 1
         taken = await self.scheduler.submit(specs, key=key or f"key {self._ids}")
         return [job.id for job in taken]
@@ -347,7 +347,7 @@ class InProcessCluster:
         deadline = asyncio.get_running_loop().time() + within
         while not condition():
             if asyncio.get_running_loop().time() > deadline:
-                raise TimeoutError("what was waited for has not happened")
+                raise TimeoutError("the condition did not come true in time")
             await self.wait(0.01)
 
     async def running(self, *jobs: str) -> None:

@@ -1,7 +1,7 @@
 """A host of an in-process cluster: a machine whose containers run by script, and the actor in front of it.
 
-Scripted, because a simulation needs thousands of hosts' lives a minute: no Docker daemon, no Ray, virtual time. It
-behaves as orqal/actors/host does in front of a real daemon; what only a real daemon can show is tested on one.
+It needs no Docker daemon and no Ray, because a simulation runs thousands of hosts a minute, in virtual time. It behaves
+as orqal/actors/host does in front of a real daemon. What only a real daemon can show is tested on one.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ class Container:
     exit_code: int = 0
     out_of_memory: bool = False
     killed: bool = False
-    """It got a signal that ended it, from its daemon: because Orqal or someone else wanted it, or with the daemon."""
+    """True if a signal from its daemon ended it: Orqal or someone else asked for that, or the daemon itself ended."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(frozen=True)
 class Life:
-    """A container's life on a machine, for those who check a simulation afterwards."""
+    """A container's life on a machine, kept for checks after a simulation."""
 
     key: ContainerKey
     machine: str
@@ -137,7 +137,7 @@ class ScriptedMachine:
             container.over.set()
 
     def stop_daemon(self, *, kills_containers: bool) -> None:
-        """The daemon goes away; without `live-restore` it takes its containers along."""
+        """Stop the daemon. `kills_containers`: without `live-restore` its containers end too."""
         self.daemon_up.clear()
         self.daemon_down.set()
         if kills_containers:
@@ -145,17 +145,17 @@ class ScriptedMachine:
                 self.end(container, 137, killed=True)
 
     def start_daemon(self) -> None:
-        """The daemon answers again."""
+        """Start the daemon."""
         self.daemon_down.clear()
         self.daemon_up.set()
 
     def power_off(self) -> None:
-        """The machine loses its power: what it has on disk stays."""
+        """Take the machine's power away. What it has on disk stays."""
         self.stop_daemon(kills_containers=True)
         self.power.kill()
 
     def power_on(self) -> None:
-        """The machine starts again."""
+        """Start the machine again."""
         self.power = Process(f"machine {self.name}")
         self.start_daemon()
 
@@ -193,7 +193,7 @@ class ScriptedHost(HostApi):
         self._early_stops: dict[ContainerKey, Wish] = {}
 
     async def live(self) -> None:
-        """What the actor does by itself: it finds its containers, and reports."""
+        """Find the containers of the machine, and report for as long as the process lives."""
         self._background.spawn(self._watch_daemon())
         while True:
             self._report_now()
@@ -268,7 +268,7 @@ class ScriptedHost(HostApi):
         return self._outcome(order, run, container, start, stopped)
 
     async def _until_over(self, order: Order, run: _Run, container: Container) -> str | None:
-        """Wait for a container's end: why it was stopped, if it was."""
+        """Wait for a container's end, and return why it was stopped; None if it ended by itself."""
         assert container.started is not None
         loop = asyncio.get_running_loop()
         if container.over.is_set():

@@ -24,7 +24,7 @@ _process: contextvars.ContextVar[Process | None] = contextvars.ContextVar("proce
 
 
 class Stuck(Exception):
-    """The program waits for something, and nothing is scheduled that could bring it."""
+    """The program waits for something that can never come, because nothing is scheduled any more."""
 
 
 class Process:
@@ -59,7 +59,7 @@ class Process:
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """An event loop with virtual time. What would run in a thread runs on the loop, after a short random delay."""
+    """An event loop with virtual time. Calls that would run in a thread run on the loop, after a short random delay."""
 
     def __init__(self, rng: random.Random, thread_delay: float = 0.004) -> None:
         """`thread_delay`: seconds that a call in a thread takes at most."""

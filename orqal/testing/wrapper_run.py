@@ -58,7 +58,7 @@ class Container:
 
 @dataclass(frozen=True, eq=False)
 class WrapperRun:
-    """How it went."""
+    """How the run of a wrapper went."""
 
     status: Status
     """`exited`: the container has ended by itself. `error`: see `error`."""
@@ -68,7 +68,7 @@ class WrapperRun:
     exit_code: int | None
     stdout: str
     stderr: str
-    """As they are kept with a job: of an output larger than ORQAL_OUTPUT_CAP, its end."""
+    """The output as it is kept with a job. If it is larger than ORQAL_OUTPUT_CAP, this is its end."""
     result: Any
     """What set_result made of the output."""
     files: tuple[str, ...]
