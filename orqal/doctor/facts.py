@@ -9,7 +9,7 @@ from orqal.engine.client import ContainerKey
 from orqal.models import Status
 
 PARTS = ("gcs_server", "raylet", "Scheduler", "HostActor", "ProxyActor", "ServeReplica")
-"""The head's processes, by what their names contain."""
+"""The head's processes. Each name is a part of a command line."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Machine:
     stale_folders: Sequence[str] = ()
     """Temporary folders of Ray nodes that no longer run."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Of the software that must be the same on all machines."""
+    """The versions of the software whose versions must agree on all machines, by name."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class HostFacts:
 
     name: str
     silent: str | None = None
-    """Why the host does not answer. The other facts are then unknown."""
+    """Why the host does not answer; None if it does. If it does not, the other facts are unknown."""
     daemon_silent: str | None = None
-    """Why its Docker daemon does not answer. Its containers are then unknown."""
+    """Why its Docker daemon does not answer; None if it does. If it does not, its containers are unknown."""
     containers: Mapping[ContainerKey, str] = field(default_factory=dict)
     """The ids of this cluster's containers, by attempt."""
     directories: frozenset[str] = frozenset()
@@ -86,7 +86,7 @@ class StoreFacts:
     damage: Sequence[str] = ()
     """The problems of the file."""
     silent: str | None = None
-    """Why the database does not answer."""
+    """Why the database does not answer; None if it does."""
 
     @property
     def readable(self) -> bool:
@@ -118,7 +118,7 @@ class Cluster:
     """Apps whose files are missing: name -> (origin, whether an unfinished job needs it)."""
     store: StoreFacts = field(default_factory=StoreFacts)
     versions: Mapping[str, str] = field(default_factory=dict)
-    """The head's, as in `Machine`."""
+    """The versions on the head, as in `Machine`."""
 
 
 @dataclass(frozen=True)

@@ -65,12 +65,12 @@ class Finding(BaseModel):
     remedy: str
     """A sentence: what to do about it."""
     mendable: bool = False
-    """True if `orqal doctor --fix` can mend it."""
+    """True if `orqal doctor --fix` can repair it."""
     mended: bool | None = None
-    """Whether it was mended; null if mending was not asked for or is not possible."""
+    """Whether the repair worked; null if none was asked for or none is possible."""
 
     def with_mended(self, mended: bool) -> Finding:
-        """Return this finding after an attempt to mend it."""
+        """Return this finding after an attempt to repair it."""
         return Finding.model_validate({**dict(self), "mended": mended})
 
     @property
@@ -80,7 +80,7 @@ class Finding(BaseModel):
 
 
 class Checkup(BaseModel):
-    """What the doctor examined, and what it found."""
+    """What the doctor examined and found."""
 
     checked: dict[str, int] = Field(default_factory=dict)
     """The numbers of hosts, containers, … that were examined."""

@@ -1,4 +1,4 @@
-"""The facts about this machine for the doctor, and what can be mended on it."""
+"""The facts about this machine for the doctor, and what can be repaired on it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from orqal.settings import Settings
 from orqal.store import StoreError, first_sentence, open_store, transfer
 
 STALE_AFTER = 3_600.0
-"""Seconds without a change after which the unused folder of a Ray node is left over. Until then its logs may be
-wanted."""
+"""Seconds without a change after which the unused folder of a Ray node counts as left over. Until then someone may want
+its logs."""
 _FOLDER = re.compile(r"orqal-(\d+)-[0-9a-f]{8}")
 _TMP = Path("/tmp")  # noqa: S108 - the place of Ray nodes' folders, see cluster/node.py
 
@@ -42,7 +42,7 @@ def machine(settings: Settings, docker_root: str | None = None) -> Machine:
 
 
 def store(settings: Settings) -> StoreFacts:
-    """Return whether all of the store can be read."""
+    """Return what prevents the store from being read; nothing if all of it can be read."""
     place = settings.store_place
     if settings.store_is_mongo:
         return StoreFacts(place, silent=_silence(settings))
@@ -68,7 +68,7 @@ def _silence(settings: Settings) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the software that must be the same on all machines of a cluster."""
+    """Return the versions of the software whose versions must agree on all machines of a cluster."""
     found = {"orqal": __version__, "python": platform.python_version()}
     with suppress(PackageNotFoundError):
         found["ray"] = version("ray")
@@ -96,9 +96,9 @@ def stale_folders() -> list[str]:
 
 
 def mend(settings: Settings, subjects: Iterable[str]) -> list[str]:
-    """Remove these stale folders, make these secrets private, and return the paths that are mended.
+    """Remove these stale folders, make these secrets private, and return the paths for which this worked.
 
-    Paths that are neither any more are left alone.
+    Paths that are no longer either are left alone.
     """
     now = machine(settings)
     mended = []

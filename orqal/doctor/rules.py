@@ -109,7 +109,7 @@ def _of_jobs(facts: Cluster) -> Iterator[Finding]:
                 where=host.name,
                 subject=entry.job,
                 what=f"The job {entry.job} runs on {host.name}, but the Docker daemon there has no container of it.",
-                why="The job would never end, and it holds resources in vain.",
+                why="The job would never end, and it holds resources that it does not use.",
                 remedy="Run `orqal down` and `orqal up`. The job then ends as docker_error, and `orqal retry` runs it "
                 "again.",
             )
@@ -138,7 +138,7 @@ def _of_leases(facts: Cluster) -> Iterator[Finding]:
                 what=f"The job {job.job} runs on {job.host}, but its placement group {job.lease!r} is {state}.",
                 why="The job goes on, but Ray may give its resources to another Ray program. The group may have been "
                 "removed by hand.",
-                remedy="Nothing needs to be done: this passes with the job's end.",
+                remedy="Nothing needs to be done. This passes with the job's end.",
             )
 
 
@@ -149,7 +149,7 @@ def _of_actors(facts: Cluster) -> Iterator[Finding]:
             where="Ray",
             subject=node,
             what=f"Ray keeps the actor of a host whose node {node[:12]} is dead.",
-            why="The actor waits for ever for a node that does not come back; `ray list actors` shows it.",
+            why="The actor waits for ever for a node that does not come back. `ray list actors` shows it.",
             remedy=f"{_FIX} ends the actor.",
             mendable=True,
         )
@@ -174,7 +174,7 @@ def _of_apps(facts: Cluster) -> Iterator[Finding]:
             why="Its jobs wait until the file is back.",
             remedy="Put the file back. If you removed it on purpose, cancel the jobs that wait for it."
             if needed
-            else f"Put the file back. If you removed it on purpose: {_FIX} forgets the app.",
+            else f"Put the file back. If you removed it on purpose, {_FIX} makes Orqal forget the app.",
             mendable=not needed,
         )
 
