@@ -56,10 +56,10 @@ simulate-faults: setup ## run SEEDS simulated clusters in which everything may d
 cluster-up: setup ## start a cluster of three hosts on this machine and explain how to use it (as root)
 	@$(ENGINE) install
 	@bash scripts/cluster_tools.sh
-	@$(PYTHON) -m tests.cluster.namespaces up
+	@$(PYTHON) -m tests.cluster.command_line up
 
 cluster-down: ## remove that cluster (as root)
-	@$(PYTHON) -m tests.cluster.namespaces down
+	@$(PYTHON) -m tests.cluster.command_line down
 
 setup:
 	@bash scripts/setup.sh cluster,dev

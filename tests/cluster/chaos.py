@@ -31,8 +31,9 @@ import httpx
 from examples.local_image import DEMO_IMAGE
 from orqal.client import Client
 from tests.cluster.faults import API_TOKEN, WITHIN, Faults, Happened, supervised, supervisor_log, wait_for
+from tests.cluster.host import Unavailable
 from tests.cluster.lab import Lab, give_image, told
-from tests.cluster.namespaces import Namespaces, Unavailable
+from tests.cluster.namespaces import Namespaces
 from tests.support.mongo_server import Server, server
 
 LEDGER = "ledger"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.host import Unavailable
 from tests.cluster.lab import Lab, a_lab, give_image
-from tests.cluster.namespaces import Namespaces, Unavailable
+from tests.cluster.namespaces import Namespaces
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,9 +26,10 @@ from rich.progress import track
 
 from examples.local_image import DEMO_IMAGE, DEMO_PROGRAMS, LocalImageError, make_image
 from orqal.client import Client
+from tests.cluster.host import Unavailable
 from tests.cluster.lab import processes
 from tests.cluster.launcher import Launched
-from tests.cluster.namespaces import Namespaces, Unavailable
+from tests.cluster.namespaces import Namespaces
 from tests.support.checkout import REPOSITORY
 
 JOBS = 300

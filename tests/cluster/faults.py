@@ -15,8 +15,9 @@ from typing import NamedTuple
 import httpx
 import psutil
 
+from tests.cluster.host import SYSTEM_PATH, Host
 from tests.cluster.lab import PORT, Lab, processes, wipe
-from tests.cluster.namespaces import SYSTEM_PATH, Host, Namespaces
+from tests.cluster.namespaces import Namespaces
 from tests.support.mongo_server import Server
 
 LOST_AFTER = 30.0

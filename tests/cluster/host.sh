@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Process 1 of a host of namespaces.py: gives it a machine's own files, prints its pid outside, reaps, and never ends.
-# Started by unshare in namespaces of its own: nothing that is mounted here is seen outside, and all of it goes with it.
+# Process 1 of a host (host.py): gives it a machine's own files, prints its id outside, reaps, and never ends.
+# It is started by unshare in namespaces of its own, so what it mounts is not seen outside and ends with it.
 #
 #   host.sh CLUSTER NAME DIR HOME [SHARED…]
 #

@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 
 from examples.local_image import DEMO_IMAGE, make_image
-from tests.cluster.namespaces import Host, Namespaces
+from tests.cluster.host import Host
+from tests.cluster.namespaces import Namespaces
 from tests.conftest import PROGRAMS
 from tests.support.api import Api
 

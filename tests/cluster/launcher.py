@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
+from tests.cluster.host import ROOT_HOME
 from tests.cluster.lab import Lab
-from tests.cluster.namespaces import ROOT_HOME, Namespaces
+from tests.cluster.namespaces import Namespaces
 from tests.support.checkout import REPOSITORY
 
 UP_WITHIN = 300

@@ -9,7 +9,8 @@ import pytest
 from bson import ObjectId
 
 from orqal.models import ErrorType
-from tests.cluster.namespaces import Host, Namespaces
+from tests.cluster.host import Host
+from tests.cluster.namespaces import Namespaces
 from tests.support.host_actor import Actors, ended, shell
 
 pytestmark = pytest.mark.timeout(180)

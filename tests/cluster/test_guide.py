@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster.host import Host
 from tests.cluster.lab import Lab, give_image, wipe
-from tests.cluster.namespaces import Host, Namespaces
+from tests.cluster.namespaces import Namespaces
 from tests.support.checkout import REPOSITORY
 
 pytestmark = pytest.mark.timeout(600)

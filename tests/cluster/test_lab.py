@@ -8,8 +8,8 @@ import time
 import psutil
 import pytest
 
+from tests.cluster.host import Host
 from tests.cluster.lab import Lab, processes
-from tests.cluster.namespaces import Host
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from tests.cluster.host import ROOT_HOME, Host
 from tests.cluster.lab import told, wipe
 from tests.cluster.launcher import UP_WITHIN, Launched
-from tests.cluster.namespaces import ROOT_HOME, Host, Namespaces
+from tests.cluster.namespaces import Namespaces
 
 pytestmark = pytest.mark.timeout(2 * UP_WITHIN)
 

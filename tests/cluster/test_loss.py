@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.cluster.host import Host
 from tests.cluster.lab import Lab, a_lab, processes
-from tests.cluster.namespaces import Host, Namespaces
+from tests.cluster.namespaces import Namespaces
 
 LOST_AFTER = 60.0
 """More than a host needs to come back."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -16,8 +15,9 @@ import psutil
 import pytest
 
 from examples.local_image import DEMO_IMAGE, make_image
-from tests.cluster import namespaces
-from tests.cluster.namespaces import Host, Namespaces, clean_dead
+from tests.cluster import command_line, namespaces
+from tests.cluster.host import Host
+from tests.cluster.namespaces import Namespaces, clean_dead, traces
 from tests.conftest import PROGRAMS
 from tests.support.checkout import REPOSITORY
 
@@ -214,10 +214,10 @@ def test_a_cluster_that_stays_is_its_checkouts_own(cluster: Namespaces, monkeypa
         assert other.name in namespaces.kept()
         assert cluster.name not in namespaces.kept()
         monkeypatch.setattr(namespaces, "REPOSITORY", Path("/another/checkout"))
-        monkeypatch.setattr(namespaces, "HOST_SCRIPT", Path("/another/checkout/tests/cluster/host.sh"))
+        monkeypatch.setattr("tests.cluster.host.HOST_SCRIPT", Path("/another/checkout/tests/cluster/host.sh"))
         assert other.name not in namespaces.kept()
-        monkeypatch.setattr(sys, "argv", ["namespaces", "down"])
-        assert namespaces.main() == 0
+        monkeypatch.setattr(sys, "argv", ["command_line", "down"])
+        assert command_line.main() == 0
         assert other.hosts[0].run(["hostname"]).stdout == "h1\n"
         # To clean up it sees all processes, whoever started them.
         namespaces.clean(other.name)
@@ -272,22 +272,3 @@ def starting() -> Iterator[tuple[subprocess.Popen[str], str]]:
             process.kill()
             process.wait()
             clean_dead()
-
-
-def traces(name: str) -> set[str]:
-    """The kinds of things on this machine that bear a cluster's name."""
-
-    def output(*command: str) -> str:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    folder = f"/var/tmp/{name}/"
-    running = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
-    found = {
-        "folder": Path(folder).exists(),
-        "processes": any(folder in word for command in running for word in command),
-        "links": any(word.startswith(name) for word in output("ip", "-brief", "link").split()),
-        "rules": f" {name} " in output("iptables-save"),
-        "mounts": folder in Path("/proc/self/mountinfo").read_text(),
-        "cgroups": any(name in folders for _, folders, _ in os.walk("/sys/fs/cgroup")),
-    }
-    return {kind for kind, there in found.items() if there}

@@ -13,8 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.cluster.host import Host
 from tests.cluster.lab import Lab, a_lab, processes
-from tests.cluster.namespaces import Host, Namespaces
+from tests.cluster.namespaces import Namespaces
 from tests.support.tls import authority, certificate
 
 pytestmark = pytest.mark.timeout(300)
