@@ -3,11 +3,11 @@
     make chaos                                            # forty minutes; needs root
     make chaos ARGS='--seed 7 --rounds 1 --store mongodb'
 
-First with the jobs in SQLite, then in a MongoDB: a user submits named batches, one after the other, as long as things
-happen. In a round each fault happens once, in an order, and to hosts, that the seed gives; each when all works again
-after the one before. Then the store, as the API tells it, and what the user was told, are compared with the containers'
-own record of their runs (each adds a line to a file of its host when it begins, and when it ends), with the Docker
-daemons, and with Ray; and with what `orqal doctor` finds.
+First the jobs are in SQLite, then in a MongoDB. A user submits named batches, one after the other, as long as faults
+happen. In a round each fault happens once, in an order and to hosts that follow from the seed. Each happens when all
+works again after the one before. Then what the API says of the jobs, and what it said to the user, are compared with
+the containers' own record of their runs (each adds a line to a file of its host when it begins, and when it ends), with
+the Docker daemons, with Ray, and with what `orqal doctor` finds.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from tests.cluster.namespaces import Namespaces
 from tests.support.mongo_server import Server, server
 
 LEDGER = "ledger"
-"""The file in /tmp of each host in which containers tell that they run."""
+"""The file in /tmp of each host into which containers write that they run."""
 LINES = 500
-"""That each container prints before it sleeps, and again after it."""
-SLICE = 40
-"""Jobs of a batch; two batches are under way."""
+"""Lines that each container prints before it sleeps, and again afterwards."""
+SLICE = 25
+"""Jobs of a batch. Two batches are under way."""
 AFTER = 600.0
 """Seconds in which the jobs that are left after the last fault must end."""
 SERVICES = f"""
@@ -101,17 +101,19 @@ print(json.dumps(told))
 
 @dataclass
 class Report:
-    """What came of it."""
+    """What came of it. The lists are in words."""
 
     happened: list[Happened] = field(default_factory=list)
     jobs: int = 0
     seconds: float = 0.0
     reruns: int = 0
     """Containers that ran for a job beyond its first."""
+    moved: int = 0
+    """Attempts that ended because their host was away for too long."""
     lost: list[str] = field(default_factory=list)
-    """Jobs without an outcome, or with a wrong one; in words."""
+    """Jobs without an outcome, or with a wrong one."""
     double: list[str] = field(default_factory=list)
-    """Jobs that are there twice, or runs that no attempt on record explains; in words."""
+    """Jobs that are there twice, or runs that no attempt on record explains."""
     leftovers: list[str] = field(default_factory=list)
 
     @property
@@ -125,6 +127,7 @@ class Report:
             f"faults     {len(self.happened)}",
             f"jobs       {self.jobs} in {self.seconds:.0f} s",
             f"reruns     {self.reruns}",
+            f"moved      {self.moved}",
             *(f"{name:10} {len(words)}" + "".join(f"\n           {one}" for one in words[:20])
               for name, words in bad.items()),
             "",
@@ -141,14 +144,17 @@ def run(
     cluster: Namespaces,
     *,
     seed: int,
-    rounds: int,
-    only: Callable[[str], bool] = lambda _: True,
+    plan: Callable[[list[str], random.Random], list[list[list[str]]]],
     mongo: Server | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Submit jobs as a user does, let each fault that `only` wants happen `rounds` times, and check.
+    """Submit jobs as a user does while faults happen, and check.
 
-    `mongo`: where the jobs are kept; None: in the head's SQLite file. TimeoutError: something did not come back.
+    `plan` makes of the faults that can happen what happens: steps one after the other, each of them lanes of faults as
+    in `Faults.happen_together`. `mongo` is where the jobs are kept; None is the head's SQLite file.
+
+    Raises:
+        TimeoutError: something did not come back.
     """
     chance, report = random.Random(seed), Report()
     with contextlib.ExitStack() as stack:
@@ -171,12 +177,12 @@ def run(
             ) as user,
         ):
             try:
-                for _ in range(rounds):
-                    for fault in chance.sample(sorted(filter(only, faults.all)), len(list(filter(only, faults.all)))):
-                        say(fault)
-                        happened = faults.happen(fault)
+                for lanes in plan(sorted(faults.all), chance):
+                    say(" | ".join(", ".join(lane) for lane in lanes))
+                    for happened in faults.happen_together(lanes):
                         report.happened.append(happened)
-                        say(f"  {happened.host}: all works again after {happened.recovered:.1f} s; {_progress(lab)}")
+                        say(f"  {happened.host}: {happened.fault}: all works again after {happened.recovered:.1f} s")
+                    say(f"  {_progress(lab)}")
                 stop.touch()
                 answer = user.communicate(timeout=AFTER)[0]
             except BaseException:
@@ -193,8 +199,18 @@ def run(
     return report
 
 
+def one_by_one(rounds: int, only: str) -> Callable[[list[str], random.Random], list[list[list[str]]]]:
+    """Return the plan of so many rounds, in each of which each fault with this word in its name happens once."""
+
+    def plan(faults: list[str], chance: random.Random) -> list[list[list[str]]]:
+        wanted = [fault for fault in faults if only in fault]
+        return [[[fault]] for _ in range(rounds) for fault in chance.sample(wanted, len(wanted))]
+
+    return plan
+
+
 def _check(lab: Lab, answers: list[list[Any]], report: Report) -> None:
-    """Compare what the user was told, what the store says, what the containers wrote, and what the hosts have."""
+    """Compare what the user got, what the store has, what the containers wrote, and what is on the hosts."""
     report.jobs = len(answers)
     records = {job["_id"]: job for job in Client(f"{lab.root}/api", API_TOKEN).jobs(10**9)}
     begun, ended = _runs(lab, "begin"), _runs(lab, "end")
@@ -203,16 +219,22 @@ def _check(lab: Lab, answers: list[list[Any]], report: Report) -> None:
         if record is None:
             report.lost.append(f"{job}: the store does not have it")
         elif (record["input"], record["current_status"], status, result) != (number, "exited", "exited", number**2):
-            report.lost.append(f"{job}: {record['current_status']}, {record['error']}; told: {status}, {result}")
+            report.lost.append(
+                f"{job}: {record['current_status']}, {record['error']}; the user got: {status}, {result}"
+            )
         elif not ended[job]:
-            report.lost.append(f"{job}: it is said to have ended, and no container has")
+            report.lost.append(f"{job}: it has ended on record, but no container has")
         elif begun[job] > record["attempt"]:
             report.double.append(f"{job}: {begun[job]} containers for {record['attempt']} attempts")
     known = {job for job, _, _ in answers}
-    report.double += [f"{job}: nobody knows of it (number {records[job]['input']})" for job in records.keys() - known]
+    report.double += [
+        f"{job}: the user does not know of it (number {records[job]['input']})" for job in records.keys() - known
+    ]
     report.reruns = sum(begun.values()) - len(begun)
+    errors = [attempt["error"] or {} for record in records.values() for attempt in record["attempts"]]
+    report.moved = sum(error.get("type") == "host_lost" for error in errors)
 
-    with contextlib.suppress(TimeoutError):  # what is still there is told below
+    with contextlib.suppress(TimeoutError):  # what is still there is reported below
         wait_for(lambda: not any(map(lab.containers, lab.cluster.hosts)), "all containers are removed", 60)
     for host in lab.cluster.hosts:
         report.leftovers += [f"{host.name}: container {container.name}" for container in lab.containers(host)]
@@ -222,7 +244,7 @@ def _check(lab: Lab, answers: list[list[Any]], report: Report) -> None:
 
 
 def _runs(lab: Lab, what: str) -> Counter[str]:
-    """How many containers of each job have written that they `begin`, or `end`."""
+    """Return how many containers of each job have written that they `begin`, or `end`."""
     found: Counter[str] = Counter()
     for host in lab.cluster.hosts:
         file = host.tmp / LEDGER
@@ -232,7 +254,7 @@ def _runs(lab: Lab, what: str) -> Counter[str]:
 
 
 def _placement_groups(lab: Lab) -> list[str]:
-    """Those that Ray still has for jobs."""
+    """Return the names of the placement groups that Ray still has for jobs."""
     code = (
         "import ray; from ray.util.placement_group import placement_group_table as table; "
         "ray.init(log_to_driver=False, logging_level='error'); "
@@ -250,7 +272,7 @@ def _progress(lab: Lab) -> str:
 
 
 def _evidence(lab: Lab) -> str:
-    """What those who look for a fault in Orqal want to see."""
+    """Return what helps to find a fault in Orqal."""
     said = [f"--- {host.name}:\n{supervisor_log(host)[-3000:]}" for host in lab.cluster.hosts]
     with contextlib.suppress(httpx.HTTPError, OSError):
         said.append(f"hosts: {json.dumps(lab.hosts())}")
@@ -269,7 +291,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only the faults with this word in their names")
     options = parser.parse_args()
     began = time.monotonic()
-    # All that was started goes, as with Ctrl-C.
+    # All that was started ends, as with Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
     def say(words: str) -> None:
@@ -292,8 +314,7 @@ def main() -> int:
                 report = run(
                     cluster,
                     seed=options.seed,
-                    rounds=options.rounds,
-                    only=lambda fault: options.only in fault,
+                    plan=one_by_one(options.rounds, options.only),
                     mongo=mongo,
                     say=say,
                 )

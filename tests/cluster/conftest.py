@@ -1,4 +1,4 @@
-"""The cluster of namespaces that the tests here share."""
+"""The cluster of namespaces that the tests here share, and the Orqal on it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,31 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.host import Unavailable
-from tests.cluster.lab import Lab, a_lab, give_image
-from tests.cluster.namespaces import Namespaces
+from tests.cluster.lab import Lab, Member, a_lab, give_image
+from tests.cluster.namespaces import Namespaces, traces
+
+H2 = Member({"gpu": "a100"})
+RAM_GB = 8
+"""What each host of the shared Orqal offers to jobs, about."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here runs on hosts that are namespaces."""
+    """Mark the tests here, which run on hosts that are namespaces. Those that share an Orqal come last, because the
+    others need the hosts without one."""
     here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.namespaces)
+    ours = [item for item in items if here in item.path.parents]
+    for item in ours:
+        item.add_marker(pytest.mark.namespaces)
+    sharing = [item for item in ours if "shared_lab" in getattr(item, "fixturenames", ())]
+    items[:] = [item for item in items if item not in set(sharing)] + sharing
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Namespaces]:
-    """Three hosts, h1 to h3, whose daemons have the image orqal/demo, and a laptop. A test leaves them as they were.
+    """Three hosts, h1 to h3, whose daemons have the image orqal/demo, and a laptop. A test leaves them as they were. In
+    the end nothing of them is left.
 
-    Where the machine allows no namespaces the test is skipped, or fails if ORQAL_REQUIRE_CLUSTER is set.
+    Where the machine allows no namespaces the test is skipped. It fails instead if ORQAL_REQUIRE_CLUSTER is set.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -37,10 +45,31 @@ def cluster() -> Iterator[Namespaces]:
             pytest.skip(f"needs a cluster of namespaces: {problem}")
         give_image(cluster.hosts)
         yield cluster
+    assert traces(cluster.name) == set()
 
 
-@pytest.fixture(scope="module")
-def lab(cluster: Namespaces) -> Iterator[Lab]:
-    """An Orqal on all three hosts, for the tests of a module. A test leaves it without unfinished jobs."""
-    with a_lab(cluster) as lab:
+@pytest.fixture(scope="session")
+def shared_lab(cluster: Namespaces) -> Iterator[Lab]:
+    """An Orqal whose head is h1. The wrapper file is services.py."""
+    with contextlib.closing(cluster.hosts[0].docker()) as client:
+        keep = int(client.info()["MemTotal"] / 1e9) - RAM_GB
+    services = Path(__file__).with_name("services.py").read_text()
+    with a_lab(cluster, {"ORQAL_KEEP_RAM_GB": str(keep)}, services=services) as lab:
         yield lab
+
+
+@pytest.fixture
+def lab(shared_lab: Lab) -> Iterator[Lab]:
+    """The Orqal that tests share, with some hosts or other. A test may leave jobs, and hosts that are drained."""
+    yield shared_lab
+    shared_lab.settle()
+
+
+@pytest.fixture
+def members(lab: Lab) -> Lab:
+    """The same with all three hosts. h2 has a label; h3 has another one, and keeps all but one of its cores."""
+    _, h2, h3 = lab.cluster.hosts
+    with contextlib.closing(h3.docker()) as client:
+        keep = client.info()["NCPU"] - 1
+    lab.have_members({h2: H2, h3: Member({"size": "small"}, {"ORQAL_KEEP_THREADS": str(keep)})})
+    return lab

@@ -1,5 +1,5 @@
-"""Faults of a cluster, one at a time: parts of an Orqal are killed, daemons, links, machines, the store's disk or
-database; and an Orqal that starts again by itself whatever dies, as under systemd."""
+"""Faults of a cluster: parts of an Orqal, daemons and machines are killed, links are cut, the store's disk or database
+fails. And an Orqal that is started again wherever it dies, as under systemd."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import random
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,28 +21,28 @@ from tests.cluster.lab import PORT, Lab, processes, wipe
 from tests.cluster.namespaces import Namespaces
 from tests.support.mongo_server import Server
 
-LOST_AFTER = 30.0
+LOST_AFTER = 25.0
 """ORQAL_HOST_LOST_AFTER, in seconds."""
 WITHIN = 180.0
 """Seconds in which all must work again after a fault."""
 HOME = "/root/.orqal"
 """ORQAL_HOME on each host."""
 API_TOKEN, JOIN_TOKEN = "a" * 43, "b" * 64
-"""Known beforehand: the hosts start at once, each waiting for the head."""
+"""Known beforehand, because the hosts start at once, and each waits for the head."""
 _SUPERVISOR = "supervisor-of-orqal"
-"""A word in the command line of what starts Orqal again where it has died."""
+"""A word in the command line of the process that starts Orqal again where it has died."""
 _LOG = "/tmp/supervisor.log"
 
 
 class Happened(NamedTuple):
-    """A fault, and how long all took to work again."""
+    """A fault, and how long it took until all worked again."""
 
     fault: str
     host: str
     lasted: float
-    """Seconds for which the cause was there: a link was down, say; 0 for a kill."""
+    """Seconds for which the cause lasted, such as a link that was down; 0 for a kill."""
     recovered: float
-    """Seconds from then on until the API answered and every host was ready."""
+    """Seconds from its end until the API answered and every host was ready."""
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Faults:
     lab: Lab
     random: random.Random
     mongo: Server | None
-    """Where the jobs are; None: in the SQLite file of the head."""
+    """Where the jobs are. None is the SQLite file of the head."""
     all: dict[str, Callable[[Host], None]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -65,7 +66,7 @@ class Faults:
             "dockerd killed, containers die": lambda host: self._dockerd(host, "--live-restore=false"),
             "dockerd killed, containers live": lambda host: self._dockerd(host, "--live-restore=true"),
             "link down for 10 s": lambda host: self._link(host, 10),
-            "link down beyond the limit": lambda host: self._link(host, LOST_AFTER + 20),
+            "link down beyond the limit": lambda host: self._link(host, LOST_AFTER + 10),
             "host without power": self._power,
             "orqal down, and up": lambda _: self._down(),
             "everything on the head killed": lambda _: self._head(),
@@ -78,16 +79,58 @@ class Faults:
         }
 
     def happen(self, fault: str) -> Happened:
-        """Let something happen to some host, and return when all works again. TimeoutError: it does not."""
-        # The head has parts of its own that must not go with a host.
-        anywhere = "HostActor" in fault or "dockerd" in fault
-        host = self.random.choice(self.lab.cluster.hosts[0 if anywhere else 1 :])
-        began = time.monotonic()
-        self.all[fault](host)
-        over = time.monotonic()
-        wait_for(self.well, f"the API answers and all hosts are ready after: {fault} ({host.name})", WITHIN)
-        lasts = "for" in fault or "beyond" in fault or "after" in fault
-        return Happened(fault, host.name, over - began if lasts else 0.0, time.monotonic() - (over if lasts else began))
+        """Let something happen to some host, and return when all works again.
+
+        Raises:
+            TimeoutError: it does not work again.
+        """
+        [happened] = self.happen_together([[fault]])
+        return happened
+
+    def happen_together(self, lanes: Sequence[Sequence[str]]) -> list[Happened]:
+        """Let the faults of each lane happen one after the other, and the lanes at the same time, each to a host of its
+        own; return when all works again.
+
+        Raises:
+            TimeoutError: it does not work again.
+        """
+        members = self.random.sample(self.lab.cluster.hosts[1:], 2)
+
+        def choose(lane: Sequence[str]) -> Host:
+            if not any(self._is_of_a_host(fault) for fault in lane):
+                return self.lab.head
+            # The head has parts of its own that must not go with a host.
+            if len(lanes) == 1 and all("HostActor" in fault or "dockerd" in fault for fault in lane):
+                return self.random.choice(self.lab.cluster.hosts)
+            return members.pop()
+
+        def play(lane: Sequence[str], host: Host) -> list[tuple[str, Host, float, float]]:
+            played: list[tuple[str, Host, float, float]] = []
+            for fault in lane:
+                if played:
+                    wait_for(lambda: bool(self._states()), f"the API answers after: {played[-1][0]}", WITHIN)
+                began = time.monotonic()
+                self.all[fault](host)
+                played.append((fault, host, began, time.monotonic()))
+            return played
+
+        with ThreadPoolExecutor() as pool:
+            playing = [pool.submit(play, lane, choose(lane)) for lane in lanes]
+            played = [each for lane in playing for each in lane.result()]
+        names = ", ".join(f"{fault} ({host.name})" for fault, host, _, _ in played)
+        wait_for(self.well, f"the API answers and all hosts are ready after: {names}", WITHIN)
+        now = time.monotonic()
+        happened = []
+        for fault, host, began, over in played:
+            lasts = "for" in fault or "beyond" in fault or "after" in fault
+            happened.append(
+                Happened(fault, host.name, over - began if lasts else 0.0, now - (over if lasts else began))
+            )
+        return happened
+
+    @staticmethod
+    def _is_of_a_host(fault: str) -> bool:
+        return any(word in fault for word in ("HostActor", "raylet", "dockerd", "link", "power"))
 
     def well(self) -> bool:
         """The API answers, and every host is ready."""
@@ -125,7 +168,7 @@ class Faults:
         wait_for(lost, f"the loss of {host.name} is noticed", WITHIN)
 
     def _dockerd(self, host: Host, option: str) -> None:
-        # What becomes of the containers is for the daemon that starts to say.
+        # The daemon that starts decides what becomes of the containers.
         host.stop_docker("KILL")
         host.start_docker(option)
 
@@ -170,12 +213,12 @@ class Faults:
 
 @contextlib.contextmanager
 def supervised(cluster: Namespaces, services: str, store: str | None) -> Iterator[Lab]:
-    """An Orqal on all hosts that is started again wherever it dies; nothing is left of it in the end."""
+    """An Orqal on all hosts that is started again wherever it dies. Nothing is left of it in the end."""
     settings = {"ORQAL_STOP_GRACE": "1", "ORQAL_HOST_LOST_AFTER": f"{LOST_AFTER:g}"}
     lab = Lab(cluster, settings | ({"ORQAL_STORE": store} if store else {}))
     lab.services.write_text(services)
     secrets = f"umask 077; mkdir -p {HOME} && printf {JOIN_TOKEN} >{HOME}/ray_token && printf {API_TOKEN} >{HOME}/token"
-    # The disk of the store can be full without that of anything else. What lies below it is seen from outside.
+    # The store has a disk of its own, which can be full. What lies below it is seen from outside.
     disk = f"{secrets} && mount -t tmpfs -o size=2g,mode=700 tmpfs {HOME} && {secrets}"
     lab.head.run(["bash", "-c", disk])
     try:
@@ -207,7 +250,7 @@ def supervisor_log(host: Host) -> str:
 
 
 def _supervise(lab: Lab, host: Host) -> None:
-    """Run Orqal on a host as systemd would: what dies is started again."""
+    """Run Orqal on a host as systemd would, which starts it again when it dies."""
     if host is lab.head:
         command = f"orqal up --address {host.address} --port {PORT} --block"
     else:
@@ -220,7 +263,11 @@ def _supervise(lab: Lab, host: Host) -> None:
 
 
 def wait_for(condition: Callable[[], bool], what: str, within: float) -> None:
-    """Return when it is true. TimeoutError: it does not become so."""
+    """Return when a condition holds.
+
+    Raises:
+        TimeoutError: it did not within so many seconds.
+    """
     deadline = time.monotonic() + within
     while not condition():
         if time.monotonic() > deadline:

@@ -22,6 +22,24 @@ from tests.support.api import Api
 PORT = 5001
 UP_WITHIN = 120
 """Seconds that `orqal up`, `join` or `down` may take."""
+STARTS = 3
+"""How often a start is tried that a time limit of Ray's own ends."""
+RAY_TOO_SLOW = ("The current node timed out during startup", "ended soon after its start")
+"""What the error says when a Ray node has missed its own limit, or its agent's."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """How a host takes part in a lab."""
+
+    labels: dict[str, str]
+    env: dict[str, str] = field(default_factory=dict)
+    """More environment variables of `orqal join`."""
+
+    @property
+    def options(self) -> list[str]:
+        """The options of `orqal join`."""
+        return [word for key, value in self.labels.items() for word in ("--label", f"{key}={value}")]
 
 
 @dataclass
@@ -67,13 +85,52 @@ class Lab(Api):
 
     def up(self, *options: str) -> None:
         """Start the head."""
-        self.orqal("up", "--address", self.head.address, *options, timeout=UP_WITHIN)
+        self._start(["up", "--address", self.head.address, *options], self.head)
 
     def join(self, host: Host, *options: str, env: dict[str, str] | None = None) -> None:
-        """Make a host's daemon one of the cluster; the host must not have joined."""
+        """Make a host's daemon one of the cluster. The host must not have joined."""
         token = (self.head.home / ".orqal/ray_token").read_text()
-        environ = {"ORQAL_JOIN_TOKEN": token} | (env or {})
-        self.orqal("join", self.head.address, *options, on=host, timeout=UP_WITHIN, env=environ)
+        self._start(["join", self.head.address, *options], host, {"ORQAL_JOIN_TOKEN": token} | (env or {}))
+
+    def _start(self, command: list[str], host: Host, env: dict[str, str] | None = None) -> None:
+        """Run a command that starts a Ray node, and again if a time limit of Ray's own ends it.
+
+        Ray limits a node's start to 30 s and the start of the node's agent to 15 s. No setting changes that. A machine
+        whose cores are all busy may take longer, also the second time, which is Orqal's own.
+        """
+        for _ in range(STARTS):
+            done = self.orqal(*command, on=host, check=False, timeout=UP_WITHIN, env=env)
+            if done.returncode == 0:
+                return
+            if not any(words in done.stdout for words in RAY_TOO_SLOW):
+                break
+        raise AssertionError(f"{host.name}: orqal {' '.join(command)} exited with {done.returncode}:\n{done.stdout}")
+
+    def stop(self, *hosts: Host) -> None:
+        """Stop all of Orqal on these hosts, where there is any."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda host: self.orqal("down", on=host, timeout=UP_WITHIN), filter(processes, hosts)))
+
+    def have_members(self, wanted: dict[Host, Member]) -> None:
+        """Let exactly these hosts, beside the head, take part as described. Those that do so already are left alone."""
+        known = self.hosts()
+        ready = {name: host["labels"] for name, host in known.items() if host["state"] == "ready"}
+        others = self.cluster.hosts[1:]
+        wrong = [host for host in others if host not in wanted or ready.get(host.name) != wanted[host].labels]
+        self.stop(*wrong)
+        missing = [host for host in wrong if host in wanted]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda host: self.join(host, *wanted[host].options, env=wanted[host].env), missing))
+
+    def settle(self) -> None:
+        """End all jobs, and let all hosts that have joined take work."""
+        for name, host in self.hosts().items():
+            if host["state"] in ("draining", "drained"):
+                self.orqal("undrain", name)
+        with self.http() as http:
+            http.post("/jobs/cancel", json={"all": True}).raise_for_status()
+            with http.stream("POST", "/jobs/wait", json={"all": True}) as response:
+                response.read()
 
     def down(self, hosts: Sequence[Host] | None = None) -> None:
         """End all jobs and stop everything on all hosts; nothing may be left."""
@@ -98,20 +155,15 @@ class Lab(Api):
 
 
 @contextlib.contextmanager
-def a_lab(
-    cluster: Namespaces, settings: dict[str, str] | None = None, *, services: str = "", joined: int | None = None
-) -> Iterator[Lab]:
-    """One that is up; in the end it is down, and nothing of it is left on the hosts that are on.
+def a_lab(cluster: Namespaces, settings: dict[str, str] | None = None, *, services: str = "") -> Iterator[Lab]:
+    """A lab whose head is up. In the end it is down, and nothing of it is left on the hosts that are on.
 
-    `services`: the text of its wrapper file. `joined`: so many hosts join, unless it is all.
+    `services` is the text of its wrapper file.
     """
     lab = Lab(cluster, {"ORQAL_STOP_GRACE": "1"} | (settings or {}))
     lab.services.write_text(services)
-    others = cluster.hosts[1:] if joined is None else cluster.hosts[1 : 1 + joined]
     try:
         lab.up()
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(lab.join, others))
         yield lab
         lab.down()
     finally:

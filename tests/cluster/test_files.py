@@ -4,61 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 
 import psutil
 import pytest
 
-from tests.cluster.lab import Lab, a_lab, processes
-from tests.cluster.namespaces import Namespaces
+from tests.cluster.lab import Lab, processes
 
 pytestmark = pytest.mark.timeout(600)
 
-SIZE = 2 << 30
-SERVICES = '''
-class Big(AbstractWrapper):
-    """Makes a file of 2 GiB, most of it a hole, and prints its sum and much else."""
-    docker_url = "orqal/demo"
-    threads = 1
-    memory_in_gb = 0.5
-    network = "none"
-    create_dir = True
-    requires = {"disk": "large"}
-    def get_cmd(self, params):
-        return ["sh", "-c", """
-            dd if=/dev/urandom of=big bs=1048576 count=64 &&
-            dd if=/dev/urandom of=big bs=1048576 count=1 seek=2047 &&
-            sha256sum < big > sum && cat sum && head -c 3000000 /dev/urandom >&2"""]
-
-
-class Note(AbstractWrapper):
-    """Writes its input into a file."""
-    docker_url = "orqal/demo"
-    threads = 0.5
-    memory_in_gb = 0.1
-    network = "none"
-    create_dir = True
-    def get_cmd(self, params):
-        return ["sh", "-c", f"echo {self.job.input} >note && cat note"]
-    def set_result(self, job):
-        job.set_result(int(job.stdout[0]))
-
-
-class NoteThere(Note):
-    """The same, on the host with the disk."""
-    requires = {"disk": "large"}
-'''
+SIZE = 1 << 30
+MAKE_BIG = f"""
+    dd if=/dev/urandom of=big bs=1048576 count=64 &&
+    dd if=/dev/urandom of=big bs=1048576 count=1 seek={(SIZE >> 20) - 1} &&
+    sha256sum < big > sum && cat sum && head -c 3000000 /dev/urandom >&2"""
+"""Makes a file, most of it a hole, and prints its sum and much else."""
 ALLOWED = 400 << 20
-"""Bytes that all processes together may take more while 2 GiB pass: Ray's object stores keep what they once had."""
-
-
-@pytest.fixture(scope="module")
-def lab(cluster: Namespaces) -> Iterator[Lab]:
-    """A head, and h2 with a disk."""
-    with a_lab(cluster, services=SERVICES, joined=0) as lab:
-        lab.join(cluster.hosts[1], "--label", "disk=large")
-        yield lab
+"""Bytes that all processes may take more while the file passes. Ray's object stores keep what they once had."""
 
 
 def memory(lab: Lab) -> dict[str, int]:
@@ -73,12 +35,13 @@ def memory(lab: Lab) -> dict[str, int]:
     return found
 
 
-def test_a_file_of_gigabytes_on_another_host(lab: Lab) -> None:
-    job = lab.run("Big")
+def test_a_large_file_on_another_host(members: Lab) -> None:
+    lab = members
+    job = lab.run("OnH2", MAKE_BIG, threads=1, memory_in_gb=0.5)
     assert (job["ok"], job["host"]) == (True, "h2")
     with lab.http() as http:
         expected = http.get(f"/job/{job['_id']}/download/sum").text.split()[0]
-        # What h2 printed is there, too: the whole of it is a file.
+        # All that h2 printed is there, too, as a file.
         logs = http.get(f"/job/{job['_id']}/logs", params={"stream": "stderr"}).content
         assert len(logs) >= 3_000_000 and job["truncated"] == ["stderr"]
 
@@ -113,7 +76,7 @@ def test_a_file_of_gigabytes_on_another_host(lab: Lab) -> None:
         print(f"{SIZE / 1e6 / took:.0f} MB/s; more memory, in MB: {grown}")
         assert sum(most.values()) - sum(before.values()) < ALLOWED, grown
 
-        # Parts of it, and what there is not.
+        # Parts of it, and what does not exist.
         part = http.get(path, headers={"Range": f"bytes={SIZE - 4}-"})
         assert (part.status_code, len(part.content)) == (206, 4)
         assert http.get(path, headers={"Range": f"bytes={SIZE}-"}).status_code == 416
@@ -122,25 +85,27 @@ def test_a_file_of_gigabytes_on_another_host(lab: Lab) -> None:
         assert http.get(f"/job/{job['_id']}/download/none").status_code == 404
 
 
-def test_a_host_whose_disk_is_full_costs_no_job(lab: Lab) -> None:
+def test_a_host_whose_disk_is_full_costs_no_job(members: Lab) -> None:
+    lab = members
     host = lab.cluster.hosts[1]
     fill = (
         "cd ~/.orqal/jobs && mount -t tmpfs -o size=64k tmpfs . && cd ~/.orqal/jobs; yes >full 2>/dev/null; ls -s full"
     )
     assert host.run(["bash", "-c", fill]).stdout.startswith("64 ")
     try:
-        jobs = [lab.submit("Note", number) for number in range(20)]
-        stays = lab.submit("NoteThere", 20)
+        note = "echo {0} >note && cat note"
+        jobs = [lab.submit("Shell", note.format(number)) for number in range(20)]
+        stays = lab.submit("OnH2", note.format(20))
         assert lab.tried(stays)["attempts"][0]["error"]["type"] == "docker_error"
         ended = [lab.ended(job) for job in jobs]
     finally:
         host.run(["bash", "-c", "umount --lazy ~/.orqal/jobs"])
-    assert [(job["ok"], job["result"]) for job in ended] == [(True, number) for number in range(20)]
+    assert [(job["ok"], job["result"]) for job in ended] == [(True, str(number)) for number in range(20)]
     failed = [attempt for job in ended for attempt in job["attempts"]]
     assert failed, "h2 has got none of them"
     assert {(attempt["host"], attempt["fault"]) for attempt in failed} == {("h2", "infrastructure")}
     assert {len(job["attempts"]) for job in ended} <= {0, 1}, "one that failed there goes elsewhere"
     assert "No space left" in failed[0]["error"]["message"]
-    # One that can go nowhere else is tried there until there is room.
+    # A job that can go nowhere else is tried there until there is room.
     job = lab.ended(stays)
-    assert (job["ok"], job["host"], job["result"]) == (True, "h2", 20)
+    assert (job["ok"], job["host"], job["result"]) == (True, "h2", "20")

@@ -27,7 +27,7 @@ def commands(section: str) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def lab(cluster: Namespaces) -> Iterator[Lab]:
+def bare(cluster: Namespaces) -> Iterator[Lab]:
     """Hosts on which nothing runs yet, and nothing in the end."""
     lab = Lab(cluster)
     yield lab
@@ -37,7 +37,8 @@ def lab(cluster: Namespaces) -> Iterator[Lab]:
     give_image(cluster.hosts)
 
 
-def test_by_hand(lab: Lab) -> None:
+def test_by_hand(bare: Lab) -> None:
+    lab = bare
     machines = dict(zip(("head", "node2", "node3"), lab.cluster.hosts, strict=True)) | {"laptop": lab.cluster.laptop}
     exported: dict[str, str] = {}
     printed = []

@@ -14,11 +14,11 @@ import psutil
 import pytest
 
 from tests.cluster.host import Host
-from tests.cluster.lab import Lab, a_lab, processes
+from tests.cluster.lab import Lab, processes
 from tests.cluster.namespaces import Namespaces
 from tests.support.tls import authority, certificate
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("far")]
 WITHIN = 120
 # The folder relative, as from where the command is given; and a bundle, which requests would believe more.
 TLS = {
@@ -27,30 +27,13 @@ TLS = {
     "REQUESTS_CA_BUNDLE": "/etc/ssl/certs/ca-certificates.crt",
 }
 
-SERVICES = """
-from pathlib import Path
-from orqal import AbstractWrapper
-
-class Make(AbstractWrapper):
-    docker_url = "orqal/demo"
-    threads = 0.5
-    memory_in_gb = 0.1
-    requires = {"machine": "far"}
-    create_dir = True
-    network = "none"
-
-    def get_cmd(self, params):
-        return ["sh", "-c", params["script"]]
-
-    def set_result(self, job):
-        job.set_result({path.name: path.stat().st_size for path in Path(job.wd).iterdir()})
-"""
-
 
 @pytest.fixture(scope="module")
-def far(cluster: Namespaces) -> Iterator[str]:
-    """h3's daemon listens with TLS: its address. h2 has the certificates, in ~/certs, and others in ~/wrong."""
+def far(cluster: Namespaces, shared_lab: Lab) -> Iterator[str]:
+    """The address at which h3's daemon listens with TLS. h2 has its certificates in ~/certs, and others in ~/wrong, and
+    fronts it as the host far. Neither is a host itself."""
     _, h2, h3 = cluster.hosts
+    shared_lab.have_members({})
     folder = h3.directory / "tls"
     for name in ("ours", "others"):
         authority(folder, name)
@@ -65,19 +48,12 @@ def far(cluster: Namespaces) -> Iterator[str]:
         *("--host", address, "--tlsverify", "--tlscacert", str(server / "ca.pem")),
         *("--tlscert", str(server / "cert.pem"), "--tlskey", str(server / "key.pem")),
     )
+    shared_lab.join(h2, "--docker-host", address, "--name", "far", "--label", "machine=far", env=TLS)
     yield address
+    shared_lab.stop(h2)
     h3.stop_docker()
     h3.start_docker()
     h2.run(["rm", "-rf", "certs", "wrong", "distrusted"])
-
-
-@pytest.fixture(scope="module")
-def lab(cluster: Namespaces, far: str) -> Iterator[Lab]:
-    with a_lab(cluster, services=SERVICES, joined=0) as lab:
-        h2 = cluster.hosts[1]
-        options = ("--docker-host", far, "--name", "far", "--label", "machine=far")
-        lab.join(h2, *options, env=TLS)
-        yield lab
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +67,7 @@ def h3(cluster: Namespaces) -> Host:
 
 
 def make(lab: Lab, script: str, **more: Any) -> str:
-    return lab.submit("Make", params={"script": script}, **more)
+    return lab.submit("OnFar", params={"script": script}, **more)
 
 
 def until(condition: Callable[[], Any], problem: str) -> None:

@@ -9,24 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.conftest import H2
 from tests.cluster.lab import Lab, a_lab
 from tests.cluster.namespaces import Namespaces
 from tests.support.mongo_server import server
 
 pytestmark = pytest.mark.timeout(400)
-
-SERVICES = '''
-class OnDisk(AbstractWrapper):
-    """Runs a line of shell in the job's directory, on a host with that label."""
-    docker_url = "orqal/demo"
-    threads = 1
-    memory_in_gb = 0.1
-    network = "none"
-    create_dir = True
-    requires = {"disk": "large"}
-    def get_cmd(self, params):
-        return ["sh", "-c", self.job.input]
-'''
 
 
 @pytest.fixture(scope="module")
@@ -39,23 +27,24 @@ def shared(cluster: Namespaces) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def lab(cluster: Namespaces, shared: Path) -> Iterator[Lab]:
+def mongo_lab(cluster: Namespaces, shared: Path) -> Iterator[Lab]:
     """A head and h2; the database is on this machine itself."""
     with server(cluster.gateway) as mongo:
         if mongo is None or mongo.name == "given":
             pytest.skip("needs a MongoDB that the tests start: see scripts/mongo.sh")
         with mongo.database() as url:
             settings = {"ORQAL_STORE": url, "ORQAL_JOBS_DIR": str(shared)}
-            with a_lab(cluster, settings, services=SERVICES, joined=0) as lab:
-                lab.join(cluster.hosts[1], "--label", "disk=large")
+            with a_lab(cluster, settings, services=(Path(__file__).with_name("services.py")).read_text()) as lab:
+                lab.join(cluster.hosts[1], *H2.options)
                 yield lab
 
 
 def test_files_on_a_shared_file_system_are_there_without_their_host_and_jobs_are_in_the_mongodb(
-    lab: Lab, shared: Path
+    mongo_lab: Lab, shared: Path
 ) -> None:
+    lab = mongo_lab
     h2 = lab.cluster.hosts[1]
-    job = lab.run("OnDisk", "echo kept > file; head -c 1500000 /dev/zero", batch="b")
+    job = lab.run("OnH2", "echo kept > file; head -c 1500000 /dev/zero", batch="b")
     assert (job["ok"], job["host"], job["truncated"]) == (True, "h2", ["stdout"])
     assert (shared / job["_id"] / "file").read_text() == "kept\n"
     assert not (lab.head.home / ".orqal/orqal.sqlite").exists()
