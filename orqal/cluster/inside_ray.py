@@ -1,7 +1,8 @@
 """What is done inside the Ray cluster at RAY_ADDRESS: `python -m orqal.cluster.inside_ray COMMAND …`.
 
 This runs in a process of its own, because Ray reads its settings when it is imported. An error is printed, and becomes
-the message of the ClusterError that `processes.run` raises.
+the message of the ClusterError that `processes.run` raises. Only `deploy` needs Serve and the actors' own code, whose
+import takes as long as that of all the rest, so only it imports them.
 """
 
 from __future__ import annotations
@@ -19,14 +20,12 @@ from contextlib import closing, suppress
 from typing import Any
 
 import ray
-from ray import serve
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orqal import __version__
 from orqal.actors.handles import NAMESPACE, SCHEDULER, HostClient, SchedulerClient, host_actor_name
 from orqal.actors.interfaces import ActorAway
 from orqal.actors.ray_internals import publish_version
-from orqal.actors.scheduler.actor import SchedulerActor
 from orqal.cluster.processes import MARK, NODE_MARK
 from orqal.engine.client import Engine
 from orqal.engine.errors import EngineError
@@ -52,6 +51,8 @@ async def deploy(cluster: str, address: str, port: int) -> None:
 
 
 def _serve(address: str, port: int) -> None:
+    from ray import serve
+
     from orqal.serve_app import app
 
     serve.start(proxy_location="HeadOnly", http_options={"host": address, "port": port})
@@ -60,6 +61,8 @@ def _serve(address: str, port: int) -> None:
 
 def _start_scheduler(cluster: str) -> SchedulerClient:
     """Return the Scheduler of this cluster. Start it on this node if none runs."""
+    from orqal.actors.scheduler.actor import SchedulerActor
+
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return SchedulerClient(
         ray.remote(SchedulerActor)
