@@ -18,13 +18,22 @@ pytestmark = pytest.mark.timeout(180)
 
 @pytest.fixture(scope="module")
 def host(cluster: Namespaces) -> Iterator[Host]:
-    """A host whose daemon, or plug, a test may pull; in the end it is as it was."""
+    """A host whose daemon or power a test may switch off. In the end it is as it was."""
     host = cluster.hosts[-1]
     yield host
     if not host.on:
         host.power_on()
     host.stop_docker()
     host.start_docker()
+
+
+@pytest.fixture(scope="module", params=["--live-restore=true", "--live-restore=false"])
+def option(host: Host, request: pytest.FixtureRequest) -> str:
+    """The option that the daemon has been started with."""
+    option: str = request.param
+    host.stop_docker()
+    host.start_docker(option)
+    return option
 
 
 @pytest.fixture
@@ -37,30 +46,27 @@ def actors(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     actors.clear()
 
 
+WAIT = "trap 'exit 143' TERM; echo on; until test -e /tmp/go; do sleep 0.1; done; echo over"
+"""Ends at once when the daemon stops its container."""
+
+
 @pytest.mark.parametrize("signal", ["KILL", "TERM"])
-@pytest.mark.parametrize("option", ["--live-restore=true", "--live-restore=false"])
-def test_a_daemon_that_ends_and_starts_again(host: Host, actors: Actors, signal: str, option: str) -> None:
-    host.stop_docker()
-    host.start_docker(option)
-    running = actors.begin(actors.actor(), shell("echo on; until test -e /tmp/go; do sleep 0.1; done; echo over"))
+def test_a_daemon_that_ends_and_starts_again(host: Host, option: str, actors: Actors, signal: str) -> None:
+    running = actors.begin(actors.actor(), shell(WAIT))
     host.stop_docker(signal)
     host.start_docker(option)
     if "true" in option:
-        # It went on all the time, and its output is whole.
+        # The container went on all the time, and its output is whole.
         actors.container().exec_run(["sh", "-c", ": >/tmp/go"])
         assert ended(running.result(60)) == (None, 0, "on\nover\n")
     else:
         outcome = running.result(60)
-        assert (ended(outcome), outcome.passing) == ((ErrorType.DOCKER_ERROR, 137, "on\n"), True)
+        assert (ended(outcome), outcome.passing) == ((ErrorType.DOCKER_ERROR, 143, "on\n"), True)
 
 
-@pytest.mark.parametrize("option", ["--live-restore=true", "--live-restore=false"])
-def test_one_that_ends_while_there_is_no_daemon_runs_again(host: Host, actors: Actors, option: str) -> None:
+def test_one_that_ends_while_there_is_no_daemon_runs_again(host: Host, option: str, actors: Actors) -> None:
     """Docker says that all went well, and has lost what it printed."""
-    host.stop_docker()
-    host.start_docker(option)
-    wanted = shell("echo on; until test -e /tmp/go; do sleep 0.1; done; echo over")
-    running = actors.begin(actors.actor(), wanted)
+    running = actors.begin(actors.actor(), shell(WAIT))
     process = actors.container().attrs["State"]["Pid"]
     host.stop_docker("KILL")
     host.run(["touch", f"/proc/{process}/root/tmp/go"])
