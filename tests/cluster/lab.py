@@ -44,18 +44,15 @@ class Member:
 
 @dataclass
 class Lab(Api):
-    """An Orqal whose head is the cluster's first host.
-
-    Its wrapper file is ~/services.py of the head. Wherever something runs on a host that is not named, it is the head.
-    """
+    """An Orqal whose head is the cluster's first host. Its wrapper file is ~/services.py of the head."""
 
     cluster: Namespaces
     settings: dict[str, str] = field(default_factory=dict)
-    """More environment variables of its processes and of those that talk to it, on every host."""
+    """More environment variables of its processes and of its clients, on every host."""
 
     @property
     def head(self) -> Host:
-        """Where the Scheduler and the API are."""
+        """The host of the Scheduler and the API."""
         return self.cluster.hosts[0]
 
     @property
@@ -68,7 +65,7 @@ class Lab(Api):
 
     @property
     def services(self) -> Path:
-        """The wrapper file, as seen from outside."""
+        """The wrapper file's path outside."""
         return self.head.home / "services.py"
 
     def orqal(
@@ -79,7 +76,7 @@ class Lab(Api):
         timeout: float = 60,
         env: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run Orqal's command line on a host: its output, errors in between."""
+        """Run Orqal's command line on a host, by default the head. Its output and errors are captured together."""
         environ = {"COLUMNS": "120", "TERM": "dumb"} | self.settings | (env or {})
         return (on or self.head).run(["orqal", *args], environ, check=check, timeout=timeout)
 
@@ -133,23 +130,22 @@ class Lab(Api):
                 response.read()
 
     def down(self, hosts: Sequence[Host] | None = None) -> None:
-        """End all jobs and stop everything on all hosts; nothing may be left."""
+        """End all jobs, and stop everything on all hosts. Nothing may be left."""
         hosts = [host for host in hosts or self.cluster.hosts if host.on]
-        # Jobs are ended while all hosts are there.
-        ordered = sorted(hosts, key=lambda host: host is not self.head)
-        for host in ordered:
-            if processes(host):
-                self.orqal("down", *(["--kill-jobs"] if host is self.head else []), on=host, timeout=UP_WITHIN)
+        # The head first, because jobs are ended while all hosts are there.
+        if self.head in hosts and processes(self.head):
+            self.orqal("down", "--kill-jobs", timeout=UP_WITHIN)
+        self.stop(*hosts)
         assert {host.name: left for host in hosts if (left := processes(host))} == {}
         assert {host.name: left for host in hosts if (left := self.containers(host))} == {}
 
     def containers(self, host: Host) -> list[Any]:
-        """The containers of jobs, of whatever cluster, that a host's daemon has, running or not."""
+        """The containers of jobs of any cluster that a host's daemon has, running or not."""
         with contextlib.closing(host.docker()) as client:
             return list(client.containers.list(all=True, filters={"label": "orqal.cluster"}, ignore_removed=True))
 
     def hosts(self) -> dict[str, dict[str, Any]]:
-        """What the API says of each host, by name."""
+        """The hosts as the API describes them, by name."""
         with self.http() as http:
             return {host["name"]: host for host in http.get("/hosts").raise_for_status().json()}
 
@@ -173,14 +169,18 @@ def a_lab(cluster: Namespaces, settings: dict[str, str] | None = None, *, servic
 
 
 def give_image(hosts: Sequence[Host]) -> None:
-    """Have these hosts' daemons have the image orqal/demo, with all the programs that tests need."""
-    for host in hosts:
+    """Make the image orqal/demo on these hosts, with all the programs that tests need."""
+
+    def give(host: Host) -> None:
         with contextlib.closing(host.docker()) as client:
             make_image(DEMO_IMAGE, PROGRAMS, client=client)
 
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(give, hosts))
+
 
 def wipe(host: Host, lab: Lab) -> None:
-    """Leave nothing on a host, whatever happened there."""
+    """Remove all of Orqal from a host, whatever happened there."""
     for process in processes(host):
         with contextlib.suppress(psutil.Error):
             process.kill()
@@ -190,7 +190,7 @@ def wipe(host: Host, lab: Lab) -> None:
 
 
 def processes(host: Host) -> list[psutil.Process]:
-    """Those of Orqal and its Ray on a host: what bears their mark, and what is below that."""
+    """The processes of Orqal and its Ray on a host: those with their mark, and their descendants."""
     found: set[psutil.Process] = set()
     for process in psutil.Process(host.pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
@@ -200,6 +200,6 @@ def processes(host: Host) -> list[psutil.Process]:
 
 
 def told(done: subprocess.CompletedProcess[str]) -> Any:
-    """What a command with --json has told: the last line, or all lines from the first bracket on."""
+    """The JSON that a command with --json has printed, from the first bracket on."""
     start = min(place for bracket in "[{" if (place := done.stdout.find(bracket)) >= 0)
     return json.loads(done.stdout[start:])
