@@ -14,6 +14,7 @@ from tests.cluster.lab import Lab, Member, a_lab, give_image
 from tests.cluster.namespaces import Namespaces, traces
 
 H2 = Member({"gpu": "a100"})
+"""How h2 takes part: with a label."""
 RAM_GB = 8
 """What each host of the shared Orqal offers to jobs, about."""
 
@@ -48,13 +49,28 @@ def cluster() -> Iterator[Namespaces]:
     assert traces(cluster.name) == set()
 
 
+def shared_folder(cluster: Namespaces) -> Path:
+    """Where h1 and h3 have the directories of jobs: as if on a shared file system, at the same path on both."""
+    return cluster.hosts[0].directory / "shared"
+
+
+def h3_member(cluster: Namespaces) -> Member:
+    """How h3 takes part: with a label, the shared folder, and one core."""
+    keep = len(os.sched_getaffinity(0)) - 1
+    env = {"ORQAL_KEEP_THREADS": str(keep), "ORQAL_JOBS_DIR": str(shared_folder(cluster))}
+    return Member({"size": "small"}, env)
+
+
 @pytest.fixture(scope="session")
 def shared_lab(cluster: Namespaces) -> Iterator[Lab]:
     """An Orqal whose head is h1. The wrapper file is services.py."""
     with contextlib.closing(cluster.hosts[0].docker()) as client:
         keep = int(client.info()["MemTotal"] / 1e9) - RAM_GB
+    folder = shared_folder(cluster)
+    folder.mkdir()
     services = Path(__file__).with_name("services.py").read_text()
-    with a_lab(cluster, {"ORQAL_KEEP_RAM_GB": str(keep)}, services=services) as lab:
+    settings = {"ORQAL_KEEP_RAM_GB": str(keep)}
+    with a_lab(cluster, settings, head_env={"ORQAL_JOBS_DIR": str(folder)}, services=services) as lab:
         yield lab
 
 
@@ -67,9 +83,7 @@ def lab(shared_lab: Lab) -> Iterator[Lab]:
 
 @pytest.fixture
 def members(lab: Lab) -> Lab:
-    """The same with all three hosts. h2 has a label; h3 has another one, and keeps all but one of its cores."""
+    """The same with all three hosts."""
     _, h2, h3 = lab.cluster.hosts
-    with contextlib.closing(h3.docker()) as client:
-        keep = client.info()["NCPU"] - 1
-    lab.have_members({h2: H2, h3: Member({"size": "small"}, {"ORQAL_KEEP_THREADS": str(keep)})})
+    lab.have_members({h2: H2, h3: h3_member(lab.cluster)})
     return lab

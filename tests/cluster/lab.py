@@ -80,9 +80,9 @@ class Lab(Api):
         environ = {"COLUMNS": "120", "TERM": "dumb"} | self.settings | (env or {})
         return (on or self.head).run(["orqal", *args], environ, check=check, timeout=timeout)
 
-    def up(self, *options: str) -> None:
+    def up(self, env: dict[str, str] | None = None) -> None:
         """Start the head."""
-        self._start(["up", "--address", self.head.address, *options], self.head)
+        self._start(["up", "--address", self.head.address], self.head, env)
 
     def join(self, host: Host, *options: str, env: dict[str, str] | None = None) -> None:
         """Make a host's daemon one of the cluster. The host must not have joined."""
@@ -151,15 +151,15 @@ class Lab(Api):
 
 
 @contextlib.contextmanager
-def a_lab(cluster: Namespaces, settings: dict[str, str] | None = None, *, services: str = "") -> Iterator[Lab]:
+def a_lab(cluster: Namespaces, settings: dict[str, str], *, head_env: dict[str, str], services: str) -> Iterator[Lab]:
     """A lab whose head is up. In the end it is down, and nothing of it is left on the hosts that are on.
 
-    `services` is the text of its wrapper file.
+    `head_env` are more environment variables of the head alone. `services` is the text of the wrapper file.
     """
-    lab = Lab(cluster, {"ORQAL_STOP_GRACE": "1"} | (settings or {}))
+    lab = Lab(cluster, {"ORQAL_STOP_GRACE": "1"} | settings)
     lab.services.write_text(services)
     try:
-        lab.up()
+        lab.up(head_env)
         yield lab
         lab.down()
     finally:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.conftest import H2
+from tests.cluster.conftest import H2, h3_member, shared_folder
 from tests.cluster.lab import Lab, processes, told
 
 pytestmark = pytest.mark.timeout(600)
@@ -302,6 +302,21 @@ def test_a_host_that_leaves_loses_nothing_and_is_welcome_again(members: Lab) -> 
     assert moved and {job["attempts"][0]["host"] for job in moved} == {"h2"}
     assert {job["attempts"][0]["error"]["type"] for job in moved} == {"host_lost"}
     assert (lab.containers(h2), processes(h2)) == ([], [])
+
+
+def test_files_on_a_shared_file_system_are_there_without_their_host(lab: Lab) -> None:
+    h3, shared = lab.cluster.hosts[2], shared_folder(lab.cluster)
+    lab.have_members({h3: h3_member(lab.cluster)})
+    job = lab.run("OnH3", "echo kept > file; head -c 1500000 /dev/zero")
+    assert (job["ok"], job["host"], job["truncated"]) == (True, "h3", ["stdout"])
+    assert (shared / job["_id"] / "file").read_text() == "kept\n"
+    lab.orqal("leave", on=h3, timeout=120)
+    until(lambda: "h3" not in lab.hosts())
+    with lab.http() as http:
+        # The head sees the same directory.
+        assert http.get(f"/job/{job['_id']}/download/file").text == "kept\n"
+        assert len(http.get(f"/job/{job['_id']}/logs").content) == 1_500_000
+        assert http.get(f"/job/{job['_id']}/download/none").status_code == 503  # h3 may have more
 
 
 def it_joins_and_gets_work_at_once(lab: Lab) -> None:
