@@ -115,27 +115,6 @@ def test_a_docker_daemon_ends_and_starts_with_other_options(h3: Host) -> None:
         assert not client.info()["Labels"]
 
 
-def test_ray_runs_on_the_hosts_and_ray_stop_stops_one_of_them(h1: Host, h2: Host) -> None:
-    ray = str(Path(sys.executable).with_name("ray"))
-    quiet = {"RAY_USAGE_STATS_ENABLED": "0"}
-    alive = (
-        "import ray; ray.init('auto', log_to_driver=False, logging_level='error');"
-        "print(*sorted(node['NodeName'] + ' ' + node['NodeManagerHostname'] for node in ray.nodes() if node['Alive']))"
-    )
-    try:
-        # No address is given: Ray finds a host's own as on any machine.
-        h1.run([ray, "start", "--head", "--include-dashboard=false"], quiet)
-        h2.run([ray, "start", "--address", f"{h1.address}:6379"], quiet)
-        both = f"{h1.address} h1 {h2.address} h2"
-        assert h1.run([sys.executable, "-c", alive]).stdout.splitlines()[-1] == both
-        h2.run([ray, "stop"])
-        assert eventually(lambda: h1.run([sys.executable, "-c", alive]).stdout.splitlines()[-1] == f"{h1.address} h1")
-        assert h1.run(["pgrep", "-c", "raylet"]).stdout.strip() != "0"
-    finally:
-        for host in (h1, h2):
-            host.run([ray, "stop", "--force"])
-
-
 def test_a_cable_is_pulled_and_put_back(h1: Host, h2: Host, h3: Host) -> None:
     h3.link_down()
     try:
