@@ -55,8 +55,6 @@ def test_who_cannot_join_is_told_why_and_nothing_is_left(lab: Lab) -> None:
     assert f"The head at {head}:6379 does not accept this join token" in wrong and "0" * 64 not in wrong
     nobody = str(lab.cluster.network[99])
     assert f"No head answers at {nobody}:6379" in refused(nobody, ORQAL_JOIN_TOKEN=token, **daemon)
-    api = refused(f"{head}:5001", ORQAL_JOIN_TOKEN=token, **daemon)
-    assert "does not answer as an Orqal head's Ray does" in api and "not that of the API" in api
 
     fake = laptop.tmp / "fake"
     fake.mkdir(exist_ok=True)

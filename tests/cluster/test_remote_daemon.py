@@ -34,6 +34,7 @@ def far(cluster: Namespaces, shared_lab: Lab) -> Iterator[str]:
     fronts it as the host far. Neither is a host itself."""
     _, h2, h3 = cluster.hosts
     shared_lab.have_members({})
+    h3.run(["rm", "-rf", ".orqal"])  # of its time as a host
     folder = h3.directory / "tls"
     for name in ("ours", "others"):
         authority(folder, name)

@@ -56,3 +56,4 @@ def test_errors_are_explained(answers: list[dict[str, str | None] | Exception], 
     answers.append(error)
     refusal = join_check.refusal(HEAD)
     assert refusal is not None and words in refusal and HEAD in refusal
+    assert isinstance(error, AuthenticationError) or "not that of the API" in refusal
