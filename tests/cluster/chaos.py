@@ -40,7 +40,7 @@ LEDGER = "ledger"
 """The file in /tmp of each host into which containers write that they run."""
 LINES = 500
 """Lines that each container prints before it sleeps, and again afterwards."""
-SLICE = 25
+SLICE = 15
 """Jobs of a batch. Two batches are under way."""
 AFTER = 600.0
 """Seconds in which the jobs that are left after the last fault must end."""
