@@ -111,7 +111,7 @@ def test_ray_down_leaves_nothing_running(launched: Launched, before: dict[str, s
     assert "Stopping the running jobs, and the other hosts" in printed
     assert {host.name: launched.containers(host) for host in hosts} == {host.name: [] for host in hosts}
     for machine in (*hosts, launched.cluster.laptop):
-        # A host's other processes end a moment after its raylet, and SSH keeps its connections for some seconds.
+        # A host's other processes end a moment after its raylet.
         assert eventually_nothing(machine, before[machine.name]) == set()
         assert machine.run(["bash", "-c", "ls -d /tmp/orqal-* /sys/fs/cgroup/*/orqal"], check=False).stdout.count(
             "cannot access"
@@ -130,11 +130,15 @@ def test_ray_down_leaves_nothing_running(launched: Launched, before: dict[str, s
 
 
 def alive(machine: Host) -> set[str]:
-    """The commands that run there, the ports it listens at, and its Unix sockets by name."""
+    """Return the commands that run there, the ports where it listens, and its Unix sockets by name.
+
+    The connections that the launcher's SSH keeps open for 10 s for further commands are left out.
+    """
     commands = machine.run(["ps", "axww", "-o", "args="]).stdout.splitlines()
     sockets = machine.run(["ss", "--listening", "--tcp", "--unix", "--no-header", "--numeric"]).stdout.splitlines()
-    looking = ("ps axww", "ss --listening", "setpriv", "env -C")
-    return {line for line in commands if not line.startswith(looking)} | {line.split()[4] for line in sockets}
+    left_out = ("ps axww", "ss --listening", "setpriv", "env -C", "ssh: ", "sshd: ", "sshd-session: ")
+    listening = {line.split()[4] for line in sockets if "ray_ssh_" not in line}
+    return {line for line in commands if not line.startswith(left_out)} | listening
 
 
 def eventually_nothing(machine: Host, known: set[str], within: float = 30) -> set[str]:
