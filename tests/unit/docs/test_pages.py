@@ -187,11 +187,11 @@ def test_every_option_is_documented_and_no_other(command: str) -> None:
 
 
 def test_every_name_of_the_package_is_documented_and_no_other() -> None:
-    compare("python.md", "the names", words(section(text("python.md"), "## orqal")), set(orqal.__all__))
+    compare("python.md", "the names in `orqal`:", words(section(text("python.md"), "## orqal")), set(orqal.__all__))
 
 
 def test_every_method_of_a_job_is_documented_and_no_other() -> None:
-    compare("python.md", "what `Job` has:", words(section(text("python.md"), "## Job")), public(Job))
+    compare("python.md", "the attributes of `Job`:", words(section(text("python.md"), "## Job")), public(Job))
 
 
 def test_every_error_is_documented_and_no_other() -> None:
@@ -205,13 +205,13 @@ def test_every_attribute_and_method_of_a_wrapper_is_documented_and_no_other() ->
     documented = words(section(text("wrappers.md"), "## Attributes")) | words(
         section(text("wrappers.md"), "## Methods")
     )
-    compare("wrappers.md", "of a wrapper", documented, public(AbstractWrapper))
+    compare("wrappers.md", "the attributes of a wrapper:", documented, public(AbstractWrapper))
 
 
 def test_what_a_wrapper_sees_of_its_job_is_documented() -> None:
     documented = words(section(text("wrappers.md"), "## The job in these methods"))
     job = WrapperJob(id="", app="", input=None, params={}, user="", wd="")
-    compare("wrappers.md", "of the job", documented, public(WrapperJob) | public(job))
+    compare("wrappers.md", "the attributes of the job:", documented, public(WrapperJob) | public(job))
 
 
 def test_every_field_of_a_job_is_documented_and_no_other() -> None:
@@ -231,7 +231,7 @@ def test_every_state_and_error_of_a_job_is_documented_and_no_other() -> None:
 
 def test_what_a_run_of_a_wrapper_returns_is_documented() -> None:
     documented = words(section(text("testing-wrappers.md"), "## What it returns"))
-    compare("testing-wrappers.md", "of the run", documented, {*WrapperRun.__dataclass_fields__, "ok"})
+    compare("testing-wrappers.md", "the attributes of a run:", documented, {*WrapperRun.__dataclass_fields__, "ok"})
     page = text("testing-wrappers.md")
     missing = [name for name in Container.__dataclass_fields__ if f"`{name}`" not in page]
     assert not missing, f"testing-wrappers.md does not name what a container has: {missing}"
