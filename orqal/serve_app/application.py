@@ -91,7 +91,7 @@ async def _store_unwritable(request: Request, error: Exception) -> JSONResponse:
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     """Answer an error that no other handler knows. Starlette raises it again after this answer, and so logs it."""
-    # Ray sends an error that it cannot pickle as a traceback, of which the last line names the error.
+    # Ray sends an error that it cannot pickle as a traceback. The last line of that names the error.
     message = "".join(str(error).strip().splitlines()[-1:])
     what = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return JSONResponse({"detail": f"an unexpected error inside Orqal: {what}. Its log has more (/logs/api)"}, 500)

@@ -62,7 +62,7 @@ PARTS: dict[str, Callable[[], str]] = {"states": state_diagram, "phases": phase_
 
 
 def renewed(text: str) -> str:
-    """Return the text of ARCHITECTURE.md with these parts made anew.
+    """Return the text of ARCHITECTURE.md with these parts made again.
 
     Raises:
         ValueError: a part is missing in the text, or is there several times.

@@ -1,7 +1,7 @@
 """A MongoDB server for tests: an existing one, or one that is started for them.
 
-The first of these is used: a mongod on the PATH; the server at ORQAL_TEST_MONGO_URL, of which only databases that begin
-with `orqal_test_` are used; the server that scripts/mongo.sh has put into build/mongo.
+The first of these is used: a mongod on the PATH; the server at ORQAL_TEST_MONGO_URL, in which only databases with names
+that begin with `orqal_test_` are used; the server that scripts/mongo.sh has put into build/mongo.
 """
 
 from __future__ import annotations

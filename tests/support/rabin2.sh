@@ -1,5 +1,5 @@
 #!/bin/sh
-# rabin2 -I FILE: facts about a binary as `key value` lines, told by binutils.
+# rabin2 -I FILE: facts about a binary as `key value` lines, found with binutils.
 set -e
 test "$1" = -I
 readelf -h "$2" | while read -r key rest; do

@@ -54,7 +54,7 @@ class StandInServer:
     """Stands in for the Orqal server, and answers as the test says.
 
     `answers` are by "METHOD path below /api": a Reply (or an object to be sent as JSON), a function from
-    the Request to a Reply, or a list of these, one for each call, of which the last is used again and again.
+    the Request to a Reply, or a list of these, one for each call. The last one is used for all further calls.
     """
 
     def __init__(self) -> None:

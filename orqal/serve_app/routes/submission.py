@@ -54,14 +54,14 @@ async def submit_body(
                 if len(specs) < JOBS_AT_ONCE:
                     break
     except ClientDisconnect:
-        return  # The complete documents are submitted, but nobody reads the answer.
+        return  # The complete documents are submitted, but no client is left to read the answer.
     reader.close()
 
 
 async def submit(
     cluster: ClusterAccess, specs: list[JobSpec], key: str | None, first: int = 1, replace_batch: str | None = None
 ) -> list[Taken]:
-    """Submit jobs, the first of which is document number `first` of its request.
+    """Submit jobs. The first one is document number `first` of its request.
 
     Raises:
         BadDocument: the idempotency key was used before with another document of the same number.

@@ -30,7 +30,7 @@ async def taken(listener: AsyncGenerator[list[Change | Missed], None], count: in
     return found
 
 
-async def test_a_listener_who_reads_slowly_is_told_that_changes_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_listener_that_reads_slowly_learns_that_changes_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(news_module, "CHANGES_AHEAD", 5)
     changes = ChangeFeed()
     async with news_from(scheduler_with(changes=changes.since)) as news:

@@ -155,7 +155,7 @@ async def test_of_a_removed_file_nothing_stays_that_never_could_be_used(tmp_path
     (tmp_path / "services/broken.py").unlink()
     await apps.up_to_date()
     assert {info.name for info in apps.infos() if info.error} == apps.missing_names() == {"Mine"}
-    # Nor does what was being loaded when its file was removed.
+    # A file that is removed while it is being loaded leaves no app either.
     loader.slow["broken"] = 5.0
     write(tmp_path / "services/broken.py", "syntax error")
     await apps.scan()

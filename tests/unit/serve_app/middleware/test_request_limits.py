@@ -88,7 +88,7 @@ def limits(app: App) -> RequestLimits:
     return RequestLimits(app)
 
 
-async def test_a_request_beyond_the_limit_is_told_when_to_try_again(app: App, limits: RequestLimits) -> None:
+async def test_a_refusal_says_when_to_try_again(app: App, limits: RequestLimits) -> None:
     first = [Asked(limits, "/api/hosts") for _ in range(2)]
     await asyncio.sleep(0)
     refused = Asked(limits, "/api/hosts")
