@@ -57,7 +57,7 @@ def copy_store(settings: Settings, target: str, source: str | None, progress: Pr
             raise ClusterError(f"{new.store_place}: {error}. Copy to a file or database that holds no jobs.") from error
         except PyMongoError as error:
             raise ClusterError(
-                f"The connection broke ({type(error).__name__}). Run the same command again; it starts from the beginning."
+                f"The connection broke ({type(error).__name__}). Run the command again; it starts from the beginning."
             ) from None
     return {"from": old.store_place, "to": new.store_place, "rows": done.rows, "sha256": done.digest}
 

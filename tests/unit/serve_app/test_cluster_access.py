@@ -93,7 +93,7 @@ async def unreachable(*_: Any) -> Any:
     raise Unreachable("the daemon is away")
 
 
-async def test_the_jobs_and_the_daemon_of_a_host_that_does_not_answer_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_jobs_and_daemon_of_a_silent_host_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_access, "DOING_TIMEOUT", 0.01)
     monkeypatch.setattr(cluster_access, "OVERVIEW_TIMEOUT", 0.01)
 
