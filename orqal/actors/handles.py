@@ -21,6 +21,7 @@ from orqal.actors.messages import (
     Order,
     Started,
     Taken,
+    WhyWaiting,
 )
 from orqal.engine.client import ContainerKey
 from orqal.engine.job_directory import Piece
@@ -99,8 +100,8 @@ class SchedulerClient(SchedulerApi):
     async def clean(self, what: CleanTarget) -> int:
         return await answer(self.actor.clean.remote(what))
 
-    async def reasons(self, job: str) -> dict[str, str]:
-        return await answer(self.actor.reasons.remote(job))
+    async def why_waiting(self, job: str) -> WhyWaiting:
+        return await answer(self.actor.why_waiting.remote(job))
 
     async def job_of(self, container: str) -> str | None:
         return await answer(self.actor.job_of.remote(container))

@@ -21,6 +21,7 @@ from orqal.actors.messages import (
     Order,
     Started,
     Taken,
+    WhyWaiting,
 )
 from orqal.engine.client import ContainerKey
 from orqal.engine.job_directory import Piece
@@ -87,8 +88,8 @@ class SchedulerApi(Protocol):
         """Delete ended jobs, or end jobs with containers, and return how many. `what` is not `CleanTarget.OLD`."""
         ...
 
-    async def reasons(self, job: str) -> dict[str, str]:
-        """Why each host does not take a waiting job now, by host; empty if the job does not wait."""
+    async def why_waiting(self, job: str) -> WhyWaiting:
+        """Why a waiting job does not start now."""
         ...
 
     async def job_of(self, container: str) -> str | None:

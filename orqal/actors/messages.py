@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
@@ -44,6 +45,16 @@ class CleanTarget(str, Enum):
     """The containers, and the jobs that run in them."""
     OLD = "old"
     """Directories whose jobs are gone."""
+
+
+@dataclass(frozen=True)
+class WhyWaiting:
+    """Why a job waits; without reasons if it does not."""
+
+    app: str = ""
+    """Why no job can start with its app now; empty if jobs can."""
+    hosts: Mapping[str, str] = field(default_factory=dict)
+    """Why each host does not take it now, by the host's name."""
 
 
 class Cursor(NamedTuple):

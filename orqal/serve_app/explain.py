@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from datetime import datetime
 
+from orqal.actors.messages import WhyWaiting
 from orqal.models import JobRecord, Status
 from orqal.scheduling.retries import of_how_many
 from orqal.serve_app.schemas import Explanation, HostReason
 
+NOT_WAITING = WhyWaiting()
 
-def explained(job: JobRecord, reasons: Mapping[str, str], doing: str | None = None, *, moment: datetime) -> Explanation:
+
+def explained(
+    job: JobRecord, why: WhyWaiting = NOT_WAITING, doing: str | None = None, *, moment: datetime
+) -> Explanation:
     """Explain a job as it is at this moment.
 
-    `reasons`: for a waiting job, why each host does not take it, by host. `doing`: what the job's host is doing before
-    its container runs.
+    `why`: why a waiting job does not start. `doing`: what the job's host is doing before its container runs.
     """
     return Explanation(
         id=job.id,
         current_status=job.current_status,
-        summary=" ".join([_state(job, reasons, doing, moment), *_history(job)]),
+        summary=" ".join([_state(job, why, doing, moment), *_history(job)]),
         cache=_cache(job),
-        hosts=[HostReason(name=name, reason=reason) for name, reason in reasons.items()],
+        hosts=[HostReason(name=name, reason=reason) for name, reason in why.hosts.items()],
     )
 
 
-def _state(job: JobRecord, reasons: Mapping[str, str], doing: str | None, moment: datetime) -> str:
+def _state(job: JobRecord, why: WhyWaiting, doing: str | None, moment: datetime) -> str:
     if job.current_status is Status.TODO:
         if job.not_before is not None and (seconds := (job.not_before - moment).total_seconds()) > 0:
             return _pause(job, seconds)
-        if not reasons:
+        if why.app:
+            return f"It waits because {why.app.rstrip('.')}. It goes on by itself when its app can be used."
+        if not why.hosts:
             return "It waits because there is no host."
-        return "It waits: " + "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) + "."
+        return "It waits: " + "; ".join(f"{name}: {reason}" for name, reason in why.hosts.items()) + "."
     if job.current_status is Status.INIT:
         return f"{job.host} is {doing.rstrip('.')}." if doing else f"{job.host} is preparing its image and container."
     if job.current_status is Status.RUNNING:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from orqal.actors.background import Background
 from orqal.actors.interfaces import ActorAway, ClusterApi, SchedulerApi
-from orqal.actors.messages import CleanTarget, Cursor, HostReport, InHand, News, Started, Taken
+from orqal.actors.messages import CleanTarget, Cursor, HostReport, InHand, News, Started, Taken, WhyWaiting
 from orqal.actors.scheduler.apps import APP_PERIOD, Apps
 from orqal.actors.scheduler.change_feed import ChangeFeed
 from orqal.actors.scheduler.hosts import Hosts, KnownHost
@@ -154,9 +154,11 @@ class Scheduler(SchedulerApi):
                 self._jobs.found(host, await host.api.strays())
         return len(jobs)
 
-    async def reasons(self, job: str) -> dict[str, str]:
+    async def why_waiting(self, job: str) -> WhyWaiting:
+        if (app := self._waiting.app_waited_for(job)) is not None:
+            return WhyWaiting(app=self._apps.missing(app))
         key = self._waiting.queue.key(job)
-        return {} if key is None else {host.name: self._reason(key, host) for host in self._hosts}
+        return WhyWaiting() if key is None else WhyWaiting(hosts={h.name: self._reason(key, h) for h in self._hosts})
 
     @staticmethod
     def _reason(key: LineKey, host: KnownHost) -> str:

@@ -12,11 +12,12 @@ from fastapi.responses import RedirectResponse, Response
 from fastapi.routing import APIRoute
 
 from orqal.actors.interfaces import ActorAway
+from orqal.actors.messages import WhyWaiting
 from orqal.models import AppInfo, BatchInfo, Status, now
 from orqal.serve_app.cluster_access import ClusterAccess
 from orqal.serve_app.dependencies import ClusterDep
 from orqal.serve_app.errors import ApiError, NotFound
-from orqal.serve_app.explain import explained
+from orqal.serve_app.explain import NOT_WAITING, explained
 from orqal.serve_app.pages.formatting import JOBS_PER_PAGE, Segment, bar, brief, page_count
 from orqal.serve_app.pages.process_logs import LogUnavailable, process_log
 from orqal.serve_app.pages.rendering import HEADERS, render
@@ -159,12 +160,12 @@ async def one_job(cluster: ClusterDep, job_id: str) -> Response:
     except NotFound:
         raise NotFound(f"There is no job {brief(job_id)!r}. Ended jobs are deleted after a time.") from None
     output = await cluster.read(cluster.store.output, job.id)
-    reasons: dict[str, str] | None = {}
+    why: WhyWaiting | None = NOT_WAITING
     if job.current_status is Status.TODO:
-        reasons = await _unless_restarting(cluster.scheduler.reasons(job.id))
-    explanation = explained(job, reasons or {}, await cluster.doing(job), moment=now())
+        why = await _unless_restarting(cluster.scheduler.why_waiting(job.id))
+    explanation = explained(job, why or NOT_WAITING, await cluster.doing(job), moment=now())
     restarting = "It waits. The scheduler is restarting; in a few seconds the reason will be shown here."
-    summary = restarting if reasons is None else explanation.summary
+    summary = restarting if why is None else explanation.summary
     return await render("job.html", job=job, output=output, summary=summary, cache=explanation.cache)
 
 

@@ -16,7 +16,7 @@ from orqal.models import MAX_NAME, BatchName, JobSpec, Status, now
 from orqal.serve_app import examples
 from orqal.serve_app.dependencies import ClusterDep, NewsDep
 from orqal.serve_app.errors import BadDocument
-from orqal.serve_app.explain import explained
+from orqal.serve_app.explain import NOT_WAITING, explained
 from orqal.serve_app.job_ends import End, UnknownJob, job_ends
 from orqal.serve_app.json_stream import DocumentReader
 from orqal.serve_app.routes.documentation import (
@@ -119,10 +119,8 @@ async def get_job(job_id: JobId, cluster: ClusterDep) -> Response:
 async def explain_job(job_id: JobId, cluster: ClusterDep) -> Explanation:
     """Why a job is in its state: what it waits for, why it ended as it did, and why no earlier job was reused."""
     job = await cluster.job(job_id)
-    reasons: dict[str, str] = {}
-    if job.current_status is Status.TODO:
-        reasons = await cluster.scheduler.reasons(job_id)
-    return explained(job, reasons, await cluster.doing(job), moment=now())
+    why = await cluster.scheduler.why_waiting(job_id) if job.current_status is Status.TODO else NOT_WAITING
+    return explained(job, why, await cluster.doing(job), moment=now())
 
 
 @router.get("/jobs", response_model=JobPage, responses={**BAD_VALUE, **examples.shown(examples.PAGE)})

@@ -248,10 +248,13 @@ def test_jobs_wait_while_their_wrapper_is_missing_and_go_on_when_it_is_back(tmp_
         assert cluster.record(running).ok and len(cluster.lives(running)) == 1
         await cluster.wait(100)
         assert all(cluster.record(job).current_status is Status.TODO for job in (*waiting, late))
+        why = await cluster.scheduler.why_waiting(late)
+        assert f"its file {file} is missing" in why.app and not why.hosts
         assert await cluster.scheduler.cancel([waiting[0]]) == 1
         file.write_text(text)
         await cluster.ended([*waiting, late])
         assert [cluster.record(job).ok for job in (*waiting, late)] == [False, True, True, True]
+        assert not (await cluster.scheduler.why_waiting(late)).app
 
     play(scene, tmp_path, services=str(file.parent))
 

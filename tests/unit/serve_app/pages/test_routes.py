@@ -17,6 +17,7 @@ import pytest
 from fastapi import FastAPI
 
 from orqal.actors.interfaces import ActorAway
+from orqal.actors.messages import WhyWaiting
 from orqal.models import (
     AppInfo,
     Attempt,
@@ -95,9 +96,9 @@ class StandIn:
         broken = AppInfo.model_construct(name=HOSTILE, origin=HOSTILE, error=HOSTILE)
         return [AppInfo(name="Alpha", origin="built in"), broken]
 
-    async def reasons(self, job: str) -> dict[str, str]:
+    async def why_waiting(self, job: str) -> WhyWaiting:
         self._answer()
-        return {"lab-1": "no room now"}
+        return WhyWaiting(hosts={"lab-1": "no room now"})
 
     def _answer(self) -> None:
         if self.down:
