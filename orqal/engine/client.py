@@ -390,10 +390,11 @@ class Engine:
             response.raise_for_status()
         return Logs(response)
 
-    def own_containers(self) -> Iterator[tuple[ContainerKey, str, str]]:
-        """All containers of this cluster on the daemon, as (attempt, id, state in Docker's words)."""
+    def own_containers(self, job: str | None = None) -> Iterator[tuple[ContainerKey, str, str]]:
+        """The containers of this cluster on the daemon, or of one job, as (attempt, id, state in Docker's words)."""
+        wanted = [*self._label, *([] if job is None else [f"{LABEL_JOB}={job}"])]
         with translated("list the containers"):
-            found = self._api.containers(all=True, filters={"label": self._label})
+            found = self._api.containers(all=True, filters={"label": wanted})
         for container in found:
             labels = container["Labels"]
             if labels.get(LABEL_ATTEMPT, "").isdigit() and LABEL_JOB in labels:

@@ -249,6 +249,7 @@ class ScriptedHost(HostApi):
             if run.must_end.is_set() or await self._stopped_within(run, machine.rng.uniform(0.01, 0.3)):
                 return self._stopped(run)
             await self._daemon()
+            await self._end_earlier(key)
             if behaviour.start_error is not None:
                 return Outcome(error=behaviour.start_error, passing=behaviour.passing)
             container = machine.create(key, behaviour, order.resources)
@@ -266,6 +267,16 @@ class ScriptedHost(HostApi):
         stopped = await self._until_over(order, run, container)
         await self._daemon()
         return self._outcome(order, run, container, start, stopped)
+
+    async def _end_earlier(self, key: ContainerKey) -> None:
+        """End and remove what earlier attempts at the job have left here."""
+        for earlier in [*self._runs, *self._machine.containers]:
+            if earlier.job == key.job and earlier.attempt < key.attempt:
+                if (run := self._runs.get(earlier)) is not None and run.task is not None:
+                    run.stop(Wish.CANCEL)
+                    await asyncio.wait({run.task})
+                    self._runs.pop(earlier, None)
+                self._machine.remove(earlier)
 
     async def _until_over(self, order: Order, run: _Run, container: Container) -> str | None:
         """Wait for a container's end, and return why it was stopped; None if it ended by itself."""

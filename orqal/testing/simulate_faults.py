@@ -286,7 +286,8 @@ class FaultyLife:
         _require(max(keys.values(), default=1) == 1, f"{record.id}: an attempt ran twice: {keys}")
         given_up = {attempt.number for attempt in record.attempts if _is(attempt.error, ErrorType.HOST_LOST)}
         for earlier, later in pairwise(lives):
-            if earlier.key.attempt not in given_up:
+            # A host that is given up may be away with its container. One that is back must not run two.
+            if earlier.key.attempt not in given_up or earlier.machine == later.machine:
                 ended = earlier.container.ended
                 _require(
                     ended is not None and ended <= (later.container.started or 0.0),

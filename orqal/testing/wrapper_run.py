@@ -29,6 +29,7 @@ from orqal.actors.host.engine_watch import EngineWatch
 from orqal.actors.host.image_pulls import ImagePulls
 from orqal.actors.messages import Order
 from orqal.engine import job_directory
+from orqal.engine.client import ContainerKey
 from orqal.engine.errors import Unreachable
 from orqal.models import AppInfo, ErrorType, JobError, JobRecord, JobSpec, Outcome, Output, Resources, Status, now
 from orqal.scheduling.lifecycle import Wish
@@ -92,6 +93,10 @@ class _GivenClass(WrapperRef):
 
     def load(self) -> type[AbstractWrapper]:
         return self._wrapper  # type: ignore[attr-defined, no-any-return] # WrapperRef is frozen
+
+
+async def _no_earlier(key: ContainerKey) -> None:
+    """There is one attempt."""
 
 
 class _ThisProcess:
@@ -197,6 +202,7 @@ async def _on_docker(settings: Settings, job: JobRecord, app: AppInfo, ref: Wrap
             samplers=samplers,
             on_start=lambda key, start: None,
             on_change=lambda: None,
+            end_earlier=_no_earlier,
         )
         assert engine.info is not None
         threads, ram_gb = app.threads or engine.info.threads, app.memory_in_gb or engine.info.ram_bytes / 1e9

@@ -11,9 +11,10 @@ import pytest
 from bson import ObjectId
 
 from orqal.actors.host.container_run import ContainerRun
+from orqal.actors.messages import Order
 from orqal.engine.client import Engine
 from orqal.engine.errors import Unreachable
-from orqal.models import ErrorType, Outcome, RetryPolicy
+from orqal.models import ErrorType, JobRecord, Outcome, RetryPolicy
 from tests.support.host_actor import Actors, ended, order, seconds, shell
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
@@ -118,6 +119,24 @@ def test_a_cancel_ends_it_at_any_moment(lab: Actors) -> None:
         assert ended(running.result(60))[0] is ErrorType.CANCELLED
         lab.do(actor.release(wanted.job.id, 1)).result(60)
     assert lab.client.containers.list(all=True, filters={"label": f"orqal.cluster={lab.cluster}"}) == []
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["the same actor", "another actor"])
+def test_an_earlier_attempt_that_is_still_here_ends_before_the_next_one_begins(lab: Actors, known: bool) -> None:
+    actor = lab.actor()
+    first = shell("echo on; while :; do sleep 0.1; done")
+    running = lab.begin(actor, first)
+    before = lab.container().id
+    if not known:
+        lab.forget(actor)
+        actor = lab.actor()
+    job = JobRecord(**(first.job.model_dump() | {"attempt": 2, "params": shell("echo second").job.params}))
+    again = lab.do(actor.run(Order(job, first.ref, first.resources, None)))
+    assert ended(again.result(60)) == (None, 0, "second\n")
+    container = lab.container()
+    assert container.id != before
+    if known:
+        assert ended(running.result(60))[0] is ErrorType.CANCELLED
 
 
 def test_a_stop_that_overtakes_its_order_is_heeded(lab: Actors) -> None:

@@ -47,6 +47,8 @@ class HostParts:
     """Called when a container runs."""
     on_change: Callable[[], None]
     """Called when the host has another image."""
+    end_earlier: Callable[[ContainerKey], Awaitable[None]]
+    """Ends and removes what earlier attempts at a job have left on this host: two of them must never run at once."""
     found: dict[ContainerKey, str] = field(default_factory=dict)
     """Containers that no attempt holds."""
 
@@ -115,6 +117,7 @@ class ContainerRun:
             if ran is None:
                 if self._must_end.is_set():
                     raise _Stopped
+                await self._parts.end_earlier(self._key)
                 await self._start_container()
             elif self._order.job.container_id is None and self._start is None:
                 # The actor died before it could report the start.

@@ -65,6 +65,7 @@ class Host(HostApi):
             samplers=ThreadPoolExecutor(_SAMPLERS, thread_name_prefix="docker stats"),
             on_start=self._on_start,
             on_change=self._report_now,
+            end_earlier=self._end_earlier,
         )
         self._background.spawn(self._report_forever())
 
@@ -92,13 +93,36 @@ class Host(HostApi):
         container = (run.container if run else None) or self._parts.found.pop(key, None)
         if container is None:
             return
-        self._engine.forget(container)
         try:
-            await self._engine.do(lambda engine: engine.remove(container))
+            await self._remove(container)
             if cgroups := self._engine.cgroups:
                 await self._in_thread(cgroups.remove, [key])
         except EngineError as error:
             log.warning("the container of %s stays for now: %s", job, error)
+
+    async def _remove(self, container: str) -> None:
+        self._engine.forget(container)
+        await self._engine.do(lambda engine: engine.remove(container))
+
+    async def _end_earlier(self, key: ContainerKey) -> None:
+        """See HostParts. An earlier attempt can be here if the host was given up, and is back with its containers.
+
+        Raises:
+            EngineError: the daemon refuses, or does not answer.
+        """
+        if key.attempt == 1:
+            return
+        earlier = [other for other in self._runs if other.job == key.job and other.attempt < key.attempt]
+        for other in earlier:
+            run = self._runs[other]
+            run.stop(Wish.CANCEL)
+            await asyncio.wait({run.task})
+            self._runs.pop(other, None)
+        for other, container, _ in await self._engine.do(lambda engine: list(engine.own_containers(key.job))):
+            if other.attempt < key.attempt:
+                log.warning("attempt %d at %s is still here; it is removed before the next one begins", *other[::-1])
+                self._parts.found.pop(other, None)
+                await self._remove(container)
 
     async def incarnation(self) -> str:
         return self._incarnation
