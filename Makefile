@@ -6,7 +6,7 @@ ENGINE := bash scripts/engine.sh
 # Further arguments for pytest, the benchmark and others: make test ARGS='-k store'
 ARGS ?=
 # Most tests wait for processes, so that two at a time take little more than half the time. ARGS='-n 0': one at a time
-TOGETHER := -n 2 --dist loadgroup
+TOGETHER := -n 2
 # The number of simulated clusters: make simulate-faults SEEDS=100000
 SEEDS ?= 2000
 
