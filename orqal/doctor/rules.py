@@ -162,7 +162,7 @@ def _of_apps(facts: Cluster) -> Iterator[Finding]:
             where="head",
             subject=name,
             what=f"The app {name} of {origin} cannot be loaded: {error:.500}",
-            why="Its jobs end as no_such_app.",
+            why="New jobs that name it end as no_such_app; jobs that were submitted before wait for it.",
             remedy="Correct the file, which is loaded again when it changes, or remove it from ORQAL_SERVICES.",
         )
     for name, (origin, needed) in facts.missing_apps.items():
