@@ -54,7 +54,7 @@ def test_unknown_app(orqal: Orqal) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        (b'{"app": "Test"', 400, "not complete"),
+        (b'{"app": "Test"', 400, "incomplete"),
         (b"", 400, "empty"),
         (b"[1, 2]", 422, "document 1"),
         (b'{"input": 1}', 422, "app"),

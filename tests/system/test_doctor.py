@@ -185,7 +185,7 @@ def test_while_it_is_down_this_machine_is_looked_at() -> None:
         wanted = {"orqal_died", "store_damaged", "open_secret"}
         assert {kind for kind, _ in checkup(alone, code=1)} == wanted
         shown = alone.cli("doctor", check=False)
-        assert "this machine alone" in shown.stderr and "`orqal up`" in shown.stdout
+        assert "only this machine was checked" in shown.stderr and "`orqal up`" in shown.stdout
         mended = {kind: found["mended"] for (kind, _), found in checkup(alone, "--fix", code=1).items()}
         assert mended == {"orqal_died": None, "store_damaged": None, "open_secret": True}
         assert (home / "token").stat().st_mode & 0o777 == 0o600
