@@ -179,8 +179,8 @@ class Client:
 
         Raises:
             TimeoutError: some jobs have not ended after `timeout`.
-            NotFound: there is no job with one of these ids, or no such batch.
-            ServerUnreachable: the server has been away for a minute.
+            NotFound: there is no such batch, or, after all others have ended, no job with one of these ids.
+            ServerUnreachable: the server has been away for five minutes.
         """
         if batch is not None:
             _check_batch_name(batch)

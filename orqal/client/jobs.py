@@ -349,7 +349,7 @@ def wait(jobs: Iterable[Job], timeout: float | None = None, progress: bool | Non
 
     Raises:
         TimeoutError: some have not ended after `timeout` seconds.
-        ServerUnreachable: the server has been away for a minute.
+        ServerUnreachable: the server has been away for five minutes.
     """
     waiting: dict[str, list[Job]] = {}
     for job in jobs:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from random import uniform
 from time import monotonic, sleep
 
 from orqal.client.errors import OrqalError, RequestFailed, ServerUnreachable
 
-GIVE_UP_AFTER = 60.0
-"""Seconds without an answer from the server after which a request is given up."""
+log = logging.getLogger("orqal.client")
+
+GIVE_UP_AFTER = 300.0
+"""Seconds without an answer from the server after which a request is given up. A restart of the head takes up to 80."""
+REPORT_AFTER = 5.0
+"""Seconds without an answer after which the user is told why nothing happens."""
 FIRST_PAUSE = 0.1
 """Seconds between a failure and the next try; each further pause is twice as long."""
 LONGEST_PAUSE = 5.0
@@ -41,6 +46,7 @@ class Backoff:
         """Start over with a short pause, because the server has answered."""
         self._pause = FIRST_PAUSE
         self._away_since = monotonic()
+        self._reported = False
 
     def pause(self, error: OrqalError) -> None:
         """Sleep until the next try.
@@ -51,11 +57,15 @@ class Backoff:
         """
         if not _worth_another_try(error):
             raise error
-        if monotonic() - self._away_since >= GIVE_UP_AFTER:
+        away = monotonic() - self._away_since
+        if away >= GIVE_UP_AFTER:
             if is_busy(error):
                 raise error
             message = f"Gave up after {GIVE_UP_AFTER:g} seconds without the server. {error} {self._advice}"
             raise ServerUnreachable(message.rstrip()) from error
+        if away >= REPORT_AFTER and not self._reported:
+            self._reported = True
+            log.warning("%s Trying again for up to %g minutes.", error, GIVE_UP_AFTER / 60)
         wanted = error.retry_after if isinstance(error, RequestFailed) else 0.0
         # Clients that were refused at the same moment should not all come back at the same moment.
         sleep(self.at_most(max(self._pause, wanted * uniform(1.0, 1.5))))  # noqa: S311 - no secret

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orqal.client.errors import NotFound, OrqalError, RequestFailed, ServerUnreachable
 from orqal.client.retry import Backoff
@@ -27,25 +27,41 @@ def changes(transport: Transport, ids: Iterable[str], batch: str | None, timeout
     """Yield the end of each job once. See Client.changes."""
     waiting = dict.fromkeys(id.lower() for id in ids)
     seen: set[str] = set()
+    unknown: list[str] = []
     backoff = Backoff(timeout, advice=JOBS_GO_ON)
     while waiting or batch is not None:
         selection = {"ids": list(waiting)} if batch is None else {"batch": batch}
         try:
             for change in _changes_until_broken(transport, selection, backoff):
-                if change.id not in seen:
+                if isinstance(change, UnknownJob):
+                    # The others are worth waiting for.
+                    waiting.pop(change.id, None)
+                    unknown.append(change.id)
+                elif change.id not in seen:
                     seen.add(change.id)
                     waiting.pop(change.id, None)
                     yield change
-            if not waiting:
-                return
-            raise transport.ended_early()
+            if waiting:
+                raise transport.ended_early()
+            break
         except (ServerUnreachable, RequestFailed) as error:
             if timeout is not None and backoff.remaining() == 0:
                 raise TimeoutError(f"Not all jobs have ended after {timeout:g} seconds.") from error
             backoff.pause(error)
+    if unknown:
+        others = f", and {len(unknown) - 1} others are not there either" if len(unknown) > 1 else ""
+        raise NotFound(f"There is no job {unknown[0]}{others}. Ended jobs are deleted after a time.", 404)
 
 
-def _changes_until_broken(transport: Transport, selection: dict[str, Any], backoff: Backoff) -> Iterator[Change]:
+class UnknownJob(NamedTuple):
+    """The server has no job with this id, perhaps because it was deleted after its end."""
+
+    id: str
+
+
+def _changes_until_broken(
+    transport: Transport, selection: dict[str, Any], backoff: Backoff
+) -> Iterator[Change | UnknownJob]:
     from orqal.models import Change
 
     timeout = backoff.at_most(HEARTBEAT_TIMEOUT)
@@ -57,9 +73,7 @@ def _changes_until_broken(transport: Transport, selection: dict[str, Any], backo
             backoff.reset()
             if line.strip():
                 document = parse_json(line)
-                if document.get("unknown"):
-                    raise NotFound(f"There is no job {document['_id']}.", 404)
-                yield Change.model_validate(document)
+                yield UnknownJob(document["_id"]) if document.get("unknown") else Change.model_validate(document)
 
 
 def output(transport: Transport, id: str, follow: bool, stream: str) -> Iterator[Frame]:
@@ -76,7 +90,7 @@ def output(transport: Transport, id: str, follow: bool, stream: str) -> Iterator
                 f"job/{id}/logs",
                 params={"follow": str(int(follow)), "stream": stream},
                 headers={"accept": MEDIA_TYPE},
-                timeout=None if follow else transport.timeout,
+                timeout=HEARTBEAT_TIMEOUT if follow else transport.timeout,
             ) as response:
                 for chunk in response.iter_bytes():
                     backoff.reset()

@@ -123,6 +123,8 @@ class Transport:
             auth=self._credentials,
             headers=headers,
             timeout=self._timeout(self.timeout),
+            # Any number of threads may wait for jobs, each on a connection of its own.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
             # A proxy from the environment cannot be the way to this machine itself.
             trust_env=url.host not in ("localhost", "127.0.0.1", "::1"),
             # Loading the certificates takes a while, and plain HTTP does not need them.

@@ -16,9 +16,11 @@ from orqal.serve_app.job_files import find_file
 from orqal.serve_app.job_output import job_output
 from orqal.serve_app.routes.documentation import ALWAYS, NO_JOB, problems
 from orqal.serve_app.routes.parameters import JobId
-from orqal.serve_app.routes.streaming import StreamedResponse, prefetched
+from orqal.serve_app.routes.streaming import StreamedResponse, prefetched, with_heartbeats
 
 STREAMS = {"stdout": frozenset({STDOUT}), "stderr": frozenset({STDERR}), "both": frozenset({STDOUT, STDERR})}
+EMPTY_FRAME = encode(Frame(STDOUT, b""))
+"""A heartbeat in the format of Docker's streams."""
 
 router = APIRouter(tags=["jobs"], responses=ALWAYS)
 
@@ -37,13 +39,14 @@ async def get_logs(
     stream: Annotated[str, Query(pattern="^(stdout|stderr|both)$")] = "both",
 ) -> Response:
     """A job's output so far; with `follow`, to its end. `Accept: application/vnd.docker.multiplexed-stream` keeps the
-    two streams apart, in the format of the Docker Engine API."""
+    two streams apart, in the format of the Docker Engine API; then there is also a frame without data whenever nothing
+    else has come for 10 s."""
     job = await cluster.job(job_id)
     output = job_output(cluster, news, job_id, STREAMS[stream], follow)
     if job.current_status.final:  # Its output may be on a host that is away: then the answer is an error.
         output = await prefetched(output)
     if MEDIA_TYPE in request.headers.get("accept", ""):
-        return StreamedResponse(_joined(output, encode), media_type=MEDIA_TYPE)
+        return StreamedResponse(with_heartbeats(_joined(output, encode), EMPTY_FRAME), media_type=MEDIA_TYPE)
     return plain_text(output)
 
 

@@ -15,9 +15,9 @@ T = TypeVar("T")
 
 NDJSON = "application/x-ndjson"
 EMPTY_LINE = b"\n"
-"""A heartbeat: it is sent to a client that waits, so that both sides notice if the connection is broken."""
+"""A heartbeat in NDJSON: it is sent to a client that waits, so that both sides notice if the connection is broken."""
 HEARTBEAT_SECONDS = 10.0
-"""Seconds without another line after which an empty one is sent."""
+"""Seconds without anything else after which a heartbeat is sent."""
 
 
 class StreamedResponse(StreamingResponse):
@@ -71,20 +71,22 @@ async def prefetched(items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
     return all_items()
 
 
-async def with_heartbeats(lines: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """The same lines, and an empty one whenever none has come for HEARTBEAT_SECONDS."""
-    async with aclosing(lines):
-        coming = asyncio.ensure_future(anext(lines, None))
+async def with_heartbeats(
+    parts: AsyncGenerator[bytes, None], heartbeat: bytes = EMPTY_LINE
+) -> AsyncGenerator[bytes, None]:
+    """The same parts, and a heartbeat whenever none has come for HEARTBEAT_SECONDS."""
+    async with aclosing(parts):
+        coming = asyncio.ensure_future(anext(parts, None))
         try:
             while True:
                 await asyncio.wait([coming], timeout=HEARTBEAT_SECONDS)
                 if not coming.done():
-                    yield EMPTY_LINE
-                elif (next_line := coming.result()) is None:
+                    yield heartbeat
+                elif (part := coming.result()) is None:
                     return
                 else:
-                    yield next_line
-                    coming = asyncio.ensure_future(anext(lines, None))
+                    yield part
+                    coming = asyncio.ensure_future(anext(parts, None))
         finally:
             coming.cancel()
             await asyncio.wait([coming])

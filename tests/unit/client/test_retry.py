@@ -48,10 +48,24 @@ def test_pauses_double_up_to_the_longest(clock: Clock) -> None:
 
 def test_a_server_that_stays_away_is_given_up_with_advice(clock: Clock) -> None:
     backoff = Backoff(advice="The jobs go on.")
-    with pytest.raises(ServerUnreachable, match=r"Gave up after 60 seconds.*The connection broke\. The jobs go on\.$"):
+    with pytest.raises(ServerUnreachable, match=r"Gave up after 300 seconds.*The connection broke\. The jobs go on\.$"):
         for _ in range(1_000):
             backoff.pause(AWAY)
     assert GIVE_UP_AFTER <= clock.now - 1_000 <= GIVE_UP_AFTER + LONGEST_PAUSE
+
+
+def test_the_user_is_told_once_that_the_server_is_away(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    backoff = Backoff()
+    for _ in range(3):
+        backoff.pause(AWAY)
+    assert not caplog.messages, "a moment is not worth a word"
+    for _ in range(10):
+        backoff.pause(AWAY)
+    assert caplog.messages == ["The connection broke. Trying again for up to 5 minutes."]
+    backoff.reset()
+    for _ in range(10):
+        backoff.pause(AWAY)
+    assert len(caplog.messages) == 2, "another absence"
 
 
 def test_a_server_that_comes_back_now_and_then_is_not_given_up(clock: Clock) -> None:

@@ -6,11 +6,12 @@ import json
 import queue
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from orqal.client import STDERR, STDOUT, Client, Job, NotFound, OrqalError, ServerUnreachable, wait
+from orqal.client import STDERR, STDOUT, Client, Job, NotFound, OrqalError, ServerUnreachable, streams, wait
 from tests.support.stand_in_server import A, B, C, Reply, Request, StandInServer, change, frame, iter_reply, ndjson
 
 # How jobs end
@@ -43,7 +44,7 @@ def test_waiting_for_a_batch_yields_each_job_once(server: StandInServer, pauses:
 
 def test_waiting_gives_up_when_the_server_stays_away(server: StandInServer, pauses: list[float], hurried: None) -> None:
     server.answers["POST jobs/wait"] = [iter_reply(b"\n", breaks=True), Reply(b"gone", 503)]
-    with pytest.raises(ServerUnreachable, match="Gave up after 60 seconds"):
+    with pytest.raises(ServerUnreachable, match="Gave up after 300 seconds"):
         wait([Job(A)])
     assert max(pauses) == 5
     assert pauses[0] == 0.1
@@ -60,6 +61,32 @@ def test_waiting_for_a_job_that_does_not_exist_is_an_error(server: StandInServer
     server.answers["POST jobs/wait"] = Reply(ndjson({"_id": A, "unknown": True}))
     with pytest.raises(NotFound, match=A):
         wait([Job(A)])
+
+
+def test_a_job_that_was_deleted_does_not_end_the_waiting_for_others(server: StandInServer, pauses: list[float]) -> None:
+    gone = {"_id": A, "unknown": True}
+    server.answers["POST jobs/wait"] = [iter_reply(ndjson(gone), breaks=True), Reply(ndjson(change(B)))]
+    other = Job(B)
+    with pytest.raises(NotFound, match=rf"{A}\."):
+        wait([Job(A), other])
+    assert other.ok
+    assert json.loads(server.requests[-1].body)["ids"] == [B]
+
+
+@pytest.mark.timeout(60)
+def test_any_number_of_threads_can_wait_at_the_same_time(server: StandInServer) -> None:
+    count = 120
+    together = threading.Barrier(count, timeout=50)
+
+    def answer(request: Request) -> Reply:
+        together.wait()
+        return Reply(ndjson(change(json.loads(request.body)["ids"][0])))
+
+    server.answers["POST jobs/wait"] = answer
+    client = Client()
+    with ThreadPoolExecutor(count) as pool:
+        ends = list(pool.map(lambda number: list(client.changes([f"{number:024x}"])), range(count)))
+    assert [end.id for [end] in ends] == [f"{number:024x}" for number in range(count)]
 
 
 def test_heartbeats_do_not_delay_a_timeout(server: StandInServer) -> None:
@@ -97,6 +124,21 @@ def test_followed_logs_go_on_where_the_connection_broke(server: StandInServer, p
     assert b"".join(data for source, data in parts if source == STDOUT) == b"one two three"
     assert b"".join(data for source, data in parts if source == STDERR) == b"err 2"
     assert len(pauses) == 2
+
+
+def test_followed_logs_go_on_when_the_connection_has_died_silently(
+    server: StandInServer, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "HEARTBEAT_TIMEOUT", 0.3)
+    over = threading.Event()
+
+    def silent() -> Iterator[bytes]:
+        yield frame(STDOUT, b"one ")
+        over.wait(30)
+
+    server.answers[f"GET job/{A}/logs"] = [Reply(silent()), Reply(frame(STDOUT, b"one two"))]
+    assert b"".join(part.data for part in Client().logs(A, follow=True)) == b"one two"
+    over.set()
 
 
 def test_output_in_another_form_is_an_error(server: StandInServer) -> None:

@@ -152,7 +152,7 @@ def test_after_giving_up_the_error_has_the_ids_that_were_submitted(
     server: StandInServer, pauses: list[float], hurried: None
 ) -> None:
     server.answers["POST jobs"] = [numbered, BUSY]
-    with pytest.raises(SubmissionFailed, match=r"Gave up after 60 seconds.*first 1,000 jobs.*use_cache") as caught:
+    with pytest.raises(SubmissionFailed, match=r"Gave up after 300 seconds.*first 1,000 jobs.*use_cache") as caught:
         batch(some_jobs(JOBS_PER_REQUEST + 1))
     assert numbers(list(caught.value.submitted)) == list(range(JOBS_PER_REQUEST))
     server.answers["POST job"] = BUSY

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from orqal.actors.scheduler.change_feed import ChangeFeed
 from orqal.engine.job_directory import Piece
 from orqal.logstream import MEDIA_TYPE, STDERR, STDOUT, Decoder, Frame
 from orqal.models import Outcome, Output, now
+from orqal.serve_app.routes import output, streaming
 from orqal.store import SqliteStore
 from tests.support.serve_app import client_of, cluster_with, host_info, news_from, scheduler_with
 from tests.support.stores import add, job
@@ -30,14 +33,21 @@ class Files:
 
 
 async def get(
-    api: FastAPI, path: str, tmp_path: Path, headers: dict[str, str] | None = None, *, host: bool = True
+    api: FastAPI,
+    path: str,
+    tmp_path: Path,
+    headers: dict[str, str] | None = None,
+    *,
+    host: bool = True,
+    ended: bool = True,
 ) -> httpx.Response:
-    """Return the answer about a job that has ended. `host`: the job's host is in the cluster."""
+    """Return the answer about a job. `host`: the job's host is in the cluster. `ended`: the job has ended."""
     store = SqliteStore(tmp_path / "jobs.sqlite")
     record = job(host="h")
     add(store, [record])
-    outcome = Outcome(exit_code=0, truncated=["stdout"] if "truncated" in path else [])
-    store.update([record.ended(outcome, now())], {record.id: Output(stdout="out", stderr="err")})
+    if ended:
+        outcome = Outcome(exit_code=0, truncated=["stdout"] if "truncated" in path else [])
+        store.update([record.ended(outcome, now())], {record.id: Output(stdout="out", stderr="err")})
 
     async def hosts() -> list[Any]:
         return [host_info("h")] if host else []
@@ -64,6 +74,19 @@ async def test_an_output_with_its_streams_apart(api: FastAPI, tmp_path: Path) ->
     assert answer.headers["content-type"] == MEDIA_TYPE
     decoder = Decoder()
     assert list(decoder.feed(answer.content)) == [Frame(STDOUT, b"out"), Frame(STDERR, b"err")] and decoder.complete
+
+
+async def test_a_silent_output_has_heartbeats(api: FastAPI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "HEARTBEAT_SECONDS", 0.01)
+
+    async def slow(*_: Any) -> AsyncGenerator[list[Frame], None]:
+        await asyncio.sleep(0.2)
+        yield [Frame(STDOUT, b"late")]
+
+    monkeypatch.setattr(output, "job_output", slow)
+    answer = await get(api, "logs?follow=1", tmp_path, {"accept": MEDIA_TYPE}, ended=False)
+    assert answer.content.startswith(2 * output.EMPTY_FRAME)
+    assert list(Decoder().feed(answer.content)) == [Frame(STDOUT, b"late")]
 
 
 async def test_an_output_on_a_host_that_is_away_is_a_503(api: FastAPI, tmp_path: Path) -> None:
