@@ -23,6 +23,10 @@ PROGRAMS = (*DEMO_PROGRAMS, "dd", "env", "head", "id", "ls", "mkdir", "ln", "mkn
 
 GROUPS = {"tests/engine": "engine", "tests/system": "engine", "tests/cluster": "namespaces"}
 """The folders whose tests share something that is slow to start, and what they share."""
+ALONE = frozenset(
+    f"tests/system/test_{name}.py" for name in ("autoscaler", "killer", "openapi", "store", "time_to_live")
+)
+"""Modules in these folders that share nothing: they start an Orqal of their own."""
 
 
 class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc] # xdist has no types
@@ -33,8 +37,8 @@ class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc] # xdist has no
 
     def _split_scope(self, nodeid: str) -> str:
         """The tests that run in one process have the same scope."""
-        folder = "/".join(nodeid.split("/", 2)[:2])
-        return GROUPS.get(folder, nodeid)
+        module = nodeid.partition("::")[0]
+        return module if module in ALONE else GROUPS.get("/".join(module.split("/")[:2]), nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
