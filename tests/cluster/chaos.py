@@ -177,6 +177,7 @@ def run(
             ) as user,
         ):
             try:
+                wait_for(lambda: all(host["jobs"] for host in lab.hosts().values()), "jobs run on all hosts", WITHIN)
                 for lanes in plan(sorted(faults.all), chance):
                     say(" | ".join(", ".join(lane) for lane in lanes))
                     for happened in faults.happen_together(lanes):
