@@ -77,7 +77,7 @@ def wait_for(
 
 
 def report_failures(failed: Sequence[Change], batch: str | None) -> None:
-    """Print why jobs failed, for the first PROBLEMS of them, and what the user can do."""
+    """Print why the first PROBLEMS of the failed jobs failed, and what the user can do."""
     for change in failed[:PROBLEMS]:
         why = f"{change.error.type.value}: {change.error.message}" if change.error else f"exit code {change.exit_code}"
         print_text(f"{change.id}  {why}")

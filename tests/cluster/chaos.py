@@ -201,7 +201,7 @@ def run(
 
 
 def one_by_one(rounds: int, only: str) -> Callable[[list[str], random.Random], list[list[list[str]]]]:
-    """Return the plan of so many rounds, in each of which each fault with this word in its name happens once."""
+    """Return a plan of so many rounds. In each round every fault whose name contains `only` happens once."""
 
     def plan(faults: list[str], chance: random.Random) -> list[list[list[str]]]:
         wanted = [fault for fault in faults if only in fault]

@@ -1,4 +1,4 @@
-"""README.md and docs/ name all that there is: commands, options, names, attributes, routes and tests, and no other."""
+"""README.md and docs/ name every command, option, name, attribute, route and test, and no others."""
 
 from __future__ import annotations
 
