@@ -192,14 +192,16 @@ def _apps(client: Client) -> dict[str, dict[str, Any]]:
 
 
 def _problem_of_app(apps: Mapping[str, Mapping[str, Any]], name: str) -> str | None:
-    """Return why jobs cannot use this app, or None if they can."""
+    """Return why no job can name this app, or None if jobs can. If they will have to wait for it, say so."""
     if name not in apps:
         close = difflib.get_close_matches(name, apps, n=3, cutoff=0.5) or [a for a in apps if a.lower() == name.lower()]
         hint = f"; did you mean {' or '.join(close)}?" if close else "."
         return f"There is no app {name!r}{hint} Apps: {', '.join(sorted(apps)) or 'none'}"
-    if error := apps[name].get("error"):
-        return f"The app {name!r} could not be loaded: {error}"
-    return None
+    error = apps[name].get("error")
+    if error and apps[name].get("jobs_wait"):
+        say(f"The app {name!r} cannot be used now: {error}. Its jobs wait until it can.", "yellow")
+        return None
+    return f"The app {name!r} could not be loaded: {error}" if error else None
 
 
 @contextmanager

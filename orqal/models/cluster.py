@@ -33,6 +33,8 @@ class AppInfo(BaseModel):
     """`built in`, the wrapper's file, or the entry point's package."""
     error: str | None = None
     """Why no job can use it now: its file could not be loaded, or is missing; None if jobs can use it."""
+    jobs_wait: bool = False
+    """With `error`: jobs that name it are accepted, and wait until its file is back."""
     problem: str | None = None
     """Why jobs use its last good version, and not the newest one; None if they use the newest."""
 

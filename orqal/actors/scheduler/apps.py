@@ -244,8 +244,8 @@ class Apps:
         for app, place in self._all().values():
             missing = place is not None and place.missing_since
             if place is not None and place.problem and app.info.error is None:
-                key = "error" if missing else "problem"
-                found.append(AppInfo(**(app.info.model_dump() | {key: place.problem})))
+                now = {"error": place.problem, "jobs_wait": True} if missing else {"problem": place.problem}
+                found.append(AppInfo(**(app.info.model_dump() | now)))
             else:
                 found.append(app.info)
         return sorted(found, key=lambda info: info.name.lower())

@@ -45,6 +45,16 @@ def test_without_input_there_is_one_job(run: Callable[..., Done], server: StandI
     assert "input" not in server.asked("POST jobs")[0].documents[0]
 
 
+def test_jobs_of_an_app_that_is_missing_are_sent_and_the_user_is_told_that_they_wait(
+    run: Callable[..., Done], server: StandInServer
+) -> None:
+    server.answers["GET apps"] = Reply([{"name": "Gone", "error": "/s.py is missing", "jobs_wait": True}])
+    server.answers["POST jobs"] = Reply(ndjson({"_id": A}))
+    done = run("submit", "Gone", "x")
+    assert (done.code, done.out.split()) == (0, [A])
+    assert "/s.py is missing. Its jobs wait until it can." in " ".join(done.err.split())
+
+
 @pytest.mark.parametrize(
     ("app", "words"),
     [

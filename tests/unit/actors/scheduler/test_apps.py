@@ -126,7 +126,7 @@ async def test_a_missing_file_is_known_until_it_is_forgotten(tmp_path: Path) -> 
         assert apps.get("Mine") is None and apps.is_known("Mine") and apps.last_good("Mine") is not None
         assert f"{file} is missing" in apps.missing("Mine")
         [info] = [info for info in apps.infos() if info.name == "Mine"]
-        assert info.error == f"{file} is missing"
+        assert (info.error, info.jobs_wait) == (f"{file} is missing", True)
         apps = apps_of(tmp_path)
     await apps.up_to_date()
     assert apps.missing_names() == {"Mine"} and apps.long_missing() == []
