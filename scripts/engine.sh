@@ -34,9 +34,13 @@ except Exception as problem:
     sys.exit(str(problem))' 2>&1
 }
 
-alive() { [[ -n $1 && -e /proc/$1/status ]] && ! grep -qs '^State:.*zombie' "/proc/$1/status"; } # pid
+# The process may end between any two of these steps. `cat` is used because the shell exits if `$(<file)` finds no file.
+alive() { # pid
+    local status
+    status=$(cat "/proc/${1:-none}/status" 2>/dev/null) && [[ ! $status =~ State:[[:space:]]+Z ]]
+}
 
-is_process() { alive "$1" && [[ $(<"/proc/$1/comm") == "$2" ]]; } # pid, name
+is_process() { alive "$1" && [[ $(cat "/proc/$1/comm" 2>/dev/null) == "$2" ]]; } # pid, name
 
 pid_in() { # file, name: prints the pid in the file if it is a process of that name
     local pid
