@@ -23,9 +23,7 @@ PROGRAMS = (*DEMO_PROGRAMS, "dd", "env", "head", "id", "ls", "mkdir", "ln", "mkn
 
 GROUPS = {"tests/engine": "engine", "tests/system": "engine", "tests/cluster": "namespaces"}
 """The folders whose tests share something that is slow to start, and what they share."""
-ALONE = frozenset(
-    f"tests/system/test_{name}.py" for name in ("autoscaler", "killer", "openapi", "store", "time_to_live")
-)
+ALONE = frozenset(f"tests/system/test_{name}.py" for name in ("autoscaler", "killer", "openapi", "store"))
 """Modules in these folders that share nothing: they start an Orqal of their own."""
 
 

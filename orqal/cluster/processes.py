@@ -24,8 +24,13 @@ MARK = "ORQAL_CLUSTER_ID"
 """An environment variable of all processes that belong to a home, by which they are found again."""
 NODE_MARK = "ORQAL_NODE"
 """An environment variable with the name of the host whose Ray node a process belongs to."""
-_STOP_WITHIN_S = 3.0
-"""Seconds that processes get to end after SIGTERM, and again after SIGKILL."""
+_END_WITHIN_S = 1.0
+"""Seconds that processes get to end after SIGTERM. Ray's raylet and its workers often take longer than several seconds,
+and nothing is lost if they are killed."""
+_DIE_WITHIN_S = 3.0
+"""Seconds that processes get to end after SIGKILL."""
+_LOOK_AGAIN_S = 0.5
+"""Seconds after which processes that were started meanwhile are looked for."""
 _LINES_SHOWN = 15
 """Lines of a failed command's output in the error."""
 _RAYLET, _GCS = "raylet", "gcs_server"
@@ -122,14 +127,37 @@ def stop(home: str, node: str | None = None) -> None:
     # Look again and again, because a process may start others meanwhile. Remember those found so far, because an orphan
     # without a mark is not found again after its parent has ended.
     found = find(home, node)
-    for signal in (psutil.Process.terminate, psutil.Process.kill):
-        deadline = time.monotonic() + _STOP_WITHIN_S
+    for signal, within in ((psutil.Process.terminate, _END_WITHIN_S), (psutil.Process.kill, _DIE_WITHIN_S)):
+        deadline = time.monotonic() + within
         while found and time.monotonic() < deadline:
             for process in found:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     signal(process)
-            _, alive = psutil.wait_procs(found, timeout=0.5)
-            found = set(alive) | find(home, node)
+            found = _alive_after(found, _LOOK_AGAIN_S) | find(home, node)
+
+
+def _alive_after(processes: set[psutil.Process], within: float) -> set[psutil.Process]:
+    """Wait until all these processes have ended, up to `within` seconds, and return those that have not.
+
+    A process that has ended and is still in the process table, because its parent has not asked for its exit code, has
+    ended: psutil.wait_procs would wait for the parent.
+    """
+    deadline = time.monotonic() + within
+    with contextlib.ExitStack() as stack:
+        ends = select.poll()
+        alive: dict[int, psutil.Process] = {}
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                end = os.pidfd_open(process.pid)  # becomes readable when the process ends
+                stack.callback(os.close, end)
+                if process.is_running():  # it is still this process that has the pid
+                    ends.register(end, select.POLLIN)
+                    alive[end] = process
+        while alive and (left := deadline - time.monotonic()) > 0:
+            for end, _ in ends.poll(left * 1000):
+                ends.unregister(end)
+                del alive[end]
+        return set(alive.values())
 
 
 def run(

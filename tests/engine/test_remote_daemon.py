@@ -107,7 +107,7 @@ def test_a_job_s_directory_comes_back(cluster: str, tmp_path: Path) -> None:
         assert deep is not None and (deep.data, deep.size) == (b"deep\n", 5)
         assert outcome.start is not None and outcome.start.wd == str(tmp_path / "jobs" / job.id)
         # The daemon tells what it took; of its machine it does not.
-        assert (outcome.peak_memory or 0) > 0
+        assert (outcome.peak_memory or 0) > 0 and (outcome.cpu_seconds or 0) > 0
         load = (await actor.report()).load
         assert (load.cpu, load.mem) == (None, None)
         assert len(scheduler.starts) == 1

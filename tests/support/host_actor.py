@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Coroutine
@@ -17,6 +18,8 @@ from orqal.actors.host.host import Host
 from orqal.actors.interfaces import SchedulerApi
 from orqal.actors.messages import Order
 from orqal.actors.wrapper_processes import WrapperProcesses
+from orqal.engine.client import Engine
+from orqal.engine.usage import Cgroups
 from orqal.models import ErrorType, JobRecord, Outcome, Resources, now
 from orqal.settings import Settings
 from orqal.wrappers import catalog
@@ -56,6 +59,7 @@ class Actors:
         self.recorder = Recorder()
         self.client = docker.from_env()
         self._loop = asyncio.new_event_loop()
+        self._hosts: list[Host] = []
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
     def do(self, work: Coroutine[Any, Any, T]) -> Future[T]:
@@ -65,7 +69,8 @@ class Actors:
         """Return a new host, which knows nothing of earlier ones."""
 
         async def make() -> Host:
-            return make_host(self.cluster, self.recorder)
+            self._hosts.append(make_host(self.cluster, self.recorder))
+            return self._hosts[-1]
 
         return self.do(make()).result(30)
 
@@ -93,10 +98,20 @@ class Actors:
         return container
 
     def clear(self) -> None:
-        """Remove all containers of these hosts."""
+        """Stop these hosts, and remove all their containers and cgroups."""
+
+        async def stop() -> None:
+            for host in self._hosts:
+                host._background.close()
+                host._engine.close()
+
+        self.do(stop()).result(10)
         for container in self.client.containers.list(all=True, filters={"label": f"orqal.cluster={self.cluster}"}):
             container.remove(force=True)
         self.client.close()
+        with contextlib.closing(Engine(self.cluster)) as engine:
+            if cgroups := Cgroups.of(engine.info(), self.cluster):
+                cgroups.close(keep=())
 
 
 def order(*cmd: str, timeout: float | None = None, **job: Any) -> Order:

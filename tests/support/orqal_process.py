@@ -19,6 +19,8 @@ from typing import Any
 import docker
 import psutil
 
+from orqal.cluster.node import temporary_folder
+from orqal.settings import Settings
 from tests.support.api import Api
 
 UP_WITHIN = 100
@@ -107,6 +109,7 @@ class Orqal(Api):
         self.home.mkdir(parents=True, exist_ok=True)
         self.cli("up", "--port", str(self.port), *self.options, timeout=UP_WITHIN)
         self._seen = _marked(self.cluster)
+        started.append((self, self.cluster))
 
     def down(self) -> None:
         """Stop this Orqal and all its jobs, and check that nothing is left."""
@@ -124,7 +127,7 @@ class Orqal(Api):
 
     def processes(self) -> list[psutil.Process]:
         """Return the cluster's processes. Those that hide their environment are found as descendants of others."""
-        return [process for process in self._seen | _marked(self.cluster) if process.is_running()]
+        return [process for process in self._seen | _marked(self.cluster) if _runs(process)]
 
     def process(self, actor: str) -> psutil.Process:
         """Return the process of a Ray actor, by the class of the actor or the beginning of its name."""
@@ -183,6 +186,29 @@ def cgroups_of(cluster: str) -> list[Path]:
     return [*root.glob(f"orqal/{cluster}"), *root.glob(f"*/orqal/{cluster}")]
 
 
+started: list[tuple[Orqal, str]] = []
+"""All that were started in this process, with their marks, which outlive their homes."""
+
+
+def leftovers() -> list[str]:
+    """Return what is left on this machine of the Orqals that were started in this process, and of nothing else."""
+    left = []
+    for orqal, cluster in started:
+        settings = Settings(home=orqal.home)
+        folders = [temporary_folder(settings, name) for name in (socket.gethostname(), "second")]
+        left += [f"the process {process.pid} of {cluster}" for process in _marked(cluster) if _runs(process)]
+        left += [str(path) for path in [*cgroups_of(cluster), *folders] if path.exists()]
+        if orqal.home.parent == Path(tempfile.gettempdir()) and orqal.home.exists():  # pytest keeps its own folders
+            left.append(str(orqal.home))
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", orqal.port), timeout=5):
+            left.append(f"the port {orqal.port} of {cluster}")
+    with contextlib.closing(docker.from_env()) as client:
+        for _, cluster in started:
+            for each in client.containers.list(all=True, filters={"label": f"orqal.cluster={cluster}"}):
+                left.append(f"the container {each.id} of {cluster}")
+    return left
+
+
 @contextmanager
 def an_orqal(settings: dict[str, str], *options: str, services: str = "") -> Iterator[Orqal]:
     """Yield an Orqal that is up, in a home of its own. Afterwards it is stopped, and nothing of it is left.
@@ -203,6 +229,13 @@ def an_orqal(settings: dict[str, str], *options: str, services: str = "") -> Ite
         for container in orqal.containers():
             container.remove(force=True)
         shutil.rmtree(home)
+
+
+def _runs(process: psutil.Process) -> bool:
+    """True if a process has not ended. One that has may be in the process table until its parent notices."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _marked(cluster: str) -> set[psutil.Process]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -12,12 +13,24 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.support.orqal_process import Orqal, an_orqal
+from tests.support.orqal_process import Orqal, an_orqal, leftovers
 
 PACKAGES = Path(__file__).parent / "packages"
 """On the PYTHONPATH of the cluster: a package with an entry point, as an installed one would have it."""
 
 WRAPPER_TIMEOUT = "3"
+
+REPORT = """
+class Report(AbstractWorker):
+    docker_url = "orqal/demo"
+    volumes = {}
+    threads = 1
+    memory_in_gb = 0.1
+    create_dir = True
+
+    def get_cmd(self, params):
+        return ["sh", "-c", "echo hello > report.txt; echo %s" % params.get("word", "")]
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,6 +40,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if here in item.path.parents:
             item.add_marker(pytest.mark.docker)
             item.add_marker(pytest.mark.cluster)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left() -> Iterator[None]:
+    """When all tests and all shared Orqals are over, nothing of any Orqal that was started here is left."""
+    yield
+    assert leftovers() == []
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +74,30 @@ def running(image: str, services: Path) -> Iterator[Orqal]:
         "ORQAL_NO_TOKEN": "1",
     }
     with an_orqal(settings) as orqal:
+        yield orqal
+        # Jobs that run and jobs that wait when it goes down for good leave nothing: `an_orqal` looks.
+        document = '{"app": "Test", "params": {"time": 1000, "echo": "on"}, "use_cache": false}'
+        answer = orqal.http().post("/jobs", content=document * 9).raise_for_status()
+        orqal.logs_until(json.loads(answer.text.splitlines()[0])["_id"], b"on")
+
+
+@pytest.fixture(scope="session")
+def mountable() -> Iterator[Path]:
+    """A folder with the folders that jobs of `open_to_all` may mount: `rw`, and `ro` read-only."""
+    path = Path(tempfile.mkdtemp(prefix="orqal-mounts-"))
+    for name in ("rw", "ro", "other"):
+        (path / name).mkdir()
+        (path / name / "fact").write_text(f"a fact of {name}\n")
+    (path / "rw" / "below").mkdir()
+    (path / "rw" / "link").symlink_to("/etc")
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def open_to_all(image: str, mountable: Path) -> Iterator[Orqal]:
+    """An Orqal that asks programs of this machine for no token, as the published client expects."""
+    with an_orqal({"ORQAL_RUN_MOUNTS": f"{mountable}/rw,{mountable}/ro:ro"}, "--no-token", services=REPORT) as orqal:
         yield orqal
 
 

@@ -158,16 +158,6 @@ def test_a_disk_that_is_nearly_full(orqal: Orqal) -> None:
         subprocess.run(["umount", str(jobs)], check=True)
 
 
-def test_a_host_that_does_not_answer(orqal: Orqal) -> None:
-    actor = orqal.process("HostActor")
-    actor.suspend()
-    try:
-        [(kind, name)] = checkup(orqal, code=1)
-    finally:
-        actor.resume()
-    assert (kind, name) == ("host_silent", orqal.http().get("/hosts").json()[0]["name"])
-
-
 def test_while_it_is_down_this_machine_is_looked_at() -> None:
     home = Path(tempfile.mkdtemp(prefix="orqal-test-"))
     alone = Orqal(home)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import signal
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.orqal_process import Orqal, an_orqal
+from tests.support.orqal_process import Orqal
 
 BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
 EVIL = "http://evil.example"
@@ -32,26 +29,6 @@ FOREIGN = [
 CHANGES = [("GET", "/api/clean/all"), ("GET", "/api/clean/scheduled"), ("POST", "/api/job")]
 COMES_BACK = 20.0
 """Seconds in which a part that was killed is there again."""
-
-
-@pytest.fixture(scope="module")
-def folders() -> Iterator[Path]:
-    """What the second Orqal's administrator lets jobs mount: `rw`, and `ro` read-only."""
-    path = Path(tempfile.mkdtemp(prefix="orqal-mounts-"))
-    for name in ("rw", "ro", "other"):
-        (path / name).mkdir()
-        (path / name / "fact").write_text(f"a fact of {name}\n")
-    (path / "rw" / "below").mkdir()
-    (path / "rw" / "link").symlink_to("/etc")
-    yield path
-    shutil.rmtree(path)
-
-
-@pytest.fixture(scope="module")
-def local(image: str, folders: Path) -> Iterator[Orqal]:
-    """An Orqal that asks programs of this machine for no token."""
-    with an_orqal({"ORQAL_RUN_MOUNTS": f"{folders}/rw,{folders}/ro:ro"}, "--no-token") as orqal:
-        yield orqal
 
 
 def routes(orqal: Orqal) -> list[tuple[str, str]]:
@@ -150,59 +127,60 @@ def test_a_browser_behind_a_proxy_that_ends_tls(orqal: Orqal) -> None:
 # Without a token
 
 
-def test_local_programs_come_in_without_a_token(local: Orqal) -> None:
-    assert json.loads((local.home / "cluster.json").read_text())["no_token"] is True
-    job_id = httpx.post(f"{local.root}/api/job", json={"app": "Test", "params": {"echo": "in"}}).raise_for_status().text
-    assert local.ended(job_id)["stdout"] == ["in", ""]
+def test_local_programs_come_in_without_a_token(open_to_all: Orqal) -> None:
+    assert json.loads((open_to_all.home / "cluster.json").read_text())["no_token"] is True
+    job = {"app": "Test", "params": {"echo": "in"}}
+    job_id = httpx.post(f"{open_to_all.root}/api/job", json=job).raise_for_status().text
+    assert open_to_all.ended(job_id)["stdout"] == ["in", ""]
     for name in ("127.0.0.1", "localhost"):
         for path in ("/", "/docs", f"/api/job/{job_id}"):
-            assert httpx.get(f"http://{name}:{local.port}{path}").status_code == 200
+            assert httpx.get(f"http://{name}:{open_to_all.port}{path}").status_code == 200
     # Its own pages, and the address bar.
-    for headers in ({"Origin": local.root, "Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}):
-        answer = httpx.post(f"{local.root}/api/job", json={"app": "Test"}, headers={**BROWSER, **headers})
+    for headers in ({"Origin": open_to_all.root, "Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}):
+        answer = httpx.post(f"{open_to_all.root}/api/job", json={"app": "Test"}, headers={**BROWSER, **headers})
         assert answer.status_code == 200
 
 
 @pytest.mark.parametrize(
     "headers", [*FOREIGN, {"Host": "evil.example"}, {"Host": "evil.example:5001"}, BROWSER], ids=str
 )
-def test_pages_of_strangers_do_not(local: Orqal, headers: dict[str, str]) -> None:
-    job_id = local.run("Test")["_id"]
-    before = local.http().get("/jobs/status").json()
+def test_pages_of_strangers_do_not(open_to_all: Orqal, headers: dict[str, str]) -> None:
+    job_id = open_to_all.run("Test")["_id"]
+    before = open_to_all.http().get("/jobs/status").json()
     for method, path in CHANGES:
-        answer = httpx.request(method, f"{local.root}{path}", headers=headers, content='{"app": "Test"}')
+        answer = httpx.request(method, f"{open_to_all.root}{path}", headers=headers, content='{"app": "Test"}')
         assert answer.status_code == 403, (method, path)
         assert "token" in answer.json()["detail"].lower()
         assert "access-control-allow-origin" not in answer.headers
     if headers is not BROWSER:
         for path in ("/api/jobs/status", f"/api/job/{job_id}", "/", "/-/routes"):
-            assert httpx.get(f"{local.root}{path}", headers=headers).status_code == 403, path
-        assert httpx.options(f"{local.root}/api/job", headers=headers).status_code == 403
-    assert local.job(job_id)["ok"]
-    assert local.http().get("/jobs/status").json() == before
+            assert httpx.get(f"{open_to_all.root}{path}", headers=headers).status_code == 403, path
+        assert httpx.options(f"{open_to_all.root}/api/job", headers=headers).status_code == 403
+    assert open_to_all.job(job_id)["ok"]
+    assert open_to_all.http().get("/jobs/status").json() == before
 
 
-def test_who_has_the_token_may_use_it_from_anywhere(local: Orqal) -> None:
+def test_who_has_the_token_may_use_it_from_anywhere(open_to_all: Orqal) -> None:
     for headers in (*FOREIGN, {"Host": "evil.example"}):
-        assert local.http().get("/jobs/status", headers={**BROWSER, **headers}).status_code == 200
+        assert open_to_all.http().get("/jobs/status", headers={**BROWSER, **headers}).status_code == 200
 
 
-def test_a_local_program_may_clean(local: Orqal) -> None:
-    job_id = local.run("Test")["_id"]
-    assert httpx.get(f"{local.root}/api/clean/all").status_code == 200
-    assert httpx.get(f"{local.root}/api/job/{job_id}").status_code == 404
+def test_a_local_program_may_clean(open_to_all: Orqal) -> None:
+    job_id = open_to_all.run("Test")["_id"]
+    assert httpx.get(f"{open_to_all.root}/api/clean/all").status_code == 200
+    assert httpx.get(f"{open_to_all.root}/api/job/{job_id}").status_code == 404
 
 
 @pytest.mark.parametrize("part", ["ServeReplica", "ProxyActor"])
-def test_a_part_that_died_comes_back_in_the_same_mode(local: Orqal, part: str) -> None:
-    old = local.process(part)
+def test_a_part_that_died_comes_back_in_the_same_mode(open_to_all: Orqal, part: str) -> None:
+    old = open_to_all.process(part)
     old.send_signal(signal.SIGKILL)
     psutil.wait_procs([old], timeout=10)
     deadline = time.monotonic() + COMES_BACK
-    while _status_code(local) != 200:
+    while _status_code(open_to_all) != 200:
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    assert httpx.get(f"{local.root}/api/clean/all", headers={"Origin": EVIL}).status_code == 403
+    assert httpx.get(f"{open_to_all.root}/api/clean/all", headers={"Origin": EVIL}).status_code == 403
 
 
 def _status_code(orqal: Orqal) -> int | None:
@@ -221,32 +199,34 @@ def run(orqal: Orqal, *cmd: str, volumes: list[str]) -> dict[str, Any]:
     return orqal.run("Run", params=params, threads=0.5, memory_in_gb=0.05)
 
 
-def test_allowed_folders_are_mounted(local: Orqal, folders: Path) -> None:
-    volumes = [f"{folders}/rw:/in", f"{folders}/ro:/ref"]
-    job = run(local, "sh", "-c", "cat /in/fact /ref/fact; echo new > /in/made", volumes=volumes)
+def test_allowed_folders_are_mounted(open_to_all: Orqal, mountable: Path) -> None:
+    volumes = [f"{mountable}/rw:/in", f"{mountable}/ro:/ref"]
+    job = run(open_to_all, "sh", "-c", "cat /in/fact /ref/fact; echo new > /in/made", volumes=volumes)
     assert (job["stdout"], job["exit_code"]) == (["a fact of rw", "a fact of ro", ""], 0), job
-    assert (folders / "rw" / "made").read_text() == "new\n"
-    for volume in (f"{folders}/ro:/x", f"{folders}/rw:/x:ro"):
-        job = run(local, "sh", "-c", "echo new > /x/more", volumes=[volume])
+    assert (mountable / "rw" / "made").read_text() == "new\n"
+    for volume in (f"{mountable}/ro:/x", f"{mountable}/rw:/x:ro"):
+        job = run(open_to_all, "sh", "-c", "echo new > /x/more", volumes=[volume])
         assert job["exit_code"] != 0
         assert "Read-only" in " ".join(job["stderr"])
-    assert not (folders / "rw" / "more").exists() and not (folders / "ro" / "more").exists()
+    assert not (mountable / "rw" / "more").exists() and not (mountable / "ro" / "more").exists()
 
 
-def test_other_paths_are_not(local: Orqal, orqal: Orqal, folders: Path) -> None:
+def test_other_paths_are_not(open_to_all: Orqal, orqal: Orqal, mountable: Path) -> None:
     for host in (
         "/etc",
         "/",
-        f"{folders}/other",
-        f"{folders}/rw/below",
-        f"{folders}/rw/link",
-        f"{folders}/rw/../../../etc",
+        f"{mountable}/other",
+        f"{mountable}/rw/below",
+        f"{mountable}/rw/link",
+        f"{mountable}/rw/../../../etc",
     ):
         for mode in ("", ":ro"):
-            _refused(run(local, "cat", "/x/fact", volumes=[f"{host}:/x{mode}"]), f"{folders}/rw, {folders}/ro:ro")
-    _refused(run(local, "cat", "/x/fact", volumes=[f"{folders}/ro:/x:rw"]), "read-only")
+            _refused(
+                run(open_to_all, "cat", "/x/fact", volumes=[f"{host}:/x{mode}"]), f"{mountable}/rw, {mountable}/ro:ro"
+            )
+    _refused(run(open_to_all, "cat", "/x/fact", volumes=[f"{mountable}/ro:/x:rw"]), "read-only")
     # Where the administrator lists nothing.
-    _refused(run(orqal, "cat", "/x/fact", volumes=[f"{folders}/rw:/x"]), "nothing below them: none.")
+    _refused(run(orqal, "cat", "/x/fact", volumes=[f"{mountable}/rw:/x"]), "nothing below them: none.")
 
 
 def _refused(job: dict[str, object], words: str) -> None:

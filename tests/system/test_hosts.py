@@ -31,17 +31,18 @@ class Nowhere(OnGpu):
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, image: str) -> Iterator[Orqal]:
-    """A head, and a second host with a label."""
-    (tmp_path / "services.py").write_text(SERVICES)
-    orqal = Orqal(tmp_path / "home", settings={"ORQAL_SERVICES": str(tmp_path / "services.py")})
-    orqal.up()
+def cluster(orqal: Orqal, services: Path) -> Iterator[Orqal]:
+    """The shared Orqal with a second host, which has a label. Afterwards it has one host again."""
+    (services / "labelled.py").write_text(SERVICES)
+    address = json.loads((orqal.home / "cluster.json").read_text())["ray_address"]
+    orqal.cli("join", address, "--name", SECOND, "--label", "gpu=a100", timeout=100)
     try:
-        address = json.loads((orqal.home / "cluster.json").read_text())["ray_address"]
-        orqal.cli("join", address, "--name", SECOND, "--label", "gpu=a100", timeout=100)
         yield orqal
     finally:
-        orqal.down()
+        orqal.cli("leave", SECOND, "--now", check=False)
+        orqal.cli("undrain", HEAD, check=False)
+        (services / "labelled.py").unlink()
+    assert [(name, host["state"]) for name, host in hosts(orqal).items()] == [(HEAD, "ready")]
 
 
 def hosts(orqal: Orqal) -> dict[str, dict[str, Any]]:

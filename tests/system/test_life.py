@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support.orqal_process import Orqal, an_orqal
+from tests.support.orqal_process import Orqal
 
 WAIT_FOR_GO = "echo up; echo err >&2; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo gone on; exit 5"
 
@@ -137,18 +137,15 @@ def test_killed_host_actor_finds_its_containers_again(orqal: Orqal) -> None:
     _goes_on_and_ends_once(orqal, job_id, container)
 
 
-@pytest.mark.timeout(180)
-def test_containers_go_on_while_orqal_is_down(image: str) -> None:
-    with an_orqal({}) as second:
-        job_id, container = _start_waiting(second)
-        done = second.cli("down")
+@pytest.mark.timeout(240)
+def test_containers_go_on_while_orqal_is_down(orqal: Orqal) -> None:
+    job_id, container = _start_waiting(orqal)
+    done = orqal.cli("down")
+    try:
         assert "1 container" in done.stderr + done.stdout
-        assert second.processes() == []
+        assert orqal.processes() == []
         container.reload()
         assert container.status == "running"
-        second.up()
-        _goes_on_and_ends_once(second, job_id, container)
-        # Jobs that run and wait when it goes down for good leave nothing: `an_orqal` looks.
-        document = '{"app": "Test", "params": {"time": 1000, "echo": "on"}}' * 9
-        answer = second.http().post("/jobs", content=document)
-        second.logs_until(json.loads(answer.text.splitlines()[0])["_id"], b"on")
+    finally:
+        orqal.up()  # other tests need it
+    _goes_on_and_ends_once(orqal, job_id, container)

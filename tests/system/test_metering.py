@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import socket
-import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,78 +76,3 @@ def test_what_was_left_over_goes_and_what_runs_stays(orqal: Orqal, cgroups: Cgro
     while cgroups.attempts():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-class Elsewhere:
-    """A daemon's TCP address that leads to the socket of this machine's; it counts the answers about usage."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._asked = threading.Semaphore(0)
-        self.address = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def wait_for_questions(self, count: int) -> None:
-        """Return when it was asked this often from now on."""
-        while self._asked.acquire(blocking=False):
-            pass
-        for _ in range(count):
-            assert self._asked.acquire(timeout=60)
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self._listener.accept()
-                far = socket.socket(socket.AF_UNIX)
-                far.connect(self._path)
-                for pair in ((near, far), (far, near)):
-                    threading.Thread(target=self._copy, args=pair, daemon=True).start()
-
-    def _copy(self, source: socket.socket, to: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                for _ in range(data.count(b"/stats?")):
-                    self._asked.release()
-                to.sendall(data)
-        with contextlib.suppress(OSError):
-            to.shutdown(socket.SHUT_WR)
-
-
-@pytest.fixture
-def elsewhere() -> Iterator[Elsewhere]:
-    host = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
-    if not host.startswith("unix://"):
-        pytest.skip("needs a daemon with a socket")
-    daemon = Elsewhere(host.removeprefix("unix://"))
-    yield daemon
-    daemon.close()
-
-
-@pytest.mark.timeout(180)
-def test_a_daemon_elsewhere_is_asked(image: str, elsewhere: Elsewhere) -> None:
-    orqal = Orqal(Path(tempfile.mkdtemp(prefix="orqal-elsewhere-")), settings={"DOCKER_HOST": elsewhere.address})
-    try:
-        orqal.up()
-        job_id = orqal.submit(
-            "Run",
-            params={"image": "orqal/demo", "cmd": ["sh", "-c", f"{WORK}; echo done; sleep 1000"], "network": "none"},
-            memory_in_gb=0.1,
-        )
-        orqal.logs_until(job_id, b"done")
-        # Each question but the last has had its answer.
-        elsewhere.wait_for_questions(3)
-        orqal.cli("cancel", job_id)
-        plausible(orqal.ended(job_id))
-        short = orqal.command("true")
-        assert short["ok"]
-        orqal.down()
-    finally:
-        if orqal.processes():
-            orqal.cli("down", check=False)
-        for container in orqal.containers():
-            container.remove(force=True)
-        shutil.rmtree(orqal.home)

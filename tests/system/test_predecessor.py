@@ -18,7 +18,7 @@ import docker
 import httpx
 import pytest
 
-from tests.support.orqal_process import Orqal, an_orqal
+from tests.support.orqal_process import Orqal
 from tests.support.predecessor import Client, make_images, needed_programs
 
 pytestmark = pytest.mark.timeout(400)
@@ -60,25 +60,6 @@ def database() -> Iterator[Path]:
     if not there:
         DATABASE.rmdir()
 
-
-@pytest.fixture(scope="module")
-def open_to_all(image: str) -> Iterator[Orqal]:
-    """An Orqal without a token, as clients of 0.0.12 know no other."""
-    with an_orqal({}, "--no-token", services=SERVICES) as orqal:
-        yield orqal
-
-
-SERVICES = """
-class Report(AbstractWorker):
-    docker_url = "orqal/demo"
-    volumes = {}
-    threads = 1
-    memory_in_gb = 0.1
-    create_dir = True
-
-    def get_cmd(self, params):
-        return ["sh", "-c", "echo hello > report.txt; echo %s" % params.get("word", "")]
-"""
 
 NOTEBOOK = """
 import json, os, requests

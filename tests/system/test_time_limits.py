@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from datetime import datetime
 from typing import Any
 
 import pytest
 
 from tests.support.orqal_process import Orqal
-
-TIMEOUT = 15.0
-"""Seconds; longer than an actor needs to come back."""
 
 
 def _submit(orqal: Orqal, script: str, timeout: float) -> str:
@@ -23,10 +18,6 @@ def _container(orqal: Orqal, job: str) -> Any:
     orqal.logs_until(job, b"on")
     [container] = [each for each in orqal.containers() if each.labels["orqal.job"] == job]
     return container
-
-
-def _seconds(time: str) -> float:
-    return datetime.fromisoformat(time[:19] + "+00:00").timestamp() + float(time[19:].rstrip("Z") or 0)
 
 
 def test_first_sigterm_then_sigkill(orqal: Orqal) -> None:
@@ -47,20 +38,3 @@ def test_it_is_enforced_while_the_scheduler_is_away(orqal: Orqal) -> None:
         assert container.wait(timeout=60)["StatusCode"] == 137
     ended = orqal.ended(job)
     assert (ended["error"]["type"], ended["exit_code"], ended["attempt"]) == ("timeout", 137, 1)
-
-
-@pytest.mark.timeout(180)
-def test_it_counts_from_the_container_s_start_when_the_host_s_actor_is_another_one(orqal: Orqal) -> None:
-    job = _submit(orqal, "trap '' TERM; echo on; while :; do sleep 0.2; done", TIMEOUT)
-    container = _container(orqal, job)
-    container.reload()
-    begun = _seconds(container.attrs["State"]["StartedAt"])
-    with orqal.frozen("HostActor") as host_actor:
-        while time.time() < begun + TIMEOUT:
-            time.sleep(0.1)  # its time passes while nobody looks
-        killed = time.time()
-        host_actor.kill()
-    ended = orqal.ended(job)
-    assert (ended["error"]["type"], ended["attempt"]) == ("timeout", 1)
-    # From its order on it would have had as much time again.
-    assert _seconds(ended["inspect"]["State"]["FinishedAt"]) < killed + TIMEOUT

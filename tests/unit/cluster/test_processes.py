@@ -1,0 +1,77 @@
+"""Stopping the processes of a home."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from orqal.cluster import processes
+from orqal.cluster.processes import MARK, NODE_MARK
+
+POLITE = "print('up', flush=True); import time; time.sleep(1000)"
+DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {POLITE}"
+PARENT = f"""
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {DEAF!r}], stdout=subprocess.PIPE, env={{}})
+child.stdout.readline()
+{POLITE}
+"""
+"""Has a child that ignores SIGTERM and has no mark."""
+
+
+class Home:
+    """A home with processes that only this test knows."""
+
+    def __init__(self) -> None:
+        self.mark = secrets.token_hex(8)
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, code: str, node: str = "n") -> psutil.Process:
+        """Start a process of this home, and return when it is up."""
+        environ = os.environ | {MARK: self.mark, NODE_MARK: node}
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environ)
+        self.started.append(process)
+        assert process.stdout is not None and process.stdout.readline() == b"up\n"
+        return psutil.Process(process.pid)
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    home = Home()
+    yield home
+    for process in home.started:
+        process.kill()
+        process.communicate()
+
+
+def ended(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_all_end_also_those_that_ignore_sigterm_and_their_children(home: Home) -> None:
+    started = [home.start(code) for code in (POLITE, DEAF, PARENT)]
+    [child] = started[-1].children()
+    processes.stop(home.mark)
+    assert all(map(ended, [*started, child]))
+    assert processes.find(home.mark) == set()
+
+
+def test_those_of_another_node_stay(home: Home) -> None:
+    one, other = home.start(POLITE, "one"), home.start(POLITE, "other")
+    processes.stop(home.mark, "one")
+    assert ended(one) and not ended(other)
+
+
+def test_who_has_ended_is_not_waited_for_though_its_parent_has_not_noticed(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_LOOK_AGAIN_S", 1000.0)  # the test's own limit is shorter
+    process = home.start(POLITE)
+    processes.stop(home.mark)
+    assert process.status() == psutil.STATUS_ZOMBIE
