@@ -136,10 +136,10 @@ class SchedulerClient(SchedulerApi):
     async def in_hand(self) -> InHand:
         return await answer(self.actor.in_hand.remote())
 
-    async def mend(
+    async def repair(
         self, node_id: str | None, containers: Sequence[ContainerKey], leases: Sequence[str], apps: Sequence[str] = ()
     ) -> None:
-        return await answer(self.actor.mend.remote(node_id, containers, leases, apps))
+        return await answer(self.actor.repair.remote(node_id, containers, leases, apps))
 
     async def started(self, started: Started) -> None:
         return await answer(self.actor.started.remote(started))
@@ -222,5 +222,5 @@ class HostClient(HostApi):
     async def examine(self) -> Examined:
         return await answer(self.actor.examine.remote())
 
-    async def mend(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:
-        return await answer(self.actor.mend.remote(paths, cgroups))
+    async def repair(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:
+        return await answer(self.actor.repair.remote(paths, cgroups))

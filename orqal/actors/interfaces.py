@@ -139,7 +139,7 @@ class SchedulerApi(Protocol):
         """The work that is under way, for the doctor."""
         ...
 
-    async def mend(
+    async def repair(
         self, node_id: str | None, containers: Sequence[ContainerKey], leases: Sequence[str], apps: Sequence[str] = ()
     ) -> None:
         """Remove what the doctor found left over: containers of a host's ended attempts, leases of no job, and missing
@@ -252,7 +252,7 @@ class HostApi(Protocol):
         """Everything of Orqal that is on the host, for the doctor."""
         ...
 
-    async def mend(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:
+    async def repair(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:
         """Remove stale folders and unused cgroups, and close files of tokens to others, for the doctor."""
         ...
 

@@ -61,20 +61,20 @@ def _show(checked: Mapping[str, int], findings: Sequence[Mapping[str, Any]], fix
         console.print(Text.assemble(("All is well.", "bold green"), f" {looked_at}"), soft_wrap=True)
         return
     for finding in findings:
-        mended = finding.get("mended")
-        mark, style = ("fixed  ", "bold green") if mended else ("wrong  ", "bold red")
+        repaired = finding.get("mended")
+        mark, style = ("fixed  ", "bold green") if repaired else ("wrong  ", "bold red")
         console.print(Text.assemble((mark, style), (plain(finding["what"]), "bold")))
-        details = [] if mended else [("why it matters", finding["why"]), ("what to do", finding["remedy"])]
-        if mended is False:
+        details = [] if repaired else [("why it matters", finding["why"]), ("what to do", finding["remedy"])]
+        if repaired is False:
             details.append(("tried", "It could not be fixed now; the log of its host says why (page /logs)."))
         for label, words in details:
             text = Text.assemble((f"{label}: ", "dim"), plain(words))
             console.print(Padding(text, (0, 0, 0, 7), expand=False))
     left = sum(not finding.get("mended") for finding in findings)
-    mendable = sum(bool(finding["mendable"]) and not finding.get("mended") for finding in findings)
+    repairable = sum(bool(finding["mendable"]) and not finding.get("mended") for finding in findings)
     sentences = [looked_at, _summary(left, fix)]
-    if mendable and not fix:
-        sentences.append(f"`orqal doctor --fix` fixes {_how_many(mendable, left)}.")
+    if repairable and not fix:
+        sentences.append(f"`orqal doctor --fix` fixes {_how_many(repairable, left)}.")
     console.print(Text("\n" + " ".join(sentences)))
 
 
@@ -88,7 +88,7 @@ def _singular(things: str) -> str:
     return things[:-3] + "y" if things.endswith("ies") else things.removesuffix("s")
 
 
-def _how_many(mendable: int, left: int) -> str:
-    if mendable < left:
-        return f"{mendable} of them"
+def _how_many(repairable: int, left: int) -> str:
+    if repairable < left:
+        return f"{repairable} of them"
     return "it" if left == 1 else "them"

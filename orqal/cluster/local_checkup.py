@@ -28,9 +28,9 @@ def examine(settings: Settings, silence: str, *, fix: bool = False) -> Checkup:
     facts = _facts(settings, silence)
     findings = judge_home(facts)
     if fix:
-        mended = checkup.mend(settings, [finding.subject for finding in findings if finding.mendable])
+        repaired = checkup.repair(settings, [finding.subject for finding in findings if finding.mendable])
         findings = [
-            finding.with_mended(finding.subject in mended) if finding.mendable else finding for finding in findings
+            finding.with_repair(finding.subject in repaired) if finding.mendable else finding for finding in findings
         ]
     return Checkup(checked={"machines": 1}, findings=findings)
 

@@ -69,9 +69,9 @@ class Finding(BaseModel):
     mended: bool | None = None
     """Whether the repair worked; null if none was asked for or none is possible."""
 
-    def with_mended(self, mended: bool) -> Finding:
+    def with_repair(self, worked: bool) -> Finding:
         """Return this finding after an attempt to repair it."""
-        return Finding.model_validate({**dict(self), "mended": mended})
+        return Finding.model_validate({**dict(self), "mended": worked})
 
     @property
     def identity(self) -> tuple[str, str, str]:

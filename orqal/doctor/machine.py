@@ -95,23 +95,23 @@ def stale_folders() -> list[str]:
     )
 
 
-def mend(settings: Settings, subjects: Iterable[str]) -> list[str]:
+def repair(settings: Settings, subjects: Iterable[str]) -> list[str]:
     """Remove these stale folders, make these secrets private, and return the paths for which this worked.
 
     Paths that are no longer either are left alone.
     """
     now = machine(settings)
-    mended = []
+    repaired = []
     for path in subjects:
         if path in now.stale_folders:
             shutil.rmtree(path, ignore_errors=True)
             if not Path(path).exists():
-                mended.append(path)
+                repaired.append(path)
         elif path in now.open_secrets:
             with suppress(OSError):
                 Path(path).chmod(stat.S_IRUSR | stat.S_IWUSR)
-                mended.append(path)
-    return mended
+                repaired.append(path)
+    return repaired
 
 
 def _disks(uses: Iterable[tuple[str, str]]) -> list[Disk]:

@@ -46,13 +46,13 @@ async def check(cluster: ClusterAccess) -> Checkup:
     return Checkup(checked=await _counted(cluster, facts), findings=findings)
 
 
-async def check_and_mend(cluster: ClusterAccess) -> Checkup:
+async def check_and_repair(cluster: ClusterAccess) -> Checkup:
     """Report what is wrong, repair what is safe to repair, and report for each repair whether it worked."""
     before = await check(cluster)
     wanted = [finding for finding in before.findings if finding.mendable]
     if not wanted:
         return before
-    await _mend(cluster, wanted)
+    await _repair(cluster, wanted)
     await asyncio.sleep(SECOND_LOOK_AFTER)
     left = {finding.identity for finding in judge(await _facts(cluster))}
     for finding in wanted:
@@ -156,10 +156,10 @@ async def _counted(cluster: ClusterAccess, facts: Cluster) -> dict[str, int]:
     }
 
 
-async def _mend(cluster: ClusterAccess, findings: Sequence[Finding]) -> None:
+async def _repair(cluster: ClusterAccess, findings: Sequence[Finding]) -> None:
     leases = [finding.subject for finding in findings if finding.kind is Kind.STRAY_LEASE]
     apps = [finding.subject for finding in findings if finding.kind is Kind.BROKEN_WRAPPER]
-    await cluster.scheduler.mend(None, [], leases, apps)
+    await cluster.scheduler.repair(None, [], leases, apps)
     for node in (finding.subject for finding in findings if finding.kind is Kind.STRAY_ACTOR):
         try:
             ray.kill(HostClient.find(node).actor)
@@ -169,12 +169,12 @@ async def _mend(cluster: ClusterAccess, findings: Sequence[Finding]) -> None:
         here = [finding for finding in findings if finding.where == info.name]
         if here:
             try:
-                await asyncio.wait_for(_mend_host(cluster, info, here), HOST_TIMEOUT)
+                await asyncio.wait_for(_repair_host(cluster, info, here), HOST_TIMEOUT)
             except (ActorAway, EngineError, asyncio.TimeoutError) as error:
                 log.warning("not everything could be repaired on %s: %s", info.name, error)
 
 
-async def _mend_host(cluster: ClusterAccess, info: HostInfo, findings: Sequence[Finding]) -> None:
+async def _repair_host(cluster: ClusterAccess, info: HostInfo, findings: Sequence[Finding]) -> None:
     def subjects(*kinds: Kind) -> list[str]:
         return [finding.subject for finding in findings if finding.kind in kinds]
 
@@ -183,13 +183,13 @@ async def _mend_host(cluster: ClusterAccess, info: HostInfo, findings: Sequence[
         await actor.strays()  # after this the host can release the containers that belong to no attempt
         report = await actor.examine()
         keys = [key for key, container in report.containers.items() if container in containers]
-        await cluster.scheduler.mend(info.node_id, keys, [])
+        await cluster.scheduler.repair(info.node_id, keys, [])
     directories = subjects(Kind.STRAY_DIRECTORY)
     for part in slices(directories):
         known = await cluster.read(cluster.store.get_many, part)
         await actor.remove_directories([job for job in part if job not in known])
     attempts = [subject.rpartition("_") for subject in subjects(Kind.STRAY_CGROUP)]
-    await actor.mend(
+    await actor.repair(
         subjects(Kind.STALE_FOLDER, Kind.OPEN_SECRET),
         [ContainerKey(job, int(number)) for job, _, number in attempts],
     )

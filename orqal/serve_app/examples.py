@@ -130,7 +130,7 @@ STATUS = ClusterStatus(
 HEALTH = Health(status="ok")
 
 
-def _checkup(mended: bool | None) -> Checkup:
+def _checkup(repaired: bool | None) -> Checkup:
     return Checkup(
         checked={"hosts": 1, "jobs": 42, "jobs on hosts": 1, "containers": 2, "directories": 7, "leases": 1},
         findings=[
@@ -142,7 +142,7 @@ def _checkup(mended: bool | None) -> Checkup:
                 why="It occupies the disk, and if it runs, also threads and memory that Orqal does not count.",
                 remedy="`orqal doctor --fix` removes it.",
                 mendable=True,
-                mended=mended,
+                mended=repaired,
             )
         ],
     )

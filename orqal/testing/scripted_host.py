@@ -403,7 +403,7 @@ class ScriptedHost(HostApi):
         directories = frozenset(self._machine.directories)
         return Examined(moment, None, containers, directories, frozenset(), Machine(), moment)
 
-    async def mend(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:
+    async def repair(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:
         return None
 
 

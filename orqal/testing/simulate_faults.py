@@ -1,8 +1,8 @@
 """Simulated lives of whole clusters in which everything dies at random: `python -m orqal.testing.simulate_faults`.
 
 Each seed is one life: a few hosts, some jobs, users who submit, cancel and drain, and faults of every kind, several at
-a time. Then all is mended, and what must hold for every job and every container is checked. A seed that fails is
-printed, and `--seed N` replays it.
+a time. Then everything is repaired, and what must hold for every job and every container is checked. A seed that fails
+is printed, and `--seed N` replays it.
 """
 
 from __future__ import annotations

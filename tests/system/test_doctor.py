@@ -1,4 +1,4 @@
-"""`orqal doctor` on a real Orqal: leftovers of each kind are planted, found, and mended; all else stays."""
+"""`orqal doctor` on a real Orqal: leftovers of each kind are planted, found and repaired; everything else stays."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.mark.timeout(240)
-def test_planted_leftovers_are_found_and_mended_and_all_else_stays(
+def test_planted_leftovers_are_found_and_repaired_and_all_else_stays(
     orqal: Orqal, services: Path, stranger: Any, folder: Path
 ) -> None:
     assert checkup(orqal, code=0) == {}
@@ -123,8 +123,8 @@ def test_planted_leftovers_are_found_and_mended_and_all_else_stays(
         shown = orqal.cli("doctor", check=False, timeout=120).stdout
         for finding in found.values():
             assert finding["what"] in " ".join(shown.split()) and finding["remedy"] in " ".join(shown.split())
-        mended = checkup(orqal, "--fix", code=1)
-        assert {key: finding["mended"] for key, finding in mended.items()} == {
+        after = checkup(orqal, "--fix", code=1)
+        assert {key: finding["mended"] for key, finding in after.items()} == {
             **dict.fromkeys(planted, True),
             ("broken_wrapper", "broken"): None,
         }
@@ -176,8 +176,8 @@ def test_while_it_is_down_this_machine_is_looked_at() -> None:
         assert {kind for kind, _ in checkup(alone, code=1)} == wanted
         shown = alone.cli("doctor", check=False)
         assert "only this machine was checked" in shown.stderr and "`orqal up`" in shown.stdout
-        mended = {kind: found["mended"] for (kind, _), found in checkup(alone, "--fix", code=1).items()}
-        assert mended == {"orqal_died": None, "store_damaged": None, "open_secret": True}
+        repaired = {kind: found["mended"] for (kind, _), found in checkup(alone, "--fix", code=1).items()}
+        assert repaired == {"orqal_died": None, "store_damaged": None, "open_secret": True}
         assert (home / "token").stat().st_mode & 0o777 == 0o600
     finally:
         shutil.rmtree(home)

@@ -213,9 +213,9 @@ class Host(HostApi):
             answered=time.time(),
         )
 
-    async def mend(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:
+    async def repair(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:
         def work() -> None:
-            checkup.mend(self._settings, paths)
+            checkup.repair(self._settings, paths)
             if self._engine.cgroups:
                 self._engine.cgroups.remove([key for key in cgroups if key not in self._runs])
 

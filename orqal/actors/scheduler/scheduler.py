@@ -228,7 +228,7 @@ class Scheduler(SchedulerApi):
         leases = self._jobs.lease_names() | self._leases.names()
         return InHand(self._jobs.in_hand(), frozenset(self._writer.saving), leases, self._apps.missing_names())
 
-    async def mend(
+    async def repair(
         self, node_id: str | None, containers: Sequence[ContainerKey], leases: Sequence[str], apps: Sequence[str] = ()
     ) -> None:
         if (host := self._hosts.of_node(node_id or "")) is not None:

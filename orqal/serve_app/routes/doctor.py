@@ -24,4 +24,4 @@ async def post_doctor_fix(cluster: ClusterDep) -> Checkup:
     """Look for problems and fix those that are `mendable`: remove leftover containers, directories, leases, actors and
     cgroups, and make files with tokens private. `mended` says for each finding whether that worked. Running jobs and
     other people's containers are never touched."""
-    return await cluster_checkup.check_and_mend(cluster)
+    return await cluster_checkup.check_and_repair(cluster)

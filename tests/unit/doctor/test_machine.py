@@ -32,7 +32,7 @@ def test_secrets_that_others_can_read(settings: Settings) -> None:
     other = settings.home / "other"
     other.write_text("")
     other.chmod(0o644)
-    assert checkup.mend(settings, [str(settings.token_path), str(other)]) == [str(settings.token_path)]
+    assert checkup.repair(settings, [str(settings.token_path), str(other)]) == [str(settings.token_path)]
     assert settings.token_path.stat().st_mode & 0o777 == 0o600 and other.stat().st_mode & 0o777 == 0o644
     assert checkup.machine(settings).open_secrets == {}
 
@@ -55,7 +55,7 @@ def test_unused_folders_of_ray(settings: Settings, folder: Path, tmp_path: Path)
         os.utime(tmp_path / other, (0, 0))
     (tmp_path / f"orqal-{os.getuid()}-00000000").symlink_to(settings.home)
     assert checkup.stale_folders() == [str(folder)]
-    assert checkup.mend(settings, [str(folder), str(settings.home)]) == [str(folder)]
+    assert checkup.repair(settings, [str(folder), str(settings.home)]) == [str(folder)]
     assert not folder.exists() and settings.home.exists()
 
 
@@ -63,7 +63,7 @@ def test_a_folder_that_is_in_use_or_was_just_written_is_not_stale(settings: Sett
     user = subprocess.Popen([sys.executable, "-c", "input()", f"--temp-dir={folder}"], stdin=subprocess.PIPE)
     try:
         assert checkup.stale_folders() == []
-        assert checkup.mend(settings, [str(folder)]) == []
+        assert checkup.repair(settings, [str(folder)]) == []
     finally:
         user.communicate()
     assert checkup.stale_folders() == [str(folder)]

@@ -268,11 +268,11 @@ def test_the_doctor_lets_an_app_be_forgotten_that_no_job_needs(tmp_path: Path) -
         file.unlink()
         await cluster.wait(10)
         assert (await cluster.scheduler.in_hand()).missing_apps == {"Mine"}
-        await cluster.scheduler.mend(None, [], [], ["Mine"])
+        await cluster.scheduler.repair(None, [], [], ["Mine"])
         assert (await cluster.scheduler.in_hand()).missing_apps == {"Mine"}, "a job needs it"
         await cluster.ended([running])
         assert cluster.record(running).ok
-        await cluster.scheduler.mend(None, [], [], ["Mine"])
+        await cluster.scheduler.repair(None, [], [], ["Mine"])
         assert "Mine" not in {info.name for info in await cluster.scheduler.apps()}
 
     play(scene, tmp_path, services=str(file.parent))
