@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from types import SimpleNamespace
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import httpx
+import pytest
 from fastapi import FastAPI
 
 from orqal.actors.interfaces import HostApi, SchedulerApi
 from orqal.models import HostInfo
 from orqal.serve_app.cluster_access import ClusterAccess
 from orqal.serve_app.news import NewsFeed
+from orqal.serve_app.routes import streaming
 from orqal.store import Store
 
 
@@ -58,3 +60,23 @@ async def client_of(api: FastAPI, cluster: ClusterAccess | None = None) -> Async
     transport = httpx.ASGITransport(api, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
+
+
+def watch_heartbeats(monkeypatch: pytest.MonkeyPatch, routes: ModuleType, count: int = 2) -> asyncio.Event:
+    """Make the heartbeats of these routes frequent, and return an event that is set when this many have been sent."""
+    monkeypatch.setattr(streaming, "HEARTBEAT_SECONDS", 0.01)
+    enough = asyncio.Event()
+
+    async def watched(
+        parts: AsyncGenerator[bytes, None], heartbeat: bytes = streaming.EMPTY_LINE
+    ) -> AsyncGenerator[bytes, None]:
+        sent = 0
+        async with aclosing(streaming.with_heartbeats(parts, heartbeat)) as items:
+            async for item in items:
+                yield item
+                sent += item == heartbeat
+                if sent == count:
+                    enough.set()
+
+    monkeypatch.setattr(routes, "with_heartbeats", watched)
+    return enough

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from orqal.actors.scheduler.change_feed import ChangeFeed
 from orqal.engine.job_directory import Piece
 from orqal.logstream import MEDIA_TYPE, STDERR, STDOUT, Decoder, Frame
 from orqal.models import Outcome, Output, now
-from orqal.serve_app.routes import output, streaming
+from orqal.serve_app.routes import output
 from orqal.store import SqliteStore
-from tests.support.serve_app import client_of, cluster_with, host_info, news_from, scheduler_with
+from tests.support.serve_app import client_of, cluster_with, host_info, news_from, scheduler_with, watch_heartbeats
 from tests.support.stores import add, job
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
@@ -77,10 +76,10 @@ async def test_an_output_with_its_streams_apart(api: FastAPI, tmp_path: Path) ->
 
 
 async def test_a_silent_output_has_heartbeats(api: FastAPI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "HEARTBEAT_SECONDS", 0.01)
+    two_sent = watch_heartbeats(monkeypatch, output)
 
     async def slow(*_: Any) -> AsyncGenerator[list[Frame], None]:
-        await asyncio.sleep(0.2)
+        await two_sent.wait()
         yield [Frame(STDOUT, b"late")]
 
     monkeypatch.setattr(output, "job_output", slow)

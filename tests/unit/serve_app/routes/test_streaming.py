@@ -18,11 +18,13 @@ class Lines:
 
     def __init__(self, *lines: bytes | Exception | None) -> None:
         self.queue: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
+        self.begun = asyncio.Event()
         self.closed = False
         for line in lines:
             self.queue.put_nowait(line)
 
     async def read(self) -> AsyncGenerator[bytes, None]:
+        self.begun.set()
         try:
             while (line := await self.queue.get()) is not None:
                 if isinstance(line, Exception):
@@ -59,7 +61,7 @@ async def test_a_reader_that_leaves_closes_what_makes_the_lines() -> None:
     waiting, pending = Lines(), Lines(b"a\n", b"b\n")
     stream = with_heartbeats(waiting.read())
     reading = asyncio.ensure_future(anext(stream))
-    await asyncio.sleep(0.01)
+    await waiting.begun.wait()
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
