@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import tempfile
 import uuid
 import weakref
 from collections.abc import Callable, Mapping
@@ -34,6 +33,7 @@ from orqal.engine.errors import Unreachable
 from orqal.models import AppInfo, ErrorType, JobError, JobRecord, JobSpec, Outcome, Output, Resources, Status, now
 from orqal.scheduling.lifecycle import Wish
 from orqal.settings import Settings
+from orqal.testing.run_folders import make_folder
 from orqal.wrappers import calls
 from orqal.wrappers.base import AbstractWrapper, WrapperJob
 from orqal.wrappers.calls import Command
@@ -133,10 +133,30 @@ def run(
         raise ValueError(app.error)
     spec = JobSpec(app=wrapper.__name__, input=input, params=dict(params or {}), user=user)
     job = JobRecord.submitted(spec, _ID, now())
-    home = folder or Path(tempfile.mkdtemp(prefix="orqal-testing-"))
+    ref = _GivenClass(wrapper)
+    if folder is not None:
+        return _run_in(folder, job, app, ref, engine, container)
+    home = make_folder()
+    try:
+        ended = _run_in(home, job, app, ref, engine, container)
+    except BaseException:
+        shutil.rmtree(home, ignore_errors=True)
+        raise
+    weakref.finalize(ended, shutil.rmtree, home, ignore_errors=True)
+    return ended
+
+
+def _run_in(
+    home: Path,
+    job: JobRecord,
+    app: AppInfo,
+    ref: WrapperRef,
+    engine: Literal["played", "docker"],
+    container: Container | Callable[[Command, Path], Container],
+) -> WrapperRun:
+    """Run a wrapper for a job whose directory is made below `home`."""
     settings = replace(Settings(), home=home, jobs_dir_text="", pull_patience=0.0)
     directory = settings.jobs_dir / job.id
-    ref = _GivenClass(wrapper)
     command = calls.prepare(ref, _as_seen(job, directory), None)
     if isinstance(command, calls.Failure):
         outcome = Outcome(error=JobError(type=ErrorType.WRAPPER_ERROR, message=command.message))
@@ -144,10 +164,7 @@ def run(
         outcome = asyncio.run(_on_docker(settings, job, app, ref))
     else:
         outcome = _played(settings, job, ref, command, container)
-    ended = _ended(job.ended(outcome, now()), outcome, command if isinstance(command, Command) else None, directory)
-    if folder is None:
-        weakref.finalize(ended, shutil.rmtree, home, ignore_errors=True)
-    return ended
+    return _ended(job.ended(outcome, now()), outcome, command if isinstance(command, Command) else None, directory)
 
 
 def _as_seen(job: JobRecord, directory: Path, **more: Any) -> WrapperJob:

@@ -10,7 +10,7 @@ import pytest
 
 from orqal.abstract import AbstractWrapper
 from orqal.models import ErrorType, Status
-from orqal.testing import Container, run
+from orqal.testing import Container, run, wrapper_run
 from orqal.wrappers.base import WrapperJob
 from orqal.wrappers.calls import Command
 
@@ -74,7 +74,16 @@ def test_the_temporary_folder_goes_with_the_object() -> None:
     assert not directory.exists()
 
 
-def test_mistakes_are_reported_at_once() -> None:
+def test_mistakes_are_reported_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Path] = []
+
+    def make_folder() -> Path:
+        made.append(tmp_path / str(len(made)))
+        made[-1].mkdir()
+        return made[-1]
+
+    monkeypatch.setattr(wrapper_run, "make_folder", make_folder)
+
     class Wrong(CountWords):
         threads = -1
 
@@ -90,6 +99,7 @@ def test_mistakes_are_reported_at_once() -> None:
         run(int, "in.txt")  # type: ignore[arg-type]
     with pytest.raises(ConnectionError):
         _run_without_docker()
+    assert len(made) == 2 and not any(folder.exists() for folder in made), "a folder is left"
 
 
 def _run_without_docker() -> None:
