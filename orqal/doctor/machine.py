@@ -18,6 +18,7 @@ import psutil
 
 from orqal import __version__
 from orqal.doctor.facts import Disk, Machine, StoreFacts
+from orqal.removal import remove
 from orqal.settings import Settings
 from orqal.store import StoreError, first_sentence, open_store, transfer
 
@@ -104,8 +105,8 @@ def mend(settings: Settings, subjects: Iterable[str]) -> list[str]:
     mended = []
     for path in subjects:
         if path in now.stale_folders:
-            shutil.rmtree(path, ignore_errors=True)
-            if not Path(path).exists():
+            with suppress(OSError):
+                remove(Path(path))
                 mended.append(path)
         elif path in now.open_secrets:
             with suppress(OSError):

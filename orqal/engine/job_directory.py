@@ -6,15 +6,17 @@ after another, never through a link.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import secrets
-import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
+
+from orqal.removal import Unfinished, remove
 
 LISTED = 10_000
 """Names of files in a job's directory that its record lists at most."""
@@ -51,21 +53,26 @@ def directories(jobs_dir: Path) -> list[str]:
     return []
 
 
-def remove_directories(jobs_dir: Path, jobs: Iterable[str]) -> list[str]:
-    """Remove jobs' directories without following links, and return the ids of those that are gone."""
-    gone = []
-    for job in jobs:
-        if not _JOB_ID.fullmatch(job):
-            continue
-        path = jobs_dir / job
-        with suppress(OSError):
-            if path.is_symlink():
-                path.unlink()
-            else:
-                shutil.rmtree(path)
-        if not os.path.lexists(path):
-            gone.append(job)
-    return gone
+class Removed(NamedTuple):
+    """What came of the removal of jobs' directories. Those that are in neither were not finished in the time."""
+
+    gone: list[str]
+    """The ids of the jobs whose directories are gone."""
+    stuck: dict[str, str]
+    """Why a directory cannot be removed, in words, by the id of its job. What could be removed of it is gone."""
+
+
+def remove_directories(jobs_dir: Path, jobs: Iterable[str], deadline: float = math.inf) -> Removed:
+    """Remove jobs' directories without following links. `deadline`: in seconds of `time.monotonic`."""
+    removed = Removed([], {})
+    with suppress(Unfinished):
+        for job in filter(_JOB_ID.fullmatch, jobs):
+            try:
+                remove(jobs_dir / job, deadline)
+                removed.gone.append(job)
+            except OSError as error:
+                removed.stuck[job] = f"{error.strerror}: {error.filename}"
+    return removed
 
 
 def listing(directory: Path) -> list[str]:

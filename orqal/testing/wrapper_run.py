@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import tempfile
 import uuid
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ from orqal.engine import job_directory
 from orqal.engine.client import ContainerKey
 from orqal.engine.errors import Unreachable
 from orqal.models import AppInfo, ErrorType, JobError, JobRecord, JobSpec, Outcome, Output, Resources, Status, now
+from orqal.removal import remove
 from orqal.scheduling.lifecycle import Wish
 from orqal.settings import Settings
 from orqal.wrappers import calls
@@ -146,8 +147,13 @@ def run(
         outcome = _played(settings, job, ref, command, container)
     ended = _ended(job.ended(outcome, now()), outcome, command if isinstance(command, Command) else None, directory)
     if folder is None:
-        weakref.finalize(ended, shutil.rmtree, home, ignore_errors=True)
+        weakref.finalize(ended, _clear, home)
     return ended
+
+
+def _clear(home: Path) -> None:
+    with suppress(OSError):
+        remove(home)
 
 
 def _as_seen(job: JobRecord, directory: Path, **more: Any) -> WrapperJob:

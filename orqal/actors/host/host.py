@@ -145,7 +145,7 @@ class Host(HostApi):
         return [key for key, container, _ in containers if container not in held]
 
     async def remove_directories(self, jobs: Sequence[str]) -> list[str]:
-        return await self._in_thread(job_directory.remove_directories, self._settings.jobs_dir, jobs)
+        return (await self._in_thread(job_directory.remove_directories, self._settings.jobs_dir, jobs)).gone
 
     # For the API and for what stops a host
 
