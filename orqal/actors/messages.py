@@ -140,3 +140,5 @@ class Examined:
     cgroups: frozenset[ContainerKey]
     machine: Machine
     answered: float
+    stuck: Mapping[str, str] = field(default_factory=dict)
+    """Why a directory could not be removed, by the id of its job."""

@@ -51,6 +51,8 @@ class HostFacts:
     """The ids of this cluster's containers, by attempt."""
     directories: frozenset[str] = frozenset()
     """The ids of jobs that have directories on the host."""
+    stuck: Mapping[str, str] = field(default_factory=dict)
+    """Why a directory could not be removed, by the id of its job."""
     cgroups: frozenset[ContainerKey] = frozenset()
     """The attempts that have cgroups on the host."""
     machine: Machine = field(default_factory=Machine)

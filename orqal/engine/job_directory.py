@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -62,16 +63,26 @@ class Removed(NamedTuple):
     """Why a directory cannot be removed, in words, by the id of its job. What could be removed of it is gone."""
 
 
-def remove_directories(jobs_dir: Path, jobs: Iterable[str], deadline: float = math.inf) -> Removed:
-    """Remove jobs' directories without following links. `deadline`: in seconds of `time.monotonic`."""
+def remove_directories(
+    jobs_dir: Path, jobs: Iterable[str], within: float = math.inf, each_within: float = math.inf
+) -> Removed:
+    """Remove jobs' directories without following links.
+
+    `within`: seconds for all of them; `each_within`: seconds for each, so that one does not keep the others waiting.
+    """
     removed = Removed([], {})
-    with suppress(Unfinished):
-        for job in filter(_JOB_ID.fullmatch, jobs):
-            try:
-                remove(jobs_dir / job, deadline)
-                removed.gone.append(job)
-            except OSError as error:
-                removed.stuck[job] = f"{error.strerror}: {error.filename}"
+    over = time.monotonic() + within
+    for job in filter(_JOB_ID.fullmatch, jobs):
+        begun = time.monotonic()
+        if begun >= over:
+            break
+        try:
+            remove(jobs_dir / job, min(over, begun + each_within))
+            removed.gone.append(job)
+        except Unfinished:
+            pass
+        except OSError as error:
+            removed.stuck[job] = f"{error.strerror}: {error.filename}"
     return removed
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
+from orqal.actors.directories import removed_directories
 from orqal.serve_app.cluster_access import ClusterAccess, slices
 
 
@@ -18,5 +19,6 @@ async def remove_old_directories(cluster: ClusterAccess) -> AsyncGenerator[str, 
         host = await cluster.host_actor(info)
         for part in slices(await host.directories()):
             known = await cluster.read(cluster.store.get_many, part)
-            for name in await host.remove_directories([name for name in part if name not in known]):
-                yield name
+            async for removed in removed_directories(host, [name for name in part if name not in known]):
+                for name in removed.gone:
+                    yield name

@@ -14,7 +14,7 @@ import pytest
 
 from orqal import removal
 from orqal.removal import Unfinished, remove
-from tests.support.nested import nest
+from tests.support.folders import nest
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -17,7 +17,7 @@ import pytest
 from orqal.engine import archive
 from orqal.engine.archive import packed, unpack
 from orqal.engine.errors import Unreachable
-from tests.support.nested import nest
+from tests.support.folders import nest
 
 JOB = "a" * 24
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from orqal.engine import job_directory
 from orqal.engine.job_directory import create, listing, make_directory, read_piece
+from tests.support.folders import mounted
 
 
 @pytest.fixture
@@ -167,20 +167,17 @@ def test_what_cannot_be_removed_does_not_keep_the_others(tmp_path: Path) -> None
     ids = [f"{number:024x}" for number in range(3)]
     for job in ids:
         (tmp_path / job / "sub").mkdir(parents=True)
-    mounted = tmp_path / ids[1] / "sub"
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", mounted], check=True)
-    try:
-        (mounted / "kept").touch()
+    below = tmp_path / ids[1] / "sub"
+    with mounted(below):
+        (below / "kept").touch()
         removed = job_directory.remove_directories(tmp_path, ids)
-        assert (mounted / "kept").exists()
-    finally:
-        subprocess.run(["umount", mounted], check=True)
-    assert removed == ([ids[0], ids[2]], {ids[1]: f"another file system is mounted there: {mounted}"})
+        assert (below / "kept").exists()
+    assert removed == ([ids[0], ids[2]], {ids[1]: f"another file system is mounted there: {below}"})
     assert [path.name for path in tmp_path.iterdir()] == [ids[1]]
 
 
 def test_what_is_not_reached_in_time_is_neither_gone_nor_stuck(tmp_path: Path) -> None:
     job = tmp_path / f"{1:024x}"
     job.mkdir()
-    assert job_directory.remove_directories(tmp_path, [job.name], deadline=0) == ([], {})
+    assert job_directory.remove_directories(tmp_path, [job.name], within=0) == ([], {})
     assert job.exists()

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from orqal.actors.interfaces import ActorAway
 from orqal.actors.messages import CleanTarget
+from orqal.engine.job_directory import Removed
 from orqal.serve_app import cluster_access
 from orqal.serve_app.routes import streaming
 from orqal.store import SqliteStore
@@ -72,10 +73,10 @@ class Host:
     async def directories(self) -> list[str]:
         return list(self.names)
 
-    async def remove_directories(self, jobs: Sequence[str]) -> list[str]:
+    async def remove_directories(self, jobs: Sequence[str]) -> Removed:
         removed = [name for name in jobs if name != self.stays]
         self.names = [name for name in self.names if name not in removed]
-        return removed
+        return Removed(removed, {self.stays: "Permission denied"} if self.stays in jobs else {})
 
 
 async def test_directories_without_a_job_are_removed_and_named(

@@ -1,8 +1,11 @@
-"""Folders in each other, deeper than a path can say."""
+"""Folders that are hard to remove."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -17,3 +20,13 @@ def nest(folder: Path, depth: int) -> None:
         here = below
     os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=here))
     os.close(here)
+
+
+@contextmanager
+def mounted(folder: Path, size: str = "1m") -> Iterator[None]:
+    """Mount an empty file system at a folder, so that it cannot be removed. Only root can do this."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
