@@ -167,13 +167,16 @@ async def _mend(cluster: ClusterAccess, findings: Sequence[Finding]) -> None:
             ray.kill(HostClient.find(node).actor)
         except ValueError as error:
             log.warning("the actor of the node %s cannot be removed: %s", node, error)
-    for info in await cluster.scheduler.hosts():
-        here = [finding for finding in findings if finding.where == info.name]
-        if here:
-            try:
-                await asyncio.wait_for(_mend_host(cluster, info, here), HOST_TIMEOUT)
-            except (ActorAway, EngineError, asyncio.TimeoutError) as error:
-                log.warning("not everything could be repaired on %s: %s", info.name, error)
+    await asyncio.gather(*(_mend_in_time(cluster, info, findings) for info in await cluster.scheduler.hosts()))
+
+
+async def _mend_in_time(cluster: ClusterAccess, info: HostInfo, findings: Sequence[Finding]) -> None:
+    here = [finding for finding in findings if finding.where == info.name]
+    if here:
+        try:
+            await asyncio.wait_for(_mend_host(cluster, info, here), HOST_TIMEOUT)
+        except (ActorAway, EngineError, asyncio.TimeoutError) as error:
+            log.warning("not everything could be repaired on %s: %s", info.name, error)
 
 
 async def _mend_host(cluster: ClusterAccess, info: HostInfo, findings: Sequence[Finding]) -> None:

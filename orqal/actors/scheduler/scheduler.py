@@ -38,6 +38,8 @@ NODE_PERIOD = 1.0
 """Seconds between two looks at the list of nodes."""
 SETTLES = 0.5
 """Seconds after which Ray's own count of free resources includes what was leased and given back."""
+STRAYS_WITHIN = 30.0
+"""Seconds within which a host lists its containers, so that one that hangs keeps no one waiting."""
 CANCELLED_AT_ONCE = 1_000
 """Jobs that are cancelled at a time: their records are in memory meanwhile."""
 _NOTHING = OnOneHost(0, Resources(0, 0))
@@ -87,7 +89,7 @@ class Scheduler(SchedulerApi):
             clock=self._clock,
             **({} if new_id is None else {"new_id": new_id}),
         )
-        self._retention = Retention(store, self._writer, settings, self._hosts, self._clock)
+        self._retention = Retention(store, self._writer, settings, self._hosts, self._clock, self._background)
 
     async def start(self) -> None:
         """Take up the work of the Scheduler before this one, and begin."""
@@ -149,10 +151,13 @@ class Scheduler(SchedulerApi):
         await self.cancel(jobs)
         while any(self._jobs.has_host(job) for job in jobs):
             cursor = (await self._feed.since(cursor, timeout=1)).cursor
-        for host in self._hosts.awake():
-            with contextlib.suppress(ActorAway, EngineError):
-                self._jobs.found(host, await host.api.strays())
+        await asyncio.gather(*(self._clean_strays(host) for host in self._hosts.awake()))
         return len(jobs)
+
+    async def _clean_strays(self, host: KnownHost) -> None:
+        """Remove what was left over on a host, unless it does not answer."""
+        with contextlib.suppress(ActorAway, EngineError, asyncio.TimeoutError):
+            self._jobs.found(host, await asyncio.wait_for(host.api.strays(), STRAYS_WITHIN))
 
     async def why_waiting(self, job: str) -> WhyWaiting:
         if (app := self._waiting.app_waited_for(job)) is not None:
@@ -302,9 +307,9 @@ class Scheduler(SchedulerApi):
         """A host has come, or is back: remove what ended attempts and deleted jobs have left on it."""
         try:
             self._jobs.found(host, await host.api.attempts())
-            await self._retention.sweep(host.name, host.api)
         except Exception as error:  # this is tried again when its daemon is back
             log.warning("leftovers stay on %s for now (%s: %s)", host.name, type(error).__name__, error)
+        self._retention.sweep(host.name)
 
     async def _look_at_others(self) -> None:
         """Find out what other Ray programs hold."""

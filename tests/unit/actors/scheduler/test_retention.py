@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,30 @@ def test_a_directory_that_a_host_does_not_finish_keeps_no_others(tmp_path: Path)
         assert not machine.directories
 
     play(scene, tmp_path)
+
+
+def test_a_host_that_hangs_keeps_the_directories_of_no_other_host(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        jobs = await cluster.submit(*(spec(number, params={"seconds": 1}) for number in range(8)))
+        await cluster.ended(jobs)
+        h1, h2 = cluster.machines["h1"], cluster.machines["h2"]
+        assert h1.directories and h2.directories
+        node = cluster.ray.node_of("h1")
+        assert node is not None and node.actor is not None
+        node.actor[0].freeze(2_000)
+        cleaning = asyncio.ensure_future(cluster.scheduler.clean(CleanTarget.ALL))
+        await cluster.wait(1)
+        assert h1.directories and not h2.directories and not cleaning.done()
+        assert await asyncio.wait_for(cleaning, 35) == 8
+        # The next jobs are deleted after their time, and h1 is not waited for.
+        await cluster.scheduler.drain("h1")
+        await cluster.ended(await cluster.submit(*(spec(f"more {number}") for number in range(4))))
+        assert h2.directories
+        await cluster.wait(200)
+        assert not h2.directories and h1.directories
+        await cluster.until(lambda: not h1.directories, within=3_000)
+
+    play(scene, tmp_path, TWO_HOSTS, job_ttl=100.0)
 
 
 def test_a_deletion_that_the_store_refuses_is_done_later(tmp_path: Path) -> None:
