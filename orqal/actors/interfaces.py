@@ -132,7 +132,7 @@ class SchedulerApi(Protocol):
         ...
 
     async def ready(self) -> bool:
-        """True if a host takes work."""
+        """True if a host takes work, or would if its disks had room."""
         ...
 
     async def in_hand(self) -> InHand:

@@ -90,6 +90,8 @@ class HostReport(NamedTuple):
     """The images that it is pulling, with their tags."""
     incarnation: str
     """A different value for each process that the actor has been."""
+    shortage: str | None = None
+    """Why it should get no new jobs though it is ready, in words: a disk has too little room."""
 
 
 @dataclass(frozen=True)

@@ -319,14 +319,17 @@ def _of_machine(where: str, machine: Machine) -> Iterator[Finding]:
             mendable=True,
         )
     for disk in machine.disks:
-        if disk.free < max(GB, min(disk.total / 20, 10 * GB)):
+        refused = disk.for_jobs and disk.free < machine.least
+        if refused or disk.free < max(GB, min(disk.total / 20, 10 * GB)):
             yield Finding(
                 kind=Kind.DISK_FULL,
                 where=where,
                 subject=disk.path,
                 what=f"The disk of {disk.path} on {where} is nearly full: {disk.free / GB:.2f} of "
                 f"{disk.total / GB:.1f} GB are free. It holds {disk.use}.",
-                why="When it is full, nothing can be written there, and jobs wait or fail.",
+                why=f"No new job starts there until {machine.least / GB:g} GB are free (ORQAL_MIN_FREE_SPACE_GB)."
+                if refused
+                else "When it is full, nothing can be written there, and jobs wait or fail.",
                 remedy="`orqal clean old` removes directories without a job, and `docker image prune` unused images. A "
                 "shorter ORQAL_JOB_TTL keeps ended jobs for less time.",
             )

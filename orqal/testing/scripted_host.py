@@ -96,6 +96,8 @@ class ScriptedMachine:
         self.rng, self.script = rng, script
         self.power = Process(f"machine {name}")
         self.containers: dict[ContainerKey, Container] = {}
+        self.shortage: str | None = None
+        """Why its disks have too little room; None if they have enough."""
         self.directories: set[str] = set()
         self.stuck: set[str] = set()
         """The jobs whose directories cannot be removed."""
@@ -219,7 +221,8 @@ class ScriptedHost(HostApi):
 
     def _present(self) -> HostReport:
         state = "ready" if self._machine.daemon_up.is_set() else "the Docker daemon does not answer"
-        return HostReport(state, "scripted", Load(), IMAGES, frozenset(), self._incarnation)
+        shortage = self._machine.shortage
+        return HostReport(state, "scripted", Load(), IMAGES, frozenset(), self._incarnation, shortage)
 
     # An attempt
 

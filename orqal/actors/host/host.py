@@ -14,6 +14,7 @@ import psutil
 
 from orqal.actors.background import Background
 from orqal.actors.host.container_run import ContainerRun, HostParts
+from orqal.actors.host.disk_space import DiskSpace
 from orqal.actors.host.engine_watch import EngineWatch, Seen
 from orqal.actors.host.image_pulls import ImagePulls
 from orqal.actors.host.log_readers import LogReaders
@@ -55,6 +56,7 @@ class Host(HostApi):
         self._background = Background()
         self._loop = asyncio.get_running_loop()
         self._load = Load()
+        self._disks = DiskSpace(settings)
         self._logs = LogReaders(self._loop)
         self._pulls = ImagePulls(self._settings.pull_patience, self._report_now)
         self._engine = EngineWatch(cluster, self._settings.registry_auth, self._on_connect, self._on_change)
@@ -265,7 +267,16 @@ class Host(HostApi):
     def _on_change(self) -> None:
         if self._engine.state != "ready":
             self._load = Load()
+        self._background.spawn(self._measure_and_report())
+
+    async def _measure_and_report(self) -> None:
+        """Report at once, but no host as ready whose disk is full."""
+        await self._measure_disks()
         self._report_now()
+
+    async def _measure_disks(self) -> None:
+        info = self._engine.info
+        await self._disks.look(info.data_root if info is not None and info.local else None)
 
     def _report_now(self) -> None:
         self._background.spawn(self._scheduler.report(self._node_id, self._present()))
@@ -277,7 +288,8 @@ class Host(HostApi):
             await asyncio.sleep(self._settings.load_period)
 
     async def _look(self) -> None:
-        """Find out how busy the host is, and which images it has."""
+        """Find out how busy the host is, how much room its disks have, and which images it has."""
+        await self._measure_disks()
         try:
             in_use, self._engine.images = await asyncio.gather(
                 self._engine.do(lambda engine: engine.images_in_use()), self._engine.do(lambda engine: engine.images())
@@ -297,4 +309,5 @@ class Host(HostApi):
             images=self._engine.images,
             pulling=self._pulls.under_way,
             incarnation=self._incarnation,
+            shortage=self._disks.shortage,
         )

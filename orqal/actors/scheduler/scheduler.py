@@ -24,7 +24,7 @@ from orqal.doctor.facts import StoredJob
 from orqal.doctor.rules import is_over
 from orqal.engine.client import ContainerKey, container_name
 from orqal.engine.errors import EngineError
-from orqal.models import AppInfo, HostInfo, JobSpec, Resources, Status
+from orqal.models import DISK_FULL, AppInfo, HostInfo, JobSpec, Resources, Status
 from orqal.scheduling import LineKey, demand, place, why_not
 from orqal.scheduling.lifecycle import ContainerStarted
 from orqal.scheduling.placement import PATIENCE
@@ -170,8 +170,11 @@ class Scheduler(SchedulerApi):
         shape = key.shape
         if host.state != "ready":
             return host.state
-        if host.drained and not host.counted.lacks(shape) and host.counted.could_ever(shape):
-            return f"drained, until `orqal undrain {host.name}`"
+        if not host.counted.lacks(shape) and host.counted.could_ever(shape):
+            if host.drained:
+                return f"drained, until `orqal undrain {host.name}`"
+            if host.shortage is not None:
+                return f"{DISK_FULL}: {host.shortage}"
         if (why := why_not(shape, host.counted)) is None and host.name in key.avoid:
             return "an attempt failed there by no fault of the job's, so it waits for another host"
         return why or "it is about to take one"
@@ -227,7 +230,7 @@ class Scheduler(SchedulerApi):
         return await self._feed.since(cursor, timeout)
 
     async def ready(self) -> bool:
-        return any(host.counted.open for host in self._hosts)
+        return any(host.works for host in self._hosts)
 
     async def in_hand(self) -> InHand:
         leases = self._jobs.lease_names() | self._leases.names()

@@ -135,6 +135,14 @@ SCENES: dict[str, tuple[Cluster, list[tuple[str, str]]]] = {
         on_h2(Machine(disks=[Disk("/d", "jobs", int(4 * GB), int(100 * GB))])),
         [("disk_full", "/d")],
     ),
+    "a disk with less free space than jobs may start with": (
+        on_h2(Machine(disks=[Disk("/d", "jobs", int(40 * GB), int(100 * GB), for_jobs=True)], least=50 * GB)),
+        [("disk_full", "/d")],
+    ),
+    "a disk of the store alone, which needs no room for jobs": (
+        on_h2(Machine(disks=[Disk("/d", "store", int(40 * GB), int(100 * GB))], least=50 * GB)),
+        [],
+    ),
     "a small disk with nearly no free space": (
         on_h2(Machine(disks=[Disk("/d", "jobs", int(0.9 * GB), int(8 * GB))])),
         [("disk_full", "/d")],
