@@ -215,6 +215,11 @@ class Settings:
         return self.home / "cluster_id"
 
     @property
+    def lock_path(self) -> Path:
+        """The file that the Scheduler locks, so that no second one is started in this home. See home_lock.py."""
+        return self.home / "scheduler.lock"
+
+    @property
     def running_path(self) -> Path:
         """The file that describes the Orqal that runs in `home`. `orqal up` writes it, and `orqal down` removes it."""
         return self.home / "cluster.json"
