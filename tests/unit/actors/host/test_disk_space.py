@@ -13,7 +13,7 @@ from orqal.actors.host import disk_space
 from orqal.actors.host.disk_space import DiskSpace, shortage
 from orqal.settings import Settings
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 
 def test_each_folder_must_have_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +40,7 @@ async def test_a_disk_that_hangs_delays_nothing_and_costs_one_thread(
     def measure(folders: list[Path], least: float) -> str | None:
         nonlocal measured
         measured += 1
-        answers.wait(15)
+        answers.wait(50)
         return f"{folders}"
 
     monkeypatch.setattr(disk_space, "shortage", measure)
@@ -50,6 +50,7 @@ async def test_a_disk_that_hangs_delays_nothing_and_costs_one_thread(
             await asyncio.gather(disks.look("/docker"), disks.look("/docker"))
         assert (measured, disks.shortage) == (1, None)
         answers.set()
+        monkeypatch.setattr(disk_space, "_MEASURED_WITHIN", 45.0)  # the thread may have to wait for a core
         await disks.look("/docker")
         assert (measured, disks.shortage) == (1, str([tmp_path / "jobs", Path("/docker")]))
         await disks.look(None)
