@@ -115,6 +115,9 @@ class Settings:
     """ORQAL_KEEP_THREADS (cores; 0): cores of a host that jobs do not get."""
     keep_ram_gb: float = field(default_factory=lambda: _number("KEEP_RAM_GB", 0))
     """ORQAL_KEEP_RAM_GB (10^9 bytes; 0): memory of a host that jobs do not get."""
+    min_free_space_gb: float = field(default_factory=lambda: _number("MIN_FREE_SPACE_GB", 1))
+    """ORQAL_MIN_FREE_SPACE_GB (10^9 bytes; 1): free space of the disks with the jobs' directories and with Docker's
+    images and containers. A host with less gets no new jobs; jobs that run go on. 0 switches this off."""
     wrapper_timeout: float = field(default_factory=lambda: _number("WRAPPER_TIMEOUT", 60))
     """ORQAL_WRAPPER_TIMEOUT (seconds; 60): how long one call of a wrapper's method may take."""
     wrapper_memory_gb: float = field(default_factory=lambda: _number("WRAPPER_MEMORY_GB", 4))
@@ -210,6 +213,11 @@ class Settings:
         """The file of the cluster's id. It is made once and outlives restarts, so containers are found again, and a
         MongoDB database knows to which cluster it belongs."""
         return self.home / "cluster_id"
+
+    @property
+    def lock_path(self) -> Path:
+        """The file that the Scheduler locks, so that no second one is started in this home. See home_lock.py."""
+        return self.home / "scheduler.lock"
 
     @property
     def running_path(self) -> Path:

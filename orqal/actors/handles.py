@@ -24,7 +24,7 @@ from orqal.actors.messages import (
     WhyWaiting,
 )
 from orqal.engine.client import ContainerKey
-from orqal.engine.job_directory import Piece
+from orqal.engine.job_directory import Piece, Removed
 from orqal.models import AppInfo, HostInfo, JobSpec, Outcome
 
 NAMESPACE = "orqal"
@@ -192,7 +192,7 @@ class HostClient(HostApi):
     async def strays(self) -> list[ContainerKey]:
         return await answer(self.actor.strays.remote())
 
-    async def remove_directories(self, jobs: Sequence[str]) -> list[str]:
+    async def remove_directories(self, jobs: Sequence[str]) -> Removed:
         return await answer(self.actor.remove_directories.remote(jobs))
 
     async def is_empty(self) -> bool:

@@ -24,7 +24,7 @@ from orqal.actors.messages import (
     WhyWaiting,
 )
 from orqal.engine.client import ContainerKey
-from orqal.engine.job_directory import Piece
+from orqal.engine.job_directory import Piece, Removed
 from orqal.models import AppInfo, HostInfo, JobSpec, Outcome, Resources
 from orqal.scheduling.demand import Bundle
 
@@ -132,7 +132,7 @@ class SchedulerApi(Protocol):
         ...
 
     async def ready(self) -> bool:
-        """True if a host takes work."""
+        """True if a host takes work, or would if its disks had room."""
         ...
 
     async def in_hand(self) -> InHand:
@@ -206,8 +206,8 @@ class HostApi(Protocol):
         """
         ...
 
-    async def remove_directories(self, jobs: Sequence[str]) -> list[str]:
-        """Remove the directories of deleted jobs, and return the ids of the jobs whose directories are gone."""
+    async def remove_directories(self, jobs: Sequence[str]) -> Removed:
+        """Remove the directories of deleted jobs, for some seconds. See `removed_directories`, which goes on."""
         ...
 
     # For the API and for what stops a host

@@ -90,6 +90,8 @@ class HostReport(NamedTuple):
     """The images that it is pulling, with their tags."""
     incarnation: str
     """A different value for each process that the actor has been."""
+    shortage: str | None = None
+    """Why it should get no new jobs though it is ready, in words: a disk has too little room."""
 
 
 @dataclass(frozen=True)
@@ -140,3 +142,5 @@ class Examined:
     cgroups: frozenset[ContainerKey]
     machine: Machine
     answered: float
+    stuck: Mapping[str, str] = field(default_factory=dict)
+    """Why a directory could not be removed, by the id of its job."""

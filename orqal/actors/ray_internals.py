@@ -5,9 +5,11 @@ Tested with Ray 2.60. Where a release changes one of these, this is the only fil
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ray._common.usage.usage_lib import get_cluster_metadata
+from ray._private import worker
 from ray._private.state import available_resources_per_node
 from ray._raylet import GcsClient  # type: ignore[attr-defined] # compiled
 from ray.experimental.internal_kv import _internal_kv_put
@@ -26,6 +28,12 @@ def free_resources() -> dict[str, dict[str, float]]:
 def actor_id(handle: Any) -> str:
     """The id of an actor, in hex digits, as Ray's logs and lists name it."""
     return str(handle._actor_id.hex())
+
+
+def log_folder() -> Path | None:
+    """The folder of the logs of the Ray node that this process belongs to; None if it belongs to none."""
+    node = worker._global_node
+    return None if node is None else Path(node.get_logs_dir_path())
 
 
 def publish_version(version: str) -> None:

@@ -13,6 +13,8 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orqal.actors.interfaces import NoProcess, WrapperCalls
+from orqal.actors.ray_internals import log_folder
+from orqal.actors.worker_logs import prune
 from orqal.settings import Settings
 from orqal.wrappers import catalog
 from orqal.wrappers.calls import Failure
@@ -24,6 +26,8 @@ PER_APP = 2
 """Calls of one app's methods at a time on a host. An app whose methods hang holds up no other app."""
 IDLE_AFTER = 600.0
 """Seconds after which unused processes of an app are ended."""
+LOGS_PERIOD = 60.0
+"""Seconds between two looks for old logs."""
 
 
 class WrapperProcess:
@@ -60,6 +64,8 @@ class WrapperProcesses(WrapperCalls):
 
     def __init__(self, node_id: str) -> None:
         self._pools: dict[str, _Pool] = {}
+        self._logs_due = 0.0
+        """When to look for old logs again, in seconds of the event loop's clock."""
         here = NodeAffinitySchedulingStrategy(node_id, soft=False)
         self._actor = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(WrapperProcess)
 
@@ -97,6 +103,8 @@ class WrapperProcesses(WrapperCalls):
         """A process that answers: its start does not count as the method's time."""
         while True:
             was_idle = bool(pool.idle)
+            if not was_idle:
+                self._bound_logs()
             process = pool.idle.pop() if pool.idle else self._actor.remote()
             try:
                 await process.ready.remote()
@@ -108,6 +116,14 @@ class WrapperProcesses(WrapperCalls):
             except BaseException:
                 ray.kill(process)
                 raise
+
+    def _bound_logs(self) -> None:
+        """Remove old logs of ended processes, from time to time: each new process leaves some."""
+        loop = asyncio.get_running_loop()
+        logs = log_folder()
+        if logs is not None and loop.time() >= self._logs_due:
+            self._logs_due = loop.time() + LOGS_PERIOD
+            loop.run_in_executor(None, prune, logs)
 
 
 def load_in_process(processes: WrapperProcesses, settings: Settings) -> Callable[[Source], Awaitable[list[App]]]:

@@ -17,6 +17,7 @@ from orqal.engine.client import Engine
 from orqal.engine.errors import EngineError
 from orqal.engine.usage import Cgroups
 from orqal.files import write_secret
+from orqal.home_lock import holder_of
 from orqal.settings import Settings
 
 LOOPBACK = "127.0.0.1"
@@ -48,6 +49,12 @@ def up(
         known = settings.running_cluster()
         where = f" at {known['api_url']}" if known else ""
         raise ClusterError(f"Orqal is already up{where} (home: {settings.home}). `orqal down` stops it.")
+    if (elsewhere := holder_of(settings.lock_path)) is not None:
+        raise ClusterError(
+            f"Orqal is already up on {elsewhere}, with the same home ({settings.home}) on a shared file system. To let "
+            "this machine run jobs of that cluster, use `orqal join` here. For another cluster, set ORQAL_HOME to "
+            "another folder."
+        )
     if no_token and address != LOOPBACK:
         raise ClusterError("Without a token the API serves this machine only. Leave out --address or --no-token.")
     report("Asking the Docker daemon for its resources")
@@ -110,7 +117,7 @@ def down(settings: Settings, *, kill_jobs: bool, everywhere: bool = False, repor
     """
     home = home_id(settings)
     if not processes.find(home):
-        settings.running_path.unlink(missing_ok=True)
+        _forget_running(settings)
         raise ClusterError(f"Orqal is not up (home: {settings.home}).")
     if kill_jobs:
         report("Cancelling all jobs that have not ended")
@@ -174,9 +181,15 @@ def _run_inside_ray(settings: Settings, doing: str, *command: str, node: str | N
 def _stop(settings: Settings) -> None:
     names = processes.nodes(home_id(settings)).keys() | {socket.gethostname()}
     processes.stop(home_id(settings))
-    settings.running_path.unlink(missing_ok=True)
+    _forget_running(settings)
     for name in names:
         shutil.rmtree(node.temporary_folder(settings, name), ignore_errors=True)
+
+
+def _forget_running(settings: Settings) -> None:
+    """Remove cluster.json, unless Orqal runs with the same home on another machine."""
+    if holder_of(settings.lock_path) is None:
+        settings.running_path.unlink(missing_ok=True)
 
 
 def _make_tokens(settings: Settings) -> None:

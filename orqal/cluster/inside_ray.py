@@ -30,6 +30,7 @@ from orqal.cluster.processes import MARK, NODE_MARK
 from orqal.engine.client import Engine
 from orqal.engine.errors import EngineError
 from orqal.engine.usage import Cgroups
+from orqal.models import DISK_FULL, HostInfo
 from orqal.settings import Settings
 
 READY_WITHIN_S = 90.0
@@ -100,9 +101,14 @@ async def joined(name: str) -> None:
 
     async def ready() -> bool:
         host = await scheduler.host(name)
-        return host is not None and host.state in ("ready", "draining", "drained")
+        return host is not None and (_works(host) or host.state in ("draining", "drained"))
 
     await _await(scheduler, ready, f"The host {name} takes no work")
+
+
+def _works(host: HostInfo) -> bool:
+    """True if a host takes work, or would if its disks had room."""
+    return host.state == "ready" or host.state.startswith(DISK_FULL)
 
 
 async def _await_scheduler() -> SchedulerClient:
@@ -124,7 +130,7 @@ async def leave(name: str, now: bool) -> None:
     while host is not None and host.jobs:
         await asyncio.sleep(_POLL_S)
         host = await scheduler.host(name)
-        if host is not None and host.state == "ready":  # the Scheduler was restarted, and forgot
+        if host is not None and _works(host):  # the Scheduler was restarted, and forgot
             host = await scheduler.dismiss(name, now)
     deadline = time.monotonic() + REMOVED_WITHIN_S
     while host is not None and time.monotonic() < deadline:

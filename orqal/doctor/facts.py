@@ -23,6 +23,8 @@ class Disk:
     """Bytes."""
     total: int
     """Bytes."""
+    for_jobs: bool = False
+    """True if jobs write to it, so that none starts there unless it has room."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Machine:
     """A machine of the cluster: the head's or a host's."""
 
     disks: Sequence[Disk] = ()
+    least: float = 0
+    """Bytes that a disk for jobs must have free so that jobs start (ORQAL_MIN_FREE_SPACE_GB)."""
     open_secrets: Mapping[str, int] = field(default_factory=dict)
     """Files of tokens that other users may read: path -> mode."""
     stale_folders: Sequence[str] = ()
@@ -51,6 +55,8 @@ class HostFacts:
     """The ids of this cluster's containers, by attempt."""
     directories: frozenset[str] = frozenset()
     """The ids of jobs that have directories on the host."""
+    stuck: Mapping[str, str] = field(default_factory=dict)
+    """Why a directory could not be removed, by the id of its job."""
     cgroups: frozenset[ContainerKey] = frozenset()
     """The attempts that have cgroups on the host."""
     machine: Machine = field(default_factory=Machine)

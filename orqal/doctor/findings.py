@@ -24,6 +24,7 @@ class Kind(str, Enum):
     STRAY_LEASE = "stray_lease"
     STRAY_ACTOR = "stray_actor"
     STRAY_DIRECTORY = "stray_directory"
+    STUCK_DIRECTORY = "stuck_directory"
     STRAY_CGROUP = "stray_cgroup"
     STALE_FOLDER = "stale_folder"
     OPEN_SECRET = "open_secret"  # noqa: S105 - a file's name

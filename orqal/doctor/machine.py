@@ -13,11 +13,13 @@ from collections.abc import Iterable
 from contextlib import closing, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
 from orqal import __version__
 from orqal.doctor.facts import Disk, Machine, StoreFacts
+from orqal.removal import remove
 from orqal.settings import Settings
 from orqal.store import StoreError, first_sentence, open_store, transfer
 
@@ -30,11 +32,15 @@ _TMP = Path("/tmp")  # noqa: S108 - the place of Ray nodes' folders, see cluster
 
 def machine(settings: Settings, docker_root: str | None = None) -> Machine:
     """Return the facts about this machine. `docker_root` is the data folder of its Docker daemon, if it has one."""
-    uses = [(str(settings.home), "Orqal's home"), (str(settings.jobs_dir), "the jobs' directories")]
+    uses = [
+        _Use(str(settings.home), "Orqal's home"),
+        _Use(str(settings.jobs_dir), "the jobs' directories", for_jobs=True),
+    ]
     if docker_root is not None:
-        uses.append((docker_root, "Docker's images and containers"))
+        uses.append(_Use(docker_root, "Docker's images and containers", for_jobs=True))
     return Machine(
         disks=_disks(uses),
+        least=settings.min_free_space_gb * 1e9,
         open_secrets={str(path): mode for path in _secrets(settings) if (mode := _mode(path)) & 0o077},
         stale_folders=stale_folders(),
         versions=versions(),
@@ -104,8 +110,8 @@ def repair(settings: Settings, subjects: Iterable[str]) -> list[str]:
     repaired = []
     for path in subjects:
         if path in now.stale_folders:
-            shutil.rmtree(path, ignore_errors=True)
-            if not Path(path).exists():
+            with suppress(OSError):
+                remove(Path(path))
                 repaired.append(path)
         elif path in now.open_secrets:
             with suppress(OSError):
@@ -114,17 +120,26 @@ def repair(settings: Settings, subjects: Iterable[str]) -> list[str]:
     return repaired
 
 
-def _disks(uses: Iterable[tuple[str, str]]) -> list[Disk]:
+class _Use(NamedTuple):
+    """A folder that Orqal needs, and what for."""
+
+    path: str
+    what: str
+    for_jobs: bool = False
+
+
+def _disks(uses: Iterable[_Use]) -> list[Disk]:
     """Return the file systems of these folders, each once and with all its uses."""
-    found: dict[int, tuple[str, list[str]]] = {}
-    for path, use in uses:
+    found: dict[int, list[_Use]] = {}
+    for use in uses:
         with suppress(OSError):
-            _, together = found.setdefault(Path(path).stat().st_dev, (path, []))
-            together.append(use)
+            found.setdefault(Path(use.path).stat().st_dev, []).append(use)
     disks = []
-    for path, together in found.values():
+    for together in found.values():
+        path = together[0].path
         usage = shutil.disk_usage(path)
-        disks.append(Disk(path, ", ".join(together), usage.free, usage.total))
+        what = ", ".join(use.what for use in together)
+        disks.append(Disk(path, what, usage.free, usage.total, any(use.for_jobs for use in together)))
     return disks
 
 

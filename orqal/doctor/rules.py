@@ -12,9 +12,12 @@ from orqal.doctor.facts import PARTS, Cluster, HomeFacts, HostFacts, Machine, St
 from orqal.doctor.findings import Finding, Kind
 from orqal.engine.client import ContainerKey
 from orqal.models import Status
+from orqal.text import counted
 
 GB = 1e9
 """Bytes."""
+STUCK_SHOWN = 3
+"""Directories that cannot be removed whose reasons are said."""
 CLOCK_SKEW = 2.0
 """Seconds by which a host's clock may differ from the head's."""
 
@@ -214,7 +217,21 @@ def _of_leftovers(host: HostFacts, facts: Cluster) -> Iterator[Finding]:
                 remedy=f"{_FIX} removes it. Containers that are not this cluster's are never touched.",
                 mendable=True,
             )
-    for job in sorted(directories - facts.stored.keys()):
+    gone = directories - facts.stored.keys()
+    if stuck := [host.stuck[job] for job in sorted(gone & host.stuck.keys())]:
+        more = f"; and {len(stuck) - STUCK_SHOWN} more" if len(stuck) > STUCK_SHOWN else ""
+        yield Finding(
+            kind=Kind.STUCK_DIRECTORY,
+            where=host.name,
+            subject=host.name,
+            what=f"On {host.name}, {counted(len(stuck), 'directory', 'directories')} of deleted jobs cannot be "
+            f"removed: {'; '.join(stuck[:STUCK_SHOWN])}{more}.",
+            why="They occupy the disk.",
+            remedy="They may belong to the containers' root, have files that are immutable (`lsattr`), or have a file "
+            "system mounted in them. Remove them on the host as root. Orqal tries again every hour, and at once with "
+            "`orqal clean old`.",
+        )
+    for job in sorted(gone - host.stuck.keys()):
         yield Finding(
             kind=Kind.STRAY_DIRECTORY,
             where=host.name,
@@ -302,14 +319,17 @@ def _of_machine(where: str, machine: Machine) -> Iterator[Finding]:
             mendable=True,
         )
     for disk in machine.disks:
-        if disk.free < max(GB, min(disk.total / 20, 10 * GB)):
+        refused = disk.for_jobs and disk.free < machine.least
+        if refused or disk.free < max(GB, min(disk.total / 20, 10 * GB)):
             yield Finding(
                 kind=Kind.DISK_FULL,
                 where=where,
                 subject=disk.path,
                 what=f"The disk of {disk.path} on {where} is nearly full: {disk.free / GB:.2f} of "
                 f"{disk.total / GB:.1f} GB are free. It holds {disk.use}.",
-                why="When it is full, nothing can be written there, and jobs wait or fail.",
+                why=f"No new job starts there until {machine.least / GB:g} GB are free (ORQAL_MIN_FREE_SPACE_GB)."
+                if refused
+                else "When it is full, nothing can be written there, and jobs wait or fail.",
                 remedy="`orqal clean old` removes directories without a job, and `docker image prune` unused images. A "
                 "shorter ORQAL_JOB_TTL keeps ended jobs for less time.",
             )

@@ -6,17 +6,16 @@ A container made what comes back, and it may want to do harm.
 from __future__ import annotations
 
 import os
-import shutil
 import tarfile
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol, cast
 
 from orqal.engine.errors import Unreachable
 from orqal.engine.job_directory import walk
+from orqal.removal import remove
 
 _PIECE = 1 << 20
 """Bytes of a file that are copied at a time."""
@@ -61,8 +60,7 @@ def unpack(archive: Readable, directory: Path) -> None:
         OSError: the disk has no room for all of it, or something else is wrong with it.
         Unreachable: the tar broke off.
     """
-    with suppress(FileNotFoundError):
-        shutil.rmtree(directory)
+    remove(directory)
     directory.mkdir(parents=True)
     disk = os.statvfs(directory)
     room = disk.f_bavail * disk.f_frsize - KEPT_FREE

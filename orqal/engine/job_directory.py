@@ -6,15 +6,18 @@ after another, never through a link.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import secrets
-import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
+
+from orqal.removal import Unfinished, remove
 
 LISTED = 10_000
 """Names of files in a job's directory that its record lists at most."""
@@ -51,21 +54,36 @@ def directories(jobs_dir: Path) -> list[str]:
     return []
 
 
-def remove_directories(jobs_dir: Path, jobs: Iterable[str]) -> list[str]:
-    """Remove jobs' directories without following links, and return the ids of those that are gone."""
-    gone = []
-    for job in jobs:
-        if not _JOB_ID.fullmatch(job):
-            continue
-        path = jobs_dir / job
-        with suppress(OSError):
-            if path.is_symlink():
-                path.unlink()
-            else:
-                shutil.rmtree(path)
-        if not os.path.lexists(path):
-            gone.append(job)
-    return gone
+class Removed(NamedTuple):
+    """What came of the removal of jobs' directories. Those that are in neither were not finished in the time."""
+
+    gone: list[str]
+    """The ids of the jobs whose directories are gone."""
+    stuck: dict[str, str]
+    """Why a directory cannot be removed, in words, by the id of its job. What could be removed of it is gone."""
+
+
+def remove_directories(
+    jobs_dir: Path, jobs: Iterable[str], within: float = math.inf, each_within: float = math.inf
+) -> Removed:
+    """Remove jobs' directories without following links.
+
+    `within`: seconds for all of them; `each_within`: seconds for each, so that one does not keep the others waiting.
+    """
+    removed = Removed([], {})
+    over = time.monotonic() + within
+    for job in filter(_JOB_ID.fullmatch, jobs):
+        begun = time.monotonic()
+        if begun >= over:
+            break
+        try:
+            remove(jobs_dir / job, min(over, begun + each_within))
+            removed.gone.append(job)
+        except Unfinished:
+            pass
+        except OSError as error:
+            removed.stuck[job] = f"{error.strerror}: {error.filename}"
+    return removed
 
 
 def listing(directory: Path) -> list[str]:

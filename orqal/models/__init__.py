@@ -4,7 +4,7 @@ Everything may import it. It imports nothing of Orqal but states.py.
 """
 
 from orqal.models.attempt import Attempt, ErrorType, Fault, JobError, RetryPolicy
-from orqal.models.cluster import AppInfo, BatchInfo, HostInfo, Load
+from orqal.models.cluster import DISK_FULL, AppInfo, BatchInfo, HostInfo, Load
 from orqal.models.fields import (
     MAX_MEMORY_FACTOR,
     MAX_NAME,
@@ -29,6 +29,7 @@ from orqal.models.resources import UNITS, Resources, Shape
 from orqal.states import Status
 
 __all__ = [
+    "DISK_FULL",
     "MAX_MEMORY_FACTOR",
     "MAX_NAME",
     "MAX_PARAMS",

@@ -50,6 +50,10 @@ class Load(BaseModel):
     """Running containers per image."""
 
 
+DISK_FULL = "disk full"
+"""The state of a host whose disks have too little room begins with this."""
+
+
 class HostInfo(BaseModel):
     """A Docker daemon with its Ray node."""
 
@@ -57,7 +61,7 @@ class HostInfo(BaseModel):
     node_id: str
     address: str
     state: str
-    """`ready`, or why it gets no work; `draining` while its last jobs run, then `drained`."""
+    """`ready`, or why it gets no work; `draining` while its last jobs run, then `drained`; `disk full: …`."""
     labels: dict[str, str] = Field(default_factory=dict)
     docker_version: str = ""
     threads: float = 0

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import ray
 from ray.util import list_named_actors
 
+from orqal.actors.directories import removed_directories
 from orqal.actors.handles import NAMESPACE, HostClient, host_actor_name
 from orqal.actors.interfaces import ActorAway
 from orqal.actors.ray_cluster import lease_states
@@ -115,6 +116,7 @@ async def _examined(cluster: ClusterAccess, info: HostInfo) -> HostFacts:
         daemon_silent=report.daemon_silent,
         containers=report.containers,
         directories=report.directories,
+        stuck=report.stuck,
         cgroups=report.cgroups,
         machine=report.machine,
         clock=(ahead, max(on_the_way, 0) / 2),
@@ -165,13 +167,16 @@ async def _repair(cluster: ClusterAccess, findings: Sequence[Finding]) -> None:
             ray.kill(HostClient.find(node).actor)
         except ValueError as error:
             log.warning("the actor of the node %s cannot be removed: %s", node, error)
-    for info in await cluster.scheduler.hosts():
-        here = [finding for finding in findings if finding.where == info.name]
-        if here:
-            try:
-                await asyncio.wait_for(_repair_host(cluster, info, here), HOST_TIMEOUT)
-            except (ActorAway, EngineError, asyncio.TimeoutError) as error:
-                log.warning("not everything could be repaired on %s: %s", info.name, error)
+    await asyncio.gather(*(_repair_in_time(cluster, info, findings) for info in await cluster.scheduler.hosts()))
+
+
+async def _repair_in_time(cluster: ClusterAccess, info: HostInfo, findings: Sequence[Finding]) -> None:
+    here = [finding for finding in findings if finding.where == info.name]
+    if here:
+        try:
+            await asyncio.wait_for(_repair_host(cluster, info, here), HOST_TIMEOUT)
+        except (ActorAway, EngineError, asyncio.TimeoutError) as error:
+            log.warning("not everything could be repaired on %s: %s", info.name, error)
 
 
 async def _repair_host(cluster: ClusterAccess, info: HostInfo, findings: Sequence[Finding]) -> None:
@@ -187,7 +192,8 @@ async def _repair_host(cluster: ClusterAccess, info: HostInfo, findings: Sequenc
     directories = subjects(Kind.STRAY_DIRECTORY)
     for part in slices(directories):
         known = await cluster.read(cluster.store.get_many, part)
-        await actor.remove_directories([job for job in part if job not in known])
+        async for _ in removed_directories(actor, [job for job in part if job not in known]):
+            pass
     attempts = [subject.rpartition("_") for subject in subjects(Kind.STRAY_CGROUP)]
     await actor.repair(
         subjects(Kind.STALE_FOLDER, Kind.OPEN_SECRET),

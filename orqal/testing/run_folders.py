@@ -5,11 +5,12 @@ from __future__ import annotations
 import atexit
 import fcntl
 import os
-import shutil
 import tempfile
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+
+from orqal.removal import remove
 
 PREFIX = "orqal-testing-runs-"
 """Each process has one folder whose name begins like this, and keeps it locked as long as it lives."""
@@ -24,6 +25,12 @@ def make_folder() -> Path:
     return Path(tempfile.mkdtemp(dir=_folder_of_this_process()))
 
 
+def clear(folder: Path) -> None:
+    """Remove a folder, as far as possible."""
+    with suppress(OSError):
+        remove(folder)
+
+
 @cache
 def _folder_of_this_process() -> Path:
     _remove_abandoned()
@@ -33,7 +40,7 @@ def _folder_of_this_process() -> Path:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     # Only now the name that other processes look for: they would take an unlocked folder for an abandoned one.
     folder = folder.rename(folder.with_name(folder.name.replace("orqal-testing-new-", PREFIX, 1)))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(clear, folder)
     return folder
 
 
@@ -48,6 +55,6 @@ def _remove_abandoned() -> None:
             try:
                 if os.fstat(descriptor).st_uid == os.geteuid():
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(folder, ignore_errors=True)
+                    clear(folder)
             finally:
                 os.close(descriptor)

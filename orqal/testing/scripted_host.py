@@ -18,7 +18,7 @@ from orqal.actors.interfaces import HostApi, SchedulerApi
 from orqal.actors.messages import Examined, HostReport, Order, Started
 from orqal.doctor.facts import Machine
 from orqal.engine.client import ContainerKey
-from orqal.engine.job_directory import Piece
+from orqal.engine.job_directory import Piece, Removed
 from orqal.models import ContainerStart, ErrorType, JobError, Load, Outcome, Output, Resources
 from orqal.scheduling.lifecycle import Wish
 from orqal.scheduling.retries import will_retry
@@ -96,7 +96,15 @@ class ScriptedMachine:
         self.rng, self.script = rng, script
         self.power = Process(f"machine {name}")
         self.containers: dict[ContainerKey, Container] = {}
+        self.shortage: str | None = None
+        """Why its disks have too little room; None if they have enough."""
         self.directories: set[str] = set()
+        self.stuck: set[str] = set()
+        """The jobs whose directories cannot be removed."""
+        self.endless: set[str] = set()
+        """The jobs whose directories are so large that their removal does not end."""
+        self.tried: list[str] = []
+        """The jobs whose directories someone has tried to remove, in this order."""
         self.daemon_up, self.daemon_down = asyncio.Event(), asyncio.Event()
         self.daemon_up.set()
         self.lives: list[Life] = []
@@ -213,7 +221,8 @@ class ScriptedHost(HostApi):
 
     def _present(self) -> HostReport:
         state = "ready" if self._machine.daemon_up.is_set() else "the Docker daemon does not answer"
-        return HostReport(state, "scripted", Load(), IMAGES, frozenset(), self._incarnation)
+        shortage = self._machine.shortage
+        return HostReport(state, "scripted", Load(), IMAGES, frozenset(), self._incarnation, shortage)
 
     # An attempt
 
@@ -369,9 +378,12 @@ class ScriptedHost(HostApi):
     async def strays(self) -> list[ContainerKey]:
         return [key for key in self._machine.containers if key not in self._runs]
 
-    async def remove_directories(self, jobs: Sequence[str]) -> list[str]:
-        self._machine.directories -= set(jobs)
-        return list(jobs)
+    async def remove_directories(self, jobs: Sequence[str]) -> Removed:
+        stuck = {job: "Permission denied" for job in jobs if job in self._machine.stuck}
+        gone = [job for job in jobs if job not in stuck and job not in self._machine.endless]
+        self._machine.directories -= set(gone)
+        self._machine.tried.extend(jobs)
+        return Removed(gone, stuck)
 
     async def is_empty(self) -> bool:
         return not self._machine.containers

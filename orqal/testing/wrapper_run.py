@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import uuid
 import weakref
 from collections.abc import Callable, Mapping
@@ -33,7 +32,7 @@ from orqal.engine.errors import Unreachable
 from orqal.models import AppInfo, ErrorType, JobError, JobRecord, JobSpec, Outcome, Output, Resources, Status, now
 from orqal.scheduling.lifecycle import Wish
 from orqal.settings import Settings
-from orqal.testing.run_folders import make_folder
+from orqal.testing.run_folders import clear, make_folder
 from orqal.wrappers import calls
 from orqal.wrappers.base import AbstractWrapper, WrapperJob
 from orqal.wrappers.calls import Command
@@ -140,9 +139,9 @@ def run(
     try:
         ended = _run_in(home, job, app, ref, engine, container)
     except BaseException:
-        shutil.rmtree(home, ignore_errors=True)
+        clear(home)
         raise
-    weakref.finalize(ended, shutil.rmtree, home, ignore_errors=True)
+    weakref.finalize(ended, clear, home)
     return ended
 
 

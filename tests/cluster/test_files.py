@@ -85,13 +85,43 @@ def test_a_large_file_on_another_host(members: Lab) -> None:
         assert http.get(f"/job/{job['_id']}/download/none").status_code == 404
 
 
+def test_a_host_whose_disk_has_too_little_room_gets_no_jobs_until_there_is_room(members: Lab) -> None:
+    lab = members
+    host = lab.cluster.hosts[1]
+    runs = lab.submit("OnH2", "sleep 20; echo 99 >note; cat note", threads=1, memory_in_gb=0.5)
+    with lab.http() as http:
+
+        def becomes(state: str) -> None:
+            deadline = time.monotonic() + 60
+            while not lab.hosts()["h2"]["state"].startswith(state):
+                assert time.monotonic() < deadline, lab.hosts()["h2"]["state"]
+                time.sleep(0.2)
+
+        while http.get(f"/job/{runs}").json()["current_status"] != "running":
+            time.sleep(0.2)
+        host.run(["bash", "-c", "mount -t tmpfs -o size=64k tmpfs ~/.orqal/jobs"])
+        try:
+            becomes("disk full: only 65.5 kB are free")
+            jobs = [lab.submit("Shell", f"echo {number} >note && cat note") for number in range(6)]
+            stays = lab.submit("OnH2", "echo 7 >note && cat note")
+            ended = [lab.ended(job) for job in jobs]
+            assert [(job["ok"], job["result"]) for job in ended] == [(True, str(number)) for number in range(6)]
+            assert "h2" not in {job["host"] for job in ended} and not any(job["attempts"] for job in ended)
+            assert "h2: disk full: only 65.5 kB are free" in http.get(f"/job/{stays}/explain").json()["summary"]
+            assert lab.ended(runs)["ok"]
+            assert not http.get(f"/job/{stays}").json()["attempts"]
+        finally:
+            host.run(["bash", "-c", "umount --lazy ~/.orqal/jobs"])
+        assert (lab.ended(stays)["ok"], lab.ended(stays)["host"]) == (True, "h2")
+        becomes("ready")
+
+
 def test_a_host_whose_disk_is_full_costs_no_job(members: Lab) -> None:
     lab = members
     host = lab.cluster.hosts[1]
-    fill = (
-        "cd ~/.orqal/jobs && mount -t tmpfs -o size=64k tmpfs . && cd ~/.orqal/jobs; yes >full 2>/dev/null; ls -s full"
-    )
-    assert host.run(["bash", "-c", fill]).stdout.startswith("64 ")
+    # It has room for bytes, which Orqal asks for, and none for files.
+    fill = "mount -t tmpfs -o size=4g,nr_inodes=1 tmpfs ~/.orqal/jobs; ! touch ~/.orqal/jobs/file 2>/dev/null"
+    host.run(["bash", "-c", fill])
     try:
         note = "echo {0} >note && cat note"
         jobs = [lab.submit("Shell", note.format(number)) for number in range(20)]

@@ -14,6 +14,7 @@ import psutil
 
 from orqal.actors.background import Background
 from orqal.actors.host.container_run import ContainerRun, HostParts
+from orqal.actors.host.disk_space import DiskSpace
 from orqal.actors.host.engine_watch import EngineWatch, Seen
 from orqal.actors.host.image_pulls import ImagePulls
 from orqal.actors.host.log_readers import LogReaders
@@ -24,16 +25,21 @@ from orqal.doctor.facts import Machine
 from orqal.engine import job_directory
 from orqal.engine.client import ContainerKey
 from orqal.engine.errors import EngineError
-from orqal.engine.job_directory import Piece
+from orqal.engine.job_directory import Piece, Removed
 from orqal.models import ContainerStart, Load, Outcome
 from orqal.scheduling.lifecycle import Wish
 from orqal.settings import Settings
+from orqal.text import counted
 
 log = logging.getLogger("orqal.host")
 T = TypeVar("T")
 
 _SAMPLERS = 8
 """Threads that ask what containers use, where that must be asked: each waits up to a second for its answer."""
+_REMOVAL_TIME = 10.0
+"""Seconds after which a call that removes directories answers, whether all are gone or not."""
+_DIRECTORY_TIME = 5.0
+"""Seconds for one of them: those after it have their turn even if it is very large."""
 
 
 class Host(HostApi):
@@ -50,11 +56,16 @@ class Host(HostApi):
         self._background = Background()
         self._loop = asyncio.get_running_loop()
         self._load = Load()
+        self._disks = DiskSpace(settings)
         self._logs = LogReaders(self._loop)
         self._pulls = ImagePulls(self._settings.pull_patience, self._report_now)
         self._engine = EngineWatch(cluster, self._settings.registry_auth, self._on_connect, self._on_change)
         self._pool = self._engine.threads
         self._runs: dict[ContainerKey, ContainerRun] = {}
+        # One thread, so that a disk that hangs costs no other.
+        self._cleaner = ThreadPoolExecutor(1, thread_name_prefix="cleaning")
+        self._stuck: dict[str, str] = {}
+        """Why a directory could not be removed, by the id of its job."""
         self._early_stops: dict[ContainerKey, Wish] = {}
         """Stops that came before their orders."""
         self._parts = HostParts(
@@ -144,8 +155,23 @@ class Host(HostApi):
         self._parts.found |= {key: container for key, container, _ in containers if container not in held}
         return [key for key, container, _ in containers if container not in held]
 
-    async def remove_directories(self, jobs: Sequence[str]) -> list[str]:
-        return await self._in_thread(job_directory.remove_directories, self._settings.jobs_dir, jobs)
+    async def remove_directories(self, jobs: Sequence[str]) -> Removed:
+        removed = await self._loop.run_in_executor(
+            self._cleaner,
+            job_directory.remove_directories,
+            *(self._settings.jobs_dir, jobs, _REMOVAL_TIME, _DIRECTORY_TIME),
+        )
+        new = removed.stuck.keys() - self._stuck.keys()
+        self._stuck |= removed.stuck
+        for job in removed.gone:
+            self._stuck.pop(job, None)
+        if new:
+            log.warning(
+                "%s of deleted jobs cannot be removed now: %s",
+                counted(len(new), "directory", "directories"),
+                self._stuck[min(new)],
+            )
+        return removed
 
     # For the API and for what stops a host
 
@@ -208,6 +234,7 @@ class Host(HostApi):
             daemon_silent=silent,
             containers=containers,
             directories=frozenset(directories),
+            stuck={job: self._stuck[job] for job in directories if job in self._stuck},
             cgroups=frozenset(cgroups - set(self._runs)),
             machine=machine,
             answered=time.time(),
@@ -240,7 +267,16 @@ class Host(HostApi):
     def _on_change(self) -> None:
         if self._engine.state != "ready":
             self._load = Load()
+        self._background.spawn(self._measure_and_report())
+
+    async def _measure_and_report(self) -> None:
+        """Report at once, but no host as ready whose disk is full."""
+        await self._measure_disks()
         self._report_now()
+
+    async def _measure_disks(self) -> None:
+        info = self._engine.info
+        await self._disks.look(info.data_root if info is not None and info.local else None)
 
     def _report_now(self) -> None:
         self._background.spawn(self._scheduler.report(self._node_id, self._present()))
@@ -252,7 +288,8 @@ class Host(HostApi):
             await asyncio.sleep(self._settings.load_period)
 
     async def _look(self) -> None:
-        """Find out how busy the host is, and which images it has."""
+        """Find out how busy the host is, how much room its disks have, and which images it has."""
+        await self._measure_disks()
         try:
             in_use, self._engine.images = await asyncio.gather(
                 self._engine.do(lambda engine: engine.images_in_use()), self._engine.do(lambda engine: engine.images())
@@ -272,4 +309,5 @@ class Host(HostApi):
             images=self._engine.images,
             pulling=self._pulls.under_way,
             incarnation=self._incarnation,
+            shortage=self._disks.shortage,
         )

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import socket
+
 import ray
 
 from orqal.actors.handles import log_to_ray
 from orqal.actors.ray_cluster import RayCluster
 from orqal.actors.scheduler.scheduler import Scheduler
 from orqal.actors.wrapper_processes import WrapperProcesses, load_in_process
+from orqal.home_lock import hold
 from orqal.settings import Settings
 from orqal.store import open_store
+
+log = logging.getLogger("orqal.scheduler")
 
 
 class SchedulerActor(Scheduler):
@@ -19,6 +25,9 @@ class SchedulerActor(Scheduler):
         """`cluster_id` marks this cluster's containers."""
         log_to_ray()
         settings, here = Settings(), ray.get_runtime_context()
+        self._lock = hold(settings.lock_path, socket.gethostname())
+        if self._lock is None:
+            log.warning("the home %s cannot be locked: no other cluster must use it", settings.home)
         processes = WrapperProcesses(here.get_node_id())
         super().__init__(
             settings,

@@ -13,7 +13,7 @@ from orqal.actors.messages import HostReport
 from orqal.actors.scheduler.autoscaling import Autoscaling
 from orqal.actors.scheduler.crash_blame import CrashBlame
 from orqal.clock import Clock
-from orqal.models import UNITS, HostInfo, Load, Resources, Shape
+from orqal.models import DISK_FULL, UNITS, HostInfo, Load, Resources, Shape
 from orqal.scheduling import Host
 from orqal.scheduling.lifecycle import Place
 from orqal.settings import Settings
@@ -43,6 +43,8 @@ class KnownHost:
     """`ready`, or why it gets no work, as its actor reports it."""
     docker_version: str = ""
     load: Load = field(default_factory=Load)
+    shortage: str | None = None
+    """Why it gets no new jobs though it is ready, in words: a disk has too little room."""
     drained: bool = False
     """Its administrator wants it to get no more work."""
     contended: bool = False
@@ -58,19 +60,28 @@ class KnownHost:
         """The host's name."""
         return self.node.name
 
+    @property
+    def works(self) -> bool:
+        """True if it gets work, or would if its disks had room."""
+        return self.state == "ready" and not self.drained and not self.contended
+
     def reopen(self) -> None:
-        """Let it get work if its daemon answers and it is known how much room it has."""
-        self.counted.open = self.state == "ready" and not self.drained and not self.contended
+        """Let it get work if its daemon answers, its disks have room, and it is known what other programs hold."""
+        self.counted.open = self.works and self.shortage is None
 
     def info(self, jobs: int, leased: Resources) -> HostInfo:
         """What users see of it. `jobs`: how many it has; `leased`: what Ray has given to them."""
         has, used, others = self.node.capacity.to_ray(), leased.to_ray(), self.counted.others.to_ray()
-        draining = self.drained and self.state == "ready"
+        state = self.state
+        if state == "ready" and self.drained:
+            state = "draining" if jobs else "drained"
+        elif state == "ready" and self.shortage is not None:
+            state = f"{DISK_FULL}: {self.shortage}"
         return HostInfo(
             name=self.name,
             node_id=self.node.id,
             address=self.node.address,
-            state=("draining" if jobs else "drained") if draining else self.state,
+            state=state,
             labels=dict(self.node.labels),
             docker_version=self.docker_version,
             threads=has.get("threads", 0),
@@ -161,7 +172,8 @@ class Hosts:
             return
         moment = self._clock.monotonic()
         for host in self._hosts.values():
-            if host.name in busy or host.state != "ready":
+            # An actor that sleeps would not notice that its disks have room again.
+            if host.name in busy or host.state != "ready" or host.shortage is not None:
                 host.seen_busy = moment
             elif not host.asleep and not host.node.is_head and moment - host.seen_busy >= SLEEPS_AFTER:
                 log.info("the host %s has had no work for %g s: its actor ends", host.name, SLEEPS_AFTER)
@@ -201,7 +213,7 @@ class Hosts:
     def report(self, host: KnownHost, report: HostReport) -> None:
         """Note what a host reports of itself."""
         host.state, host.docker_version, host.load = report.state, report.docker_version, report.load
-        host.incarnation = report.incarnation
+        host.incarnation, host.shortage = report.incarnation, report.shortage
         host.counted.images, host.counted.pulling = report.images, report.pulling
         self.reopen(host)
 

@@ -24,7 +24,7 @@ from orqal.doctor.facts import StoredJob
 from orqal.doctor.rules import is_over
 from orqal.engine.client import ContainerKey, container_name
 from orqal.engine.errors import EngineError
-from orqal.models import AppInfo, HostInfo, JobSpec, Resources, Status
+from orqal.models import DISK_FULL, AppInfo, HostInfo, JobSpec, Resources, Status
 from orqal.scheduling import LineKey, demand, place, why_not
 from orqal.scheduling.lifecycle import ContainerStarted
 from orqal.scheduling.placement import PATIENCE
@@ -38,6 +38,8 @@ NODE_PERIOD = 1.0
 """Seconds between two looks at the list of nodes."""
 SETTLES = 0.5
 """Seconds after which Ray's own count of free resources includes what was leased and given back."""
+STRAYS_WITHIN = 30.0
+"""Seconds within which a host lists its containers, so that one that hangs keeps no one waiting."""
 CANCELLED_AT_ONCE = 1_000
 """Jobs that are cancelled at a time: their records are in memory meanwhile."""
 _NOTHING = OnOneHost(0, Resources(0, 0))
@@ -87,7 +89,7 @@ class Scheduler(SchedulerApi):
             clock=self._clock,
             **({} if new_id is None else {"new_id": new_id}),
         )
-        self._retention = Retention(store, self._writer, settings, self._hosts, self._clock)
+        self._retention = Retention(store, self._writer, settings, self._hosts, self._clock, self._background)
 
     async def start(self) -> None:
         """Take up the work of the Scheduler before this one, and begin."""
@@ -149,10 +151,13 @@ class Scheduler(SchedulerApi):
         await self.cancel(jobs)
         while any(self._jobs.has_host(job) for job in jobs):
             cursor = (await self._feed.since(cursor, timeout=1)).cursor
-        for host in self._hosts.awake():
-            with contextlib.suppress(ActorAway, EngineError):
-                self._jobs.found(host, await host.api.strays())
+        await asyncio.gather(*(self._clean_strays(host) for host in self._hosts.awake()))
         return len(jobs)
+
+    async def _clean_strays(self, host: KnownHost) -> None:
+        """Remove what was left over on a host, unless it does not answer."""
+        with contextlib.suppress(ActorAway, EngineError, asyncio.TimeoutError):
+            self._jobs.found(host, await asyncio.wait_for(host.api.strays(), STRAYS_WITHIN))
 
     async def why_waiting(self, job: str) -> WhyWaiting:
         if (app := self._waiting.app_waited_for(job)) is not None:
@@ -165,8 +170,11 @@ class Scheduler(SchedulerApi):
         shape = key.shape
         if host.state != "ready":
             return host.state
-        if host.drained and not host.counted.lacks(shape) and host.counted.could_ever(shape):
-            return f"drained, until `orqal undrain {host.name}`"
+        if not host.counted.lacks(shape) and host.counted.could_ever(shape):
+            if host.drained:
+                return f"drained, until `orqal undrain {host.name}`"
+            if host.shortage is not None:
+                return f"{DISK_FULL}: {host.shortage}"
         if (why := why_not(shape, host.counted)) is None and host.name in key.avoid:
             return "an attempt failed there by no fault of the job's, so it waits for another host"
         return why or "it is about to take one"
@@ -222,7 +230,7 @@ class Scheduler(SchedulerApi):
         return await self._feed.since(cursor, timeout)
 
     async def ready(self) -> bool:
-        return any(host.counted.open for host in self._hosts)
+        return any(host.works for host in self._hosts)
 
     async def in_hand(self) -> InHand:
         leases = self._jobs.lease_names() | self._leases.names()
@@ -302,9 +310,9 @@ class Scheduler(SchedulerApi):
         """A host has come, or is back: remove what ended attempts and deleted jobs have left on it."""
         try:
             self._jobs.found(host, await host.api.attempts())
-            await self._retention.sweep(host.name, host.api)
         except Exception as error:  # this is tried again when its daemon is back
             log.warning("leftovers stay on %s for now (%s: %s)", host.name, type(error).__name__, error)
+        self._retention.sweep(host.name)
 
     async def _look_at_others(self) -> None:
         """Find out what other Ray programs hold."""

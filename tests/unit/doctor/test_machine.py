@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,5 @@ def test_each_disk_is_listed_once_with_all_its_uses(settings: Settings) -> None:
     [disk] = checkup.machine(settings, str(settings.home)).disks
     assert disk.use == "Orqal's home, the jobs' directories, Docker's images and containers"
     assert 0 < disk.free < disk.total
+    assert disk.for_jobs
+    assert checkup.machine(replace(settings, min_free_space_gb=3)).least == 3e9

@@ -82,6 +82,17 @@ SCENES: dict[str, tuple[Cluster, list[tuple[str, str]]]] = {
         on_h1(directories=frozenset({RUNS.job, "d" * 24})),
         [("stray_directory", "d" * 24)],
     ),
+    "directories that cannot be removed are one finding": (
+        on_h1(
+            directories=frozenset({RUNS.job, *(f"{number:024x}" for number in range(500))}),
+            stuck={f"{number:024x}": f"Permission denied: /{number}" for number in range(500)},
+        ),
+        [("stuck_directory", "h1")],
+    ),
+    "a directory that could not be removed, and that someone has removed": (
+        on_h1(stuck={"d" * 24: "Permission denied: /d"}),
+        [],
+    ),
     "a cgroup of no attempt": (
         on_h1(cgroups=frozenset({ContainerKey(RUNS.job, 2), ContainerKey(RUNS.job, 1)})),
         [("stray_cgroup", f"{RUNS.job}_1")],
@@ -123,6 +134,14 @@ SCENES: dict[str, tuple[Cluster, list[tuple[str, str]]]] = {
     "a disk with little free space": (
         on_h2(Machine(disks=[Disk("/d", "jobs", int(4 * GB), int(100 * GB))])),
         [("disk_full", "/d")],
+    ),
+    "a disk with less free space than jobs may start with": (
+        on_h2(Machine(disks=[Disk("/d", "jobs", int(40 * GB), int(100 * GB), for_jobs=True)], least=50 * GB)),
+        [("disk_full", "/d")],
+    ),
+    "a disk of the store alone, which needs no room for jobs": (
+        on_h2(Machine(disks=[Disk("/d", "store", int(40 * GB), int(100 * GB))], least=50 * GB)),
+        [],
     ),
     "a small disk with nearly no free space": (
         on_h2(Machine(disks=[Disk("/d", "jobs", int(0.9 * GB), int(8 * GB))])),

@@ -17,6 +17,7 @@ import pytest
 from orqal.engine import archive
 from orqal.engine.archive import packed, unpack
 from orqal.engine.errors import Unreachable
+from tests.support.folders import nest
 
 JOB = "a" * 24
 
@@ -230,3 +231,10 @@ def test_the_disk_does_not_get_full(directory: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(OSError, match=r"more than the 0\.3 GB that are free"):
         unpack(endless, directory)
     assert endless.given < 10 << 20
+
+
+@pytest.mark.timeout(60)
+def test_what_an_earlier_attempt_nested_thousands_deep_is_replaced(tmp_path: Path) -> None:
+    nest(tmp_path / "job", 2_000)
+    unpack(io.BytesIO(packed("job", b"{}")), tmp_path / "job")
+    assert [path.name for path in (tmp_path / "job").iterdir()] == ["params.json"]

@@ -12,7 +12,7 @@ from orqal.actors.interfaces import ClusterApi, HostApi, Node
 from orqal.actors.scheduler.crash_blame import CrashBlame
 from orqal.actors.scheduler.hosts import Hosts, KnownHost
 from orqal.clock import SystemClock
-from orqal.models import Resources
+from orqal.models import Resources, Status
 from orqal.scheduling import Host
 from orqal.scheduling.lifecycle import Place
 from orqal.settings import Settings
@@ -130,5 +130,51 @@ def test_a_job_avoids_a_host_where_the_infrastructure_failed_it(tmp_path: Path) 
         await cluster.ended(jobs)
         failed = [cluster.record(job) for job in jobs if cluster.record(job).attempts]
         assert failed and all((record.ok, record.host) == (True, "h2") for record in failed)
+
+    play(scene, tmp_path, TWO_HOSTS)
+
+
+def test_a_host_whose_disk_is_full_gets_no_jobs_until_there_is_room(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        async def state() -> str:
+            info = await cluster.scheduler.host("h1")
+            assert info is not None
+            return info.state
+
+        h1 = cluster.machines["h1"]
+        [runs] = await cluster.submit(spec("runs", params={"seconds": 60}, threads=4))
+        await cluster.running(runs)
+        full = cluster.machines[cluster.record(runs).host or ""]
+        [other] = [machine for machine in cluster.machines.values() if machine is not full]
+        full.shortage = "only 5 MB are free"
+        await cluster.wait(6)
+        jobs = await cluster.submit(*(spec(number, params={"seconds": 1}) for number in range(20)))
+        await cluster.ended([runs, *jobs])
+        assert cluster.record(runs).ok, "what ran there has not gone on"
+        assert {cluster.record(job).host for job in jobs} == {other.name}
+
+        full.shortage = other.shortage = "only 5 MB are free"
+        await cluster.wait(6)
+        assert await state() == "disk full: only 5 MB are free"
+        assert await cluster.scheduler.ready(), "`orqal up` would fail, and nobody could clean up"
+        [waits] = await cluster.submit(spec("waits", params={"seconds": 1}))
+        await cluster.wait(30)
+        assert cluster.record(waits).current_status is Status.TODO
+        why = await cluster.scheduler.why_waiting(waits)
+        assert why.hosts == dict.fromkeys(("h1", "h2"), "disk full: only 5 MB are free")
+        await cluster.scheduler.drain("h1")
+        assert await state() == "drained"
+        await cluster.scheduler.undrain("h1")
+        await cluster.wait(30)
+        assert cluster.record(waits).current_status is Status.TODO, "undrain has given work to a full host"
+        cluster.kill_scheduler()
+        await cluster.start_scheduler()
+        await cluster.wait(30)
+        assert cluster.record(waits).current_status is Status.TODO, "a new Scheduler does not know it"
+
+        h1.shortage = None
+        await cluster.ended([waits])
+        assert (cluster.record(waits).ok, cluster.record(waits).host) == (True, "h1")
+        assert await state() == "ready"
 
     play(scene, tmp_path, TWO_HOSTS)

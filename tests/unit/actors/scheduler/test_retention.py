@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
+import pytest
+
 from orqal.actors.messages import CleanTarget
+from orqal.actors.scheduler import retention
 from orqal.models import Status
 from orqal.testing.in_process_cluster import InProcessCluster
 from tests.support.simulated import TWO_HOSTS, play, spec
@@ -38,6 +42,73 @@ def test_directories_on_a_host_that_was_away_go_when_it_is_back(tmp_path: Path) 
         await cluster.until(lambda: not cluster.machines["h1"].directories)
 
     play(scene, tmp_path, TWO_HOSTS)
+
+
+def test_directories_that_cannot_be_removed_keep_no_others_and_are_tried_again_after_an_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "DELETED_AT_ONCE", 5)
+
+    async def scene(cluster: InProcessCluster) -> None:
+        machine = cluster.machines["h1"]
+        first = await cluster.submit(*(spec(number, params={"seconds": 0.01}) for number in range(12)))
+        await cluster.ended(first)
+        machine.stuck.update(first)
+        assert await cluster.scheduler.clean(CleanTarget.ALL) == 12
+        assert machine.directories == set(first) and sorted(machine.tried) == sorted(first)
+        second = await cluster.submit(*(spec(number, params={"seconds": 0.01}) for number in range(12)))
+        await cluster.ended(second)
+        assert await cluster.scheduler.clean(CleanTarget.ALL) == 12
+        await cluster.wait(1_000)
+        assert machine.directories == set(first)
+        assert len(machine.tried) == 24, "those that cannot be removed were tried again at once"
+        machine.stuck.clear()
+        await cluster.wait(4_500)
+        assert not machine.directories and not cluster.store.leftovers("h1", 1)
+
+    play(scene, tmp_path)
+
+
+def test_a_directory_that_a_host_does_not_finish_keeps_no_others(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        machine = cluster.machines["h1"]
+        jobs = await cluster.submit(*(spec(number, params={"seconds": 1}) for number in range(8)))
+        await cluster.ended(jobs)
+        machine.endless.add(jobs[0])
+        assert await cluster.scheduler.clean(CleanTarget.ALL) == 8
+        assert machine.directories == {jobs[0]}
+        tries = len(machine.tried)
+        await cluster.wait(500)
+        assert len(machine.tried) == tries, "it was tried again at once"
+        machine.endless.clear()
+        await cluster.wait(1_000)
+        assert not machine.directories
+
+    play(scene, tmp_path)
+
+
+def test_a_host_that_hangs_keeps_the_directories_of_no_other_host(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        jobs = await cluster.submit(*(spec(number, params={"seconds": 1}) for number in range(8)))
+        await cluster.ended(jobs)
+        h1, h2 = cluster.machines["h1"], cluster.machines["h2"]
+        assert h1.directories and h2.directories
+        node = cluster.ray.node_of("h1")
+        assert node is not None and node.actor is not None
+        node.actor[0].freeze(2_000)
+        cleaning = asyncio.ensure_future(cluster.scheduler.clean(CleanTarget.ALL))
+        await cluster.wait(1)
+        assert h1.directories and not h2.directories and not cleaning.done()
+        assert await asyncio.wait_for(cleaning, 35) == 8
+        # The next jobs are deleted after their time, and h1 is not waited for.
+        await cluster.scheduler.drain("h1")
+        await cluster.ended(await cluster.submit(*(spec(f"more {number}") for number in range(4))))
+        assert h2.directories
+        await cluster.wait(200)
+        assert not h2.directories and h1.directories
+        await cluster.until(lambda: not h1.directories, within=3_000)
+
+    play(scene, tmp_path, TWO_HOSTS, job_ttl=100.0)
 
 
 def test_a_deletion_that_the_store_refuses_is_done_later(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from fastapi import FastAPI
 
 from orqal.actors.interfaces import ActorAway
 from orqal.actors.messages import CleanTarget
-from orqal.serve_app import cluster_access
+from orqal.engine.job_directory import Removed
+from orqal.serve_app import cluster_access, old_directories
 from orqal.serve_app.routes import cleaning
 from orqal.store import SqliteStore
 from tests.support.serve_app import client_of, cluster_with, host_info, scheduler_with, watch_heartbeats
@@ -73,10 +74,10 @@ class Host:
     async def directories(self) -> list[str]:
         return list(self.names)
 
-    async def remove_directories(self, jobs: Sequence[str]) -> list[str]:
+    async def remove_directories(self, jobs: Sequence[str]) -> Removed:
         removed = [name for name in jobs if name != self.stays]
         self.names = [name for name in self.names if name not in removed]
-        return removed
+        return Removed(removed, {self.stays: "Permission denied"} if self.stays in jobs else {})
 
 
 async def test_directories_without_a_job_are_removed_and_named(
@@ -96,7 +97,33 @@ async def test_directories_without_a_job_are_removed_and_named(
     async with client_of(api, cluster) as client:
         answer = await client.post("/api/clean", json={"what": "old"})
         *removed, last = [json.loads(line) for line in answer.text.splitlines()]
-        assert removed == [{"directory": name} for name in (gone[0], gone[2], gone[3])]
+        # Both hosts work at the same time.
+        assert sorted(line["directory"] for line in removed) == [gone[0], gone[2], gone[3]]
         assert last == {"deleted": 3}
         assert (first.names, second.names) == ([known[0].id, gone[1]], [known[1].id])
         assert (await client.get("/api/clean/old")).text == ""
+
+
+class Hung(Host):
+    """A HostActor that does not answer."""
+
+    async def directories(self) -> list[str]:
+        await asyncio.sleep(60)
+        return []
+
+
+async def test_a_host_that_hangs_keeps_the_old_directories_of_no_other(
+    api: FastAPI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(old_directories, "SILENT_AFTER", 0.1)
+    store = SqliteStore(tmp_path / "jobs.sqlite")
+    hung, well = Hung(), Host("1" * 24)
+
+    async def hosts() -> list[Any]:
+        return [host_info("hung"), host_info("well")]
+
+    cluster = cluster_with(store, scheduler_with(hosts=hosts), hung=hung, well=well)
+    with pytest.raises(ActorAway, match="the host hung has not answered"):
+        async for name in old_directories.remove_old_directories(cluster):
+            assert name == "1" * 24
+    assert well.names == []

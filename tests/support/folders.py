@@ -1,0 +1,32 @@
+"""Folders that are hard to remove."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def nest(folder: Path, depth: int) -> None:
+    """Make folders in each other, with a file in the innermost, as a program does that changes its directory."""
+    folder.mkdir()
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=here))
+    os.close(here)
+
+
+@contextmanager
+def mounted(folder: Path, size: str = "1m") -> Iterator[None]:
+    """Mount an empty file system at a folder, so that it cannot be removed. Only root can do this."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
