@@ -43,6 +43,10 @@ _SILENCE = 300.0
 _POOL = 64
 """Connections to the daemon that are kept open."""
 _EVENTS = ("die", "kill")
+_LOG_FILES, _LOG_FILES_IN_CAP = 10, 8
+"""Files of a capped log. When a file is full, the oldest is dropped, so that at least 9 full ones remain: more than the
+cap, by more than our count of its bytes may be wrong (see orqal.engine.output)."""
+_NO_LOG_CAP = "1t"
 _REMEMBERED = 256
 """Events that a daemon remembers (eventsLimit in moby's daemon/events/events.go)."""
 
@@ -85,6 +89,8 @@ class ContainerSpec:
     pids_limit: int
     cgroup_parent: str | None
     """The cgroup to put it in; None for the daemon's own choice."""
+    log_cap: int
+    """Bytes of its output that the daemon keeps at least, as they are on its disk; 0 for all."""
     mounted: str | None = None
     """The job's directory, which exists at this path on the daemon's machine."""
     fetched: str | None = None
@@ -100,6 +106,8 @@ class Ended(NamedTuple):
     state: dict[str, Any]
     """`State` of `docker inspect`."""
     fetched: str | None
+    """See ContainerSpec."""
+    log_cap: int
     """See ContainerSpec."""
 
     @property
@@ -257,9 +265,8 @@ class Engine:
                 cgroup_parent=spec.cgroup_parent,
                 security_opt=["no-new-privileges"],
                 network_mode=spec.network,
-                # The driver `local` keeps bytes that are not UTF-8, which `json-file` replaces. By default it drops
-                # the oldest output beyond 100 MB; here no part of an output may be lost.
-                log_config=LogConfig(type="local", config={"max-size": "1t", "max-file": "1", "compress": "false"}),
+                # The driver `local` keeps bytes that are not UTF-8, which `json-file` replaces.
+                log_config=LogConfig(type="local", config=_log_options(spec.log_cap)),
             )
             try:
                 container = self._api.create_container(
@@ -326,7 +333,14 @@ class Engine:
         if state["Status"] not in ("exited", "dead"):
             return None
         fetched = (found["Config"]["Labels"] or {}).get(LABEL_FILES)
-        return Ended(container, int(state["ExitCode"]), bool(state["OOMKilled"]), state, fetched or None)
+        return Ended(
+            container=container,
+            exit_code=int(state["ExitCode"]),
+            out_of_memory=bool(state["OOMKilled"]),
+            state=state,
+            fetched=fetched or None,
+            log_cap=_log_cap(found["HostConfig"]["LogConfig"]["Config"] or {}),
+        )
 
     def made_of(self, container: str) -> MadeOf:
         """What a container was made of."""
@@ -384,7 +398,13 @@ class Engine:
         url = f"{self._api.base_url}/v{self._api.api_version}/containers/{container}/logs"
         with translated("read the output"):
             # The SDK's own logs() glues the streams together; its client is a requests session.
-            response = self._api.get(url, params=flags, stream=True, timeout=(_CONNECT_TIMEOUT, None))
+            response = self._api.get(
+                url,
+                params=flags,
+                headers={"Accept-Encoding": "identity"},
+                stream=True,
+                timeout=(_CONNECT_TIMEOUT, None),
+            )
             if response.status_code == 404:
                 raise EngineError(ErrorType.DOCKER_ERROR, f"there is no container {container}", passing=True)
             response.raise_for_status()
@@ -488,6 +508,18 @@ class _Tcp(HTTPAdapter):
                 alive.append((socket.IPPROTO_TCP, option, value))
         options["socket_options"] = [*HTTPConnection.default_socket_options, *alive]
         super().init_poolmanager(*args, **options)
+
+
+def _log_options(cap: int) -> dict[str, str]:
+    """The options of the log driver for ContainerSpec.log_cap."""
+    size, files = (str(-(-cap // _LOG_FILES_IN_CAP)), _LOG_FILES) if cap > 0 else (_NO_LOG_CAP, 1)
+    return {"max-size": size, "max-file": str(files), "compress": "false"}
+
+
+def _log_cap(options: Mapping[str, str]) -> int:
+    """The cap that these options were made for, rounded up; 0 for none, as in containers of earlier versions."""
+    size = options.get("max-size", "")
+    return int(size) * _LOG_FILES_IN_CAP if size.isdecimal() else 0
 
 
 def _by_socket() -> bool:

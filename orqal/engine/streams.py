@@ -17,6 +17,8 @@ import urllib3
 
 from orqal.engine.errors import Unreachable, broken_off, not_pulled
 
+_PIECE = 1 << 16
+"""Bytes of an output that are read at a time."""
 _ENDING = {str(int(number)) for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM)}
 """The numbers of signals that ask a program to end, or end it."""
 
@@ -114,6 +116,22 @@ class Logs:
             yield from self._response.iter_content(None)
         except (requests.RequestException, OSError, AttributeError, ValueError) as error:
             # AttributeError, ValueError: closed by another thread while it waited for more.
+            raise Unreachable(f"the output broke off: {error}") from error
+        finally:
+            self.close()
+
+    def large_pieces(self) -> Iterator[bytes]:
+        """The same in pieces of 64 KiB, which may begin and end within a frame: for an output that is not followed.
+
+        Docker sends a frame for each line, so short lines come several times faster than one frame at a time.
+
+        Raises:
+            Unreachable: the output broke off, or was closed by another thread.
+        """
+        try:
+            while piece := self._response.raw.read(_PIECE):
+                yield piece
+        except (urllib3.exceptions.HTTPError, OSError, AttributeError, ValueError) as error:
             raise Unreachable(f"the output broke off: {error}") from error
         finally:
             self.close()

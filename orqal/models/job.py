@@ -128,6 +128,8 @@ class JobRecord(JobSpec):
     truncated: list[str] = Field(default_factory=list)
     """The streams (`stdout`, `stderr`) whose ends alone are kept with the job; the whole streams are the files
     `orqal.stdout` and `orqal.stderr` in `wd`."""
+    output_cut: str | None = None
+    """Why a part of the output is missing, in these files too; None if all of it is kept."""
 
     # The steps from one record to the next. Only the Scheduler takes them.
 
@@ -190,6 +192,7 @@ class JobRecord(JobSpec):
             stdout_bytes=outcome.stdout_bytes,
             stderr_bytes=outcome.stderr_bytes,
             truncated=outcome.truncated,
+            output_cut=outcome.output_cut,
         )
         if outcome.error is not None:
             return record.failed(outcome.error.type, outcome.error.message, at)

@@ -87,6 +87,8 @@ class EngineWatch:
         self._on_connect, self._on_change = on_connect, on_change
         self._loop = asyncio.get_running_loop()
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
+        self.collectors = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker logs")
+        """Threads that collect outputs. Long ones must not keep the daemon from being asked to stop containers."""
         self._deaths: dict[str, Death] = {}
         self._events: Events | None = None
         self._closed = threading.Event()
@@ -138,6 +140,7 @@ class EngineWatch:
         if (events := self._events) is not None:
             events.close()
         self.threads.shutdown(wait=False)
+        self.collectors.shutdown(wait=False)
 
     def _listen(self) -> None:
         """In a thread: listen to the ends of containers, and connect again when the daemon was away."""
