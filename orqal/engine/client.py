@@ -36,13 +36,16 @@ LABEL_ATTEMPT = "orqal.attempt"
 LABEL_FILES = "orqal.files"
 """Where in the container the job's directory is, if it must be fetched after the end; otherwise empty."""
 
+LABEL_FAIL_ON_OOM = "orqal.fail-on-oom"
+"""See ContainerSpec: `1` or empty."""
+
 _CONNECT_TIMEOUT = 60.0
 """Seconds that the daemon may take to answer."""
 _SILENCE = 300.0
 """Seconds without progress after which a pull is given up."""
 _POOL = 64
 """Connections to the daemon that are kept open."""
-_EVENTS = ("die", "kill")
+_EVENTS = ("die", "kill", "oom")
 _LOG_FILES, _LOG_FILES_IN_CAP = 10, 8
 """Files of a capped log. When a file is full, the oldest is dropped, so that at least 9 full ones remain: more than the
 cap, by more than our count of its bytes may be wrong (see orqal.engine.output)."""
@@ -91,6 +94,8 @@ class ContainerSpec:
     """The cgroup to put it in; None for the daemon's own choice."""
     log_cap: int
     """Bytes of its output that the daemon keeps at least, as they are on its disk; 0 for all."""
+    fail_on_oom: bool = False
+    """Its end is an error if the kernel has killed any of its processes for lack of memory."""
     mounted: str | None = None
     """The job's directory, which exists at this path on the daemon's machine."""
     fetched: str | None = None
@@ -103,6 +108,9 @@ class Ended(NamedTuple):
     container: str
     exit_code: int
     out_of_memory: bool
+    """The daemon says that the kernel has killed a process of it for lack of memory."""
+    fail_on_oom: bool
+    """See ContainerSpec."""
     state: dict[str, Any]
     """`State` of `docker inspect`."""
     fetched: str | None
@@ -129,6 +137,8 @@ class MadeOf(NamedTuple):
 class Past(NamedTuple):
     """What a daemon remembers: its last events, but none from before its own start."""
 
+    out_of_memory: set[str]
+    """Containers in which the kernel has killed a process for lack of memory."""
     killed: set[str]
     """Containers to which it has sent a signal that ends programs. A daemon without `live-restore` that finds
     containers running at its start kills them before anyone can listen."""
@@ -283,6 +293,7 @@ class Engine:
                         LABEL_ATTEMPT: str(spec.key.attempt),
                         # Always set, because the image may have such a label of its own.
                         LABEL_FILES: spec.fetched or "",
+                        LABEL_FAIL_ON_OOM: "1" if spec.fail_on_oom else "",
                     },
                 )
             except docker.errors.APIError as error:
@@ -332,13 +343,14 @@ class Engine:
         state = found["State"]
         if state["Status"] not in ("exited", "dead"):
             return None
-        fetched = (found["Config"]["Labels"] or {}).get(LABEL_FILES)
+        labels = found["Config"]["Labels"] or {}
         return Ended(
             container=container,
             exit_code=int(state["ExitCode"]),
             out_of_memory=bool(state["OOMKilled"]),
+            fail_on_oom=labels.get(LABEL_FAIL_ON_OOM) == "1",
             state=state,
-            fetched=fetched or None,
+            fetched=labels.get(LABEL_FILES) or None,
             log_cap=_log_cap(found["HostConfig"]["LogConfig"]["Config"] or {}),
         )
 
@@ -456,8 +468,9 @@ class Engine:
         ours = [event for event in known if event["Actor"]["Attributes"].get(LABEL_CLUSTER) == self.cluster]
         events = list(Events(event for event in ours if event["Action"] in _EVENTS))
         return Past(
+            out_of_memory={event.container for event in events if event.out_of_memory},
             killed={event.container for event in events if event.killed},
-            ended={event.container for event in events if not event.killed},
+            ended={event.container for event in events if not event.killed and not event.out_of_memory},
             all_since_its_start=len(known) < _REMEMBERED,
         )
 

@@ -147,8 +147,10 @@ class Event(NamedTuple):
 
     container: str
     killed: bool
-    """True if the daemon sent it a signal, because someone asked for its end or the daemon itself ends. False if the
-    container has ended."""
+    """True if the daemon sent it a signal, because someone asked for its end or the daemon itself ends."""
+    out_of_memory: bool = False
+    """True if the kernel has killed a process of it, because the container's memory was used up. If both are False,
+    the container has ended."""
 
 
 class Events:
@@ -162,7 +164,7 @@ class Events:
             for event in self._stream:
                 container, killed = str(event["Actor"]["ID"]), event["Action"] == "kill"
                 if not killed or event["Actor"]["Attributes"].get("signal") in _ENDING:
-                    yield Event(container, killed)
+                    yield Event(container, killed, event["Action"] == "oom")
         except (requests.RequestException, docker.errors.DockerException, OSError, ValueError):
             return
 

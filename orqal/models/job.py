@@ -121,6 +121,8 @@ class JobRecord(JobSpec):
     """Bytes, cached pages of files included; None if unknown."""
     cpu_seconds: float | None = None
     """Seconds of CPU time of all its processes; None if unknown."""
+    oom_killed: bool = False
+    """True if the kernel has killed a process of it for lack of memory, whichever exit code followed."""
     inspect: JsonValue = None
     """`State` of the ended container, as `docker inspect` reports it."""
     stdout_bytes: int = 0
@@ -193,6 +195,7 @@ class JobRecord(JobSpec):
             stderr_bytes=outcome.stderr_bytes,
             truncated=outcome.truncated,
             output_cut=outcome.output_cut,
+            oom_killed=outcome.oom_killed,
         )
         if outcome.error is not None:
             return record.failed(outcome.error.type, outcome.error.message, at)

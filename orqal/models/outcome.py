@@ -59,4 +59,6 @@ class Outcome:
     """The streams (`stdout`, `stderr`) that are too long for `output`, which holds their ends."""
     output_cut: str | None = None
     """Why a part of the output is missing everywhere, in words; None if all of it is kept."""
+    oom_killed: bool = False
+    """True if the kernel has killed a process of the container for lack of memory."""
     output: Output = field(default_factory=Output)

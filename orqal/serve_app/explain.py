@@ -51,7 +51,12 @@ def _state(job: JobRecord, why: WhyWaiting, doing: str | None, moment: datetime)
 
 def _notes(job: JobRecord) -> list[str]:
     """What is remarkable about how it ended, though it is no error."""
-    return [f"A part of its output is missing: {job.output_cut}."] if job.output_cut else []
+    notes = []
+    if job.oom_killed and job.error is None:
+        notes.append("A process of it was killed because the job's memory was used up; it may need more memory_in_gb.")
+    if job.output_cut:
+        notes.append(f"A part of its output is missing: {job.output_cut}.")
+    return notes
 
 
 def _pause(job: JobRecord, seconds: float) -> str:

@@ -105,6 +105,9 @@ class AbstractWrapper:
     """Seconds before the first retry, doubled before each further one; None is 10."""
     retry_memory_factor: float = 1.0
     """Multiplies the memory of the next attempt after "out_of_memory", up to that of the largest host."""
+    fail_on_oom: bool = False
+    """End a job as "out_of_memory" if any of its processes is killed for lack of memory, even if the command then exits
+    with 0."""
     create_dir: bool = False
     """Make the job's directory (mode 0777, containing `params.json`) before the start, and mount it."""
     environment: dict[str, str] | None = None

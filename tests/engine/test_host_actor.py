@@ -173,6 +173,13 @@ def test_a_job_that_will_be_tried_again_gets_no_result(lab: Actors, monkeypatch:
     assert ended(outcome) == (None, 9, "on\n")
 
 
+def test_a_process_that_is_killed_for_memory_is_noticed_though_the_command_exits_with_0(lab: Actors) -> None:
+    actor = lab.actor()
+    outcome = lab.do(actor.run(shell("dd if=/dev/zero of=/dev/null bs=200M count=1; echo on"))).result(60)
+    assert ended(outcome) == (None, 0, "on\n") and outcome.oom_killed
+    assert not lab.do(actor.run(shell("true"))).result(60).oom_killed
+
+
 def test_a_flood_of_output_keeps_its_end_and_says_so(lab: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
     """5.8 MB in Docker's log, where a line of two bytes takes 29."""
     monkeypatch.setenv("ORQAL_LOG_CAP", "1000000")

@@ -84,6 +84,9 @@ class ScriptedEngine:
             self._events.put(Event(CONTAINER, killed=True))
         self._events.put(Event(CONTAINER, killed=False))
 
+    def kill_a_process_for_memory(self) -> None:
+        self._events.put(Event(CONTAINER, killed=False, out_of_memory=True))
+
     def exit_unseen(self, code: int, *, ran: float = 1.0, out_of_memory: bool = False) -> None:
         """The container ends, and the event that says so is still on its way."""
         state = {"StartedAt": "2026-01-01T00:00:00Z", "FinishedAt": f"2026-01-01T00:00:{ran:09.6f}Z"}
@@ -106,7 +109,7 @@ class ScriptedEngine:
 
     def past(self) -> Past:
         ended = set() if self.ending is None else {CONTAINER}
-        return Past(killed=set(), ended=ended, all_since_its_start=True)
+        return Past(out_of_memory=set(), killed=set(), ended=ended, all_since_its_start=True)
 
     def events(self) -> Any:
         return self
@@ -138,7 +141,8 @@ class ScriptedEngine:
         if self.ending is None:
             return None
         assert self.spec is not None
-        return Ended(container=container, fetched=self.fetched, log_cap=self.spec.log_cap, **self.ending)
+        asked: dict[str, Any] = {"fail_on_oom": self.spec.fail_on_oom, "log_cap": self.spec.log_cap}
+        return Ended(container=container, fetched=self.fetched, **asked, **self.ending)
 
     def fetch(self, container: str, path: str) -> ScriptedFiles:
         self.calls.append("fetch")

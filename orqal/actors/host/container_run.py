@@ -175,6 +175,7 @@ class ContainerRun:
             network=command.network,
             pids_limit=self._settings.pids_limit,
             log_cap=self._settings.log_cap,
+            fail_on_oom=command.fail_on_oom,
             cgroup_parent=self._engine.cgroups.parent(self._key) if self._engine.cgroups else None,
             mounted=str(self._directory) if command.create_dir and not self._carries_files else None,
             fetched=str(self._directory) if command.create_dir and self._carries_files else None,
@@ -249,10 +250,11 @@ class ContainerRun:
         death = self._engine.death(container)
         if (ended := await self._engine.do(lambda engine: engine.ended(container))) is not None:
             # An earlier process of the actor may have stopped it, and died before it could report that. A program that
-            # ended before a stop reached it has ended by itself.
+            # ended before a stop reached it, or for lack of memory, has ended by itself.
             if timeout is not None and ended.exit_code != 0 and ended.ran >= timeout:
                 return _End.TIMED_OUT
-            stopped = self._stopping or death.killed or ended.exit_code in _KILLED
+            signalled = ended.exit_code in _KILLED and not ended.out_of_memory
+            stopped = self._stopping or death.killed or signalled
             return _End.STOPPED if stopped and self._must_end.is_set() else _End.BY_ITSELF
         reported, must_end = (asyncio.ensure_future(event.wait()) for event in (death.reported, self._must_end))
         try:
@@ -305,7 +307,8 @@ class ContainerRun:
         all_fetched = not ended.fetched or await self._fetch(ended.container, ended.fetched)
         output = await self._collect(ended)
         files = await self._in_thread(job_directory.listing, self._directory)
-        error, passing, result = self._error(ended, end), False, None
+        oom_killed = self._ran_out_of_memory(ended)
+        error, passing, result = self._error(ended, end, oom_killed), False, None
         if error is None and not all_fetched:
             error = self._stopped(
                 f"after its program had exited with {ended.exit_code}, before its files were here"
@@ -329,6 +332,7 @@ class ContainerRun:
             stderr_bytes=output.stderr.size,
             truncated=[name for name in ("stdout", "stderr") if getattr(output, name).file],
             output_cut=output.cut,
+            oom_killed=oom_killed,
             output=Output(stdout=output.stdout.text, stderr=output.stderr.text, result=result),
         )
 
@@ -368,16 +372,26 @@ class ContainerRun:
             files.close()
         return True
 
-    def _error(self, ended: Ended, end: _End) -> JobError | None:
+    def _ran_out_of_memory(self, ended: Ended) -> bool:
+        """True if the kernel has killed a process of the container for lack of memory, whether or not it was the one
+        that the exit code is of. Not every version of Docker says so in the container's state."""
+        cgroups, death = self._engine.cgroups, self._engine.death(ended.container)
+        return ended.out_of_memory or death.out_of_memory or (cgroups is not None and cgroups.out_of_memory(self._key))
+
+    def _error(self, ended: Ended, end: _End, oom_killed: bool) -> JobError | None:
         """Why the container did not end by itself; None if it did."""
         if end is _End.TIMED_OUT:
             message = f"it ran longer than its timeout of {self._order.timeout:g} s and was stopped"
             return JobError(type=ErrorType.TIMEOUT, message=message)
-        if ended.out_of_memory and ended.exit_code:
+        if end is _End.STOPPED:
+            return self._stopped().error
+        if oom_killed and (ended.exit_code or ended.fail_on_oom):
             gigabytes = self._order.resources.mem_bytes / 1e9
-            message = f"it wanted more than its memory of {gigabytes:g} GB; give the app or the job more memory_in_gb"
-            return JobError(type=ErrorType.OUT_OF_MEMORY, message=message)
-        return self._stopped().error if end is _End.STOPPED else None
+            which = "it" if ended.exit_code else "a process of it"
+            message = f"{which} wanted more than its memory of {gigabytes:g} GB"
+            advice = "give the app or the job more memory_in_gb"
+            return JobError(type=ErrorType.OUT_OF_MEMORY, message=f"{message}; {advice}")
+        return None
 
     def _stopped(self, when: str = "") -> Outcome:
         """The outcome of an attempt that had to end. `when`: the end of a sentence, if that needs to be said."""

@@ -29,13 +29,15 @@ _RECONNECT = 1.0
 
 @dataclass
 class Death:
-    """The end of a container, which may still be to come."""
+    """The end of a container, which may still be to come, and what led to it."""
 
     reported: asyncio.Event = field(default_factory=asyncio.Event)
     killed: bool = False
     """The daemon has sent it a signal that ends programs."""
     unseen: bool = False
     """It ended while its daemon was down."""
+    out_of_memory: bool = False
+    """The kernel has killed a process of it for lack of memory."""
 
     @property
     def by_others(self) -> str | None:
@@ -190,6 +192,7 @@ class EngineWatch:
         for _, container, state in seen.containers:
             death = self.death(container)
             death.killed |= container in past.killed
+            death.out_of_memory |= container in past.out_of_memory
             if state in ("exited", "dead"):
                 known = death.reported.is_set() or container in past.ended
                 death.unseen |= past.all_since_its_start and not known
@@ -204,7 +207,9 @@ class EngineWatch:
         death = self._deaths.get(event.container)
         if death is None:
             return
-        if event.killed:
+        if event.out_of_memory:
+            death.out_of_memory = True
+        elif event.killed:
             death.killed = True
         else:
             death.unseen = False  # it is listed as ended a moment before the daemon reports its end

@@ -120,6 +120,7 @@ def test_a_job_shows_what_was_submitted_and_what_it_used(run: Callable[..., Done
         wrapper_digest="ba9876543210" + "e" * 52,
         peak_memory=123_456_789,
         cpu_seconds=75.0,
+        oom_killed=True,
         output_cut="it was too long",
         cache_miss="use_cache was off",
         cache_hits=1_234,
@@ -133,6 +134,7 @@ def test_a_job_shows_what_was_submitted_and_what_it_used(run: Callable[..., Done
     assert shown["wrapper digest"] == "ba9876543210"
     assert shown["peak memory"] == "123 MB"
     assert shown["CPU time"] == "1 min 15 s"
+    assert shown["out of memory"].startswith("a process was killed")
     assert shown["output cut"] == "it was too long"
     assert shown["cache miss"] == "use_cache was off"
     assert shown["cache hits"] == f"1,234, the last at {show.moment('2026-01-02T03:04:05Z'):%Y-%m-%d %H:%M:%S}"
@@ -150,7 +152,7 @@ def test_a_job_of_an_older_server_is_shown_too(run: Callable[..., Done], server:
     old = {
         name: value
         for name, value in record(A).items()
-        if not name.startswith(("cache", "retr", "peak", "cpu", "output"))
+        if not name.startswith(("cache", "retr", "peak", "cpu", "oom", "output"))
     }
     server.answers[f"GET job/{A}"] = old
     assert run("job", A).code == 0

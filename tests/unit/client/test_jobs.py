@@ -102,6 +102,7 @@ def test_attributes_say_how_a_job_was_made(server: StandInServer) -> None:
         "wrapper_digest": "2" * 64,
         "peak_memory": 3_000_000,
         "cpu_seconds": 4.5,
+        "oom_killed": True,
         "output_cut": "it was too long",
         "cache_miss": "nothing was there",
         "cache_hits": 6,

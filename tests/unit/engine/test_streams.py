@@ -11,7 +11,7 @@ import docker
 import pytest
 
 from orqal.engine.errors import Unreachable
-from orqal.engine.streams import Logs
+from orqal.engine.streams import Event, Events, Logs
 from orqal.logstream import STDOUT, Frame, encode
 
 pytestmark = pytest.mark.timeout(60)
@@ -80,3 +80,11 @@ def test_closing_wakes_who_reads(answered: tuple[Daemon, Logs]) -> None:
     with pytest.raises(Unreachable):
         list(pieces)
     timer.join()
+
+
+def test_what_happens_to_containers() -> None:
+    def event(action: str, **attributes: str) -> dict[str, object]:
+        return {"Action": action, "Actor": {"ID": "c", "Attributes": attributes}}
+
+    sent = [event("oom"), event("kill", signal="1"), event("kill", signal="15"), event("die", exitCode="0")]
+    assert list(Events(sent)) == [Event("c", False, True), Event("c", True), Event("c", False)]

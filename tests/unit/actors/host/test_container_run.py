@@ -37,6 +37,7 @@ IGNORES = ref_of("""
     def get_cmd(self, params): return 'x'
     def set_result(self, job): job.set_result(job.exit_code)
 """)
+STRICT = replace(ref_of("fail_on_oom = True\ndef get_cmd(self, params): return 'x'"), makes_result=False)
 
 
 class Lab:
@@ -253,3 +254,43 @@ async def test_an_output_beyond_the_cap_says_so_and_makes_no_false_result(
     assert (ended(outcome), outcome.output.result) == ((type, 0), result)
     assert "ORQAL_LOG_CAP" in (outcome.output_cut or "") and outcome.output.stdout == "y\n" * 30
     assert outcome.error is None or "ORQAL_LOG_CAP" in outcome.error.message
+
+
+@pytest.mark.parametrize("noticed_by", ["the state", "an event"])
+@pytest.mark.parametrize(
+    ("ref", "code", "type"),
+    [
+        (PLAIN, 0, None),
+        (PLAIN, 3, ErrorType.OUT_OF_MEMORY),
+        (STRICT, 0, ErrorType.OUT_OF_MEMORY),
+        (STRICT, 3, ErrorType.OUT_OF_MEMORY),
+    ],
+)
+async def test_a_process_that_is_killed_for_memory_is_noticed_and_an_error_only_if_it_counts(
+    lab: Lab, ref: WrapperRef, code: int, type: ErrorType | None, noticed_by: str
+) -> None:
+    run = await lab.begin(ref)
+    lab.engine.output.end()
+    if noticed_by == "an event":
+        lab.engine.kill_a_process_for_memory()
+    lab.engine.exit(code, out_of_memory=noticed_by == "the state")
+    outcome = await within(run.task)
+    assert (ended(outcome), outcome.oom_killed) == ((type, code), True)
+
+
+async def test_without_a_killed_process_nothing_is_said_of_memory(lab: Lab) -> None:
+    run = await lab.begin(STRICT)
+    lab.engine.output.end()
+    lab.engine.exit(0)
+    outcome = await within(run.task)
+    assert (ended(outcome), outcome.oom_killed) == ((None, 0), False)
+
+
+async def test_a_job_that_bore_a_killed_process_is_cancelled_as_any_other(lab: Lab) -> None:
+    run = await lab.begin()
+    lab.engine.output.end()
+    lab.engine.kill_a_process_for_memory()
+    await until(lambda: lab.watch.death(CONTAINER).out_of_memory)
+    run.stop(Wish.CANCEL)
+    outcome = await within(run.task)
+    assert (ended(outcome), outcome.oom_killed) == ((ErrorType.CANCELLED, 143), True)
