@@ -17,9 +17,10 @@ MEDIA_TYPE = "application/vnd.docker.multiplexed-stream"
 STDOUT, STDERR = 1, 2
 """The numbers of the streams."""
 
-_HEADER = struct.Struct(">B3sL")
-_STREAMS = {0: STDOUT, 1: STDOUT, 2: STDERR, 3: STDERR}
-"""The stream that each number stands for. Docker also knows 0, for input that is echoed, and 3, for its own errors."""
+_HEADER = struct.Struct(">LL")
+_STREAMS = {0 << 24: STDOUT, 1 << 24: STDOUT, 2 << 24: STDERR, 3 << 24: STDERR}
+"""The stream of each number, which three zeros follow. Docker also knows 0, for input that is echoed, and 3, for its
+own errors."""
 
 
 class Frame(NamedTuple):
@@ -31,7 +32,7 @@ class Frame(NamedTuple):
 
 def encode(frame: Frame) -> bytes:
     """Return the frame as bytes of a stream."""
-    return _HEADER.pack(frame.stream, b"\0\0\0", len(frame.data)) + frame.data
+    return _HEADER.pack(frame.stream << 24, len(frame.data)) + frame.data
 
 
 class Decoder:
@@ -45,6 +46,8 @@ class Decoder:
         self._header = b""
         self._stream = STDOUT
         self._missing = 0
+        self.frames = 0
+        """The number of frames that have begun, those without data included."""
 
     def feed(self, chunk: bytes) -> Iterator[Frame]:
         """Yield the output in the next chunk of the stream; exhaust this before the next call.
@@ -59,18 +62,24 @@ class Decoder:
                 position += len(data)
                 self._missing -= len(data)
                 yield Frame(self._stream, data)
+            elif not self._header and len(chunk) - position >= _HEADER.size:
+                self._begin_frame(chunk, position)
+                position += _HEADER.size
             else:
                 part = chunk[position : position + _HEADER.size - len(self._header)]
                 position += len(part)
                 self._header += part
                 if len(self._header) == _HEADER.size:
-                    self._begin_frame(*_HEADER.unpack(self._header))
+                    self._begin_frame(self._header, 0)
                     self._header = b""
 
-    def _begin_frame(self, number: int, zeros: bytes, length: int) -> None:
-        if number not in _STREAMS or zeros != b"\0\0\0":
-            raise ValueError(f"{self._header!r} is not the header of a frame of output")
-        self._stream, self._missing = _STREAMS[number], length
+    def _begin_frame(self, chunk: bytes, position: int) -> None:
+        number, self._missing = _HEADER.unpack_from(chunk, position)
+        if number not in _STREAMS:
+            header = chunk[position : position + _HEADER.size]
+            raise ValueError(f"{header!r} is not the header of a frame of output")
+        self._stream = _STREAMS[number]
+        self.frames += 1
 
     @property
     def complete(self) -> bool:

@@ -125,6 +125,9 @@ class Settings:
     output_cap: int = field(default_factory=lambda: int(_number("OUTPUT_CAP", 1 << 20)))
     """ORQAL_OUTPUT_CAP (bytes; 1 MiB): the end of each output stream that the job's record keeps. Longer output is also
     a file in the job's directory."""
+    log_cap: int = field(default_factory=lambda: int(_number("LOG_CAP", 1 << 30)))
+    """ORQAL_LOG_CAP (bytes; 1 GiB): the output of one container that is kept. A line counts 32 bytes more than it has,
+    which Docker needs to keep it. Of a longer output the end is kept. 0 keeps all of it."""
     result_cap: int = field(default_factory=lambda: int(_number("RESULT_CAP", 16 << 20)))
     """ORQAL_RESULT_CAP (bytes; 16 MiB): the largest result, as JSON."""
     pids_limit: int = field(default_factory=lambda: int(_number("PIDS_LIMIT", 4096)))

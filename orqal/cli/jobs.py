@@ -143,6 +143,9 @@ def job(id: Id, json: Json = False) -> None:
         row("peak memory", size(peak))
     if (cpu := record.get("cpu_seconds")) is not None:
         row("CPU time", duration(cpu))
+    if record.get("oom_killed"):
+        row("out of memory", "a process was killed because the job's memory was used up", "yellow")
+    row("output cut", record.get("output_cut"), "yellow")
     row("cache miss", record.get("cache_miss"))
     if hits := record.get("cache_hits"):
         last = exact(moment(record.get("cache_last_hit")))

@@ -41,9 +41,11 @@ class Job:
     Its attributes are the keys of the server's JSON: `app`, `input`, `params`, `user`, `current_status`, `host`,
     `image`, `cmd`, `exit_code`, `error` and `ok`. After its end there are also `stdout` and `stderr` (lists of lines),
     `result`, `lswd` (the names of the files in its directory), `image_digest`, `wrapper_digest` (of the wrapper's
-    source), `peak_memory` (bytes) and `cpu_seconds`. `cache_miss` says why no earlier job was reused, and `cache_hits`
-    is how often this job was reused. `attempts` are the attempts before the present one, `attempt` is the number of the
-    present one, and `not_before` is the time before which it does not begin. `retry_of` and `retried_as` are ids.
+    source), `peak_memory` (bytes), `cpu_seconds`, `oom_killed` (whether a process was killed for lack of memory), and
+    `output_cut` (why a part of the output is missing). `cache_miss` says why no earlier job was reused, and
+    `cache_hits` is how often this job was reused. `attempts` are the attempts before the present one, `attempt` is the
+    number of the present one, and `not_before` is the time before which it does not begin. `retry_of` and `retried_as`
+    are ids.
 
     `load()` brings all of them up to date. An attribute that is not known yet (of a job made from its id, or after
     `wait()`) is loaded when it is first read.
@@ -81,6 +83,8 @@ class Job:
     inspect: Any
     peak_memory: int | None
     cpu_seconds: float | None
+    oom_killed: bool | None
+    output_cut: str | None
     cache_miss: str | None
     cache_hits: int | None
     cache_last_hit: str | None

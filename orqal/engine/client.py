@@ -36,13 +36,20 @@ LABEL_ATTEMPT = "orqal.attempt"
 LABEL_FILES = "orqal.files"
 """Where in the container the job's directory is, if it must be fetched after the end; otherwise empty."""
 
+LABEL_FAIL_ON_OOM = "orqal.fail-on-oom"
+"""See ContainerSpec: `1` or empty."""
+
 _CONNECT_TIMEOUT = 60.0
 """Seconds that the daemon may take to answer."""
 _SILENCE = 300.0
 """Seconds without progress after which a pull is given up."""
 _POOL = 64
 """Connections to the daemon that are kept open."""
-_EVENTS = ("die", "kill")
+_EVENTS = ("die", "kill", "oom")
+_LOG_FILES, _LOG_FILES_IN_CAP = 10, 8
+"""Files of a capped log. When a file is full, the oldest is dropped, so that at least 9 full ones remain: more than the
+cap, by more than our count of its bytes may be wrong (see orqal.engine.output)."""
+_NO_LOG_CAP = "1t"
 _REMEMBERED = 256
 """Events that a daemon remembers (eventsLimit in moby's daemon/events/events.go)."""
 
@@ -85,6 +92,10 @@ class ContainerSpec:
     pids_limit: int
     cgroup_parent: str | None
     """The cgroup to put it in; None for the daemon's own choice."""
+    log_cap: int
+    """Bytes of its output that the daemon keeps at least, as they are on its disk; 0 for all."""
+    fail_on_oom: bool = False
+    """Its end is an error if the kernel has killed any of its processes for lack of memory."""
     mounted: str | None = None
     """The job's directory, which exists at this path on the daemon's machine."""
     fetched: str | None = None
@@ -97,9 +108,14 @@ class Ended(NamedTuple):
     container: str
     exit_code: int
     out_of_memory: bool
+    """The daemon says that the kernel has killed a process of it for lack of memory."""
+    fail_on_oom: bool
+    """See ContainerSpec."""
     state: dict[str, Any]
     """`State` of `docker inspect`."""
     fetched: str | None
+    """See ContainerSpec."""
+    log_cap: int
     """See ContainerSpec."""
 
     @property
@@ -121,6 +137,8 @@ class MadeOf(NamedTuple):
 class Past(NamedTuple):
     """What a daemon remembers: its last events, but none from before its own start."""
 
+    out_of_memory: set[str]
+    """Containers in which the kernel has killed a process for lack of memory."""
     killed: set[str]
     """Containers to which it has sent a signal that ends programs. A daemon without `live-restore` that finds
     containers running at its start kills them before anyone can listen."""
@@ -257,9 +275,8 @@ class Engine:
                 cgroup_parent=spec.cgroup_parent,
                 security_opt=["no-new-privileges"],
                 network_mode=spec.network,
-                # The driver `local` keeps bytes that are not UTF-8, which `json-file` replaces. By default it drops
-                # the oldest output beyond 100 MB; here no part of an output may be lost.
-                log_config=LogConfig(type="local", config={"max-size": "1t", "max-file": "1", "compress": "false"}),
+                # The driver `local` keeps bytes that are not UTF-8, which `json-file` replaces.
+                log_config=LogConfig(type="local", config=_log_options(spec.log_cap)),
             )
             try:
                 container = self._api.create_container(
@@ -276,6 +293,7 @@ class Engine:
                         LABEL_ATTEMPT: str(spec.key.attempt),
                         # Always set, because the image may have such a label of its own.
                         LABEL_FILES: spec.fetched or "",
+                        LABEL_FAIL_ON_OOM: "1" if spec.fail_on_oom else "",
                     },
                 )
             except docker.errors.APIError as error:
@@ -325,8 +343,16 @@ class Engine:
         state = found["State"]
         if state["Status"] not in ("exited", "dead"):
             return None
-        fetched = (found["Config"]["Labels"] or {}).get(LABEL_FILES)
-        return Ended(container, int(state["ExitCode"]), bool(state["OOMKilled"]), state, fetched or None)
+        labels = found["Config"]["Labels"] or {}
+        return Ended(
+            container=container,
+            exit_code=int(state["ExitCode"]),
+            out_of_memory=bool(state["OOMKilled"]),
+            fail_on_oom=labels.get(LABEL_FAIL_ON_OOM) == "1",
+            state=state,
+            fetched=labels.get(LABEL_FILES) or None,
+            log_cap=_log_cap(found["HostConfig"]["LogConfig"]["Config"] or {}),
+        )
 
     def made_of(self, container: str) -> MadeOf:
         """What a container was made of."""
@@ -384,7 +410,13 @@ class Engine:
         url = f"{self._api.base_url}/v{self._api.api_version}/containers/{container}/logs"
         with translated("read the output"):
             # The SDK's own logs() glues the streams together; its client is a requests session.
-            response = self._api.get(url, params=flags, stream=True, timeout=(_CONNECT_TIMEOUT, None))
+            response = self._api.get(
+                url,
+                params=flags,
+                headers={"Accept-Encoding": "identity"},
+                stream=True,
+                timeout=(_CONNECT_TIMEOUT, None),
+            )
             if response.status_code == 404:
                 raise EngineError(ErrorType.DOCKER_ERROR, f"there is no container {container}", passing=True)
             response.raise_for_status()
@@ -436,8 +468,9 @@ class Engine:
         ours = [event for event in known if event["Actor"]["Attributes"].get(LABEL_CLUSTER) == self.cluster]
         events = list(Events(event for event in ours if event["Action"] in _EVENTS))
         return Past(
+            out_of_memory={event.container for event in events if event.out_of_memory},
             killed={event.container for event in events if event.killed},
-            ended={event.container for event in events if not event.killed},
+            ended={event.container for event in events if not event.killed and not event.out_of_memory},
             all_since_its_start=len(known) < _REMEMBERED,
         )
 
@@ -488,6 +521,18 @@ class _Tcp(HTTPAdapter):
                 alive.append((socket.IPPROTO_TCP, option, value))
         options["socket_options"] = [*HTTPConnection.default_socket_options, *alive]
         super().init_poolmanager(*args, **options)
+
+
+def _log_options(cap: int) -> dict[str, str]:
+    """The options of the log driver for ContainerSpec.log_cap."""
+    size, files = (str(-(-cap // _LOG_FILES_IN_CAP)), _LOG_FILES) if cap > 0 else (_NO_LOG_CAP, 1)
+    return {"max-size": size, "max-file": str(files), "compress": "false"}
+
+
+def _log_cap(options: Mapping[str, str]) -> int:
+    """The cap that these options were made for, rounded up; 0 for none, as in containers of earlier versions."""
+    size = options.get("max-size", "")
+    return int(size) * _LOG_FILES_IN_CAP if size.isdecimal() else 0
 
 
 def _by_socket() -> bool:

@@ -17,6 +17,8 @@ import urllib3
 
 from orqal.engine.errors import Unreachable, broken_off, not_pulled
 
+_PIECE = 1 << 16
+"""Bytes of an output that are read at a time."""
 _ENDING = {str(int(number)) for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM)}
 """The numbers of signals that ask a program to end, or end it."""
 
@@ -118,6 +120,22 @@ class Logs:
         finally:
             self.close()
 
+    def large_pieces(self) -> Iterator[bytes]:
+        """The same in pieces of 64 KiB, which may begin and end within a frame: for an output that is not followed.
+
+        Docker sends a frame for each line, so short lines come several times faster than one frame at a time.
+
+        Raises:
+            Unreachable: the output broke off, or was closed by another thread.
+        """
+        try:
+            while piece := self._response.raw.read(_PIECE):
+                yield piece
+        except (urllib3.exceptions.HTTPError, OSError, AttributeError, ValueError) as error:
+            raise Unreachable(f"the output broke off: {error}") from error
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Close the connection; this wakes a reader that waits for more."""
         _shutdown(self._response)
@@ -129,8 +147,10 @@ class Event(NamedTuple):
 
     container: str
     killed: bool
-    """True if the daemon sent it a signal, because someone asked for its end or the daemon itself ends. False if the
-    container has ended."""
+    """True if the daemon sent it a signal, because someone asked for its end or the daemon itself ends."""
+    out_of_memory: bool = False
+    """True if the kernel has killed a process of it, because the container's memory was used up. If both are False,
+    the container has ended."""
 
 
 class Events:
@@ -144,7 +164,7 @@ class Events:
             for event in self._stream:
                 container, killed = str(event["Actor"]["ID"]), event["Action"] == "kill"
                 if not killed or event["Actor"]["Attributes"].get("signal") in _ENDING:
-                    yield Event(container, killed)
+                    yield Event(container, killed, event["Action"] == "oom")
         except (requests.RequestException, docker.errors.DockerException, OSError, ValueError):
             return
 

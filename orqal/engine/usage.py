@@ -109,6 +109,14 @@ class Cgroups:
             seconds = None
         return Usage(int(peak) if peak else None, seconds)
 
+    def out_of_memory(self, key: ContainerKey) -> bool:
+        """True if the kernel has killed a process of an attempt for lack of memory.
+
+        Cgroup v1 counts this in the container's own cgroup alone, which is gone.
+        """
+        killed = re.search(r"^oom_kill (\d+)$", self._read(key, "memory.events"), re.MULTILINE)
+        return killed is not None and int(killed[1]) > 0
+
     def counts(self, key: ContainerKey) -> bool:
         """True if the kernel counts both figures of an attempt that was started."""
         return None not in self.usage(key)

@@ -121,6 +121,8 @@ class JobRecord(JobSpec):
     """Bytes, cached pages of files included; None if unknown."""
     cpu_seconds: float | None = None
     """Seconds of CPU time of all its processes; None if unknown."""
+    oom_killed: bool = False
+    """True if the kernel has killed a process of it for lack of memory, whichever exit code followed."""
     inspect: JsonValue = None
     """`State` of the ended container, as `docker inspect` reports it."""
     stdout_bytes: int = 0
@@ -128,6 +130,8 @@ class JobRecord(JobSpec):
     truncated: list[str] = Field(default_factory=list)
     """The streams (`stdout`, `stderr`) whose ends alone are kept with the job; the whole streams are the files
     `orqal.stdout` and `orqal.stderr` in `wd`."""
+    output_cut: str | None = None
+    """Why a part of the output is missing, in these files too; None if all of it is kept."""
 
     # The steps from one record to the next. Only the Scheduler takes them.
 
@@ -190,6 +194,8 @@ class JobRecord(JobSpec):
             stdout_bytes=outcome.stdout_bytes,
             stderr_bytes=outcome.stderr_bytes,
             truncated=outcome.truncated,
+            output_cut=outcome.output_cut,
+            oom_killed=outcome.oom_killed,
         )
         if outcome.error is not None:
             return record.failed(outcome.error.type, outcome.error.message, at)

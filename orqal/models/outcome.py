@@ -57,4 +57,8 @@ class Outcome:
     stderr_bytes: int = 0
     truncated: list[str] = field(default_factory=list)
     """The streams (`stdout`, `stderr`) that are too long for `output`, which holds their ends."""
+    output_cut: str | None = None
+    """Why a part of the output is missing everywhere, in words; None if all of it is kept."""
+    oom_killed: bool = False
+    """True if the kernel has killed a process of the container for lack of memory."""
     output: Output = field(default_factory=Output)

@@ -33,4 +33,6 @@ def changed(candidate: JobRecord, wrapper_digest: str, image_digests: Collection
         return f"the wrapper of {candidate.app} has changed since {candidate.id}"
     if candidate.image_digest and image_digests and candidate.image_digest not in image_digests:
         return f"the image {candidate.image} has changed since {candidate.id}"
+    if candidate.output_cut is not None:
+        return f"a part of the output of {candidate.id} is missing"
     return None

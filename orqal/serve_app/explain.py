@@ -23,7 +23,7 @@ def explained(
     return Explanation(
         id=job.id,
         current_status=job.current_status,
-        summary=" ".join([_state(job, why, doing, moment), *_history(job)]),
+        summary=" ".join([_state(job, why, doing, moment), *_notes(job), *_history(job)]),
         cache=_cache(job),
         hosts=[HostReason(name=name, reason=reason) for name, reason in why.hosts.items()],
     )
@@ -47,6 +47,16 @@ def _state(job: JobRecord, why: WhyWaiting, doing: str | None, moment: datetime)
     if job.ok:
         return f"It ran on {job.host} and exited with 0."
     return f"It ran on {job.host} and exited with {job.exit_code}; its output may say why."
+
+
+def _notes(job: JobRecord) -> list[str]:
+    """What is remarkable about how it ended, though it is no error."""
+    notes = []
+    if job.oom_killed and job.error is None:
+        notes.append("A process of it was killed because the job's memory was used up; it may need more memory_in_gb.")
+    if job.output_cut:
+        notes.append(f"A part of its output is missing: {job.output_cut}.")
+    return notes
 
 
 def _pause(job: JobRecord, seconds: float) -> str:

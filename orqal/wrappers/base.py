@@ -28,6 +28,7 @@ class WrapperJob:
         exit_code: int | None = None,
         lswd: Sequence[str] = (),
         outputs: tuple[str | Path, str | Path] = ("", ""),
+        output_cut: str | None = None,
     ) -> None:
         """`outputs` are stdout and stderr: the text itself, or the file that holds a long one."""
         self._id = id
@@ -39,6 +40,8 @@ class WrapperJob:
         self.exit_code = exit_code
         self.lswd = list(lswd)
         self.result: Any = None
+        self.output_cut = output_cut
+        """Why a part of the output is missing; None if all of it is there."""
         self._outputs = outputs
 
     @property
@@ -48,22 +51,28 @@ class WrapperJob:
 
     @property
     def stdout(self) -> list[str]:
-        """The lines of the whole standard output, however long it is."""
-        return _lines(self._outputs[0])
+        """The lines of the whole standard output, however long it is.
+
+        Raises:
+            ValueError: a part of the output is missing (see `output_cut`). The rest is the file `orqal.stdout` in `wd`.
+        """
+        return self._lines(0)
 
     @property
     def stderr(self) -> list[str]:
-        """The lines of the whole standard error."""
-        return _lines(self._outputs[1])
+        """The lines of the whole standard error. It raises what `stdout` raises; the file is `orqal.stderr`."""
+        return self._lines(1)
 
     def set_result(self, value: Any) -> None:
         """Set the job's result: anything that JSON can hold."""
         self.result = value
 
-
-def _lines(output: str | Path) -> list[str]:
-    text = output.read_bytes().decode("utf-8", "replace") if isinstance(output, Path) else output
-    return text.split("\n")
+    def _lines(self, stream: int) -> list[str]:
+        if self.output_cut is not None:
+            raise ValueError(f"a part of the output is missing: {self.output_cut}")
+        output = self._outputs[stream]
+        text = output.read_bytes().decode("utf-8", "replace") if isinstance(output, Path) else output
+        return text.split("\n")
 
 
 class AbstractWrapper:
@@ -96,6 +105,9 @@ class AbstractWrapper:
     """Seconds before the first retry, doubled before each further one; None is 10."""
     retry_memory_factor: float = 1.0
     """Multiplies the memory of the next attempt after "out_of_memory", up to that of the largest host."""
+    fail_on_oom: bool = False
+    """End a job as "out_of_memory" if any of its processes is killed for lack of memory, even if the command then exits
+    with 0."""
     create_dir: bool = False
     """Make the job's directory (mode 0777, containing `params.json`) before the start, and mount it."""
     environment: dict[str, str] | None = None

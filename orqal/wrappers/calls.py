@@ -31,6 +31,7 @@ class Command:
     network: str | None = None
     working_dir: str | None = None
     create_dir: bool = False
+    fail_on_oom: bool = False
 
 
 _COMMAND = TypeAdapter(Command)
@@ -61,6 +62,7 @@ def prepare(ref: WrapperRef, job: WrapperJob, memory: int | None) -> Command | F
                 "network": wrapper.network,
                 "working_dir": wrapper.working_dir,
                 "create_dir": bool(wrapper.create_dir),
+                "fail_on_oom": bool(wrapper.fail_on_oom),
             }
             pydantic_core.to_json(command)  # raises for lone surrogates, which neither Docker nor the store accepts
             return _COMMAND.validate_python(command)

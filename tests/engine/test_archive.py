@@ -43,6 +43,7 @@ def spec(script: str, fetched: str | None = DIRECTORY, mounted: str | None = Non
         network="none",
         pids_limit=100,
         cgroup_parent=None,
+        log_cap=0,
         mounted=mounted,
         fetched=fetched,
     )

@@ -173,6 +173,27 @@ def test_a_job_that_will_be_tried_again_gets_no_result(lab: Actors, monkeypatch:
     assert ended(outcome) == (None, 9, "on\n")
 
 
+def test_a_process_that_is_killed_for_memory_is_noticed_though_the_command_exits_with_0(lab: Actors) -> None:
+    actor = lab.actor()
+    outcome = lab.do(actor.run(shell("dd if=/dev/zero of=/dev/null bs=200M count=1; echo on"))).result(60)
+    assert ended(outcome) == (None, 0, "on\n") and outcome.oom_killed
+    assert not lab.do(actor.run(shell("true"))).result(60).oom_killed
+
+
+def test_a_flood_of_output_keeps_its_end_and_says_so(lab: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
+    """5.8 MB in Docker's log, where a line of two bytes takes 29."""
+    monkeypatch.setenv("ORQAL_LOG_CAP", "1000000")
+    actor = lab.actor()
+    outcome = lab.do(actor.run(shell("echo begin; yes | head -n 200000; echo the end"))).result(120)
+    assert (outcome.error, outcome.exit_code) == (None, 0)
+    assert "ORQAL_LOG_CAP" in (outcome.output_cut or "")
+    assert outcome.output.stdout.endswith("y\ny\nthe end\n") and "begin" not in outcome.output.stdout
+    # Between 9 and 10 of the files that an eighth of the cap fills.
+    assert 1_000_000 < outcome.stdout_bytes / 2 * 29 < 1_300_000
+    short = lab.do(actor.run(shell("yes | head -n 10000"))).result(60)
+    assert (short.stdout_bytes, short.output_cut) == (20_000, None)
+
+
 def test_who_stops_its_container_has_it_run_again(lab: Actors) -> None:
     actor = lab.actor()
     polite = lab.begin(actor, shell("trap 'exit 0' TERM; echo on; while :; do sleep 0.1; done"))

@@ -58,6 +58,7 @@ def make(engine: Engine, cgroups: Cgroups | None, *cmd: str) -> tuple[ContainerK
         network="none",
         pids_limit=64,
         cgroup_parent=cgroups.parent(key) if cgroups else None,
+        log_cap=0,
     )
     return key, engine.create(spec)
 

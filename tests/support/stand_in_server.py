@@ -176,6 +176,8 @@ def record(id: str, **more: Any) -> dict[str, Any]:
         "wrapper_digest": None,
         "peak_memory": None,
         "cpu_seconds": None,
+        "oom_killed": False,
+        "output_cut": None,
         "cache_miss": None,
         "cache_hits": 0,
         "cache_last_hit": None,

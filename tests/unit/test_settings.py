@@ -48,6 +48,7 @@ def test_defaults(tmp_path: Path) -> None:
         "wrapper_timeout": 60,
         "wrapper_memory_gb": 4,
         "output_cap": 1 << 20,
+        "log_cap": 1 << 30,
         "result_cap": 16 << 20,
         "pids_limit": 4096,
         "stop_grace": 5,

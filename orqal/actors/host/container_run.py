@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ from orqal.actors.messages import Order
 from orqal.engine import archive, job_directory, usage
 from orqal.engine.client import ContainerKey, ContainerSpec, Ended, with_tag
 from orqal.engine.errors import EngineError, Unreachable
-from orqal.engine.output import Collected, collect
+from orqal.engine.output import CollectedOutput, Collecting
 from orqal.engine.usage import Usage
 from orqal.models import ContainerStart, ErrorType, JobError, Outcome, Output
 from orqal.scheduling.lifecycle import Wish
@@ -31,6 +32,10 @@ T = TypeVar("T")
 
 _FETCH_AFTER_STOP = 10.0
 """Seconds within which the files of a stopped job must arrive, if they come from another machine."""
+_COLLECT_AFTER_CANCEL = 1.0
+"""Seconds within which the output of a cancelled job must be collected: much more than one of usual length takes."""
+_KILLED = {128 + signal.SIGTERM, 128 + signal.SIGKILL}
+"""Exit codes of programs that a stop has ended."""
 
 
 @dataclass
@@ -80,7 +85,12 @@ class ContainerRun:
         self._parts, self._engine, self._settings = parts, parts.engine, parts.settings
         self._directory = parts.settings.jobs_dir / order.job.id
         self._must_end = asyncio.Event()
+        self._cancelled = asyncio.Event()
         self._evicted = False
+        self._ended: _End | None = None
+        """What ended its container; None until that is known."""
+        self._stopping = False
+        """The daemon was asked to stop the container because the attempt must end."""
         self._start: ContainerStart | None = None
         """What is known of the container's start; None if the Scheduler knows it."""
         self._usage = Usage()
@@ -93,6 +103,8 @@ class ContainerRun:
         if wish is not Wish.NONE:
             self._evicted |= wish is Wish.EVICT
             self._must_end.set()
+        if wish is Wish.CANCEL:
+            self._cancelled.set()
 
     async def _run(self) -> Outcome:
         """Run to the end, however often the daemon goes away for a while."""
@@ -122,9 +134,10 @@ class ContainerRun:
             elif self._order.job.container_id is None and self._start is None:
                 # The actor died before it could report the start.
                 await self._find_out_start(ran)
-            with self._sampled():
-                end = await self._end(ran or 0.0)
-            return await self._outcome(await self._how_it_ended(), end)
+            if self._ended is None:
+                with self._sampled():
+                    self._ended = await self._end(ran or 0.0)
+            return await self._outcome(await self._how_it_ended(), self._ended)
         except _Stopped:
             return self._stopped()
         except Unreachable:
@@ -161,6 +174,8 @@ class ContainerRun:
             working_dir=command.working_dir,
             network=command.network,
             pids_limit=self._settings.pids_limit,
+            log_cap=self._settings.log_cap,
+            fail_on_oom=command.fail_on_oom,
             cgroup_parent=self._engine.cgroups.parent(self._key) if self._engine.cgroups else None,
             mounted=str(self._directory) if command.create_dir and not self._carries_files else None,
             fetched=str(self._directory) if command.create_dir and self._carries_files else None,
@@ -234,10 +249,13 @@ class ContainerRun:
         assert container is not None
         death = self._engine.death(container)
         if (ended := await self._engine.do(lambda engine: engine.ended(container))) is not None:
-            # An earlier process of the actor may have stopped it, and died before it could report that.
+            # An earlier process of the actor may have stopped it, and died before it could report that. A program that
+            # ended before a stop reached it, or for lack of memory, has ended by itself.
             if timeout is not None and ended.exit_code != 0 and ended.ran >= timeout:
                 return _End.TIMED_OUT
-            return _End.STOPPED if self._must_end.is_set() else _End.BY_ITSELF
+            signalled = ended.exit_code in _KILLED and not ended.out_of_memory
+            stopped = self._stopping or death.killed or signalled
+            return _End.STOPPED if stopped and self._must_end.is_set() else _End.BY_ITSELF
         reported, must_end = (asyncio.ensure_future(event.wait()) for event in (death.reported, self._must_end))
         try:
             left = None if timeout is None else max(0.0, timeout - ran)
@@ -245,9 +263,11 @@ class ContainerRun:
         finally:
             reported.cancel()
             must_end.cancel()
-        if death.reported.is_set():
+        # It may have ended a moment ago.
+        if death.reported.is_set() or await self._engine.do(lambda engine: engine.ended(container)) is not None:
             return _End.BY_ITSELF
-        end = _End.STOPPED if self._must_end.is_set() else _End.TIMED_OUT
+        self._stopping = self._must_end.is_set()
+        end = _End.STOPPED if self._stopping else _End.TIMED_OUT
         await self._engine.do(lambda engine: engine.stop(container, self._settings.stop_grace))
         return end
 
@@ -284,16 +304,19 @@ class ContainerRun:
 
     async def _outcome(self, ended: Ended, end: _End) -> Outcome:
         """Collect what the ended container has left behind."""
-        if ended.fetched:
-            await self._fetch(ended.container, ended.fetched)
-        cap = self._settings.output_cap
-        streams = await self._engine.do(lambda engine: collect(engine.logs(ended.container), self._directory, cap))
+        all_fetched = not ended.fetched or await self._fetch(ended.container, ended.fetched)
+        output = await self._collect(ended)
         files = await self._in_thread(job_directory.listing, self._directory)
-        error, passing, result = self._error(ended, end), False, None
+        oom_killed = self._ran_out_of_memory(ended)
+        error, passing, result = self._error(ended, end, oom_killed), False, None
+        if error is None and not all_fetched:
+            error = self._stopped(
+                f"after its program had exited with {ended.exit_code}, before its files were here"
+            ).error
         if error is None and (others := self._engine.death(ended.container).by_others):
             error, passing = JobError(type=ErrorType.DOCKER_ERROR, message=others), True
         if error is None and (self._must_end.is_set() or not will_retry(self._order.job, ended.exit_code)):
-            result, error = await self._result(ended, streams, files)
+            result, error = await self._result(ended, output, files)
         counted = self._engine.cgroups.usage(self._key) if self._engine.cgroups else Usage()
         used = self._usage.at_least(counted)
         return Outcome(
@@ -305,38 +328,76 @@ class ContainerRun:
             cpu_seconds=used.cpu_seconds,
             inspect={"State": ended.state},
             files=files,
-            stdout_bytes=streams[0].size,
-            stderr_bytes=streams[1].size,
-            truncated=[name for name, stream in zip(("stdout", "stderr"), streams, strict=True) if stream.file],
-            output=Output(stdout=streams[0].text, stderr=streams[1].text, result=result),
+            stdout_bytes=output.stdout.size,
+            stderr_bytes=output.stderr.size,
+            truncated=[name for name in ("stdout", "stderr") if getattr(output, name).file],
+            output_cut=output.cut,
+            oom_killed=oom_killed,
+            output=Output(stdout=output.stdout.text, stderr=output.stderr.text, result=result),
         )
 
-    async def _fetch(self, container: str, path: str) -> None:
-        """Copy the job's directory from the container to here. If this is repeated, all of it is made anew."""
+    async def _collect(self, ended: Ended) -> CollectedOutput:
+        """The output of the ended container. A cancel ends this soon, with what has been read until then."""
+        collecting = Collecting(self._directory, self._settings.output_cap)
+        work = self._engine.do(
+            lambda engine: collecting.run(engine, ended.container, ended.log_cap), self._engine.collectors
+        )
+        task = asyncio.ensure_future(work)
+        cancelled = asyncio.ensure_future(self._cancelled.wait())
+        try:
+            await asyncio.wait({task, cancelled}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                await asyncio.wait({task}, timeout=_COLLECT_AFTER_CANCEL)
+            if not task.done():
+                collecting.stop()
+            return await task
+        finally:
+            cancelled.cancel()
+            collecting.stop()
+
+    async def _fetch(self, container: str, path: str) -> bool:
+        """Copy the job's directory from the container to here. If this is repeated, all of it is made anew.
+
+        Return False if the attempt had to end before all of it was here.
+        """
         files = await self._engine.do(lambda engine: engine.fetch(container, path))
         if files is None:  # the container has removed it
-            return
+            return True
         unpacking = self._in_thread(archive.unpack, files, self._directory)
         try:
             await self._unless_stopped(unpacking, _FETCH_AFTER_STOP)
+        except _Stopped:
+            return False
         finally:
             files.close()
+        return True
 
-    def _error(self, ended: Ended, end: _End) -> JobError | None:
+    def _ran_out_of_memory(self, ended: Ended) -> bool:
+        """True if the kernel has killed a process of the container for lack of memory, whether or not it was the one
+        that the exit code is of. Not every version of Docker says so in the container's state."""
+        cgroups, death = self._engine.cgroups, self._engine.death(ended.container)
+        return ended.out_of_memory or death.out_of_memory or (cgroups is not None and cgroups.out_of_memory(self._key))
+
+    def _error(self, ended: Ended, end: _End, oom_killed: bool) -> JobError | None:
         """Why the container did not end by itself; None if it did."""
         if end is _End.TIMED_OUT:
             message = f"it ran longer than its timeout of {self._order.timeout:g} s and was stopped"
             return JobError(type=ErrorType.TIMEOUT, message=message)
-        if ended.out_of_memory and ended.exit_code:
+        if end is _End.STOPPED:
+            return self._stopped().error
+        if oom_killed and (ended.exit_code or ended.fail_on_oom):
             gigabytes = self._order.resources.mem_bytes / 1e9
-            message = f"it wanted more than its memory of {gigabytes:g} GB; give the app or the job more memory_in_gb"
-            return JobError(type=ErrorType.OUT_OF_MEMORY, message=message)
-        return self._stopped().error if end is _End.STOPPED else None
+            which = "it" if ended.exit_code else "a process of it"
+            message = f"{which} wanted more than its memory of {gigabytes:g} GB"
+            advice = "give the app or the job more memory_in_gb"
+            return JobError(type=ErrorType.OUT_OF_MEMORY, message=f"{message}; {advice}")
+        return None
 
-    def _stopped(self) -> Outcome:
+    def _stopped(self, when: str = "") -> Outcome:
+        """The outcome of an attempt that had to end. `when`: the end of a sentence, if that needs to be said."""
         if self._evicted:
-            return self._failed(ErrorType.HOST_LOST, "it was stopped because its host was drained")
-        return self._failed(ErrorType.CANCELLED, "cancelled")
+            return self._failed(ErrorType.HOST_LOST, f"it was stopped because its host was drained {when}".rstrip())
+        return self._failed(ErrorType.CANCELLED, f"cancelled {when}".rstrip())
 
     def _failed(self, type: ErrorType, message: str, *, exit_code: int | None = None, passing: bool = False) -> Outcome:
         """The outcome of an attempt whose container did not end, or whose end cannot be read."""
@@ -358,14 +419,15 @@ class ContainerRun:
         assert isinstance(command, calls.Command)
         return command
 
-    async def _result(
-        self, ended: Ended, streams: tuple[Collected, Collected], files: Sequence[str]
-    ) -> tuple[Any, JobError | None]:
+    async def _result(self, ended: Ended, output: CollectedOutput, files: Sequence[str]) -> tuple[Any, JobError | None]:
         """What the wrapper makes of the output: a result, or an error."""
         ref = self._order.ref
         if ref is None or not ref.makes_result:
             return None, None
-        job = self._wrapper_job(ended.exit_code, streams, files)
+        if output.stopped:
+            when = f"after its program had exited with {ended.exit_code}, before its result was made"
+            return None, self._stopped(when).error
+        job = self._wrapper_job(ended.exit_code, output, files)
         result = await self._call("set_result", calls.conclude, ref, job, self._settings.result_cap)
         if isinstance(result, calls.Failure):
             return None, JobError(type=ErrorType.WRAPPER_ERROR, message=result.message)
@@ -374,7 +436,7 @@ class ContainerRun:
     def _wrapper_job(
         self,
         exit_code: int | None = None,
-        streams: tuple[Collected, Collected] | None = None,
+        output: CollectedOutput | None = None,
         files: Sequence[str] = (),
     ) -> WrapperJob:
         job = self._order.job
@@ -387,7 +449,8 @@ class ContainerRun:
             wd=str(self._directory),
             exit_code=exit_code,
             lswd=list(files),
-            outputs=(streams[0].whole, streams[1].whole) if streams else ("", ""),
+            outputs=(output.stdout.whole, output.stderr.whole) if output else ("", ""),
+            output_cut=output.cut if output else None,
         )
 
     async def _call(self, method: str, function: Callable[..., Any], *args: Any) -> Any:

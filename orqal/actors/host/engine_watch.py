@@ -29,13 +29,15 @@ _RECONNECT = 1.0
 
 @dataclass
 class Death:
-    """The end of a container, which may still be to come."""
+    """The end of a container, which may still be to come, and what led to it."""
 
     reported: asyncio.Event = field(default_factory=asyncio.Event)
     killed: bool = False
     """The daemon has sent it a signal that ends programs."""
     unseen: bool = False
     """It ended while its daemon was down."""
+    out_of_memory: bool = False
+    """The kernel has killed a process of it for lack of memory."""
 
     @property
     def by_others(self) -> str | None:
@@ -87,6 +89,8 @@ class EngineWatch:
         self._on_connect, self._on_change = on_connect, on_change
         self._loop = asyncio.get_running_loop()
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
+        self.collectors = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker logs")
+        """Threads that collect outputs. Long ones must not keep the daemon from being asked to stop containers."""
         self._deaths: dict[str, Death] = {}
         self._events: Events | None = None
         self._closed = threading.Event()
@@ -138,6 +142,7 @@ class EngineWatch:
         if (events := self._events) is not None:
             events.close()
         self.threads.shutdown(wait=False)
+        self.collectors.shutdown(wait=False)
 
     def _listen(self) -> None:
         """In a thread: listen to the ends of containers, and connect again when the daemon was away."""
@@ -187,6 +192,7 @@ class EngineWatch:
         for _, container, state in seen.containers:
             death = self.death(container)
             death.killed |= container in past.killed
+            death.out_of_memory |= container in past.out_of_memory
             if state in ("exited", "dead"):
                 known = death.reported.is_set() or container in past.ended
                 death.unseen |= past.all_since_its_start and not known
@@ -201,7 +207,9 @@ class EngineWatch:
         death = self._deaths.get(event.container)
         if death is None:
             return
-        if event.killed:
+        if event.out_of_memory:
+            death.out_of_memory = True
+        elif event.killed:
             death.killed = True
         else:
             death.unseen = False  # it is listed as ended a moment before the daemon reports its end

@@ -120,6 +120,8 @@ def test_a_job_shows_what_was_submitted_and_what_it_used(run: Callable[..., Done
         wrapper_digest="ba9876543210" + "e" * 52,
         peak_memory=123_456_789,
         cpu_seconds=75.0,
+        oom_killed=True,
+        output_cut="it was too long",
         cache_miss="use_cache was off",
         cache_hits=1_234,
         cache_last_hit="2026-01-02T03:04:05Z",
@@ -132,6 +134,8 @@ def test_a_job_shows_what_was_submitted_and_what_it_used(run: Callable[..., Done
     assert shown["wrapper digest"] == "ba9876543210"
     assert shown["peak memory"] == "123 MB"
     assert shown["CPU time"] == "1 min 15 s"
+    assert shown["out of memory"].startswith("a process was killed")
+    assert shown["output cut"] == "it was too long"
     assert shown["cache miss"] == "use_cache was off"
     assert shown["cache hits"] == f"1,234, the last at {show.moment('2026-01-02T03:04:05Z'):%Y-%m-%d %H:%M:%S}"
     assert (shown["retry of"], shown["retried as"]) == (B, "c" * 24)
@@ -140,12 +144,16 @@ def test_a_job_shows_what_was_submitted_and_what_it_used(run: Callable[..., Done
 def test_values_that_a_job_does_not_have_are_left_out(run: Callable[..., Done], server: StandInServer) -> None:
     server.answers[f"GET job/{A}"] = record(A)
     done = run("job", A)
-    for name in ("digest", "memory", "CPU", "cache", "retr"):
+    for name in ("digest", "memory", "CPU", "cut", "cache", "retr"):
         assert name not in done.out
 
 
 def test_a_job_of_an_older_server_is_shown_too(run: Callable[..., Done], server: StandInServer) -> None:
-    old = {name: value for name, value in record(A).items() if not name.startswith(("cache", "retr", "peak", "cpu"))}
+    old = {
+        name: value
+        for name, value in record(A).items()
+        if not name.startswith(("cache", "retr", "peak", "cpu", "oom", "output"))
+    }
     server.answers[f"GET job/{A}"] = old
     assert run("job", A).code == 0
 

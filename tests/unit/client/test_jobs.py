@@ -102,6 +102,8 @@ def test_attributes_say_how_a_job_was_made(server: StandInServer) -> None:
         "wrapper_digest": "2" * 64,
         "peak_memory": 3_000_000,
         "cpu_seconds": 4.5,
+        "oom_killed": True,
+        "output_cut": "it was too long",
         "cache_miss": "nothing was there",
         "cache_hits": 6,
         "cache_last_hit": "2026-01-02T03:04:05Z",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orqal.engine.client import with_tag
+from orqal.engine.client import _log_cap, _log_options, with_tag
 from orqal.engine.errors import not_pulled
 from orqal.models import ErrorType
 
@@ -50,3 +50,13 @@ def test_a_failed_pull_says_whether_a_retry_may_help(status: int, words: str, ki
     error = not_pulled("a:1", words, status)
     assert (error.type, error.passing) == (kind, passing)
     assert words in error.message and "'a:1'" in error.message
+
+
+def test_a_log_keeps_more_than_its_cap_and_its_container_says_which_cap() -> None:
+    for cap in (1, 8, 1_000, 1 << 30):
+        options = _log_options(cap)
+        kept = (int(options["max-file"]) - 1) * int(options["max-size"])
+        assert cap < kept and cap <= _log_cap(options) < cap + 8
+    assert _log_options(0)["max-size"] == "1t" and _log_cap(_log_options(0)) == 0
+    assert _log_cap({"max-size": "1t", "max-file": "1"}) == 0  # a container of an earlier version
+    assert _log_cap({}) == 0

@@ -75,6 +75,13 @@ def test_usage_in_v1_beside_v2(tmp_path: Path) -> None:
     assert cgroups(tmp_path / "memory", tmp_path / "unified").usage(KEY) == Usage(4096, 2.5)
 
 
+@pytest.mark.parametrize(("text", "killed"), [("low 0\noom 3\noom_kill 2\n", True), ("oom 1\noom_kill 0\n", False)])
+def test_what_was_killed_for_lack_of_memory_in_v2(tmp_path: Path, text: str, killed: bool) -> None:
+    assert not cgroups(tmp_path).out_of_memory(KEY)
+    write(tmp_path / GROUP / "memory.events", text)
+    assert cgroups(tmp_path).out_of_memory(KEY) is killed
+
+
 def test_usage_in_v2(tmp_path: Path) -> None:
     write(tmp_path / GROUP / "memory.peak", "52428800\n")
     write(tmp_path / GROUP / "cpu.stat", "nice_usec 7\nusage_usec 2500000\nuser_usec 2000000\nsystem_usec 500000\n")

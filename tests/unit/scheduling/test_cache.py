@@ -56,6 +56,7 @@ def ran(**values: Any) -> JobRecord:
         (ran(), "w", set(), None),
         (ran(), "v", {"sha256:1"}, "the wrapper of A has changed"),
         (ran(), "w", {"sha256:2"}, "the image i has changed"),
+        (ran(output_cut="it was too long"), "w", {"sha256:1"}, "a part of the output of"),
         (job(), "v", {"sha256:2"}, None),  # it waits, and will run with what there is then
         (job(current_status=Status.RUNNING, wrapper_digest="v"), "w", set(), "the wrapper of A has changed"),
         (job(current_status=Status.EXITED, exit_code=0), "w", set(), "the wrapper of A has changed"),  # not known

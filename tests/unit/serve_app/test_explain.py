@@ -33,6 +33,12 @@ def test_each_state_has_a_sentence() -> None:
     assert explained(job(current_status=Status.RUNNING, **on), moment=NOON).summary == "It runs on h."
     assert explained(done(job(**on)), moment=NOON).summary == "It ran on h and exited with 0."
     assert "exited with 3" in explained(done(job(**on), 3), moment=NOON).summary
+    cut = done(job(**on)).model_copy(update={"output_cut": "it was too long"})
+    assert explained(cut, moment=NOON).summary.endswith(" A part of its output is missing: it was too long.")
+    killed = done(job(**on)).model_copy(update={"oom_killed": True})
+    assert (
+        "exited with 0. A process of it was killed because the job's memory" in explained(killed, moment=NOON).summary
+    )
     failed = job(**on).failed(ErrorType.TIMEOUT, "it took too long.")
     assert explained(failed, moment=NOON).summary == "It ended as timeout: it took too long."
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import orqal
 import orqal.abstract
 from orqal.wrappers import AbstractWorker, AbstractWrapper
@@ -23,3 +25,10 @@ def test_a_job_s_lines_are_those_of_the_whole_output(tmp_path: Path) -> None:
     assert seen.stdout == ["a\r", "\ufffd", ""]
     assert seen.stderr == ["e", ""]
     assert seen.id == seen._id == "a" * 24
+
+
+def test_a_part_of_the_output_does_not_pass_for_all_of_it() -> None:
+    seen = a_job(outputs=("the end", ""), output_cut="it was too long")
+    for name in ("stdout", "stderr"):
+        with pytest.raises(ValueError, match="missing: it was too long"):
+            getattr(seen, name)

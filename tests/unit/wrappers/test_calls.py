@@ -59,6 +59,7 @@ def test_prepare_returns_everything_that_a_wrapper_sets() -> None:
         environment = {"N": 5}
         network = "none"
         create_dir = True
+        fail_on_oom = True
         working_dir = None
         def get_cmd(self, params): return ("x", self.job.user, params["p"])
         """
@@ -71,6 +72,7 @@ def test_prepare_returns_everything_that_a_wrapper_sets() -> None:
         network="none",
         working_dir=None,
         create_dir=True,
+        fail_on_oom=True,
     )
 
 

@@ -195,6 +195,7 @@ def everything_hostile() -> JobRecord:
         cache_miss=HOSTILE,
         stdout_bytes=1,
         truncated=["stdout"],
+        output_cut=HOSTILE,
     )
 
 
@@ -238,6 +239,8 @@ async def test_the_page_of_a_job_shows_everything() -> None:
         cpu_seconds=11.5,
         stdout_bytes=3_000_000,
         truncated=["stdout"],
+        oom_killed=True,
+        output_cut="it was too long",
         cache_miss="the image has changed",
         cache_hits=2,
         cache_last_hit=THEN,
@@ -257,6 +260,8 @@ async def test_the_page_of_a_job_shows_everything() -> None:
         "rabin2 -I 'a b'",
         "sha256:abc",
         "123 MB",
+        "it was too long",
+        "A process was killed",
         "11.5 s",
         '"arch": "x86"',
         "line 19999",
