@@ -580,7 +580,7 @@ def _attempt_ended(phase: OnHost, outcome: Outcome, most_memory_gb: float | None
     """The container is gone or has ended: its resources are free, and the job has ended or is tried again."""
     record = phase.record.ended(outcome, now)
     evicted = phase.wish is Wish.EVICT and record.error is not None and record.error.type is ErrorType.HOST_LOST
-    fault = None if record.ok else fault_of(record.error, outcome.passing, evicted)
+    fault = None if record.ok else fault_of(record.error, outcome.passing, evicted, outcome.host_failed)
     after = record if fault is None else _after(record, fault, outcome.crashed_actor, most_memory_gb, now=now)
     over = Storing(after, phase.record.attempt, phase.place.host)
     return over, [Free(phase.place, phase.lease), Save(after, outcome.output if after.current_status.final else None)]

@@ -156,6 +156,7 @@ class FaultyLife:
             self._node_dies,
             self._machine_loses_power,
             self._daemon_restarts,
+            self._daemon_freezes,
             self._store_breaks,
             self._others_hold,
             self._host_is_drained,
@@ -230,6 +231,16 @@ class FaultyLife:
         machine.stop_daemon(kills_containers=self._rng.random() < 0.5)
         await asyncio.sleep(self._away())
         machine.start_daemon()
+        self._busy.discard(name)
+
+    async def _daemon_freezes(self) -> None:
+        if (name := self._machine()) is None:
+            return
+        self._busy.add(name)
+        machine = self._cluster.machines[name]
+        machine.freeze_daemon()
+        await asyncio.sleep(self._rng.choice([5.0, self._away(), 60.0]))
+        machine.thaw_daemon()
         self._busy.discard(name)
 
     async def _store_breaks(self) -> None:

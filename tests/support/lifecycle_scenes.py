@@ -28,6 +28,7 @@ OUTCOMES = [
     Outcome(start=START, exit_code=3),
     Outcome(error=JobError(type=ErrorType.WRAPPER_ERROR, message="no")),
     Outcome(error=JobError(type=ErrorType.DOCKER_ERROR, message="away"), passing=True),
+    Outcome(error=JobError(type=ErrorType.DOCKER_ERROR, message="silent"), passing=True, host_failed=True),
     Outcome(error=JobError(type=ErrorType.HOST_LOST, message="drained"), start=START),
     Outcome(error=JobError(type=ErrorType.HOST_LOST, message="it crashed the actor"), crashed_actor=True),
     Outcome(error=JobError(type=ErrorType.CANCELLED, message="cancelled"), start=START, exit_code=137),

@@ -12,11 +12,12 @@ from orqal.actors.interfaces import ClusterApi, HostApi, Node
 from orqal.actors.scheduler.crash_blame import CrashBlame
 from orqal.actors.scheduler.hosts import Hosts, KnownHost
 from orqal.clock import SystemClock
-from orqal.models import Resources
+from orqal.models import Fault, Resources, Status
 from orqal.scheduling import Host
 from orqal.scheduling.lifecycle import Place
 from orqal.settings import Settings
 from orqal.testing.in_process_cluster import InProcessCluster
+from orqal.testing.scripted_host import SILENT_AFTER
 from tests.support.simulated import TWO_HOSTS, play, spec
 
 HERE = Place("h", "n", Resources.of(1, 1), "ada")
@@ -130,5 +131,46 @@ def test_a_job_avoids_a_host_where_the_infrastructure_failed_it(tmp_path: Path) 
         await cluster.ended(jobs)
         failed = [cluster.record(job) for job in jobs if cluster.record(job).attempts]
         assert failed and all((record.ok, record.host) == (True, "h2") for record in failed)
+
+    play(scene, tmp_path, TWO_HOSTS)
+
+
+def test_a_silent_host_gets_no_work_and_costs_what_it_was_starting_nothing(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        running = await cluster.submit(spec("runs", params={"seconds": 100}))
+        await cluster.running(*running)
+        silent = cluster.machines[str(cluster.record(running[0]).host)]
+        await cluster.scheduler.drain("h1" if silent.name == "h2" else "h2")
+        silent.freeze_daemon()
+        started = await cluster.submit(*(spec(number, params={"seconds": 1}) for number in range(3)))
+        await cluster.wait(SILENT_AFTER + 1)
+        assert {host.name: host.state for host in await cluster.scheduler.hosts()}[silent.name].startswith("silent: ")
+        for job in started:
+            record = cluster.record(job)
+            assert (record.current_status, [attempt.fault for attempt in record.attempts]) == ("todo", [Fault.HOST])
+            why = await cluster.scheduler.why_waiting(job)
+            assert why.hosts[silent.name].startswith("silent: ")
+        await cluster.wait(200)  # longer than the limit of a lost host
+        assert cluster.record(running[0]).current_status is Status.RUNNING
+        silent.thaw_daemon()
+        await cluster.ended([*running, *started])
+        for job in [*running, *started]:
+            record = cluster.record(job)
+            assert record.ok and {attempt.fault for attempt in record.attempts} <= {Fault.HOST}
+            assert len(cluster.lives(job)) == 1
+        await cluster.wait(5)
+        assert not silent.containers
+
+    play(scene, tmp_path, TWO_HOSTS)
+
+
+def test_what_a_silent_host_was_starting_runs_elsewhere(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        cluster.machines["h1"].freeze_daemon()
+        jobs = await cluster.submit(*(spec(number, params={"seconds": 1}) for number in range(12)))
+        await cluster.ended(jobs, within=SILENT_AFTER + 20)
+        records = [cluster.record(job) for job in jobs]
+        assert all(record.ok and record.host == "h2" for record in records)
+        assert {attempt.fault for record in records for attempt in record.attempts} == {Fault.HOST}
 
     play(scene, tmp_path, TWO_HOSTS)
