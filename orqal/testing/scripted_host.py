@@ -104,6 +104,8 @@ class ScriptedMachine:
         self.daemon_up.set()
         self.daemon_frozen, self.daemon_thawed = asyncio.Event(), asyncio.Event()
         self.daemon_thawed.set()
+        self.start_error: JobError | None = None
+        """Why its daemon can start no container, though it answers."""
         self.lives: list[Life] = []
 
     def create(self, key: ContainerKey, behaviour: Behaviour, granted: Resources) -> Container:
@@ -287,6 +289,8 @@ class ScriptedHost(HostApi):
                 return self._stopped(run)
             await self._daemon()
             await self._end_earlier(key)
+            if machine.start_error is not None:
+                return Outcome(error=machine.start_error, passing=True)
             if behaviour.start_error is not None:
                 return Outcome(error=behaviour.start_error, passing=behaviour.passing)
             container = machine.create(key, behaviour, order.resources)

@@ -6,16 +6,17 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orqal.actors.interfaces import ActorAway, ClusterApi, HostApi, Node
 from orqal.actors.messages import HostReport
 from orqal.actors.scheduler.autoscaling import Autoscaling
 from orqal.actors.scheduler.crash_blame import CrashBlame
 from orqal.clock import Clock
-from orqal.models import UNITS, HostInfo, Load, Resources, Shape
-from orqal.scheduling import Host
+from orqal.models import UNITS, HostInfo, JobRecord, JobSpec, Load, Outcome, Resources, Shape
+from orqal.scheduling import Host, Placement
 from orqal.scheduling.lifecycle import Place
+from orqal.scheduling.probation import StartedKinds, Starts, could_not_start
 from orqal.settings import Settings
 
 log = logging.getLogger("orqal.hosts")
@@ -45,6 +46,10 @@ class KnownHost:
     load: Load = field(default_factory=Load)
     drained: bool = False
     """Its administrator wants it to get no more work."""
+    starts: Starts = field(default_factory=Starts)
+    """How the last starts of jobs went there."""
+    resting: bool = False
+    """It is on probation, and it is not yet the time to try a job, or one is being tried."""
     contended: bool = False
     """Ray refused resources there that Orqal counts as free, and it is not known yet what other programs hold."""
     incarnation: str | None = None
@@ -59,8 +64,14 @@ class KnownHost:
         return self.node.name
 
     def reopen(self) -> None:
-        """Let it get work if its daemon answers and it is known how much room it has."""
-        self.counted.open = self.state == "ready" and not self.drained and not self.contended
+        """Let it get work if its daemon answers, it can start jobs, and it is known how much room it has."""
+        self.counted.open = self.state == "ready" and not (self.drained or self.contended or self.resting)
+        self.counted.on_trial, self.counted.tried = self.starts.on_probation, self.starts.tried_lines
+
+    @property
+    def probation(self) -> str | None:
+        """Why it gets one job at a time, though it answers; None if it does not."""
+        return str(self.starts) if self.starts.on_probation and self.state == "ready" else None
 
     def info(self, jobs: int, leased: Resources) -> HostInfo:
         """What users see of it. `jobs`: how many it has; `leased`: what Ray has given to them."""
@@ -70,7 +81,8 @@ class KnownHost:
             name=self.name,
             node_id=self.node.id,
             address=self.node.address,
-            state=("draining" if jobs else "drained") if draining else self.state,
+            state=("draining" if jobs else "drained") if draining else self.probation or self.state,
+            probation=self.probation,
             labels=dict(self.node.labels),
             docker_version=self.docker_version,
             threads=has.get("threads", 0),
@@ -91,6 +103,7 @@ class Hosts:
         self.autoscaling = Autoscaling(settings.autoscaling_config, cluster)
         self._cluster, self._clock, self._changed = cluster, clock, changed
         self._lost_after = settings.host_lost_after
+        self._started = StartedKinds()
         self._hosts: dict[str, KnownHost] = {}
         self._drained_path = path = settings.drained_path
         self._drained: set[str] = set(json.loads(path.read_text())) if path.exists() else set()
@@ -200,9 +213,56 @@ class Hosts:
 
     def report(self, host: KnownHost, report: HostReport) -> None:
         """Note what a host reports of itself."""
+        if report.state == "ready" != host.state:  # what kept it from starting jobs may have been mended
+            host.starts, host.resting = Starts(), False
         host.state, host.docker_version, host.load = report.state, report.docker_version, report.load
         host.incarnation = report.incarnation
         host.counted.images, host.counted.pulling = report.images, report.pulling
+        self.reopen(host)
+
+    # Whether they can start jobs
+
+    def try_with(self, placement: Placement) -> None:
+        """A decision has given a job to a host."""
+        host = self._hosts[placement.host]
+        self._judge(host, host.starts.try_with(placement.job, placement.key))
+
+    def has_started(self, place: Place, job: JobSpec) -> None:
+        """A job's container has started."""
+        self._started.add(job)
+        if (host := self.at(place)) is not None and host.starts != Starts():
+            if host.starts.on_probation:
+                log.info("the host %s can start jobs again", host.name)
+            self._judge(host, Starts())
+
+    def judged(self, place: Place, record: JobRecord, outcome: Outcome) -> Outcome:
+        """An attempt's outcome, which is the host's fault if the host can start no job at all."""
+        host, started = self.at(place), record.container_id is not None
+        if outcome.start is not None and not started:
+            self.has_started(place, record)
+        if host is None or host.state != "ready" or not could_not_start(outcome, started=started):
+            return outcome
+        starts, why = host.starts, outcome.error.message if outcome.error else ""
+        self._judge(host, starts.after_failure(record.id, why, self._clock.monotonic()))
+        if host.starts.on_probation and not starts.on_probation:
+            log.warning("the host %s is %s", host.name, host.starts)
+        return (
+            outcome if starts.charges(record.id, proven=record in self._started) else replace(outcome, host_failed=True)
+        )
+
+    def attempt_is_over(self, place: Place, job: str) -> None:
+        """A job has no place on a host any more."""
+        if (host := self.at(place)) is not None and host.starts.tried == job:
+            self._judge(host, host.starts.over(job))
+
+    def end_pauses(self) -> None:
+        """Let the hosts on probation try a job that have rested for long enough."""
+        for host in self:
+            if host.resting and host.starts.may_start(self._clock.monotonic()):
+                self._judge(host, host.starts)
+
+    def _judge(self, host: KnownHost, starts: Starts) -> None:
+        host.starts, host.resting = starts, not starts.may_start(self._clock.monotonic())
         self.reopen(host)
 
     async def image_digests(self, images: Sequence[str]) -> dict[str, set[str]]:
@@ -267,7 +327,7 @@ class Hosts:
         self._drained.discard(host.name)
         await asyncio.to_thread(self._write_drained)
         host.drained = False
-        self.reopen(host)
+        self._judge(host, host.starts.at_once())
 
     def _write_drained(self) -> None:
         new = self._drained_path.with_suffix(".new")

@@ -151,12 +151,16 @@ class JobRegistry:
             assert host is not None
             self._waiting.taken(placement.job, placement.key)
             self._leases.reserve(placement.job, host.node.id, placement.resources)
+            self._hosts.try_with(placement)
             place = Place(host.name, host.node.id, placement.resources, placement.key.user)
             self._apply(placement.job, WAITING, RoomFound(place))
         self._leases.drop_idle()
 
     def started(self, job: str, event: ContainerStarted) -> None:
         """A host has started a job's container."""
+        phase = self._phases.get(job)
+        if isinstance(phase, OnHost) and phase.record.attempt == event.attempt:
+            self._hosts.has_started(phase.place, phase.record)
         self._post(job, event)
 
     async def cancel(self, job: str) -> bool:
@@ -292,6 +296,7 @@ class JobRegistry:
 
     def _free(self, job: str, place: Place, lease: str | None) -> None:
         self._hosts.free(place)
+        self._hosts.attempt_is_over(place, job)
         self._leases.free(job, lease)
         self.in_use[place.user] -= place.resources.threads
         if self.in_use[place.user] <= 0:
@@ -359,6 +364,9 @@ class JobRegistry:
         if isinstance(ended, HostAway):
             self._post(job, ended)
             return
+        now = self._phases.get(job)
+        if isinstance(now, OnHost):
+            ended = self._hosts.judged(place, now.record, ended)
         most_memory_gb = self._hosts.most_memory_gb(shape(phase.record, app)) if app else None
         self._post(job, AttemptEnded(ended, most_memory_gb))
 

@@ -167,6 +167,8 @@ class Scheduler(SchedulerApi):
             return host.state
         if host.drained and not host.counted.lacks(shape) and host.counted.could_ever(shape):
             return f"drained, until `orqal undrain {host.name}`"
+        if host.probation and not host.counted.lacks(shape) and host.counted.could_ever(shape):
+            return host.probation
         if (why := why_not(shape, host.counted)) is None and host.name in key.avoid:
             return "an attempt failed there by no fault of the job's, so it waits for another host"
         return why or "it is about to take one"
@@ -270,6 +272,7 @@ class Scheduler(SchedulerApi):
                     self._background.spawn(self._ask(host))
                 await self._look_at_others()
                 self._jobs.give_up_orphans()
+                self._hosts.end_pauses()
                 types = self._hosts.autoscaling.types
                 await self._hosts.autoscaling.ask(demand(self._waiting.queue, types, self._jobs.resources()))
                 self._hosts.put_to_sleep(busy=self._jobs.by_host())
