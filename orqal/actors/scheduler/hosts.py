@@ -12,6 +12,7 @@ from orqal.actors.interfaces import ActorAway, ClusterApi, HostApi, Node
 from orqal.actors.messages import HostReport
 from orqal.actors.scheduler.autoscaling import Autoscaling
 from orqal.actors.scheduler.crash_blame import CrashBlame
+from orqal.actors.scheduler.host_memory import HostMemory
 from orqal.clock import Clock
 from orqal.models import UNITS, HostInfo, JobRecord, JobSpec, Load, Outcome, Resources, Shape
 from orqal.scheduling import Host, Placement
@@ -104,6 +105,9 @@ class Hosts:
         self._cluster, self._clock, self._changed = cluster, clock, changed
         self._lost_after = settings.host_lost_after
         self._started = StartedKinds()
+        self._memory = HostMemory(settings.known_hosts_path, clock)
+        self._looked = False
+        """True once the nodes of the cluster are known."""
         self._hosts: dict[str, KnownHost] = {}
         self._drained_path = path = settings.drained_path
         self._drained: set[str] = set(json.loads(path.read_text())) if path.exists() else set()
@@ -133,8 +137,17 @@ class Hosts:
         return [host.counted for host in self._hosts.values()]
 
     def conceivable(self) -> list[Host]:
-        """The hosts, and one of each kind that the autoscaler may start."""
-        return [*self.counted(), *(kind.host for kind in self.autoscaling.types)]
+        """The hosts, those that were here lately, and one of each kind that the autoscaler may start.
+
+        Before the first look at the cluster there are none: nothing is known yet.
+        """
+        if not self._looked:
+            return []
+        return [*self.counted(), *self.away(), *(kind.host for kind in self.autoscaling.types)]
+
+    def away(self) -> list[Host]:
+        """The hosts that were here lately: they may come back."""
+        return [host for host in self._memory.away() if host.id not in self._hosts]
 
     def most_memory_gb(self, shape: Shape) -> float | None:
         """The most memory that a job with this wish for threads and labels can get; None if no host could take it."""
@@ -150,8 +163,12 @@ class Hosts:
         for host in gone:
             log.warning("the host %s is gone", host.name)
             del self._hosts[host.name]
+            self._memory.gone(host.name)
         # A second node of a name waits: the first may be a dead one that Ray has not given up yet.
-        return [self._add(node) for node in alive.values() if node.name not in self._hosts], gone
+        new = [self._add(node) for node in alive.values() if node.name not in self._hosts]
+        self._looked = True
+        await self._memory.save()
+        return new, gone
 
     def _add(self, node: Node) -> KnownHost:
         log.info("the host %s is there: %s", node.name, node.capacity)
@@ -163,6 +180,7 @@ class Hosts:
             seen_busy=self._clock.monotonic(),
             drained=node.name in self._drained,
         )
+        self._memory.here(node)
         return host
 
     def put_to_sleep(self, busy: Collection[str]) -> None:
@@ -319,6 +337,7 @@ class Hosts:
 
     def dismiss(self, host: KnownHost) -> None:
         """Give it no more work; a host that comes back under its name gets work."""
+        self._memory.forget(host.name)
         host.drained = True
         host.reopen()
 

@@ -38,6 +38,8 @@ NODE_PERIOD = 1.0
 """Seconds between two looks at the list of nodes."""
 SETTLES = 0.5
 """Seconds after which Ray's own count of free resources includes what was leased and given back."""
+AWAY = "it is away, and could take the job when it is back"
+"""Why a job does not start on a host that was here lately."""
 CANCELLED_AT_ONCE = 1_000
 """Jobs that are cancelled at a time: their records are in memory meanwhile."""
 _NOTHING = OnOneHost(0, Resources(0, 0))
@@ -158,7 +160,10 @@ class Scheduler(SchedulerApi):
         if (app := self._waiting.app_waited_for(job)) is not None:
             return WhyWaiting(app=self._apps.missing(app))
         key = self._waiting.queue.key(job)
-        return WhyWaiting() if key is None else WhyWaiting(hosts={h.name: self._reason(key, h) for h in self._hosts})
+        if key is None:
+            return WhyWaiting()
+        away = {host.id: AWAY for host in self._hosts.away() if host.could_ever(key.shape)}
+        return WhyWaiting(hosts={h.name: self._reason(key, h) for h in self._hosts} | away)
 
     @staticmethod
     def _reason(key: LineKey, host: KnownHost) -> str:
