@@ -517,6 +517,16 @@ def test_a_host_on_trial_gets_a_job_of_another_line_than_those_that_failed() -> 
         assert scene.place() == [expected]
 
 
+def test_only_so_many_users_are_remembered_and_the_others_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orqal.scheduling.queue._USERS", 2)
+    lines = Queue()
+    for user in ("ada", "bob", "ada", "eve"):
+        lines.push(user, LineKey(user, Shape(1, 1)), 0)
+        lines.pop(LineKey(user, Shape(1, 1)), 0)
+    assert lines._turns == {"ada": 3, "eve": 4}
+    assert lines.turn("bob") == 0
+
+
 # Any mix
 
 
