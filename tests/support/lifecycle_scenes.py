@@ -68,6 +68,7 @@ def events(phase: Phase | None) -> Iterator[Event]:
     yield from (life.AttemptEnded(outcome) for outcome in OUTCOMES)
     yield from (life.HostAway(0.0), life.HostBack(PLACES[0]), life.HostLost("away"))
     yield from (life.NodeGone(), life.CancelRequested(), life.EvictRequested())
+    yield from (life.FailedInside("no"), life.FailedInside("no", record), life.FailedInside("no", None, "lease"))
 
 
 def transitions() -> set[tuple[str, str, str]]:

@@ -275,7 +275,10 @@ class Host(HostApi):
 
     async def _report_forever(self) -> None:
         while True:
-            await self._look()
+            try:
+                await self._look()
+            except Exception:
+                log.exception("looking at the host's load failed")
             self._report_now()
             await asyncio.sleep(self._settings.load_period)
 

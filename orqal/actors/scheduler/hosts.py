@@ -219,7 +219,9 @@ class Hosts:
         while self._hosts.get(host.name) is host and self._clock.monotonic() - begun < self._lost_after:
             try:
                 host.incarnation = await asyncio.wait_for(host.api.incarnation(), ANSWER_WITHIN)
-            except (ActorAway, asyncio.TimeoutError):  # Ray restarts it
+            except Exception as error:
+                if not isinstance(error, ActorAway | asyncio.TimeoutError):  # otherwise Ray restarts it
+                    log.exception("asking the actor of %s failed", host.name)
                 await asyncio.sleep(ACTOR_RESTARTS)
                 if host.incarnation != before:  # it has reported meanwhile, even if it has died again since
                     return True

@@ -275,14 +275,21 @@ class Scheduler(SchedulerApi):
                 for host in new:
                     self._jobs.host_is_back(host)
                     self._background.spawn(self._ask(host))
-                await self._look_at_others()
+            except Exception:
+                log.exception("looking at the nodes failed")
+            # Whatever else fails, no job waits for ever for a host that is away, or on probation.
+            try:
                 self._jobs.give_up_orphans()
                 self._hosts.end_pauses()
+            except Exception:
+                log.exception("giving up jobs of hosts that are away failed")
+            try:
+                await self._look_at_others()
                 types = self._hosts.autoscaling.types
                 await self._hosts.autoscaling.ask(demand(self._waiting.queue, types, self._jobs.resources()))
                 self._hosts.put_to_sleep(busy=self._jobs.by_host())
             except Exception:
-                log.exception("looking at the nodes failed")
+                log.exception("looking at the resources of the nodes failed")
             await asyncio.sleep(NODE_PERIOD)
 
     async def _ask(self, host: KnownHost) -> None:
