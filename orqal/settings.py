@@ -212,6 +212,11 @@ class Settings:
         return self.home / "drained.json"
 
     @property
+    def known_hosts_path(self) -> Path:
+        """The file with what the hosts have that are here, or were lately, as JSON."""
+        return self.home / "known_hosts.json"
+
+    @property
     def cluster_path(self) -> Path:
         """The file of the cluster's id. It is made once and outlives restarts, so containers are found again, and a
         MongoDB database knows to which cluster it belongs."""

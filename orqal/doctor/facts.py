@@ -51,6 +51,8 @@ class HostFacts:
     """Why the host does not answer; None if it does. If it does not, the other facts are unknown."""
     daemon_silent: str | None = None
     """Why its Docker daemon does not answer; None if it does. If it does not, its containers are unknown."""
+    probation: str | None = None
+    """Why it gets one job at a time; None if it does not."""
     containers: Mapping[ContainerKey, str] = field(default_factory=dict)
     """The ids of this cluster's containers, by attempt."""
     directories: frozenset[str] = frozenset()

@@ -17,6 +17,7 @@ class Kind(str, Enum):
     API_SILENT = "api_silent"
     HOST_SILENT = "host_silent"
     DAEMON_SILENT = "daemon_silent"
+    HOST_ON_PROBATION = "host_on_probation"
     FORGOTTEN_JOB = "forgotten_job"
     MISSING_CONTAINER = "missing_container"
     MISSING_LEASE = "missing_lease"
@@ -46,6 +47,7 @@ PASSING = frozenset(
         Kind.STRAY_CGROUP,
         Kind.HOST_SILENT,
         Kind.DAEMON_SILENT,
+        Kind.HOST_ON_PROBATION,
     }
 )
 """Kinds that a healthy system may show for a moment."""

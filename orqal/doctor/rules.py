@@ -195,10 +195,25 @@ def _of_host(host: HostFacts, facts: Cluster) -> Iterator[Finding]:
         )
         return
     yield from _of_daemon(host.name, host.daemon_silent)
+    yield from _of_probation(host)
     yield from _of_leftovers(host, facts)
     yield from _of_clock(host)
     yield from _of_versions(host, facts)
     yield from _of_machine(host.name, host.machine)
+
+
+def _of_probation(host: HostFacts) -> Iterator[Finding]:
+    if host.probation is not None:
+        yield Finding(
+            kind=Kind.HOST_ON_PROBATION,
+            where=host.name,
+            subject=host.name,
+            what=f"The host {host.name} is {host.probation}.",
+            why="It starts hardly any jobs. They run on other hosts, or wait.",
+            remedy=f"Run `docker run --rm IMAGE true` on {host.name}. If it fails too, repair the Docker daemon and run "
+            f"`orqal undrain {host.name}`: a job is then tried at once. Otherwise the jobs' own requests, their mounts "
+            "for example, may be wrong.",
+        )
 
 
 def _of_leftovers(host: HostFacts, facts: Cluster) -> Iterator[Finding]:

@@ -179,6 +179,15 @@ class Engine:
             local=_by_socket() and here == (os.uname().nodename, os.uname().release),
         )
 
+    def ping(self, within: float) -> None:
+        """Return when the daemon has answered the simplest question.
+
+        Raises:
+            Unreachable: it does not answer within so many seconds.
+        """
+        with translated("answer"):
+            self._api.get(f"{self._api.base_url}/_ping", timeout=within)
+
     # Images
 
     def images(self) -> frozenset[str]:

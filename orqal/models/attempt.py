@@ -50,6 +50,9 @@ class Fault(str, Enum):
     """A host's, a daemon's or a network's. The job is tried again, and this does not count as one of its retries."""
     DRAIN = "drain"
     """No one's: its host was drained. The job is tried again, however often this happens."""
+    HOST = "host"
+    """Its host's, which answered nothing or could start no job at all. The job is tried again, however often this
+    happens."""
 
 
 class Attempt(BaseModel):

@@ -73,6 +73,8 @@ class HostInfo(BaseModel):
     ram_gb_of_others: float = 0
     jobs: int = 0
     """Jobs that hold a lease on it."""
+    probation: str | None = None
+    """Why it gets one job at a time, though it answers; null if it does not."""
     load: Load = Field(default_factory=Load)
 
 

@@ -40,6 +40,8 @@ class Outcome:
     """Why the container did not end by itself; None if it did."""
     passing: bool = False
     """True if the error is not the job's: another attempt, later or on another host, may succeed."""
+    host_failed: bool = False
+    """True if the host is in trouble, so that no container could be started, whatever the job: see Fault.HOST."""
     crashed_actor: bool = False
     """True if the attempt was found to crash the process that runs its host."""
     start: ContainerStart | None = None

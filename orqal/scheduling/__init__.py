@@ -15,6 +15,7 @@ not grow with the length of the queue.
     placement.py  which jobs start now, and where
     demand.py     the hosts that an autoscaler should start
     lifecycle.py  a job's phases, and what each event leads to
+    probation.py  whether a host can start jobs at all
     retries.py    whether a job is tried again
     cache.py      whether a job is reused for another one
 """

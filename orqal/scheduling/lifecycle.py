@@ -17,7 +17,7 @@ from datetime import datetime
 from enum import IntEnum
 from typing import NamedTuple, TypeAlias
 
-from orqal.models import ErrorType, Fault, JobRecord, Outcome, Output, Resources, RetryPolicy, Status
+from orqal.models import ErrorType, Fault, JobError, JobRecord, Outcome, Output, Resources, RetryPolicy, Status
 from orqal.models.outcome import ContainerStart
 from orqal.scheduling.retries import Again, decide, fault_of
 
@@ -266,6 +266,17 @@ class EvictRequested:
     """The job's host must become empty."""
 
 
+@dataclass(frozen=True, slots=True)
+class FailedInside:
+    """Work for the job has failed because of a fault of Orqal's, and nothing else will move the job on."""
+
+    message: str
+    record: JobRecord | None = None
+    """Its record, if that is known and the phase does not have it."""
+    lease: str | None = None
+    """A lease that was granted to it and that the phase does not have."""
+
+
 Event: TypeAlias = (
     Inserted
     | NotInserted
@@ -284,6 +295,7 @@ Event: TypeAlias = (
     | NodeGone
     | CancelRequested
     | EvictRequested
+    | FailedInside
 )
 
 
@@ -527,6 +539,10 @@ def step(phase: Phase | None, event: Event, now: datetime) -> Step:
         case _, EvictRequested() | NodeGone():
             return phase, []
 
+        # A fault of Orqal's
+        case _, FailedInside():
+            return _failed_inside(phase, event, now)
+
         # What comes too late
         case _, LeaseGranted(lease):
             return phase, [DropLease(lease)]
@@ -580,7 +596,7 @@ def _attempt_ended(phase: OnHost, outcome: Outcome, most_memory_gb: float | None
     """The container is gone or has ended: its resources are free, and the job has ended or is tried again."""
     record = phase.record.ended(outcome, now)
     evicted = phase.wish is Wish.EVICT and record.error is not None and record.error.type is ErrorType.HOST_LOST
-    fault = None if record.ok else fault_of(record.error, outcome.passing, evicted)
+    fault = None if record.ok else fault_of(record.error, outcome.passing, evicted, outcome.host_failed)
     after = record if fault is None else _after(record, fault, outcome.crashed_actor, most_memory_gb, now=now)
     over = Storing(after, phase.record.attempt, phase.place.host)
     return over, [Free(phase.place, phase.lease), Save(after, outcome.output if after.current_status.final else None)]
@@ -604,6 +620,36 @@ def _after(
     if next.why is not None and record.error is not None:
         return record.failed(record.error.type, f"{record.error.message.rstrip('.')}; {next.why}", now)
     return record
+
+
+def _failed_inside(phase: Phase | None, event: FailedInside, now: datetime) -> Step:
+    """Try the job again, as after a failure of the infrastructure, or end it; what it holds is let go once."""
+    if isinstance(phase, OnHost):
+        outcome = Outcome(error=JobError(type=ErrorType.DOCKER_ERROR, message=event.message), passing=True)
+        over, effects = _attempt_ended(phase, outcome, None, now)
+        return over, [*_drop(event.lease), *effects]
+    if isinstance(phase, Withdrawn):
+        return WAITING, [Restore()]
+    if isinstance(phase, Waiting | Orphaned | Storing):  # these go on by themselves
+        return phase, _drop(event.lease)
+    record = event.record if phase is None or isinstance(phase, Placed) else phase.record
+    before: list[Effect] = []
+    match phase:
+        case Placed(place) if record is None:
+            return WAITING, [Free(place, None), Restore()]
+        case Placed(place) | Leasing(_, place):
+            before = [Free(place, event.lease), Leave()]
+        case Assigned(_, place, lease):
+            before = [*_drop(event.lease), Free(place, lease)]
+    if record is None or record.current_status.final:
+        return None, before
+    wish = phase.wish if isinstance(phase, Placed | Leasing | Assigned) else Wish.NONE
+    if wish is Wish.CANCEL or (isinstance(phase, Submitting) and phase.cancelled):
+        return _cancelled(record, now, *before)
+    failed = record.failed(ErrorType.DOCKER_ERROR, event.message, now)
+    # Outside of all phases it has failed on its way into the waiting room: it would do so again.
+    after = failed if phase is None or isinstance(phase, Submitting) else _after(failed, Fault.INFRASTRUCTURE, now=now)
+    return _end(after, *before)
 
 
 def _stored(phase: Storing, record: JobRecord, now: datetime) -> Step:

@@ -30,6 +30,10 @@ class Host:
     """The images that it has, with their tags."""
     pulling: frozenset[str] = frozenset()
     """The images that it is pulling."""
+    on_trial: bool = False
+    """True if it gets one job, and then no other until it is opened again: see `probation`."""
+    tried: frozenset[LineKey] = frozenset()
+    """On trial: the lines, with no hosts to avoid, whose jobs were tried before."""
 
     @property
     def room(self) -> Resources:
@@ -68,7 +72,11 @@ def place(queue: Queue, hosts: Collection[Host], in_use: dict[str, int], now: fl
     user with the least in use; among such users, of the one whose last turn was longest ago; among that user's jobs,
     the oldest. If it finds no room, younger jobs may overtake it for PATIENCE seconds. From then on the host that will
     be free soonest takes no other jobs, so a large job never waits for ever.
+
+    A host on trial gets one job of those that are left, and is closed.
     """
+    on_trial = [host for host in hosts if host.on_trial and host.open]
+    hosts = [host for host in hosts if not host.on_trial]
     placements: list[Placement] = []
     kept: set[str] = set()
     waiting = [_rank(line, queue, in_use) for line in queue.lines()]
@@ -84,15 +92,43 @@ def place(queue: Queue, hosts: Collection[Host], in_use: dict[str, int], now: fl
             if now - line.since >= PATIENCE:
                 kept |= _keep(line.key, hosts, kept)
             continue
-        if line.key.image and line.key.image not in host.images:
-            host.pulling |= {line.key.image}
-        resources = host.request(line.key.shape)
-        host.used = host.used.plus(resources)
-        in_use[line.key.user] = in_use.get(line.key.user, 0) + resources.threads
-        placements.append(Placement(queue.pop(line.key, now), line.key, host.id, resources))
+        placements.append(_put(line.key, host, queue, in_use, now))
         if line.entries:
             heappush(waiting, _rank(line, queue, in_use))
+    for host in on_trial:
+        if (key := _to_try(host, queue, in_use)) is not None:
+            placements.append(_put(key, host, queue, in_use, now))
+            host.open = False
     return placements
+
+
+def _put(key: LineKey, host: Host, queue: Queue, in_use: dict[str, int], now: float) -> Placement:
+    """Place the first job of a line on a host."""
+    if key.image and key.image not in host.images:
+        host.pulling |= {key.image}
+    resources = host.request(key.shape)
+    host.used = host.used.plus(resources)
+    in_use[key.user] = in_use.get(key.user, 0) + resources.threads
+    return Placement(queue.pop(key, now), key, host.id, resources)
+
+
+def _to_try(host: Host, queue: Queue, in_use: dict[str, int]) -> LineKey | None:
+    """The line whose first job a host on trial gets: rather one of which no job has failed there."""
+    able = (
+        line
+        for line in queue.lines()
+        if host.could_ever(line.key.shape) and host.request(line.key.shape).fits(host.room)
+    )
+    first = min(
+        able,
+        key=lambda line: (
+            line.key._replace(avoid=frozenset()) in host.tried,
+            host.id in line.key.avoid,
+            _rank(line, queue, in_use)[:3],
+        ),
+        default=None,
+    )
+    return None if first is None else first.key
 
 
 def impossible(shape: Shape, hosts: Iterable[Host]) -> bool:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from orqal.models import Shape
 
+_USERS = 10_000
+"""Users whose last turns are remembered: those whose turns were last."""
 _BLANKS = 64
 """Blanks that a line may have, however few jobs wait in it."""
 
@@ -115,7 +117,10 @@ class Queue:
         line.waiting -= 1
         del self._places[job]
         self._popped += 1
+        self._turns.pop(key.user, None)
         self._turns[key.user] = self._popped
+        if len(self._turns) > _USERS:  # the first one in it, whose turn was longest ago, counts as one without a turn
+            del self._turns[next(iter(self._turns))]
         line.since = now
         self._drop_blanks(line)
         return job
@@ -126,7 +131,7 @@ class Queue:
         return line.waiting if line else 0
 
     def turn(self, user: str) -> int:
-        """When a job of this user was last taken, as a count of jobs taken until then; 0 if never."""
+        """When a job of this user was last taken, as a count of jobs taken until then; 0 if never, or very long ago."""
         return self._turns.get(user, 0)
 
     def lines(self) -> Iterator[Line]:

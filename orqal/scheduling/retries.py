@@ -3,7 +3,7 @@
 It depends on whose fault that was. After a failure of the infrastructure (a host is lost, a daemon is in trouble) the
 job is tried again after the PAUSES of its kind, as often as there are pauses. After a failure of the program (its exit
 code, its time, its memory) it is tried again if its RetryPolicy says so. After a drain it is tried again at once,
-always.
+always; so it is after a failure of a host that is in trouble, but with a pause if this happens to the job repeatedly.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ PAUSES: dict[ErrorType, tuple[float, ...]] = {
     ErrorType.PULL_FAILED: (15, 60, 300, 900),
 }
 """Seconds before the attempts after the first, second, … failure of the infrastructure, by the last one's type."""
+HOST_PAUSES = (0.0, 1.0, 5.0, 30.0, 120.0)
+"""Seconds before the attempts after the first, second, … failure of a host in trouble; after the fifth and all later
+ones the last."""
 LONGEST_DELAY = 3_600.0
 """Seconds up to which the delay is doubled; a longer `retry_delay` stays as it is."""
 _OWN = {ErrorType.TIMEOUT, ErrorType.OUT_OF_MEMORY}
@@ -48,14 +51,16 @@ def policy_of(job: JobSpec, app: AppInfo) -> RetryPolicy:
     return RetryPolicy(**dict(zip(RetryPolicy.model_fields, chosen, strict=True)))
 
 
-def fault_of(error: JobError | None, passing: bool, evicted: bool = False) -> Fault | None:
+def fault_of(error: JobError | None, passing: bool, evicted: bool = False, host_failed: bool = False) -> Fault | None:
     """Whose fault it was that an attempt did not succeed; None if a retry would not help.
 
     `error` is None if the container exited with a code other than 0. `passing`: the host reported that the error may
-    pass. `evicted`: the attempt was stopped because its host was drained.
+    pass. `evicted`: the attempt was stopped because its host was drained. `host_failed`: see Outcome.
     """
     if evicted:
         return Fault.DRAIN
+    if host_failed:
+        return Fault.HOST
     if error is None or error.type in _OWN:
         return Fault.JOB
     return Fault.INFRASTRUCTURE if error.type in PAUSES and (passing or error.type is ErrorType.HOST_LOST) else None
@@ -72,6 +77,8 @@ def decide(
     same = 1 + sum(attempt.fault is over.fault for attempt in before)
     if over.fault is Fault.DRAIN:
         return Again(0)
+    if over.fault is Fault.HOST:
+        return Again(HOST_PAUSES[min(same, len(HOST_PAUSES)) - 1])
     if over.fault is Fault.INFRASTRUCTURE:
         pauses = PAUSES[over.error.type if over.error else ErrorType.HOST_LOST]
         if same > len(pauses):

@@ -114,6 +114,7 @@ async def _examined(cluster: ClusterAccess, info: HostInfo) -> HostFacts:
     return HostFacts(
         name=info.name,
         daemon_silent=report.daemon_silent,
+        probation=info.probation,
         containers=report.containers,
         directories=report.directories,
         stuck=report.stuck,

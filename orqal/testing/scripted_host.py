@@ -10,7 +10,8 @@ import asyncio
 import random
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orqal.actors.background import Background
@@ -28,6 +29,8 @@ IMAGES = frozenset({"orqal/demo:latest"})
 """The images on every scripted machine: those of the built-in apps for tests."""
 REPORT_PERIOD = 5.0
 """Seconds between two reports of a host."""
+SILENT_AFTER = 13.0
+"""Seconds after which a host notices that its daemon answers nothing."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,10 @@ class ScriptedMachine:
         """The jobs whose directories someone has tried to remove, in this order."""
         self.daemon_up, self.daemon_down = asyncio.Event(), asyncio.Event()
         self.daemon_up.set()
+        self.daemon_frozen, self.daemon_thawed = asyncio.Event(), asyncio.Event()
+        self.daemon_thawed.set()
+        self.start_error: JobError | None = None
+        """Why its daemon can start no container, though it answers."""
         self.lives: list[Life] = []
 
     def create(self, key: ContainerKey, behaviour: Behaviour, granted: Resources) -> Container:
@@ -157,6 +164,16 @@ class ScriptedMachine:
         self.daemon_down.clear()
         self.daemon_up.set()
 
+    def freeze_daemon(self) -> None:
+        """Stop the daemon as SIGSTOP would: it keeps its connections, and answers nothing. Its containers go on."""
+        self.daemon_thawed.clear()
+        self.daemon_frozen.set()
+
+    def thaw_daemon(self) -> None:
+        """Let a frozen daemon go on."""
+        self.daemon_frozen.clear()
+        self.daemon_thawed.set()
+
     def power_off(self) -> None:
         """Take the machine's power away. What it has on disk stays."""
         self.stop_daemon(kills_containers=True)
@@ -199,10 +216,13 @@ class ScriptedHost(HostApi):
         self._background = Background()
         self._runs: dict[ContainerKey, _Run] = {}
         self._early_stops: dict[ContainerKey, Wish] = {}
+        self._silent = asyncio.Event()
+        """Set once the host has noticed that its daemon answers nothing."""
 
     async def live(self) -> None:
         """Find the containers of the machine, and report for as long as the process lives."""
         self._background.spawn(self._watch_daemon())
+        self._background.spawn(self._watch_for_silence())
         while True:
             self._report_now()
             await asyncio.sleep(REPORT_PERIOD)
@@ -211,16 +231,33 @@ class ScriptedHost(HostApi):
         while True:
             await self._machine.daemon_up.wait()
             self._report_now()
-            held = set(self._runs)
-            await self._scheduler.found(self._node_id, [key for key in self._machine.containers if key not in held])
+            await self._report_found()
             await self._machine.daemon_down.wait()
             self._report_now()
+
+    async def _watch_for_silence(self) -> None:
+        while True:
+            await self._machine.daemon_frozen.wait()
+            if await _within(self._machine.daemon_thawed, SILENT_AFTER):
+                continue
+            self._silent.set()
+            self._report_now()
+            await self._machine.daemon_thawed.wait()
+            self._silent.clear()
+            self._report_now()
+            await self._report_found()
+
+    async def _report_found(self) -> None:
+        held = set(self._runs)
+        await self._scheduler.found(self._node_id, [key for key in self._machine.containers if key not in held])
 
     def _report_now(self) -> None:
         self._background.spawn(self._scheduler.report(self._node_id, self._present()))
 
     def _present(self) -> HostReport:
         state = "ready" if self._machine.daemon_up.is_set() else "the Docker daemon does not answer"
+        if self._silent.is_set():
+            state = "silent: its Docker daemon does not answer"
         shortage = self._machine.shortage
         return HostReport(state, "scripted", Load(), IMAGES, frozenset(), self._incarnation, shortage)
 
@@ -243,7 +280,8 @@ class ScriptedHost(HostApi):
                 return await self._attempt_once(order, run, key)
             except _Unreachable:
                 if key not in self._machine.containers:
-                    return _failed(ErrorType.DOCKER_ERROR, "the daemon does not answer", passing=True)
+                    failed = _failed(ErrorType.DOCKER_ERROR, "the daemon does not answer", passing=True)
+                    return replace(failed, host_failed=self._silent.is_set())
 
     async def _attempt_once(self, order: Order, run: _Run, key: ContainerKey) -> Outcome:
         machine, loop = self._machine, asyncio.get_running_loop()
@@ -252,13 +290,16 @@ class ScriptedHost(HostApi):
             await asyncio.sleep(0.3)
             self._process.kill()
             await asyncio.sleep(0)
-        await self._daemon(self._lost_after)
+        # As on a real host: an attempt without a container should run elsewhere.
+        await self._daemon(self._lost_after if key in machine.containers else 0.0)
         container, start = machine.containers.get(key), None
         if container is None or container.started is None:
             if run.must_end.is_set() or await self._stopped_within(run, machine.rng.uniform(0.01, 0.3)):
                 return self._stopped(run)
             await self._daemon()
             await self._end_earlier(key)
+            if machine.start_error is not None:
+                return Outcome(error=machine.start_error, passing=True)
             if behaviour.start_error is not None:
                 return Outcome(error=behaviour.start_error, passing=behaviour.passing)
             container = machine.create(key, behaviour, order.resources)
@@ -330,11 +371,7 @@ class ScriptedHost(HostApi):
         return _failed(ErrorType.CANCELLED, "cancelled")
 
     async def _stopped_within(self, run: _Run, seconds: float) -> bool:
-        try:
-            await asyncio.wait_for(run.must_end.wait(), seconds)
-        except asyncio.TimeoutError:
-            return False
-        return True
+        return await _within(run.must_end, seconds)
 
     async def _daemon(self, within: float = 0.0) -> None:
         """Return if the daemon answers.
@@ -342,10 +379,15 @@ class ScriptedHost(HostApi):
         Raises:
             _Unreachable: it does not.
         """
-        try:
-            await asyncio.wait_for(self._machine.daemon_up.wait(), max(within, 0.01))
-        except asyncio.TimeoutError:
-            raise _Unreachable from None
+        if not self._silent.is_set() and not self._machine.daemon_thawed.is_set():
+            thawed, silent = (asyncio.ensure_future(e.wait()) for e in (self._machine.daemon_thawed, self._silent))
+            await asyncio.wait({thawed, silent}, return_when=asyncio.FIRST_COMPLETED)
+            thawed.cancel()
+            silent.cancel()
+        if self._silent.is_set() and not await _within(self._machine.daemon_thawed, max(within, 0.01)):
+            raise _Unreachable
+        if not await _within(self._machine.daemon_up, max(within, 0.01)):
+            raise _Unreachable
 
     async def stop(self, job: str, attempt: int, evicted: bool) -> None:
         key, wish = ContainerKey(job, attempt), Wish.EVICT if evicted else Wish.CANCEL
@@ -358,7 +400,8 @@ class ScriptedHost(HostApi):
         key = ContainerKey(job, attempt)
         self._early_stops.pop(key, None)
         self._runs.pop(key, None)
-        if self._machine.daemon_up.is_set():
+        with suppress(_Unreachable):
+            await self._daemon()
             self._machine.remove(key)
 
     # Questions
@@ -417,6 +460,15 @@ class ScriptedHost(HostApi):
 
     async def repair(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:
         return None
+
+
+async def _within(event: asyncio.Event, seconds: float) -> bool:
+    """Return True when an event is set; False if it is not within so many seconds."""
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except asyncio.TimeoutError:
+        return False
+    return True
 
 
 def _failed(type: ErrorType, message: str, *, passing: bool = False) -> Outcome:

@@ -25,7 +25,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from orqal.actors.interfaces import ActorAway
-from orqal.models import ErrorType, JobRecord, JobSpec, Resources
+from orqal.models import ErrorType, JobError, JobRecord, JobSpec, Resources
 from orqal.testing.in_process_cluster import InProcessCluster
 from orqal.testing.scripted_host import Life
 from orqal.testing.virtual_time import VirtualLoop, run
@@ -156,6 +156,8 @@ class FaultyLife:
             self._node_dies,
             self._machine_loses_power,
             self._daemon_restarts,
+            self._daemon_freezes,
+            self._daemon_starts_nothing,
             self._store_breaks,
             self._others_hold,
             self._host_is_drained,
@@ -231,6 +233,24 @@ class FaultyLife:
         await asyncio.sleep(self._away())
         machine.start_daemon()
         self._busy.discard(name)
+
+    async def _daemon_freezes(self) -> None:
+        if (name := self._machine()) is None:
+            return
+        self._busy.add(name)
+        machine = self._cluster.machines[name]
+        machine.freeze_daemon()
+        await asyncio.sleep(self._rng.choice([5.0, self._away(), 60.0]))
+        machine.thaw_daemon()
+        self._busy.discard(name)
+
+    async def _daemon_starts_nothing(self) -> None:
+        if (name := self._machine()) is None:
+            return
+        machine = self._cluster.machines[name]
+        machine.start_error = JobError(type=ErrorType.DOCKER_ERROR, message="Docker would not start the container")
+        await asyncio.sleep(self._rng.choice([1.0, 10.0, 40.0]))
+        machine.start_error = None
 
     async def _store_breaks(self) -> None:
         self._cluster.store.broken = True

@@ -219,6 +219,7 @@ async def _on_docker(settings: Settings, job: JobRecord, app: AppInfo, ref: Wrap
             on_start=lambda key, start: None,
             on_change=lambda: None,
             end_earlier=_no_earlier,
+            remove_late=lambda key, creating: None,
         )
         assert engine.info is not None
         threads, ram_gb = app.threads or engine.info.threads, app.memory_in_gb or engine.info.ram_bytes / 1e9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,3 +90,24 @@ def test_a_machine_that_loses_power(host: Host, actors: Actors, same_actor: bool
     outcome = (running if same_actor else actors.do(actors.actor().run(wanted))).result(60)
     assert (ended(outcome)[:2], outcome.passing) == ((ErrorType.DOCKER_ERROR, 255), True)
     assert outcome.error is not None and "was down" in outcome.error.message
+
+
+def test_a_frozen_daemon_is_silent_and_what_runs_goes_on(host: Host, actors: Actors) -> None:
+    actor = actors.actor()
+    running = actors.begin(actor, shell(WAIT))
+    container = actors.container()
+    host.run(["pkill", "-STOP", "-x", "dockerd"])
+    try:
+        outcome = actors.do(actor.run(shell("true"))).result(60)
+        assert (outcome.host_failed, outcome.start) == (True, None)
+        states = [args[1].state for method, args in actors.recorder.calls if method == "report"]
+        assert states[-1].startswith("silent: ")
+    finally:
+        host.run(["pkill", "-CONT", "-x", "dockerd"])
+    container.exec_run(["sh", "-c", ": >/tmp/go"])
+    assert ended(running.result(60)) == (None, 0, "on\nover\n")
+    deadline = time.monotonic() + 60
+    label = f"orqal.cluster={actors.cluster}"
+    while [left.id for left in actors.client.containers.list(all=True, filters={"label": label})] != [container.id]:
+        assert time.monotonic() < deadline, "the daemon has created a container later, and it is left"
+        time.sleep(0.1)

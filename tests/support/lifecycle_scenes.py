@@ -28,6 +28,7 @@ OUTCOMES = [
     Outcome(start=START, exit_code=3),
     Outcome(error=JobError(type=ErrorType.WRAPPER_ERROR, message="no")),
     Outcome(error=JobError(type=ErrorType.DOCKER_ERROR, message="away"), passing=True),
+    Outcome(error=JobError(type=ErrorType.DOCKER_ERROR, message="silent"), passing=True, host_failed=True),
     Outcome(error=JobError(type=ErrorType.HOST_LOST, message="drained"), start=START),
     Outcome(error=JobError(type=ErrorType.HOST_LOST, message="it crashed the actor"), crashed_actor=True),
     Outcome(error=JobError(type=ErrorType.CANCELLED, message="cancelled"), start=START, exit_code=137),
@@ -67,6 +68,7 @@ def events(phase: Phase | None) -> Iterator[Event]:
     yield from (life.AttemptEnded(outcome) for outcome in OUTCOMES)
     yield from (life.HostAway(0.0), life.HostBack(PLACES[0]), life.HostLost("away"))
     yield from (life.NodeGone(), life.CancelRequested(), life.EvictRequested())
+    yield from (life.FailedInside("no"), life.FailedInside("no", record), life.FailedInside("no", None, "lease"))
 
 
 def transitions() -> set[tuple[str, str, str]]:

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -54,6 +54,9 @@ class HostParts:
     """Called when the host has another image."""
     end_earlier: Callable[[ContainerKey], Awaitable[None]]
     """Ends and removes what earlier attempts at a job have left on this host: two of them must never run at once."""
+    remove_late: Callable[[ContainerKey, Awaitable[str]], object]
+    """Called with an attempt that is over, and with the call that may still create its container: the container is
+    removed when it is there."""
     found: dict[ContainerKey, str] = field(default_factory=dict)
     """Containers that no attempt holds."""
 
@@ -112,9 +115,12 @@ class ContainerRun:
             try:
                 return await self._run_once()
             except Unreachable as error:
+                # A daemon that is silent can start nothing, whatever the job.
+                silent = self._engine.silent.is_set() and self._order.job.container_id is None
                 container = self.container = self.container or self._parts.found.get(self._key)
                 if container is None or not await self._engine.has_again(container, self._settings.host_lost_after):
-                    return self._failed(error.type, error.message, passing=error.passing)
+                    failed = self._failed(error.type, error.message, passing=error.passing)
+                    return replace(failed, host_failed=silent and self._start is None)
 
     async def _run_once(self) -> Outcome:
         try:
@@ -124,12 +130,14 @@ class ContainerRun:
                 await self._engine.is_connected(self._settings.host_lost_after)
             elif self._engine.client is None:
                 await self._unless_stopped(self._engine.is_connected(self._settings.host_lost_after))
+            elif self._engine.silent.is_set():
+                raise Unreachable(self._engine.state)
             self.container = self._parts.found.pop(self._key, None) or self.container
             ran = await self._ran_for(self.container)
             if ran is None:
                 if self._must_end.is_set():
                     raise _Stopped
-                await self._parts.end_earlier(self._key)
+                await self._engine.unless_silent(self._parts.end_earlier(self._key))
                 await self._start_container()
             elif self._order.job.container_id is None and self._start is None:
                 # The actor died before it could report the start.
@@ -157,7 +165,7 @@ class ContainerRun:
     async def _start_container(self) -> None:
         """Ask the wrapper, get the image, create and start the container."""
         command = await self._unless_stopped(self._prepare())
-        digest = await self._have_image(command.image)
+        digest = await self._engine.unless_silent(self._have_image(command.image))
         if (name := with_tag(command.image)) not in self._engine.images:
             self._engine.images |= {name}
             self._parts.on_change()  # other jobs that need this image should come here too
@@ -180,16 +188,29 @@ class ContainerRun:
             mounted=str(self._directory) if command.create_dir and not self._carries_files else None,
             fetched=str(self._directory) if command.create_dir and self._carries_files else None,
         )
-        container = self.container = await self._engine.do(lambda engine: engine.create(spec))
+        container = self.container = await self._create(spec)
         # Before the start, so that no end is missed.
         self._engine.death(container)
         if self._must_end.is_set():
             raise _Stopped
         if spec.fetched:
             files = archive.packed(spec.fetched, params)
-            await self._engine.do(lambda engine: engine.put(container, files))
-        await self._engine.do(lambda engine: engine.start(container))
+            await self._engine.unless_silent(self._engine.do(lambda engine: engine.put(container, files)))
+        await self._engine.unless_silent(self._engine.do(lambda engine: engine.start(container)))
         self._report_start(ContainerStart(command.image, digest, command.cmd, container, str(self._directory)))
+
+    async def _create(self, spec: ContainerSpec) -> str:
+        """Create the container. If it is not known whether the daemon has done so, it is found, or removed later."""
+        call = asyncio.ensure_future(self._engine.do(lambda engine: engine.create(spec)))
+        try:
+            return await self._engine.unless_silent(asyncio.shield(call))
+        except Unreachable:
+            if not self._engine.silent.is_set():
+                with suppress(EngineError):
+                    self.container = await self._engine.do(lambda engine: engine.find(self._key))
+            if self.container is None:
+                self._parts.remove_late(self._key, call)
+            raise
 
     async def _find_out_start(self, ran: float) -> None:
         container = self.container

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +25,10 @@ _THREADS = 64
 """Calls to the daemon at a time."""
 _RECONNECT = 1.0
 """Seconds between two tries to reach a daemon that is away."""
+_ASK_EVERY = 3.0
+"""Seconds between an answer of the daemon and the next question whether it is there."""
+_SILENT_AFTER = 10.0
+"""Seconds within which a daemon answers such a question. Docker does so at once, however busy it is."""
 
 
 @dataclass
@@ -78,6 +82,8 @@ class EngineWatch:
         """`ready`, or why it is not, in words."""
         self.connected = asyncio.Event()
         """Set while the daemon answers, as far as is known."""
+        self.silent = asyncio.Event()
+        """Set while the daemon is there, but answers nothing."""
         self.client: Engine | None = None
         """None until it has answered once."""
         self.info: EngineInfo | None = None
@@ -94,6 +100,8 @@ class EngineWatch:
         self._deaths: dict[str, Death] = {}
         self._events: Events | None = None
         self._closed = threading.Event()
+        self._asking = ThreadPoolExecutor(1, thread_name_prefix="docker ping")
+        self._watching = asyncio.create_task(self._watch_for_silence())
         threading.Thread(target=self._listen, name="docker events", daemon=True).start()
 
     async def do(self, call: Callable[[Engine], T], threads: ThreadPoolExecutor | None = None) -> T:
@@ -106,6 +114,23 @@ class EngineWatch:
         if engine is None:
             raise Unreachable(self.state)
         return await self._loop.run_in_executor(threads or self.threads, functools.partial(call, engine))
+
+    async def unless_silent(self, work: Awaitable[T]) -> T:
+        """Wait for work that asks the daemon something, but no longer if the daemon falls silent: it is cancelled then.
+
+        Raises:
+            Unreachable: the daemon is silent. What was asked of it may still be done.
+        """
+        task = asyncio.ensure_future(work)
+        silent = asyncio.ensure_future(self.silent.wait())
+        try:
+            await asyncio.wait({task, silent}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise Unreachable(self.state)
+            return task.result()
+        finally:
+            silent.cancel()
+            task.cancel()
 
     async def is_connected(self, within: float) -> None:
         """Return when the daemon answers, and what happened before is known.
@@ -139,10 +164,45 @@ class EngineWatch:
     def close(self) -> None:
         """Let go of the daemon. Nothing can be asked of it afterwards."""
         self._closed.set()
-        if (events := self._events) is not None:
-            events.close()
+        self._watching.cancel()
+        self._stop_listening()
+        self._asking.shutdown(wait=False)
         self.threads.shutdown(wait=False)
         self.collectors.shutdown(wait=False)
+
+    def falls_silent(self, message: str) -> None:
+        """The daemon has left a question unanswered. It counts as away until a new connection to it is made."""
+        if self.connected.is_set():
+            log.warning("the Docker daemon is silent: %s", message)
+            self.silent.set()
+            self._disconnect(message)
+            self._stop_listening()
+
+    def _stop_listening(self) -> None:
+        if (events := self._events) is not None:
+            with suppress(OSError, AttributeError, ValueError):  # it has just ended by itself
+                events.close()
+
+    async def _watch_for_silence(self) -> None:
+        """Ask the daemon again and again whether it is there.
+
+        A daemon that is stopped, or blocked, keeps its connections, so that nothing else would show it. The questions
+        have a thread of their own, because all others may wait for answers.
+        """
+        while True:
+            await asyncio.sleep(_ASK_EVERY)
+            if not self.connected.is_set():
+                continue
+            asked = self._loop.time()
+            try:
+                answer = self.do(lambda engine: engine.ping(_SILENT_AFTER), self._asking)
+                await asyncio.wait_for(answer, 2 * _SILENT_AFTER)
+            except (Unreachable, asyncio.TimeoutError):
+                if self._loop.time() - asked < _SILENT_AFTER:  # it has ended, which `_listen` notices
+                    continue
+                self.falls_silent(f"silent: its Docker daemon has not answered within {_SILENT_AFTER:g} s")
+            except Exception:
+                log.exception("asking the Docker daemon whether it is there failed")
 
     def _listen(self) -> None:
         """In a thread: listen to the ends of containers, and connect again when the daemon was away."""
@@ -189,6 +249,7 @@ class EngineWatch:
         seen: Seen,
     ) -> None:
         self.client, self.info, self.cgroups, self.images, self.state = engine, info, cgroups, images, "ready"
+        self.silent.clear()
         for _, container, state in seen.containers:
             death = self.death(container)
             death.killed |= container in past.killed
@@ -216,6 +277,8 @@ class EngineWatch:
             death.reported.set()
 
     def _disconnect(self, message: str) -> None:
-        self.state, self.images = message, frozenset()
+        if self.connected.is_set() or not self.silent.is_set():  # the reason for its silence stays
+            self.state = message
+        self.images = frozenset()
         self.connected.clear()
         self._on_change()

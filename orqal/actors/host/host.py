@@ -6,8 +6,9 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import psutil
@@ -24,7 +25,7 @@ from orqal.doctor import machine as checkup
 from orqal.doctor.facts import Machine
 from orqal.engine import job_directory
 from orqal.engine.client import ContainerKey
-from orqal.engine.errors import EngineError
+from orqal.engine.errors import EngineError, Unreachable
 from orqal.engine.job_directory import Piece, Removed
 from orqal.models import ContainerStart, Load, Outcome
 from orqal.scheduling.lifecycle import Wish
@@ -34,6 +35,11 @@ from orqal.text import counted
 log = logging.getLogger("orqal.host")
 T = TypeVar("T")
 
+_LATE = 1.0, 10.0, 60.0
+"""Seconds between the looks for a container whose creation was not answered: a daemon that goes on after a while may
+still do what it was asked before."""
+_RETRY = 5.0
+"""Seconds before what a daemon refused is asked of it again."""
 _SAMPLERS = 8
 """Threads that ask what containers use, where that must be asked: each waits up to a second for its answer."""
 _REMOVAL_TIME = 10.0
@@ -77,6 +83,7 @@ class Host(HostApi):
             on_start=self._on_start,
             on_change=self._report_now,
             end_earlier=self._end_earlier,
+            remove_late=lambda key, creating: self._background.spawn(self._remove_late(key, creating)),
         )
         self._background.spawn(self._report_forever())
 
@@ -134,6 +141,25 @@ class Host(HostApi):
                 log.warning("attempt %d at %s is still here; it is removed before the next one begins", *other[::-1])
                 self._parts.found.pop(other, None)
                 await self._remove(container)
+
+    async def _remove_late(self, key: ContainerKey, creating: Awaitable[str]) -> None:
+        """Remove a container that a daemon made, or is about to make, though the answer has not come in time."""
+        with suppress(EngineError):
+            await creating
+        for pause in _LATE:
+            while True:
+                await self._engine.connected.wait()
+                try:
+                    container = await self._engine.do(lambda engine: engine.find(key))
+                    if container is not None and container not in {run.container for run in self._runs.values()}:
+                        log.warning("the container of %s, which was created too late, is removed", key.job)
+                        await self._remove(container)
+                        return
+                    break
+                except EngineError as error:
+                    log.warning("a container of %s may be left: %s", key.job, error)
+                    await asyncio.sleep(_RETRY)
+            await asyncio.sleep(pause)
 
     async def incarnation(self) -> str:
         return self._incarnation
@@ -218,6 +244,8 @@ class Host(HostApi):
         begun = time.time()
         containers, root, silent = dict[ContainerKey, str](), None, None
         try:
+            if self._engine.silent.is_set():
+                raise Unreachable(self._engine.state)
             engine_info = await self._engine.do(lambda engine: engine.info())
             root = engine_info.data_root if engine_info.local else None
             containers = {key: name for key, name, _ in await self._engine.do(lambda e: list(e.own_containers()))}
@@ -283,19 +311,25 @@ class Host(HostApi):
 
     async def _report_forever(self) -> None:
         while True:
-            await self._look()
+            try:
+                await self._look()
+            except Exception:
+                log.exception("looking at the host's load failed")
             self._report_now()
             await asyncio.sleep(self._settings.load_period)
 
     async def _look(self) -> None:
         """Find out how busy the host is, how much room its disks have, and which images it has."""
         await self._measure_disks()
-        try:
-            in_use, self._engine.images = await asyncio.gather(
-                self._engine.do(lambda engine: engine.images_in_use()), self._engine.do(lambda engine: engine.images())
-            )
-        except EngineError:
-            in_use = {}
+        in_use: dict[str, int] = {}
+        if self._engine.connected.is_set():
+            with suppress(EngineError):
+                in_use, self._engine.images = await self._engine.unless_silent(
+                    asyncio.gather(
+                        self._engine.do(lambda engine: engine.images_in_use()),
+                        self._engine.do(lambda engine: engine.images()),
+                    )
+                )
         self._load = Load(images=in_use)
         # The load of another machine, on which only the daemon can be reached, is not known.
         if self._engine.info is not None and self._engine.info.local:

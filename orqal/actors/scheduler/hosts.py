@@ -6,16 +6,18 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orqal.actors.interfaces import ActorAway, ClusterApi, HostApi, Node
 from orqal.actors.messages import HostReport
 from orqal.actors.scheduler.autoscaling import Autoscaling
 from orqal.actors.scheduler.crash_blame import CrashBlame
+from orqal.actors.scheduler.host_memory import HostMemory
 from orqal.clock import Clock
-from orqal.models import DISK_FULL, UNITS, HostInfo, Load, Resources, Shape
-from orqal.scheduling import Host
+from orqal.models import DISK_FULL, UNITS, HostInfo, JobRecord, JobSpec, Load, Outcome, Resources, Shape
+from orqal.scheduling import Host, Placement
 from orqal.scheduling.lifecycle import Place
+from orqal.scheduling.probation import StartedKinds, Starts, could_not_start
 from orqal.settings import Settings
 
 log = logging.getLogger("orqal.hosts")
@@ -47,6 +49,10 @@ class KnownHost:
     """Why it gets no new jobs though it is ready, in words: a disk has too little room."""
     drained: bool = False
     """Its administrator wants it to get no more work."""
+    starts: Starts = field(default_factory=Starts)
+    """How the last starts of jobs went there."""
+    resting: bool = False
+    """It is on probation, and it is not yet the time to try a job, or one is being tried."""
     contended: bool = False
     """Ray refused resources there that Orqal counts as free, and it is not known yet what other programs hold."""
     incarnation: str | None = None
@@ -62,12 +68,19 @@ class KnownHost:
 
     @property
     def works(self) -> bool:
-        """True if it gets work, or would if its disks had room."""
+        """True if it gets work, or would if its disks had room and it could start jobs."""
         return self.state == "ready" and not self.drained and not self.contended
 
     def reopen(self) -> None:
-        """Let it get work if its daemon answers, its disks have room, and it is known what other programs hold."""
-        self.counted.open = self.works and self.shortage is None
+        """Let it get work if its daemon answers and can start jobs, its disks have room, and it is known what other
+        programs hold."""
+        self.counted.open = self.works and self.shortage is None and not self.resting
+        self.counted.on_trial, self.counted.tried = self.starts.on_probation, self.starts.tried_lines
+
+    @property
+    def probation(self) -> str | None:
+        """Why it gets one job at a time, though it answers; None if it does not."""
+        return str(self.starts) if self.starts.on_probation and self.state == "ready" else None
 
     def info(self, jobs: int, leased: Resources) -> HostInfo:
         """What users see of it. `jobs`: how many it has; `leased`: what Ray has given to them."""
@@ -77,11 +90,14 @@ class KnownHost:
             state = "draining" if jobs else "drained"
         elif state == "ready" and self.shortage is not None:
             state = f"{DISK_FULL}: {self.shortage}"
+        elif self.probation is not None:
+            state = self.probation
         return HostInfo(
             name=self.name,
             node_id=self.node.id,
             address=self.node.address,
             state=state,
+            probation=self.probation,
             labels=dict(self.node.labels),
             docker_version=self.docker_version,
             threads=has.get("threads", 0),
@@ -102,6 +118,10 @@ class Hosts:
         self.autoscaling = Autoscaling(settings.autoscaling_config, cluster)
         self._cluster, self._clock, self._changed = cluster, clock, changed
         self._lost_after = settings.host_lost_after
+        self._started = StartedKinds()
+        self._memory = HostMemory(settings.known_hosts_path, clock)
+        self._looked = False
+        """True once the nodes of the cluster are known."""
         self._hosts: dict[str, KnownHost] = {}
         self._drained_path = path = settings.drained_path
         self._drained: set[str] = set(json.loads(path.read_text())) if path.exists() else set()
@@ -131,8 +151,17 @@ class Hosts:
         return [host.counted for host in self._hosts.values()]
 
     def conceivable(self) -> list[Host]:
-        """The hosts, and one of each kind that the autoscaler may start."""
-        return [*self.counted(), *(kind.host for kind in self.autoscaling.types)]
+        """The hosts, those that were here lately, and one of each kind that the autoscaler may start.
+
+        Before the first look at the cluster there are none: nothing is known yet.
+        """
+        if not self._looked:
+            return []
+        return [*self.counted(), *self.away(), *(kind.host for kind in self.autoscaling.types)]
+
+    def away(self) -> list[Host]:
+        """The hosts that were here lately: they may come back."""
+        return [host for host in self._memory.away() if host.id not in self._hosts]
 
     def most_memory_gb(self, shape: Shape) -> float | None:
         """The most memory that a job with this wish for threads and labels can get; None if no host could take it."""
@@ -148,8 +177,12 @@ class Hosts:
         for host in gone:
             log.warning("the host %s is gone", host.name)
             del self._hosts[host.name]
+            self._memory.gone(host.name)
         # A second node of a name waits: the first may be a dead one that Ray has not given up yet.
-        return [self._add(node) for node in alive.values() if node.name not in self._hosts], gone
+        new = [self._add(node) for node in alive.values() if node.name not in self._hosts]
+        self._looked = True
+        await self._memory.save()
+        return new, gone
 
     def _add(self, node: Node) -> KnownHost:
         log.info("the host %s is there: %s", node.name, node.capacity)
@@ -161,6 +194,7 @@ class Hosts:
             seen_busy=self._clock.monotonic(),
             drained=node.name in self._drained,
         )
+        self._memory.here(node)
         return host
 
     def put_to_sleep(self, busy: Collection[str]) -> None:
@@ -200,7 +234,9 @@ class Hosts:
         while self._hosts.get(host.name) is host and self._clock.monotonic() - begun < self._lost_after:
             try:
                 host.incarnation = await asyncio.wait_for(host.api.incarnation(), ANSWER_WITHIN)
-            except (ActorAway, asyncio.TimeoutError):  # Ray restarts it
+            except Exception as error:
+                if not isinstance(error, ActorAway | asyncio.TimeoutError):  # otherwise Ray restarts it
+                    log.exception("asking the actor of %s failed", host.name)
                 await asyncio.sleep(ACTOR_RESTARTS)
                 if host.incarnation != before:  # it has reported meanwhile, even if it has died again since
                     return True
@@ -212,9 +248,56 @@ class Hosts:
 
     def report(self, host: KnownHost, report: HostReport) -> None:
         """Note what a host reports of itself."""
+        if report.state == "ready" != host.state:  # what kept it from starting jobs may have been repaired
+            host.starts, host.resting = Starts(), False
         host.state, host.docker_version, host.load = report.state, report.docker_version, report.load
         host.incarnation, host.shortage = report.incarnation, report.shortage
         host.counted.images, host.counted.pulling = report.images, report.pulling
+        self.reopen(host)
+
+    # Whether they can start jobs
+
+    def try_with(self, placement: Placement) -> None:
+        """A decision has given a job to a host."""
+        host = self._hosts[placement.host]
+        self._judge(host, host.starts.try_with(placement.job, placement.key))
+
+    def has_started(self, place: Place, job: JobSpec) -> None:
+        """A job's container has started."""
+        self._started.add(job)
+        if (host := self.at(place)) is not None and host.starts != Starts():
+            if host.starts.on_probation:
+                log.info("the host %s can start jobs again", host.name)
+            self._judge(host, Starts())
+
+    def judged(self, place: Place, record: JobRecord, outcome: Outcome) -> Outcome:
+        """An attempt's outcome, which is the host's fault if the host can start no job at all."""
+        host, started = self.at(place), record.container_id is not None
+        if outcome.start is not None and not started:
+            self.has_started(place, record)
+        if host is None or host.state != "ready" or not could_not_start(outcome, started=started):
+            return outcome
+        starts, why = host.starts, outcome.error.message if outcome.error else ""
+        self._judge(host, starts.after_failure(record.id, why, self._clock.monotonic()))
+        if host.starts.on_probation and not starts.on_probation:
+            log.warning("the host %s is %s", host.name, host.starts)
+        return (
+            outcome if starts.charges(record.id, proven=record in self._started) else replace(outcome, host_failed=True)
+        )
+
+    def attempt_is_over(self, place: Place, job: str) -> None:
+        """A job has no place on a host any more."""
+        if (host := self.at(place)) is not None and host.starts.tried == job:
+            self._judge(host, host.starts.over(job))
+
+    def end_pauses(self) -> None:
+        """Let the hosts on probation try a job that have rested for long enough."""
+        for host in self:
+            if host.resting and host.starts.may_start(self._clock.monotonic()):
+                self._judge(host, host.starts)
+
+    def _judge(self, host: KnownHost, starts: Starts) -> None:
+        host.starts, host.resting = starts, not starts.may_start(self._clock.monotonic())
         self.reopen(host)
 
     async def image_digests(self, images: Sequence[str]) -> dict[str, set[str]]:
@@ -271,6 +354,7 @@ class Hosts:
 
     def dismiss(self, host: KnownHost) -> None:
         """Give it no more work; a host that comes back under its name gets work."""
+        self._memory.forget(host.name)
         host.drained = True
         host.reopen()
 
@@ -279,7 +363,7 @@ class Hosts:
         self._drained.discard(host.name)
         await asyncio.to_thread(self._write_drained)
         host.drained = False
-        self.reopen(host)
+        self._judge(host, host.starts.at_once())
 
     def _write_drained(self) -> None:
         new = self._drained_path.with_suffix(".new")

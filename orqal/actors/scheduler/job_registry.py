@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
-
-from pydantic import ValidationError
 
 from orqal.actors.background import Background
 from orqal.actors.interfaces import ActorAway, Contended
@@ -40,6 +38,7 @@ from orqal.scheduling.lifecycle import (
     Enqueue,
     Event,
     EvictRequested,
+    FailedInside,
     Free,
     Hold,
     HostAway,
@@ -81,6 +80,8 @@ from orqal.store import Store, StoreError
 
 log = logging.getLogger("orqal.jobs")
 
+SAVE_PAUSES = 1.0, 60.0
+"""Seconds before a state is saved again that could not be saved because of a fault of Orqal's: first, and at most."""
 LEASE_PAUSE = 1.0
 """Seconds before a lease that could not be had is asked for again."""
 READ_AT_ONCE = 1_000
@@ -149,14 +150,24 @@ class JobRegistry:
         for placement in placements:
             host = self._hosts.get(placement.host)
             assert host is not None
-            self._waiting.taken(placement.job, placement.key)
-            self._leases.reserve(placement.job, host.node.id, placement.resources)
             place = Place(host.name, host.node.id, placement.resources, placement.key.user)
-            self._apply(placement.job, WAITING, RoomFound(place))
+            self._waiting.taken(placement.job, placement.key)
+            try:
+                self._leases.reserve(placement.job, host.node.id, placement.resources)
+                self._hosts.try_with(placement)
+            except Exception:
+                log.exception("%s cannot be given to %s", placement.job, host.name)
+                self._free(placement.job, place, None)
+                self._waiting.restore(placement.job)
+            else:
+                self._apply(placement.job, WAITING, RoomFound(place))
         self._leases.drop_idle()
 
     def started(self, job: str, event: ContainerStarted) -> None:
         """A host has started a job's container."""
+        phase = self._phases.get(job)
+        if isinstance(phase, OnHost) and phase.record.attempt == event.attempt:
+            self._hosts.has_started(phase.place, phase.record)
         self._post(job, event)
 
     async def cancel(self, job: str) -> bool:
@@ -205,7 +216,7 @@ class JobRegistry:
         """A host has containers that no attempt there holds: remove those of attempts that are over."""
         for key in containers:
             if not self._expects(key):
-                self._background.spawn(self._release(host.name, key.job, key.attempt))
+                self._background.spawn(self._useful(key.job, self._release(host.name, key.job, key.attempt)))
 
     def _expects(self, key: ContainerKey) -> bool:
         match self.phase(key.job):
@@ -237,12 +248,10 @@ class JobRegistry:
         except ImpossibleEvent:
             log.exception("%s", job)
             return
-        except ValidationError as error:
-            if not isinstance(event, AttemptEnded):
-                raise
-            log.exception("the outcome of %s is invalid", job)
-            problem = JobError(type=ErrorType.DOCKER_ERROR, message=f"its outcome cannot be stored: {error!r:.500}")
-            after, effects = lifecycle.step(before, AttemptEnded(Outcome(error=problem)), self._clock.now())
+        except Exception as error:
+            log.exception("the %s of %s failed inside Orqal", type(event).__name__, job)
+            self._event_failed(job, before, event, error)
+            return
         log.debug("%s: %s, %s -> %s", job, type(event).__name__, type(before).__name__, type(after).__name__)
         if after is None or isinstance(after, Waiting):
             self._phases.pop(job, None)
@@ -253,8 +262,66 @@ class JobRegistry:
         else:
             self._orphans.pop(job, None)
         for effect in effects:
-            self._carry_out(job, effect)
+            try:
+                self._carry_out(job, effect)
+            except Exception as error:
+                log.exception("%s: %s failed inside Orqal", job, type(effect).__name__)
+                if isinstance(effect, Enqueue):
+                    self._fail(job, error, record=effect.record)
+                elif isinstance(effect, Restore):
+                    self._background.spawn(self._rescue(job, error))
         self._answer_cancels(job, event)
+
+    def _event_failed(self, job: str, before: Phase | None, event: Event, error: Exception) -> None:
+        """An event could not be taken in: no job may stay behind because of that."""
+        match event:
+            case FailedInside() | ContainerStarted():  # the outcome says again how it started
+                return
+            case AttemptEnded(outcome) if outcome != Outcome(error=outcome.error):
+                message = f"its outcome cannot be stored: {error!r:.500}"
+                bare = Outcome(error=JobError(type=ErrorType.DOCKER_ERROR, message=message))
+                self._apply(job, before, AttemptEnded(bare))
+            case CancelRequested():
+                self._answer(job, StoreError(f"the job {job} cannot be cancelled now: {error!r:.500}"))
+            case RecordRead(record) | Recovered(record):
+                self._fail(job, error, record=record)
+            case LeaseGranted(lease):
+                self._fail(job, error, lease=lease)
+            case _:
+                self._fail(job, error)
+
+    def _fail(self, job: str, error: Exception, *, record: JobRecord | None = None, lease: str | None = None) -> None:
+        """Try a job again, or end it: work for it has failed inside Orqal, and nothing else will move it on."""
+        message = f"it failed inside Orqal: {type(error).__name__}: {error!s:.500}"
+        self._post(job, FailedInside(message, record, lease))
+
+    async def _rescue(self, job: str, error: Exception) -> None:
+        """End a job that is neither in a phase nor in the waiting room."""
+        while self.phase(job) is None:
+            try:
+                record = (await asyncio.to_thread(self._store.get_many, [job])).get(job)
+            except Exception as problem:
+                log.error("the store cannot be read (%s: %s)", type(problem).__name__, problem)
+                await asyncio.sleep(1)
+            else:
+                if record is not None and self.phase(job) is None:
+                    self._fail(job, error, record=record)
+                return
+
+    async def _vital(self, job: str, work: Awaitable[None]) -> None:
+        """Work that leads to the job's next event. If it fails, the job is tried again or ends."""
+        try:
+            await work
+        except Exception as error:
+            log.exception("work for %s failed inside Orqal", job)
+            self._fail(job, error)
+
+    async def _useful(self, job: str, work: Awaitable[None]) -> None:
+        """Work without which the job goes on all the same."""
+        try:
+            await work
+        except Exception:
+            log.exception("work for %s failed inside Orqal, and is not repeated", job)
 
     def _carry_out(self, job: str, effect: Effect) -> None:
         match effect:
@@ -284,19 +351,20 @@ class JobRegistry:
             case Announce(record):
                 self._feed.add(Change.of(record))
             case Run(place):
-                self._background.spawn(self._run(job, place))
+                self._background.spawn(self._vital(job, self._run(job, place)))
             case Stop(place, attempt, evicted):
-                self._background.spawn(self._stop(job, place, attempt, evicted))
+                self._background.spawn(self._useful(job, self._stop(job, place, attempt, evicted)))
             case Release(host, attempt):
-                self._background.spawn(self._release(host, job, attempt))
+                self._background.spawn(self._useful(job, self._release(host, job, attempt)))
 
     def _free(self, job: str, place: Place, lease: str | None) -> None:
         self._hosts.free(place)
-        self._leases.free(job, lease)
         self.in_use[place.user] -= place.resources.threads
         if self.in_use[place.user] <= 0:
             del self.in_use[place.user]
         self._wake()
+        self._leases.free(job, lease)
+        self._hosts.attempt_is_over(place, job)
 
     async def _read(self) -> None:
         while self._to_read:
@@ -308,10 +376,14 @@ class JobRegistry:
                 self.unreadable_until = self._clock.monotonic() + 1
                 records = {}
             for job in jobs:
-                if (record := records.get(job)) is not None:
-                    self._post(job, RecordRead(record, self._app_of(record)))
+                record = records.get(job)
+                try:
+                    event = RecordUnreadable() if record is None else RecordRead(record, self._app_of(record))
+                except Exception as error:
+                    log.exception("the record of %s cannot be used", job)
+                    self._fail(job, error, record=record)
                 else:
-                    self._post(job, RecordUnreadable())
+                    self._post(job, event)
 
     def _app_of(self, record: JobRecord) -> AppFacts | None:
         app = self._apps.get(record.app)
@@ -332,7 +404,15 @@ class JobRegistry:
             self._post(job, LeaseGranted(lease, place.node_id))
 
     async def _save(self, job: str, save: Save) -> None:
-        written = await self._writer.save(save.record, save.output)
+        pause = SAVE_PAUSES[0]
+        while True:
+            try:
+                written = await self._writer.save(save.record, save.output)
+                break
+            except Exception:
+                log.exception("saving the state of %s failed inside Orqal; trying again", job)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, SAVE_PAUSES[1])
         self._post(job, Saved(save.record, written))
 
     async def _run(self, job: str, place: Place) -> None:
@@ -359,6 +439,9 @@ class JobRegistry:
         if isinstance(ended, HostAway):
             self._post(job, ended)
             return
+        now = self._phases.get(job)
+        if isinstance(now, OnHost):
+            ended = self._hosts.judged(place, now.record, ended)
         most_memory_gb = self._hosts.most_memory_gb(shape(phase.record, app)) if app else None
         self._post(job, AttemptEnded(ended, most_memory_gb))
 

@@ -97,9 +97,15 @@ class JobWriter:
             async with self._lock:
                 inserts, self._inserts = self._inserts, []
                 updates, self._updates = self._updates, []
-                if inserts:
-                    await self._insert_all(inserts)
-                left = await self._update_all(updates) if updates else []
+                try:
+                    if inserts:
+                        await self._insert_all(inserts)
+                    left = await self._update_all(updates) if updates else []
+                except Exception as error:
+                    log.exception("writing failed inside Orqal; states are written again")
+                    for entry in inserts:
+                        _fail(entry.written, error)
+                    left = [entry for entry in updates if not entry.written.done()]
             if left:
                 self._updates = [*left, *self._updates]
                 try:

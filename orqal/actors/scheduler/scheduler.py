@@ -40,6 +40,8 @@ SETTLES = 0.5
 """Seconds after which Ray's own count of free resources includes what was leased and given back."""
 STRAYS_WITHIN = 30.0
 """Seconds within which a host lists its containers, so that one that hangs keeps no one waiting."""
+AWAY = "it is away, and could take the job when it is back"
+"""Why a job does not start on a host that was here lately."""
 CANCELLED_AT_ONCE = 1_000
 """Jobs that are cancelled at a time: their records are in memory meanwhile."""
 _NOTHING = OnOneHost(0, Resources(0, 0))
@@ -163,7 +165,10 @@ class Scheduler(SchedulerApi):
         if (app := self._waiting.app_waited_for(job)) is not None:
             return WhyWaiting(app=self._apps.missing(app))
         key = self._waiting.queue.key(job)
-        return WhyWaiting() if key is None else WhyWaiting(hosts={h.name: self._reason(key, h) for h in self._hosts})
+        if key is None:
+            return WhyWaiting()
+        away = {host.id: AWAY for host in self._hosts.away() if host.could_ever(key.shape)}
+        return WhyWaiting(hosts={h.name: self._reason(key, h) for h in self._hosts} | away)
 
     @staticmethod
     def _reason(key: LineKey, host: KnownHost) -> str:
@@ -175,6 +180,8 @@ class Scheduler(SchedulerApi):
                 return f"drained, until `orqal undrain {host.name}`"
             if host.shortage is not None:
                 return f"{DISK_FULL}: {host.shortage}"
+            if host.probation is not None:
+                return host.probation
         if (why := why_not(shape, host.counted)) is None and host.name in key.avoid:
             return "an attempt failed there by no fault of the job's, so it waits for another host"
         return why or "it is about to take one"
@@ -276,13 +283,21 @@ class Scheduler(SchedulerApi):
                 for host in new:
                     self._jobs.host_is_back(host)
                     self._background.spawn(self._ask(host))
-                await self._look_at_others()
+            except Exception:
+                log.exception("looking at the nodes failed")
+            # Whatever else fails, no job waits for ever for a host that is away, or on probation.
+            try:
                 self._jobs.give_up_orphans()
+                self._hosts.end_pauses()
+            except Exception:
+                log.exception("giving up jobs of hosts that are away failed")
+            try:
+                await self._look_at_others()
                 types = self._hosts.autoscaling.types
                 await self._hosts.autoscaling.ask(demand(self._waiting.queue, types, self._jobs.resources()))
                 self._hosts.put_to_sleep(busy=self._jobs.by_host())
             except Exception:
-                log.exception("looking at the nodes failed")
+                log.exception("looking at the resources of the nodes failed")
             await asyncio.sleep(NODE_PERIOD)
 
     async def _ask(self, host: KnownHost) -> None:

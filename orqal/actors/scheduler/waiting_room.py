@@ -29,7 +29,8 @@ class _Request(NamedTuple):
         ram_gb = record.memory_in_gb if record.next_memory_in_gb is None else record.next_memory_in_gb
         # A host with a full disk, say, is ready and fails every job quickly. As it has room sooner than others, it
         # would get every job and use up all their attempts.
-        avoid = frozenset(each.host for each in record.attempts if each.host and each.fault is Fault.INFRASTRUCTURE)
+        at_fault = Fault.INFRASTRUCTURE, Fault.HOST
+        avoid = frozenset(each.host for each in record.attempts if each.host and each.fault in at_fault)
         return cls(record.user, record.threads, ram_gb, avoid, due)
 
     def line(self, app: App) -> LineKey:

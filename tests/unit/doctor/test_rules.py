@@ -77,6 +77,10 @@ SCENES: dict[str, tuple[Cluster, list[tuple[str, str]]]] = {
         on_h1(containers={}, daemon_silent="connection refused"),
         [("daemon_silent", "h1")],
     ),
+    "a host that can start nothing": (
+        on_h1(probation="on probation: jobs could not be started here"),
+        [("host_on_probation", "h1")],
+    ),
     "a silent host": (on_h1(containers={}, silent="no answer within 15 s"), [("host_silent", "h1")]),
     "a directory of no job": (
         on_h1(directories=frozenset({RUNS.job, "d" * 24})),

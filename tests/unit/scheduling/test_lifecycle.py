@@ -140,6 +140,28 @@ class Life(RuleBasedStateMachine):
         self.cancelled = self.cancel_answered
         self.happen(life.RecordUnreadable())
 
+    @precondition(lambda self: self.reading)
+    @rule(known=st.booleans())
+    def fail_to_use_the_record(self, known: bool) -> None:
+        self.reading = False
+        if isinstance(self.phase, life.Withdrawn):
+            self.cancelled = self.cancel_answered
+        self.happen(life.FailedInside("no", self.disk if known else None))
+
+    @precondition(lambda self: self.acquiring and not isinstance(self.phase, life.OnHost))
+    @rule()
+    def fail_to_use_a_lease(self) -> None:
+        self.acquiring.pop(0)
+        self.given += 1
+        self.leases.add(f"lease {self.given}")
+        self.happen(life.FailedInside("no", lease=f"lease {self.given}"))
+
+    @precondition(lambda self: self.running)
+    @rule()
+    def fail_on_the_host(self) -> None:
+        self.running = False
+        self.happen(life.FailedInside("no"))
+
     @precondition(lambda self: self.acquiring)
     @rule(well=st.booleans())
     def answer_lease(self, well: bool) -> None:

@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orqal.models import AppInfo, Attempt, ErrorType, Fault, JobError, JobSpec, RetryPolicy, now
-from orqal.scheduling.retries import LONGEST_DELAY, PAUSES, Again, Final, decide, fault_of, of_how_many, policy_of
+from orqal.scheduling.retries import (
+    HOST_PAUSES,
+    LONGEST_DELAY,
+    PAUSES,
+    Again,
+    Final,
+    decide,
+    fault_of,
+    of_how_many,
+    policy_of,
+)
 
 MOMENT = now()
 CAUSES = ("exit_code", "timeout", "out_of_memory")
@@ -95,6 +105,16 @@ def test_the_infrastructure_s_faults_are_repeated_to_a_limit(type: ErrorType) ->
     assert isinstance(steps[-1], Final)
 
 
+def test_a_job_outlives_any_number_of_failures_of_hosts_in_trouble_with_growing_pauses() -> None:
+    over = [ended(ErrorType.DOCKER_ERROR, number, Fault.HOST) for number in range(1, 100)]
+    steps = [decide(attempt, over[:index], policy()) for index, attempt in enumerate(over)]
+    assert steps == [Again(HOST_PAUSES[min(index, len(HOST_PAUSES) - 1)]) for index in range(99)]
+    assert HOST_PAUSES[0] == 0 and list(HOST_PAUSES) == sorted(HOST_PAUSES)
+    # They change nothing for what the infrastructure did otherwise.
+    lost = ended(ErrorType.DOCKER_ERROR, 100, Fault.INFRASTRUCTURE)
+    assert decide(lost, over, policy()) == decide(lost, [], policy())
+
+
 def test_the_faults_of_others_cost_no_retry() -> None:
     before = [lost(1), drained(2), exited(3), lost(4)]
     assert decide(exited(5), before, policy(2, retry_delay=1)) == Again(2)
@@ -159,6 +179,7 @@ def test_the_infrastructure_s_faults_change_nothing_for_the_job_s_own(
 )
 def test_whose_fault_an_error_is(type: ErrorType, passing: bool, fault: Fault | None) -> None:
     assert fault_of(JobError(type=type, message=""), passing) is fault
+    assert fault_of(JobError(type=type, message=""), passing, host_failed=True) is Fault.HOST
     assert fault_of(JobError(type=type, message=""), passing, evicted=True) is Fault.DRAIN
     assert fault_of(None, passing) is Fault.JOB
 

@@ -494,6 +494,39 @@ def test_no_host_to_avoid_is_kept_free() -> None:
     assert scene.place() == ["large"]
 
 
+def test_a_host_on_trial_gets_one_job_of_those_that_find_no_other_host() -> None:
+    scene = Scene(host("a", threads=2), host("b", threads=4, on_trial=True))
+    for number in range(4):
+        scene.push(f"job{number}", shape=Shape(1, 1))
+    assert scene.place() == ["job0", "job1", "job2"]
+    assert [scene.running[f"job{number}"].host for number in range(3)] == ["a", "a", "b"]
+    assert not scene.hosts["b"].open
+    assert scene.place() == []
+    scene.hosts["b"].open = True
+    assert scene.place() == ["job3"]
+
+
+def test_a_host_on_trial_gets_a_job_of_another_line_than_those_that_failed() -> None:
+    scene = Scene(host("b", on_trial=True))
+    failed = LineKey("u", Shape(1, 1), "x:1")
+    scene.queue.push("again", failed._replace(avoid=frozenset("b")), scene.now)
+    scene.queue.push("same line", failed, scene.now)
+    scene.queue.push("other line", failed._replace(image="y:1"), scene.now)
+    for expected in ("other line", "same line", "again"):
+        scene.hosts["b"].open, scene.hosts["b"].tried = True, frozenset({failed})
+        assert scene.place() == [expected]
+
+
+def test_only_so_many_users_are_remembered_and_the_others_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orqal.scheduling.queue._USERS", 2)
+    lines = Queue()
+    for user in ("ada", "bob", "ada", "eve"):
+        lines.push(user, LineKey(user, Shape(1, 1)), 0)
+        lines.pop(LineKey(user, Shape(1, 1)), 0)
+    assert lines._turns == {"ada": 3, "eve": 4}
+    assert lines.turn("bob") == 0
+
+
 # Any mix
 
 
@@ -530,13 +563,19 @@ class Cluster(RuleBasedStateMachine):
     def decide(self, seconds: float) -> None:
         self.scene.now += seconds
         was_closed = {name for name, at in self.scene.hosts.items() if not at.open}
+        tried: set[str] = set()
         for job in self.scene.place():
             placed = self.scene.running[job]
             assert self.lines[placed.key].pop(0) == job, "not the first of its line"
             assert job not in self.was_placed, "placed twice"
             assert placed.host not in was_closed
             shape, others = placed.key.shape, self.scene.hosts.keys() - was_closed - placed.key.avoid
-            if placed.host in placed.key.avoid:
+            if self.scene.hosts[placed.host].on_trial:
+                assert not self.scene.hosts[placed.host].open
+                assert placed.host not in tried, "two at once"
+                tried.add(placed.host)
+            elif placed.host in placed.key.avoid:
+                others = {other for other in others if not self.scene.hosts[other].on_trial}
                 assert not any(self.scene.hosts[other].could_ever(shape) for other in others)
             assert placed.key.shape.requires <= self.scene.hosts[placed.host].labels.items()
             assert placed.resources == self.scene.hosts[placed.host].request(placed.key.shape)
@@ -569,6 +608,10 @@ class Cluster(RuleBasedStateMachine):
     def open_or_close(self, name: str) -> None:
         self.scene.hosts[name].open = not self.scene.hosts[name].open
 
+    @rule(name=st.sampled_from("abc"))
+    def suspect_or_trust(self, name: str) -> None:
+        self.scene.hosts[name].on_trial = not self.scene.hosts[name].on_trial
+
     @rule(name=st.sampled_from("abc"), part=st.sampled_from([0.0, 0.3, 1.0]))
     def others_take_and_give_back(self, name: str, part: float) -> None:
         """Another Ray program holds a part of what is free. It cannot hold more, because Ray gives it only that."""
@@ -596,7 +639,7 @@ class Cluster(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Once there is room, every job that could ever run does run."""
         for at in self.scene.hosts.values():
-            at.open, at.others = True, Resources(0, 0)
+            at.open, at.on_trial, at.others = True, False, Resources(0, 0)
         while self.scene.running or self.scene.place():
             self.scene.end(*self.scene.running)
         assert all(impossible(line.key.shape, self.scene.hosts.values()) for line in self.scene.queue.lines())

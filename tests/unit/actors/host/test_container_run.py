@@ -57,6 +57,7 @@ class Lab:
             on_start=self._on_start,
             on_change=lambda: None,
             end_earlier=self._nothing,
+            remove_late=lambda key, creating: None,
         )
 
     def _on_connect(self, seen: engine_watch.Seen) -> None:
