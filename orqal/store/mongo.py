@@ -17,7 +17,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import ClassVar
 
@@ -29,8 +29,8 @@ from pymongo.errors import OperationFailure, PyMongoError
 from orqal.models import BatchInfo, JobRecord, Output, Status
 from orqal.settings import MONGO_DATABASE, store_place
 from orqal.store import mongo_documents
-from orqal.store.encoding import UNFINISHED, distinct, moment
-from orqal.store.mongo_commits import CommitLog
+from orqal.store.encoding import UNFINISHED, distinct, moment, seconds
+from orqal.store.mongo_commits import SCHEMA_VERSION, CommitLog, touch
 from orqal.store.mongo_documents import (
     INDEXES,
     JOB_FIELDS,
@@ -48,6 +48,7 @@ from orqal.store.mongo_documents import (
 )
 from orqal.store.protocol import (
     BatchPage,
+    Expired,
     Failures,
     JobFilter,
     Page,
@@ -59,6 +60,8 @@ from orqal.store.protocol import (
 
 _NEVER = 1 << 62
 """A `seq` above all others."""
+_FOR_DELETION = {"batches": 1, "host": 1, "record": 1}
+"""The fields of a job that a deletion needs."""
 _COMMITTED = WriteConcern(w="majority", j=True, wtimeout=30_000)
 """A write returns when it is on disk at most members of a replica set, and fails after 30 s."""
 _TIME_LIMITS_MS = {"serverSelectionTimeoutMS": 5_000, "connectTimeoutMS": 5_000, "socketTimeoutMS": 60_000}
@@ -112,6 +115,8 @@ class MongoStore:
                 for index in indexes:  # one by one, because FerretDB 1.24 fails at several that exist already
                     self._database[name].create_indexes([index])
             self._log.recover()
+            if self._log.schema < SCHEMA_VERSION:
+                self._upgrade()
         except OperationFailure as error:
             raise StoreError(
                 f"The MongoDB at {place} refuses: {error.details and error.details.get('errmsg')}. Check the user and "
@@ -123,13 +128,40 @@ class MongoStore:
                 "ORQAL_STORE empty to keep jobs in SQLite."
             ) from None
 
+    def _upgrade(self) -> None:
+        """Give the documents of the first schema what they lack. This may be interrupted and repeated.
+
+        The first schema judged the age of a job by its end alone.
+        """
+        touched: dict[str, float] = {}
+        jobs = _in_order(self._collections.jobs, {})
+        while part := list(islice(jobs, mongo_documents.DOCUMENTS_AT_ONCE)):
+            changes = []
+            for job in part:
+                kept_from = None
+                if Status(job["status"]).final:
+                    kept_from = max(job["etime"] or job["ctime"], job["cache_last_hit"] or 0.0)
+                    touched |= {batch: max(touched.get(batch, 0.0), kept_from) for batch in job["batches"]}
+                changes.append(UpdateOne({"_id": job["_id"]}, {"$set": {"kept_from": kept_from}}))
+            self._collections.jobs.bulk_write(changes)
+        batches = [
+            UpdateOne(
+                {"_id": batch["_id"]}, {"$set": {"touched": max(batch["created"], touched.get(batch["_id"], 0.0))}}
+            )
+            for batch in self._collections.batches.find({})
+        ]
+        in_parts(self._collections.batches.bulk_write, batches)
+        if "etime_1" in self._collections.jobs.index_information():
+            self._collections.jobs.drop_index("etime_1")
+        self._log.upgraded()
+
     # Writing
 
     def insert(self, *submissions: Submission) -> None:
         """See Store and CommitLog."""
         self._log.insert(submissions)
 
-    def update(self, jobs: Sequence[JobRecord], outputs: Mapping[str, Output]) -> None:
+    def update(self, jobs: Sequence[JobRecord], outputs: Mapping[str, Output], at: datetime | None = None) -> None:
         """See Store. If it is interrupted, some of several jobs may be written.
 
         Raises:
@@ -140,36 +172,94 @@ class MongoStore:
             job_id: output_pieces(names[job_id], job_id, output_texts(output)) for job_id, output in outputs.items()
         }
         changes = []
+        ended: dict[str, float] = {}
         for job in jobs:
-            fields = job_state(job)
+            fields = job_state(job, seconds(at))
+            if fields["kept_from"] is not None:
+                ended[job.id] = fields["kept_from"]
             if job.id in names:
                 fields |= {"output": names[job.id], "pieces": len(pieces[job.id])}
             changes.append(UpdateOne({"_id": job.id, "status": {"$in": UNFINISHED}}, {"$set": fields}))
+        # First, because a batch that was touched and whose job has not ended is kept in any case.
+        self._touch_batches_of(ended)
         in_parts(self._collections.outputs.insert_many, [piece for job in jobs for piece in pieces.pop(job.id, ())])
         in_parts(self._collections.jobs.bulk_write, changes)
 
-    def delete_ended(self, limit: int, before: datetime | None = None, status: Status | None = None) -> list[str]:
+    def _touch_batches_of(self, ended: Mapping[str, float]) -> None:
+        """Note the ends of jobs (id -> seconds since 1970) in their batches."""
+        latest: dict[str, float] = {}
+        for part in parts(list(ended)):
+            wanted = {"_id": {"$in": part}, "status": {"$in": UNFINISHED}}
+            for document in self._collections.jobs.find(wanted, {"batches": 1}):
+                for batch in document["batches"]:
+                    latest[batch] = max(latest.get(batch, 0.0), ended[document["_id"]])
+        for moment_of_end in set(latest.values()):
+            batches = [batch for batch, moment in latest.items() if moment == moment_of_end]
+            touch(self._collections, batches, moment_of_end)
+
+    def delete_ended(self, limit: int, status: Status | None = None) -> list[str]:
         """See Store."""
         with self._log.exclusive():
-            ended: Document = {"$gte": 0} if before is None else {"$gte": 0, "$lt": before.timestamp()}
-            wanted: Document = {"etime": ended}
+            wanted: Document = {"kept_from": {"$gte": 0}}
             if status is not None:
                 wanted["status"] = status.value
-            order = [("etime", 1)] if status is None else [("seq", -1)]
-            shown = {"batches": 1, "host": 1, "record": 1}
-            found = list(self._collections.jobs.find(wanted, shown).sort(order).limit(limit))
-            if not found:
-                return []
-            gone = [document["_id"] for document in found]
-            leftovers = {
-                (document["_id"], name)
-                for document in found
-                for name in (document["host"], *(a["host"] for a in json.loads(document["record"])["attempts"]))
-                if name is not None
-            }
-            batches = {batch for document in found for batch in document["batches"]}
-            self._log.delete(gone, sorted(leftovers), sorted(batches))
-            return gone
+            order = [("kept_from", 1)] if status is None else [("seq", -1)]
+            found = list(self._collections.jobs.find(wanted, _FOR_DELETION).sort(order).limit(limit))
+            return self._delete(found)
+
+    def delete_expired(self, limit: int, now: datetime, ttl: timedelta) -> Expired:
+        """See Store."""
+        before = (now - ttl).timestamp()
+        with self._log.exclusive():
+            batch = self._expired_batch(before)
+            if batch is not None:
+                members = self._collections.members.find({"batch": batch}).sort([("seq", 1)]).limit(limit)
+                jobs = list(self._jobs_by("_id", distinct(member["job"] for member in members)))
+                gone = [job for job in jobs if job["batches"] == [batch] and job["kept_from"] < before]
+                leaving = sorted({job["_id"] for job in jobs} - {job["_id"] for job in gone})
+                return Expired(self._delete(gone, batch, leaving), True)
+            old = self._collections.jobs.find({"kept_from": {"$lt": before}}, _FOR_DELETION)
+            jobs = list(old.sort([("kept_from", 1)]).limit(limit))
+            self._keep([job for job in jobs if job["batches"]], now.timestamp(), before)
+            return Expired(self._delete([job for job in jobs if not job["batches"]]), len(jobs) == limit)
+
+    def _expired_batch(self, before: float) -> str | None:
+        """Return the name of a batch whose time is over; None if there is none."""
+        for batch in self._collections.batches.find({"touched": {"$lt": before}}).sort([("touched", 1)]):
+            name = str(batch["_id"])
+            if self._collections.jobs.find_one({"batches": name, "status": {"$in": UNFINISHED}}, {"_id": 1}) is None:
+                return name
+        return None
+
+    def _keep(self, jobs: Sequence[Document], now: float, before: float) -> None:
+        """Note that these jobs are needed until the time of their batches is over or, if a batch has not ended, at
+        least for a time to live from now. So they are not looked at each minute."""
+        touched: dict[str, float] = {}
+        for part in parts(distinct(batch for job in jobs for batch in job["batches"])):
+            found = self._collections.batches.find({"_id": {"$in": part}})
+            touched |= {batch["_id"]: batch["touched"] for batch in found}
+        changes = []
+        for job in jobs:
+            latest = max((touched.get(batch, 0.0) for batch in job["batches"]), default=0.0)
+            kept_from = latest if latest >= before else now
+            changes.append(UpdateOne({"_id": job["_id"]}, {"$set": {"kept_from": kept_from}}))
+        in_parts(self._collections.jobs.bulk_write, changes)
+
+    def _delete(self, jobs: Sequence[Document], batch: str | None = None, leaving: Sequence[str] = ()) -> list[str]:
+        """Delete jobs, and let others leave a batch; return the ids of the deleted ones."""
+        if not jobs and batch is None:
+            return []
+        gone = [job["_id"] for job in jobs]
+        leftovers = {
+            (job["_id"], name)
+            for job in jobs
+            for name in (job["host"], *(a["host"] for a in json.loads(job["record"])["attempts"]))
+            if name is not None
+        }
+        batches = {name for job in jobs for name in job["batches"]} | ({batch} if batch is not None else set())
+        leave = None if batch is None else (batch, leaving)
+        self._log.delete(gone, sorted(leftovers), sorted(batches), leave)
+        return gone
 
     def forget_leftovers(self, host: str, job_ids: Sequence[str]) -> None:
         """See Store."""
@@ -300,7 +390,8 @@ class MongoStore:
             for job_id, texts in self._read_texts([job for job in part if job["output"]], OUTPUT_FIELDS).items():
                 yield "outputs", {"id": job_id, **texts}
         for batch in found.batches.find({}).sort([("seq", 1)]):
-            yield "batches", {"seq": batch["seq"], "name": batch["_id"], "created": batch["created"]}
+            times = {"created": batch["created"], "touched": batch["touched"]}
+            yield "batches", {"seq": batch["seq"], "name": batch["_id"], **times}
         for member in found.members.find({}).sort([("seq", 1)]):
             yield "members", {"seq": member["seq"], "batch": member["batch"], "job": member["job"]}
         for document in found.documents.find({}).sort([("seq", 1)]):
@@ -333,7 +424,9 @@ class MongoStore:
                     documents += pieces
                     changes.append(UpdateOne({"_id": row["id"]}, {"$set": {"output": name, "pieces": len(pieces)}}))
                 elif table == "batches":
-                    documents.append({"_id": row["name"], "seq": row["seq"], "created": row["created"]})
+                    documents.append(
+                        {"_id": row["name"], **{name: row[name] for name in ("seq", "created", "touched")}}
+                    )
                 elif table == "members":
                     documents.append(dict(row))
                     changes.append(UpdateOne({"_id": row["job"]}, {"$addToSet": {"batches": row["batch"]}}))

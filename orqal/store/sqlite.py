@@ -7,14 +7,25 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from orqal.models import BatchInfo, JobRecord, Output, Status
 from orqal.scheduling import cache
 from orqal.store.encoding import decode, distinct, encode, moment, seconds
-from orqal.store.protocol import TABLES, BatchPage, Failures, JobFilter, JobGone, Page, Row, StoreError, Submission
+from orqal.store.protocol import (
+    TABLES,
+    BatchPage,
+    Expired,
+    Failures,
+    JobFilter,
+    JobGone,
+    Page,
+    Row,
+    StoreError,
+    Submission,
+)
 from orqal.store.sqlite_schema import COPIED_TABLES, FINAL, USABLE, prepare
 
 T = TypeVar("T")
@@ -25,6 +36,20 @@ _NEVER = 1 << 62
 """A `seq` above all others."""
 _RECORD = "record, cache_hits, cache_last_hit, retried_as"
 """The columns that `decode` takes."""
+_DELETE_EMPTY_BATCH = (
+    "DELETE FROM batches WHERE seq = ? AND NOT EXISTS (SELECT 1 FROM members WHERE batch = batches.seq)"
+)
+
+
+class _Look(NamedTuple):
+    """A look at a batch to whose end and additions a time to live has passed.
+
+    What it found holds while the batch is not touched: the members of a large batch need not be read again each time.
+    """
+
+    touched: float
+    waits_for: int | None = None
+    """The `seq` of a job in it that has not ended; None if all have."""
 
 
 class SqliteStore:
@@ -42,6 +67,8 @@ class SqliteStore:
         self._read_only = read_only
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
+        self._looks: dict[int, _Look] = {}
+        """What the last looks at old batches have found, by the `seq` of the batch."""
         if not read_only:
             path.parent.mkdir(parents=True, exist_ok=True)
             prepare(self._connection(), path)
@@ -83,60 +110,90 @@ class SqliteStore:
             for submission in submissions:
                 _insert(connection, submission)
 
-    def update(self, jobs: Sequence[JobRecord], outputs: Mapping[str, Output]) -> None:
+    def update(self, jobs: Sequence[JobRecord], outputs: Mapping[str, Output], at: datetime | None = None) -> None:
         """See Store."""
         with self._transaction() as connection:
             for job in jobs:
+                final = job.current_status.final
+                kept_from = seconds(at or job.etime or job.ctime) if final else None
                 cursor = connection.execute(
-                    "UPDATE jobs SET status = ?, ok = ?, host = ?, etime = ?, record = ? "
+                    "UPDATE jobs SET status = ?, ok = ?, host = ?, etime = ?, kept_from = ?, record = ? "
                     f"WHERE id = ? AND status NOT IN {FINAL}",
-                    (job.current_status.value, job.ok, job.host, seconds(job.etime), encode(job), job.id),
+                    (job.current_status.value, job.ok, job.host, seconds(job.etime), kept_from, encode(job), job.id),
                 )
-                output = outputs.get(job.id)
-                if cursor.rowcount and output is not None:
+                if not cursor.rowcount:
+                    continue
+                if final:
+                    connection.execute(
+                        "UPDATE batches SET touched = ? WHERE touched < ? AND seq IN "
+                        "(SELECT batch FROM members WHERE job = (SELECT seq FROM jobs WHERE id = ?))",
+                        (kept_from, kept_from, job.id),
+                    )
+                if (output := outputs.get(job.id)) is not None:
                     connection.execute(
                         "INSERT OR REPLACE INTO outputs (id, stdout, stderr, result) VALUES (?,?,?,?)",
                         (job.id, output.stdout, output.stderr, json.dumps(output.result)),
                     )
 
-    def delete_ended(self, limit: int, before: datetime | None = None, status: Status | None = None) -> list[str]:
+    def delete_ended(self, limit: int, status: Status | None = None) -> list[str]:
         """See Store."""
-        index, order = ("jobs_etime", "etime") if status is None else ("jobs_status", "seq")
-        conditions, values = ["etime IS NOT NULL", f"status IN {FINAL}"], list[Any]()
+        index, order = ("jobs_kept_from", "kept_from") if status is None else ("jobs_status", "seq")
+        conditions, values = ["kept_from IS NOT NULL", f"status IN {FINAL}"], list[Any]()
         if status is not None:
             conditions.append("status = ?")
             values.append(status.value)
-        if before is not None:
-            conditions.append("etime < ?")
-            values.append(before.timestamp())
         with self._transaction() as connection:
             found = connection.execute(
-                f"SELECT seq, id, host, json_extract(record, '$.attempts') FROM jobs INDEXED BY {index} "
-                f"WHERE {' AND '.join(conditions)} ORDER BY {order} LIMIT ?",
+                f"SELECT seq FROM jobs INDEXED BY {index} WHERE {' AND '.join(conditions)} ORDER BY {order} LIMIT ?",
                 [*values, limit],
-            ).fetchall()
-            jobs = [(seq,) for seq, *_ in found]
-            left = {
-                (name, job_id)
-                for _, job_id, host, attempts in found
-                for name in (host, *(attempt["host"] for attempt in json.loads(attempts or "[]")))
-                if name is not None
-            }
-            connection.executemany("INSERT OR IGNORE INTO leftovers (host, id) VALUES (?,?)", left)
-            batches = {
-                batch
-                for job in jobs
-                for (batch,) in connection.execute("SELECT DISTINCT batch FROM members WHERE job = ?", job)
-            }
-            connection.executemany("DELETE FROM members WHERE job = ?", jobs)
-            connection.executemany("DELETE FROM documents WHERE job = ?", jobs)
-            connection.executemany("DELETE FROM outputs WHERE id = ?", [(job_id,) for _, job_id, *_ in found])
-            connection.executemany("DELETE FROM jobs WHERE seq = ?", jobs)
-            connection.executemany(
-                "DELETE FROM batches WHERE seq = ? AND NOT EXISTS (SELECT 1 FROM members WHERE batch = batches.seq)",
-                [(batch,) for batch in batches],
             )
-        return [job_id for _, job_id, *_ in found]
+            return _delete(connection, [seq for (seq,) in found])
+
+    def delete_expired(self, limit: int, now: datetime, ttl: timedelta) -> Expired:
+        """See Store."""
+        limit, before = min(limit, _ROWS_AT_ONCE), (now - ttl).timestamp()
+        with self._transaction() as connection:
+            batch = self._expired_batch(connection, before)
+            if batch is None:
+                query = "SELECT seq FROM jobs WHERE kept_from < ? ORDER BY kept_from LIMIT ?"
+                jobs = _values(connection, query, (before, limit))
+            else:
+                jobs = _take_out(connection, batch, limit)
+            gone = []
+            for job in jobs:
+                query = "SELECT max(touched) FROM members JOIN batches ON batches.seq = batch WHERE job = ?"
+                [touched] = _values(connection, query, (job,))
+                if touched is None:
+                    gone += _values(connection, "SELECT seq FROM jobs WHERE seq = ? AND kept_from < ?", (job, before))
+                elif batch is None:
+                    # It is needed until its batch's time is over or, if the batch has not ended, at least for a time to
+                    # live from now. This is noted, so that it is not looked at each minute.
+                    kept_from = touched if touched >= before else now.timestamp()
+                    connection.execute("UPDATE jobs SET kept_from = ? WHERE seq = ?", (kept_from, job))
+            return Expired(_delete(connection, gone), batch is not None or len(jobs) == limit)
+
+    def _expired_batch(self, connection: sqlite3.Connection, before: float) -> int | None:
+        """Return the `seq` of a batch whose time is over; None if there is none."""
+        looks: dict[int, _Look] = {}
+        query = "SELECT seq, touched FROM batches WHERE touched < ? ORDER BY touched"
+        for batch, touched in connection.execute(query, (before,)):
+            look = self._looks.get(batch)
+            if look is None or look.touched != touched or (look.waits_for and not _waits(connection, look.waits_for)):
+                # The index has all the columns, so no record is read.
+                look = self._looks[batch] = _Look(
+                    touched,
+                    *_values(
+                        connection,
+                        "SELECT job FROM members CROSS JOIN jobs INDEXED BY jobs_state ON jobs.seq = job "
+                        f"WHERE batch = ? AND status NOT IN {FINAL} LIMIT 1",
+                        (batch,),
+                    ),
+                )
+            if look.waits_for is None:
+                return int(batch)
+            looks[batch] = look
+        self._looks = looks
+        return None
 
     def forget_leftovers(self, host: str, job_ids: Sequence[str]) -> None:
         """See Store."""
@@ -334,15 +391,56 @@ class SqliteStore:
         )
 
 
+def _values(connection: sqlite3.Connection, query: str, values: Sequence[Any]) -> list[Any]:
+    """Return the first column of a query's rows."""
+    return [value for (value,) in connection.execute(query, values)]
+
+
+def _waits(connection: sqlite3.Connection, job: int) -> bool:
+    """Return True if a job has not ended, by its `seq`."""
+    return bool(_values(connection, f"SELECT 1 FROM jobs WHERE seq = ? AND status NOT IN {FINAL}", (job,)))
+
+
+def _take_out(connection: sqlite3.Connection, batch: int, limit: int) -> list[int]:
+    """Take up to `limit` jobs out of a batch, which goes with its last one, and return them. All numbers are `seq`."""
+    members = _values(connection, "SELECT job FROM members WHERE batch = ? ORDER BY seq LIMIT ?", (batch, limit))
+    jobs = list(dict.fromkeys(members))  # a job may answer several of the batch's documents
+    connection.executemany("DELETE FROM members WHERE batch = ? AND job = ?", [(batch, job) for job in jobs])
+    connection.execute(_DELETE_EMPTY_BATCH, (batch,))
+    return jobs
+
+
+def _delete(connection: sqlite3.Connection, seqs: Sequence[int]) -> list[str]:
+    """Delete jobs and what belongs to them, note their directories as left over, and return their ids."""
+    jobs, deleted = [(seq,) for seq in seqs], list[str]()
+    left, batches = set[tuple[str, str]](), set[int]()
+    for job in jobs:
+        job_id, host, attempts = connection.execute(
+            "SELECT id, host, json_extract(record, '$.attempts') FROM jobs WHERE seq = ?", job
+        ).fetchone()
+        deleted.append(job_id)
+        names = (host, *(attempt["host"] for attempt in json.loads(attempts or "[]")))
+        left.update((name, job_id) for name in names if name is not None)
+        batches.update(_values(connection, "SELECT batch FROM members WHERE job = ?", job))
+    connection.executemany("INSERT OR IGNORE INTO leftovers (host, id) VALUES (?,?)", left)
+    connection.executemany("DELETE FROM members WHERE job = ?", jobs)
+    connection.executemany("DELETE FROM documents WHERE job = ?", jobs)
+    connection.executemany("DELETE FROM outputs WHERE id = ?", [(job_id,) for job_id in deleted])
+    connection.executemany("DELETE FROM jobs WHERE seq = ?", jobs)
+    connection.executemany(_DELETE_EMPTY_BATCH, [(batch,) for batch in batches])
+    return deleted
+
+
 def _insert(connection: sqlite3.Connection, submission: Submission) -> None:
     if submission.replace_batch is not None:
         connection.execute(
             "DELETE FROM members WHERE batch = (SELECT seq FROM batches WHERE name = ?)", (submission.replace_batch,)
         )
         connection.execute("DELETE FROM batches WHERE name = ?", (submission.replace_batch,))
+    at = submission.at.timestamp()
     connection.executemany(
-        "INSERT INTO jobs (id, status, ok, app, user, host, ctime, etime, cache_key, record) "
-        "VALUES (?,?,?,?,?,?,?,?,?,?)",
+        "INSERT INTO jobs (id, status, ok, app, user, host, ctime, etime, kept_from, cache_key, record) "
+        "VALUES (?,?,?,?,?,?,?,?,?,?,?)",
         [
             (
                 job.id,
@@ -353,22 +451,25 @@ def _insert(connection: sqlite3.Connection, submission: Submission) -> None:
                 job.host,
                 job.ctime.timestamp(),
                 seconds(job.etime),
+                at if job.current_status.final else None,
                 cache.key(job),
                 encode(job),
             )
             for job in submission.jobs
         ],
     )
-    at = submission.at.timestamp()
     for job_id in submission.hits:
         hit = connection.execute(
-            "UPDATE jobs SET cache_hits = cache_hits + 1, cache_last_hit = ? WHERE id = ?", (at, job_id)
+            "UPDATE jobs SET cache_hits = cache_hits + 1, cache_last_hit = ?, kept_from = max(kept_from, ?) "
+            "WHERE id = ?",
+            (at, at, job_id),
         )
         if hit.rowcount == 0:
             raise JobGone
     connection.executemany(
-        "INSERT OR IGNORE INTO batches (name, created) VALUES (?,?)",
-        [(batch, at) for batch in distinct(batch for batch, _ in submission.members)],
+        "INSERT INTO batches (name, created, touched) VALUES (?,?,?) "
+        "ON CONFLICT (name) DO UPDATE SET touched = max(touched, excluded.touched)",
+        [(batch, at, at) for batch in distinct(batch for batch, _ in submission.members)],
     )
     connection.executemany(
         "INSERT INTO members (batch, job) "
@@ -387,3 +488,8 @@ def _insert(connection: sqlite3.Connection, submission: Submission) -> None:
                 "WHERE job = (SELECT seq FROM jobs WHERE id = ?)",
                 (new, old),
             )
+        connection.execute(
+            "UPDATE batches SET touched = max(touched, ?) "
+            "WHERE seq IN (SELECT batch FROM members WHERE job = (SELECT seq FROM jobs WHERE id = ?))",
+            (at, new),
+        )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from orqal.models import JobRecord, Outcome, now
 from orqal.store import JobFilter, Store, Submission
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+TTL = timedelta(hours=4)
 _numbers = itertools.count(1)
 
 
@@ -32,6 +33,18 @@ def done(record: JobRecord, exit_code: int = 0) -> JobRecord:
 
 def store_of(store: Store) -> list[JobRecord]:
     return store.find(JobFilter(), 1_000).jobs
+
+
+def expired(store: Store, now: datetime, limit: int = 9) -> set[str]:
+    """Delete the jobs whose time is over, and return their ids. Each call of the store deletes up to `limit`."""
+    gone: list[str] = []
+    more = True
+    while more:
+        deleted, more = store.delete_expired(limit, now, TTL)
+        assert len(deleted) <= limit
+        gone += deleted
+    assert len(set(gone)) == len(gone)
+    return set(gone)
 
 
 def add(store: Store, new: Sequence[JobRecord], **more: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from orqal.actors.interfaces import ActorAway, HostApi
 from orqal.actors.scheduler.hosts import Hosts
@@ -38,22 +38,35 @@ class Retention:
         ttl = self._settings.job_ttl
         while True:
             try:
-                if ttl > 0 and (deleted := await self.delete(before=self._clock.now() - timedelta(seconds=ttl))):
-                    log.info("deleted %d jobs that ended more than %g s ago", deleted, ttl)
-                for host in self._hosts.awake():
-                    await self.sweep(host.name, host.api)
+                if ttl > 0 and (deleted := await self._delete_expired(timedelta(seconds=ttl))):
+                    log.info("deleted %d jobs that have been kept for more than %g s", deleted, ttl)
+                await self._sweep_all()
             except Exception as error:
                 log.error("deleting old jobs failed (%s: %s); trying again later", type(error).__name__, error)
             await asyncio.sleep(min(max(ttl / 100, 0.2), LONGEST_PAUSE) if ttl > 0 else LONGEST_PAUSE)
 
-    async def delete(self, before: datetime | None = None, status: Status | None = None) -> int:
+    async def delete(self, status: Status | None = None) -> int:
         """Delete ended jobs and their directories, and return how many. See Store.delete_ended."""
         deleted = 0
-        while part := await self._writer.apart(self._store.delete_ended, DELETED_AT_ONCE, before, status):
+        while part := await self._writer.apart(self._store.delete_ended, DELETED_AT_ONCE, status):
             deleted += len(part)
-            for host in self._hosts.awake():
-                await self.sweep(host.name, host.api)
+            await self._sweep_all()
         return deleted
+
+    async def _delete_expired(self, ttl: timedelta) -> int:
+        """Delete the jobs whose time is over and their directories, and return how many. See Store.delete_expired."""
+        now, deleted, more = self._clock.now(), 0, True
+        while more:
+            part, more = await self._writer.apart(self._store.delete_expired, DELETED_AT_ONCE, now, ttl)
+            deleted += len(part)
+            if part:
+                await self._sweep_all()
+        return deleted
+
+    async def _sweep_all(self) -> None:
+        """Have all hosts that answer remove the directories of deleted jobs."""
+        for host in self._hosts.awake():
+            await self.sweep(host.name, host.api)
 
     async def sweep(self, name: str, host: HostApi) -> None:
         """Have a host remove the directories of deleted jobs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from orqal.models import BatchInfo, ErrorType, Fault, JobRecord, Output, Status
 from orqal.scheduling import cache
 from orqal.store import JobFilter, JobGone, SqliteStore, Store, Submission, mongo_documents, sqlite
 from orqal.store.mongo import MongoStore
-from tests.support.stores import NOON, add, done, ids, job, jobs, store_of
+from tests.support.stores import NOON, TTL, add, done, expired, ids, job, jobs, store_of
 
 Factory = Callable[[], Store]
 
@@ -211,19 +211,136 @@ def ended(record: JobRecord, hour: int) -> JobRecord:
     return done(record).model_copy(update={"etime": NOON + timedelta(hours=hour)})
 
 
-def test_only_ended_jobs_are_deleted_the_oldest_first(store: Store) -> None:
+def test_only_ended_jobs_are_deleted(store: Store) -> None:
     waiting, running, first, second, third = jobs(5, batch="b")
     add(store, [waiting, running, third, second, first], documents=[("k", 1, first.id)])
     busy = running.model_copy(update={"current_status": Status.RUNNING, "host": "h"})
     outputs = {record.id: Output(stdout="x") for record in (first, second, third)}
     store.update([busy, ended(third, 3), ended(second, 2), ended(first, 1)], outputs)
-    assert store.delete_ended(9, before=NOON + timedelta(hours=1)) == []
-    assert store.delete_ended(1, before=NOON + timedelta(hours=3)) == [first.id]
+    assert store.delete_ended(1) == [first.id]
     assert store.output(first.id) == Output() and store.documents("k", 1, 1) == {}
     assert store.delete_ended(9, status=Status.ERROR) == []
     assert store.delete_ended(9) == [second.id, third.id]
     assert store.batch_ids("b") == [waiting.id, running.id]
     assert set(ids(store_of(store))) == {waiting.id, running.id}
+
+
+def at(hour: float) -> datetime:
+    return NOON + timedelta(hours=hour)
+
+
+def test_a_job_in_no_batch_is_kept_for_a_time_to_live_after_its_end(store: Store) -> None:
+    first, second, waiting, failed = *jobs(3), job().failed(ErrorType.NO_SUCH_APP, "n", NOON)
+    add(store, [first, second, waiting, failed])
+    store.update([ended(first, 1), ended(second, 2)], {first.id: Output(stdout="x")})
+    assert expired(store, at(3.9)) == set()
+    assert expired(store, at(4.1)) == {failed.id}
+    assert expired(store, at(5.1)) == {first.id} and store.output(first.id) == Output()
+    assert expired(store, at(99)) == {second.id}
+    assert ids(store_of(store)) == [waiting.id]
+
+
+def test_the_time_to_live_begins_when_the_end_is_stored(store: Store) -> None:
+    record = job(batch="b")
+    add(store, [record])
+    store.update([ended(record, -99)], {}, at(2))
+    assert expired(store, at(5.9)) == set()
+    assert expired(store, at(6.1)) == {record.id}
+
+
+@pytest.mark.parametrize("count", [4, 3 * SLICE])
+def test_a_batch_is_deleted_together_after_its_last_end(store: Store, count: int) -> None:
+    """The jobs that ended first are kept while others of the batch wait, and for a time to live after the last end."""
+    records = jobs(count, batch="b")
+    add(store, records)
+    store.update([ended(record, 1) for record in records[:-1]], {})
+    assert expired(store, at(50)) == expired(store, at(51)) == set()
+    store.update([ended(records[-1], 52)], {})
+    assert expired(store, at(55.9)) == set()
+    assert store.batch_ids("b") == ids(records)
+    assert expired(store, at(56.1)) == set(ids(records))
+    assert store.batch("b") is None and store_of(store) == []
+
+
+def test_large_batches_go_in_steps_of_limited_size(store: Store) -> None:
+    records = jobs(3 * SLICE, batch="b")
+    add(store, records)
+    store.update([ended(record, 1) for record in records], {})
+    deleted, more = store.delete_expired(7, at(6), TTL)
+    assert set(deleted) == set(ids(records[:7])) and more
+    assert store.batch_ids("b") == ids(records[7:])
+
+
+def test_a_job_of_two_batches_goes_with_the_last_of_them(store: Store) -> None:
+    first, shared, other = *jobs(2, batch="b"), job(batch="c")
+    add(store, [first, shared])
+    store.update([ended(first, 1), ended(shared, 1)], {})
+    store.insert(Submission(at=at(4), jobs=[other], members=[("c", shared.id), ("c", other.id)], hits=[shared.id]))
+    assert expired(store, at(5.1)) == {first.id}
+    assert store.batch("b") is None and store.batch_ids("c") == [shared.id, other.id]
+    assert expired(store, at(40)) == set(), "the batch c has not ended"
+    store.update([ended(other, 41)], {})
+    assert expired(store, at(44.9)) == set()
+    assert expired(store, at(45.1)) == {shared.id, other.id}
+
+
+def test_two_batches_that_expire_at_once_take_their_common_jobs_along(store: Store) -> None:
+    record = job()
+    add(store, [record])
+    store.update([ended(record, 1)], {})
+    store.insert(Submission(at=at(1), members=[("b", record.id), ("c", record.id), ("c", record.id)], hits=[record.id]))
+    assert expired(store, at(5.1)) == {record.id}
+    assert store.batches(9).batches == []
+
+
+def test_a_hit_keeps_a_job_and_its_new_batch_for_a_time_to_live(store: Store) -> None:
+    alone, joined, unfinished = jobs(3)
+    add(store, [alone, joined, unfinished])
+    store.update([ended(alone, 1), ended(joined, 1)], {})
+    hits = [alone.id, joined.id, unfinished.id]
+    store.insert(Submission(at=at(4.9), members=[("b", joined.id)], hits=hits))
+    assert expired(store, at(8.8)) == set()
+    assert expired(store, at(9)) == {alone.id, joined.id}
+    assert expired(store, at(99)) == set() and ids(store_of(store)) == [unfinished.id]
+
+
+def test_a_job_that_outlives_its_batch_by_a_hit_is_deleted_after_all(store: Store) -> None:
+    first, second = jobs(2, batch="b")
+    add(store, [first, second])
+    store.update([ended(first, 1), ended(second, 1)], {})
+    store.insert(Submission(at=at(3), hits=[second.id]))
+    assert expired(store, at(5.1)) == {first.id}
+    assert store.batch("b") is None
+    assert expired(store, at(7.1)) == {second.id}
+
+
+def test_a_batch_to_which_jobs_are_added_is_kept_from_then_on(store: Store) -> None:
+    old, new = ended(job(batch="b"), 1), job(batch="b").failed(ErrorType.NO_SUCH_APP, "n", at(4))
+    add(store, [old])
+    store.insert(Submission(at=at(4), jobs=[new], members=[("b", new.id)]))
+    assert expired(store, at(7.9)) == set()
+    assert expired(store, at(8.1)) == {old.id, new.id}
+
+
+def test_a_retry_keeps_the_batch_and_not_the_failed_job(store: Store) -> None:
+    good, bad, again = *jobs(2, batch="b"), job()
+    add(store, [good, bad])
+    store.update([ended(good, 1), bad.failed(ErrorType.TIMEOUT, "t", at(1))], {})
+    store.insert(Submission(at=at(4), jobs=[again], retries={bad.id: again.id}))
+    assert expired(store, at(7.9)) == {bad.id}
+    assert expired(store, at(50)) == set()
+    store.update([ended(again, 51)], {})
+    assert expired(store, at(54.9)) == set()
+    assert expired(store, at(55.1)) == {good.id, again.id}
+
+
+def test_jobs_that_a_batch_needs_are_not_looked_at_each_time(store: Store) -> None:
+    """The cost of a look does not grow with the number of ended jobs in batches that have not ended."""
+    records = jobs(SLICE, batch="b")
+    add(store, records)
+    store.update([ended(record, 1) for record in records[1:]], {})
+    assert store.delete_expired(SLICE - 1, at(9), TTL) == ([], True), "it has looked at all that ended"
+    assert store.delete_expired(SLICE - 1, at(9), TTL) == ([], False), "and does not look again"
 
 
 def test_a_batch_is_deleted_with_its_last_job(store: Store) -> None:
