@@ -125,6 +125,8 @@ class InHand(NamedTuple):
     """The names of the leases that are held, idle, or being acquired."""
     missing_apps: frozenset[str]
     """The apps whose files are missing."""
+    unreadable: Mapping[str, str] = {}
+    """The jobs whose records it could not read: id -> reason."""
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,8 @@ class StoreFacts:
     """The problems of the file."""
     silent: str | None = None
     """Why the database does not answer; None if it does."""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """The jobs whose records could not be read since Orqal was started: id -> reason, which may be empty."""
 
     @property
     def readable(self) -> bool:

@@ -13,6 +13,7 @@ class Kind(str, Enum):
 
     STORE_DAMAGED = "store_damaged"
     STORE_SILENT = "store_silent"
+    UNREADABLE_JOBS = "unreadable_jobs"
     ORQAL_DIED = "orqal_died"
     API_SILENT = "api_silent"
     HOST_SILENT = "host_silent"

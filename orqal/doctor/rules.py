@@ -12,9 +12,12 @@ from orqal.doctor.facts import PARTS, Cluster, HomeFacts, HostFacts, Machine, St
 from orqal.doctor.findings import Finding, Kind
 from orqal.engine.client import ContainerKey
 from orqal.models import Status
+from orqal.text import counted
 
 GB = 1e9
 """Bytes."""
+NAMED = 3
+"""Jobs that a finding about many names."""
 CLOCK_SKEW = 2.0
 """Seconds by which a host's clock may differ from the head's."""
 
@@ -78,6 +81,20 @@ def _of_store(store: StoreFacts) -> Iterator[Finding]:
             why="Jobs can be neither submitted nor read. Running jobs go on; their ends are stored when it is back.",
             remedy="Start it, or find out why the head cannot reach it (its address, a firewall, its user and "
             "password). Orqal then continues by itself.",
+        )
+    if store.unreadable:
+        named = [f"{job} ({why:.100})" if why else job for job, why in [*store.unreadable.items()][:NAMED]]
+        more = f", and {len(store.unreadable) - NAMED} more" if len(store.unreadable) > NAMED else ""
+        yield Finding(
+            kind=Kind.UNREADABLE_JOBS,
+            where="store",
+            subject=store.place,
+            what=f"{counted(len(store.unreadable), 'job')} in the store cannot be read by this version of Orqal: "
+            f"{', '.join(named)}{more}.",
+            why="They are in no list, and those that have not ended do not go on. They and their containers and "
+            "directories are kept. All other jobs go on.",
+            remedy="If a newer Orqal ran here before, install it again. Otherwise the store may be damaged: restore a "
+            "backup, or leave them. `orqal clean all` deletes those that have ended, with all other ended jobs.",
         )
 
 
@@ -203,6 +220,8 @@ def _of_leftovers(host: HostFacts, facts: Cluster) -> Iterator[Finding]:
     # Only a store that can be read in full shows that something belongs to no job.
     containers, directories = (host.containers, host.directories) if facts.store.readable else ({}, frozenset[str]())
     for key, container in containers.items():
+        if key.job in facts.store.unreadable:
+            continue
         if key not in attempts and is_over(key, facts.stored.get(key.job)):
             yield Finding(
                 kind=Kind.STRAY_CONTAINER,
@@ -214,7 +233,7 @@ def _of_leftovers(host: HostFacts, facts: Cluster) -> Iterator[Finding]:
                 remedy=f"{_FIX} removes it. Containers that are not this cluster's are never touched.",
                 mendable=True,
             )
-    for job in sorted(directories - facts.stored.keys()):
+    for job in sorted(directories - facts.stored.keys() - facts.store.unreadable.keys()):
         yield Finding(
             kind=Kind.STRAY_DIRECTORY,
             where=host.name,

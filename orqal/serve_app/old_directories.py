@@ -18,5 +18,6 @@ async def remove_old_directories(cluster: ClusterAccess) -> AsyncGenerator[str, 
         host = await cluster.host_actor(info)
         for part in slices(await host.directories()):
             known = await cluster.read(cluster.store.get_many, part)
-            for name in await host.remove_directories([name for name in part if name not in known]):
+            kept = known.keys() | cluster.store.unreadable.keys()
+            for name in await host.remove_directories([name for name in part if name not in kept]):
                 yield name

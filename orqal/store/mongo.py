@@ -14,12 +14,11 @@ Users' text is only ever a value, and records and outputs are opaque text. So no
 from __future__ import annotations
 
 import contextlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from bson import ObjectId
 from pymongo import MongoClient, ReadPreference, UpdateOne, WriteConcern
@@ -29,7 +28,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from orqal.models import BatchInfo, JobRecord, Output, Status
 from orqal.settings import MONGO_DATABASE, store_place
 from orqal.store import mongo_documents
-from orqal.store.encoding import UNFINISHED, distinct, moment, seconds
+from orqal.store.encoding import FINAL, UNFINISHED, Decoder, distinct, hosts_of, moment, seconds
 from orqal.store.mongo_commits import SCHEMA_VERSION, CommitLog, touch
 from orqal.store.mongo_documents import (
     INDEXES,
@@ -38,10 +37,8 @@ from orqal.store.mongo_documents import (
     Collections,
     Document,
     in_parts,
-    job_record,
     job_state,
     joined_texts,
-    output_of,
     output_pieces,
     output_texts,
     parts,
@@ -60,7 +57,9 @@ from orqal.store.protocol import (
 
 _NEVER = 1 << 62
 """A `seq` above all others."""
-_FOR_DELETION = {"batches": 1, "host": 1, "record": 1}
+_RECORD = ("_id", "record", "cache_hits", "cache_last_hit", "retried_as")
+"""The fields that `Decoder.record` takes."""
+_FOR_DELETION = dict.fromkeys(("batches", "host", *_RECORD), 1)
 """The fields of a job that a deletion needs."""
 _COMMITTED = WriteConcern(w="majority", j=True, wtimeout=30_000)
 """A write returns when it is on disk at most members of a replica set, and fails after 30 s."""
@@ -101,6 +100,7 @@ class MongoStore:
             ) from None
         self._collections = Collections.of(self._database)
         self._log = CommitLog(self._collections)
+        self._decoder = Decoder()
         if not read_only:
             try:
                 self._prepare(store_place(url), cluster, loading)
@@ -139,7 +139,7 @@ class MongoStore:
             changes = []
             for job in part:
                 kept_from = None
-                if Status(job["status"]).final:
+                if job["status"] in FINAL:
                     kept_from = max(job["etime"] or job["ctime"], job["cache_last_hit"] or 0.0)
                     touched |= {batch: max(touched.get(batch, 0.0), kept_from) for batch in job["batches"]}
                 changes.append(UpdateOne({"_id": job["_id"]}, {"$set": {"kept_from": kept_from}}))
@@ -215,19 +215,22 @@ class MongoStore:
             if batch is not None:
                 members = self._collections.members.find({"batch": batch}).sort([("seq", 1)]).limit(limit)
                 jobs = list(self._jobs_by("_id", distinct(member["job"] for member in members)))
-                gone = [job for job in jobs if job["batches"] == [batch] and job["kept_from"] < before]
+                old = [job for job in jobs if job["batches"] == [batch] and job["kept_from"] < before]
+                gone = [job for job in old if self._record(job) is not None]
                 leaving = sorted({job["_id"] for job in jobs} - {job["_id"] for job in gone})
                 return Expired(self._delete(gone, batch, leaving), True)
-            old = self._collections.jobs.find({"kept_from": {"$lt": before}}, _FOR_DELETION)
-            jobs = list(old.sort([("kept_from", 1)]).limit(limit))
-            self._keep([job for job in jobs if job["batches"]], now.timestamp(), before)
-            return Expired(self._delete([job for job in jobs if not job["batches"]]), len(jobs) == limit)
+            found = self._collections.jobs.find({"kept_from": {"$lt": before}}, _FOR_DELETION)
+            jobs = list(found.sort([("kept_from", 1)]).limit(limit))
+            gone = [job for job in jobs if not job["batches"] and self._record(job) is not None]
+            deleted = {job["_id"] for job in gone}
+            self._keep([job for job in jobs if job["_id"] not in deleted], now.timestamp(), before)
+            return Expired(self._delete(gone), len(jobs) == limit)
 
     def _expired_batch(self, before: float) -> str | None:
         """Return the name of a batch whose time is over; None if there is none."""
         for batch in self._collections.batches.find({"touched": {"$lt": before}}).sort([("touched", 1)]):
             name = str(batch["_id"])
-            if self._collections.jobs.find_one({"batches": name, "status": {"$in": UNFINISHED}}, {"_id": 1}) is None:
+            if self._collections.jobs.find_one({"batches": name, "status": {"$nin": FINAL}}, {"_id": 1}) is None:
                 return name
         return None
 
@@ -251,10 +254,7 @@ class MongoStore:
             return []
         gone = [job["_id"] for job in jobs]
         leftovers = {
-            (job["_id"], name)
-            for job in jobs
-            for name in (job["host"], *(a["host"] for a in json.loads(job["record"])["attempts"]))
-            if name is not None
+            (job["_id"], name) for job in jobs for name in (job["host"], *hosts_of(job["record"])) if name is not None
         }
         batches = {name for job in jobs for name in job["batches"]} | ({batch} if batch is not None else set())
         leave = None if batch is None else (batch, leaving)
@@ -275,19 +275,19 @@ class MongoStore:
     def get(self, job_id: str) -> JobRecord | None:
         """See Store."""
         document = self._collections.jobs.find_one({"_id": job_id})
-        return job_record(document) if document else None
+        return self._record(document) if document else None
 
     def get_many(self, job_ids: Sequence[str]) -> dict[str, JobRecord]:
         """See Store."""
         self._log.settle()
-        return {document["_id"]: job_record(document) for document in self._jobs_by("_id", job_ids)}
+        return {job.id: job for job in self._readable(self._jobs_by("_id", job_ids))}
 
     def output(self, job_id: str) -> Output:
         """See Store."""
         document = self._collections.jobs.find_one({"_id": job_id}, {"output": 1, "pieces": 1})
         if document is None or document["output"] is None:
             return Output()
-        return output_of(self._read_texts([document], OUTPUT_FIELDS).get(job_id))
+        return self._output(job_id, self._read_texts([document], OUTPUT_FIELDS))
 
     def cached(self, keys: Sequence[str]) -> dict[str, JobRecord]:
         """See Store."""
@@ -299,7 +299,8 @@ class MongoStore:
             for document in found.sort([("cache_key", 1), ("seq", 1)]):
                 newest[document["cache_key"]] = document["seq"]
         by_seq = self._jobs_by("seq", list(newest.values()))
-        return {document["cache_key"]: job_record(document) for document in by_seq}
+        candidates = {document["cache_key"]: self._record(document) for document in by_seq}
+        return {key: job for key, job in candidates.items() if job is not None}
 
     def documents(self, key: str, first: int, last: int) -> dict[int, str]:
         """See Store."""
@@ -329,13 +330,22 @@ class MongoStore:
             seq["$gte"] = self._first_seq_from(wanted.submitted_after)
         if seq:
             asked["seq"] = seq
-        found = list(self._collections.jobs.find(asked).sort([("seq", -1)]).skip(skip).limit(limit + 1))
-        jobs = [job_record(document) for document in found[:limit]]
-        return Page(jobs, str(found[limit - 1]["seq"]) if len(found) > limit else None)
+        while True:
+            found = list(self._collections.jobs.find(asked).sort([("seq", -1)]).skip(skip).limit(limit + 1))
+            jobs = list(self._readable(found[:limit]))
+            if len(found) <= limit:
+                return Page(jobs, None)
+            last, skip = found[limit - 1]["seq"], 0
+            if jobs:
+                return Page(jobs, str(last))
+            asked["seq"] = {**seq, "$lt": last}  # none of these could be read
 
     def unfinished(self) -> Iterator[JobRecord]:
         """See Store."""
-        return map(job_record, _in_order(self._collections.jobs, {"status": {"$in": UNFINISHED}}))
+        yield from self._readable(_in_order(self._collections.jobs, {"status": {"$in": UNFINISHED}}))
+        # A newer Orqal may have other states. Such jobs are found here, so that they are known to be set aside.
+        for document in self._collections.jobs.find({"status": {"$nin": [*FINAL, *UNFINISHED]}}):
+            self._record(document)
 
     def counts(self) -> dict[Status, int]:
         """See Store."""
@@ -370,8 +380,9 @@ class MongoStore:
             jobs = {job["_id"]: job for job in self._jobs_by("_id", distinct(m["job"] for m in part))}
             texts = self._read_texts([job for job in jobs.values() if job["output"]], ["result"])
             for member in part:
-                if member["job"] in jobs:
-                    yield job_record(jobs[member["job"]]), output_of(texts.get(member["job"]))
+                document = jobs.get(member["job"])
+                if document is not None and (job := self._record(document)) is not None:
+                    yield job, self._output(job.id, texts)
 
     def close(self) -> None:
         """See Store."""
@@ -442,6 +453,24 @@ class MongoStore:
 
     # Shared by the reading methods
 
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """See Store."""
+        return self._decoder.unreadable
+
+    def _record(self, document: Document) -> JobRecord | None:
+        values: Any = (document.get(name) for name in _RECORD)
+        return self._decoder.record(*values)
+
+    def _readable(self, documents: Iterable[Document]) -> Iterator[JobRecord]:
+        """Yield the records in jobs' documents, without those that cannot be read."""
+        return (job for document in documents if (job := self._record(document)) is not None)
+
+    def _output(self, job_id: str, texts: Mapping[str, Mapping[str, str]]) -> Output:
+        """Return a job's output from what `_read_texts` returned. What is missing is empty."""
+        found = texts.get(job_id, {})
+        return self._decoder.output(job_id, found.get("stdout", ""), found.get("stderr", ""), found.get("result"))
+
     def _jobs_by(self, field: str, values: Sequence[str] | Sequence[int]) -> Iterator[Document]:
         for part in parts(values):
             yield from self._collections.jobs.find({field: {"$in": part}})
@@ -465,6 +494,8 @@ class MongoStore:
         if members > sum(status.values()):  # some jobs answer several documents: they count once for each
             times = Counter(self.batch_ids(name))
             for job in self._jobs_by("_id", [job_id for job_id, number in times.items() if number > 1]):
+                if job["status"] not in (*FINAL, *UNFINISHED):
+                    continue  # a newer Orqal's
                 more = times[job["_id"]] - 1
                 status[Status(job["status"])] = status.get(Status(job["status"]), 0) + more
                 ok += more if job["ok"] else 0

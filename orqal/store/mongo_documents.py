@@ -17,7 +17,7 @@ from pymongo.operations import IndexModel
 
 from orqal.models import JobRecord, Output
 from orqal.scheduling import cache
-from orqal.store.encoding import decode, encode, seconds
+from orqal.store.encoding import encode, seconds
 from orqal.store.protocol import TABLES
 
 T = TypeVar("T")
@@ -125,21 +125,9 @@ def job_state(job: JobRecord, at: float | None) -> Document:
     }
 
 
-def job_record(document: Document) -> JobRecord:
-    """Return the record in a job's document."""
-    return decode(document["record"], document["cache_hits"], document["cache_last_hit"], document["retried_as"])
-
-
 def output_texts(output: Output) -> dict[str, str]:
     """Return an output as text, by field."""
     return {"stdout": output.stdout, "stderr": output.stderr, "result": json.dumps(output.result)}
-
-
-def output_of(texts: Mapping[str, str] | None) -> Output:
-    """Return an output from its texts. Fields that are missing are empty."""
-    texts = texts or {}
-    result = json.loads(texts.get("result", "null"))
-    return Output(stdout=texts.get("stdout", ""), stderr=texts.get("stderr", ""), result=result)
 
 
 def output_pieces(name: str, job_id: str, texts: Mapping[str, str]) -> list[Document]:
@@ -158,7 +146,7 @@ def output_pieces(name: str, job_id: str, texts: Mapping[str, str]) -> list[Docu
 
 def joined_texts(pieces: Sequence[Document], fields: Sequence[str]) -> dict[str, str]:
     """Return the texts of an output from all its pieces: the opposite of `output_pieces`."""
-    return {field: b"".join(piece[field] for piece in pieces).decode() for field in fields}
+    return {field: b"".join(piece[field] for piece in pieces).decode("utf-8", "replace") for field in fields}
 
 
 def parts(values: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -110,10 +110,18 @@ class Store(Protocol):
     """Keeps jobs and their outputs.
 
     Any thread may call the reading methods. A writing method returns when its data is on disk.
+
+    A record that this version of Orqal cannot read is left out of all answers that have records in them, and is in
+    `unreadable` from then on.
     """
 
     failures: ClassVar[Failures]
     """The exceptions that methods raise while the database is unreachable or its disk is unusable."""
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """The jobs whose records this object could not read so far, and why: id -> reason, which may be empty."""
+        ...
 
     def insert(self, *submissions: Submission) -> None:
         """Add submissions, all of them or none. The `ctime` of new jobs must not be earlier than that of stored jobs.
@@ -140,6 +148,8 @@ class Store(Protocol):
 
     def delete_expired(self, limit: int, now: datetime, ttl: timedelta) -> Expired:
         """Delete up to `limit` jobs whose time to live is over. `leftovers` then lists their directories.
+
+        Those whose records cannot be read stay, and are looked at again after another time to live.
 
         - A batch goes as a whole: when all its jobs have ended, and its last end and the last addition to it were
           stored more than `ttl` ago. A large batch takes several calls.

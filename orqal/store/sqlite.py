@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from orqal.models import BatchInfo, JobRecord, Output, Status
 from orqal.scheduling import cache
-from orqal.store.encoding import decode, distinct, encode, moment, seconds
+from orqal.store.encoding import Decoder, distinct, encode, hosts_of, moment, seconds
 from orqal.store.protocol import (
     TABLES,
     BatchPage,
@@ -34,8 +34,10 @@ _ROWS_AT_ONCE = 500
 """Rows that a long read holds in memory, and parameters of one statement: old versions of SQLite accept 999."""
 _NEVER = 1 << 62
 """A `seq` above all others."""
-_RECORD = "record, cache_hits, cache_last_hit, retried_as"
-"""The columns that `decode` takes."""
+_RECORD = "jobs.id, CAST(record AS BLOB), cache_hits, cache_last_hit, retried_as"
+"""The columns that `Decoder.record` takes. SQLite refuses to return a damaged text, but not its bytes."""
+_STATES = frozenset(status.value for status in Status)
+"""A newer Orqal may have others."""
 _DELETE_EMPTY_BATCH = (
     "DELETE FROM batches WHERE seq = ? AND NOT EXISTS (SELECT 1 FROM members WHERE batch = batches.seq)"
 )
@@ -67,6 +69,7 @@ class SqliteStore:
         self._read_only = read_only
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
+        self._decoder = Decoder()
         self._looks: dict[int, _Look] = {}
         """What the last looks at old batches have found, by the `seq` of the batch."""
         if not read_only:
@@ -159,12 +162,18 @@ class SqliteStore:
                 jobs = _values(connection, query, (before, limit))
             else:
                 jobs = _take_out(connection, batch, limit)
-            gone = []
+            gone = list[int]()
             for job in jobs:
                 query = "SELECT max(touched) FROM members JOIN batches ON batches.seq = batch WHERE job = ?"
                 [touched] = _values(connection, query, (job,))
+                query = f"SELECT {_RECORD} FROM jobs WHERE seq = ? AND kept_from < ?"
+                row = connection.execute(query, (job, before)).fetchone()
+                if row is None:
+                    continue  # it was reused later
+                if self._decoder.record(*row) is None:
+                    touched = 0.0
                 if touched is None:
-                    gone += _values(connection, "SELECT seq FROM jobs WHERE seq = ? AND kept_from < ?", (job, before))
+                    gone.append(job)
                 elif batch is None:
                     # It is needed until its batch's time is over or, if the batch has not ended, at least for a time to
                     # live from now. This is noted, so that it is not looked at each minute.
@@ -211,18 +220,18 @@ class SqliteStore:
     def get(self, job_id: str) -> JobRecord | None:
         """See Store."""
         row = self._connection().execute(f"SELECT {_RECORD} FROM jobs WHERE id = ?", (job_id,)).fetchone()
-        return decode(*row) if row else None
+        return self._decoder.record(*row) if row else None
 
     def get_many(self, job_ids: Sequence[str]) -> dict[str, JobRecord]:
         """See Store."""
         rows = self._by_values(f"SELECT {_RECORD} FROM jobs WHERE id IN ({{}})", job_ids)
-        return {job.id: job for job in (decode(*row) for row in rows)}
+        return {job.id: job for job in self._readable(rows)}
 
     def output(self, job_id: str) -> Output:
         """See Store."""
-        query = "SELECT stdout, stderr, result FROM outputs WHERE id = ?"
+        query = "SELECT id, stdout, stderr, result FROM outputs WHERE id = ?"
         row = self._connection().execute(query, (job_id,)).fetchone()
-        return Output(stdout=row[0], stderr=row[1], result=json.loads(row[2])) if row else Output()
+        return self._decoder.output(*row) if row else Output()
 
     def cached(self, keys: Sequence[str]) -> dict[str, JobRecord]:
         """See Store."""
@@ -231,7 +240,8 @@ class SqliteStore:
             f"SELECT cache_key, max(seq), {_RECORD} FROM jobs INDEXED BY jobs_cache "
             f"WHERE cache_key IN ({{}}) AND {USABLE} GROUP BY cache_key"
         )
-        return {key: decode(*record) for key, _, *record in self._by_values(query, keys)}
+        found = {key: self._decoder.record(*record) for key, _, *record in self._by_values(query, keys)}
+        return {key: job for key, job in found.items() if job is not None}
 
     def documents(self, key: str, first: int, last: int) -> dict[int, str]:
         """See Store."""
@@ -261,30 +271,30 @@ class SqliteStore:
                 place = "SELECT seq FROM jobs WHERE ctime >= ? ORDER BY ctime, seq LIMIT 1"
                 conditions.append(f"{seq} {sign} ifnull(({place}), {_NEVER})")
                 values.append(time.timestamp())
-        if cursor is not None:
-            conditions.append(f"{seq} < ?")
-            values.append(int(cursor))
-        rows = (
-            self._connection()
-            .execute(
-                f"SELECT jobs.seq, {_RECORD} FROM {tables} WHERE {' AND '.join(conditions)} {grouping} "
-                f"ORDER BY {seq} DESC LIMIT ? OFFSET ?",
-                [*values, limit + 1, skip],
-            )
-            .fetchall()
+        values.append(_NEVER if cursor is None else int(cursor))
+        query = (
+            f"SELECT jobs.seq, {_RECORD} FROM {tables} WHERE {' AND '.join(conditions)} AND {seq} < ? {grouping} "
+            f"ORDER BY {seq} DESC LIMIT ? OFFSET ?"
         )
-        jobs = [decode(*record) for _, *record in rows[:limit]]
-        return Page(jobs, str(rows[limit - 1][0]) if len(rows) > limit else None)
+        while True:
+            rows = self._connection().execute(query, [*values, limit + 1, skip]).fetchall()
+            jobs = list(self._readable(record for _, *record in rows[:limit]))
+            if len(rows) <= limit:
+                return Page(jobs, None)
+            last, skip = rows[limit - 1][0], 0
+            if jobs:
+                return Page(jobs, str(last))
+            values[-1] = last  # none of these could be read
 
     def unfinished(self) -> Iterator[JobRecord]:
         """See Store."""
         query = f"SELECT seq, {_RECORD} FROM jobs WHERE status NOT IN {FINAL} AND seq > ? ORDER BY seq LIMIT ?"
-        return self._in_parts(query, (), lambda *record: decode(*record))
+        return self._readable(self._in_parts(query, (), lambda *record: record))
 
     def counts(self) -> dict[Status, int]:
         """See Store."""
         rows = self._connection().execute("SELECT status, count(*) FROM jobs GROUP BY status")
-        return {Status(status): count for status, count in rows}
+        return {Status(status): count for status, count in rows if status in _STATES}
 
     def batch(self, name: str) -> BatchInfo | None:
         """See Store."""
@@ -321,14 +331,12 @@ class SqliteStore:
     def batch_results(self, batch: str) -> Iterator[tuple[JobRecord, Output]]:
         """See Store."""
         query = (
-            f"SELECT members.seq, result, {_RECORD} FROM members JOIN jobs ON jobs.seq = job "
+            f"SELECT members.seq, CAST(result AS BLOB), {_RECORD} FROM members JOIN jobs ON jobs.seq = job "
             "LEFT JOIN outputs USING (id) WHERE batch = ? AND members.seq > ? ORDER BY members.seq LIMIT ?"
         )
-        return self._in_parts(
-            query,
-            (self._batch_seq(batch),),
-            lambda result, *record: (decode(*record), Output(result=json.loads(result) if result else None)),
-        )
+        for result, job_id, *record in self._in_parts(query, (self._batch_seq(batch),), lambda *row: row):
+            if (job := self._decoder.record(job_id, *record)) is not None:
+                yield job, self._decoder.output(job_id, "", "", result)
 
     def dump(self) -> Iterator[tuple[str, Row]]:
         """See Store."""
@@ -354,6 +362,15 @@ class SqliteStore:
         self._local = threading.local()
 
     # Shared by the reading methods
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """See Store."""
+        return self._decoder.unreadable
+
+    def _readable(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[JobRecord]:
+        """Yield the records of rows with the columns _RECORD, without those that cannot be read."""
+        return (job for row in rows if (job := self._decoder.record(*row)) is not None)
 
     def _by_values(self, query: str, values: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query whose `{}` stands for any number of values."""
@@ -383,7 +400,7 @@ class SqliteStore:
             "ON jobs.seq = job WHERE batch = ? GROUP BY status"
         )
         rows = self._connection().execute(query, (seq,)).fetchall()
-        status = {Status(name): count for name, count, _ in rows}
+        status = {Status(name): count for name, count, _ in rows if name in _STATES}
         ok = sum(int(good) for _, _, good in rows)
         ended = sum(count for name, count in status.items() if name.final)
         return BatchInfo(
@@ -415,12 +432,11 @@ def _delete(connection: sqlite3.Connection, seqs: Sequence[int]) -> list[str]:
     jobs, deleted = [(seq,) for seq in seqs], list[str]()
     left, batches = set[tuple[str, str]](), set[int]()
     for job in jobs:
-        job_id, host, attempts = connection.execute(
-            "SELECT id, host, json_extract(record, '$.attempts') FROM jobs WHERE seq = ?", job
+        job_id, host, record = connection.execute(
+            "SELECT id, host, CAST(record AS BLOB) FROM jobs WHERE seq = ?", job
         ).fetchone()
         deleted.append(job_id)
-        names = (host, *(attempt["host"] for attempt in json.loads(attempts or "[]")))
-        left.update((name, job_id) for name in names if name is not None)
+        left.update((name, job_id) for name in (host, *hosts_of(record)) if name is not None)
         batches.update(_values(connection, "SELECT batch FROM members WHERE job = ?", job))
     connection.executemany("INSERT OR IGNORE INTO leftovers (host, id) VALUES (?,?)", left)
     connection.executemany("DELETE FROM members WHERE job = ?", jobs)

@@ -7,6 +7,7 @@ table of their own, so that lists never read them. Times are seconds since 1970.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from datetime import datetime
 from pathlib import Path
@@ -100,9 +101,9 @@ DROP INDEX jobs_batch_status; DROP INDEX jobs_host; DROP INDEX jobs_unfinished;
 {_JOBS}
 INSERT INTO jobs (seq, id, status, ok, app, user, host, ctime, etime, record)
     SELECT seq, id, status, ok, app, user, host,
-        seconds(json_extract(record, '$.ctime')), seconds(json_extract(record, '$.etime')), record
+        ifnull(seconds(field(record, 'ctime')), 0), seconds(field(record, 'etime')), record
     FROM old_jobs;
-UPDATE jobs SET kept_from = etime WHERE status IN {FINAL};
+UPDATE jobs SET kept_from = ifnull(etime, ctime) WHERE status IN {FINAL};
 {_INDEXES}
 {_BATCHES}
 INSERT INTO batches (name, created, touched)
@@ -116,7 +117,7 @@ DROP TABLE old_jobs;
 # The second schema judged the age of a job by its end alone.
 _UPGRADE_FROM_2 = f"""
 ALTER TABLE jobs ADD COLUMN kept_from REAL;
-UPDATE jobs SET kept_from = max(etime, ifnull(cache_last_hit, 0)) WHERE status IN {FINAL};
+UPDATE jobs SET kept_from = max(ifnull(etime, ctime), ifnull(cache_last_hit, 0)) WHERE status IN {FINAL};
 DROP INDEX jobs_etime;
 CREATE INDEX jobs_kept_from ON jobs (kept_from) WHERE kept_from IS NOT NULL;
 ALTER TABLE batches ADD COLUMN touched REAL NOT NULL DEFAULT 0;
@@ -143,6 +144,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     if version == SCHEMA_VERSION:
         return
     connection.create_function("seconds", 1, _seconds_of_text, deterministic=True)
+    connection.create_function("field", 2, _field, deterministic=True)
     try:
         connection.executescript(f"BEGIN; {_STEPS[version]} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
     except BaseException:
@@ -151,9 +153,22 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         raise
 
 
+def _field(record: str, name: str) -> str | None:
+    """Return a text in a record; None if there is none, or if the record cannot be read."""
+    try:
+        value = json.loads(record)[name]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return value if isinstance(value, str) else None
+
+
 def _seconds_of_text(text: str | None) -> float | None:
-    # Python 3.10 does not read the Z of UTC.
-    return None if text is None else datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    """Return a time in ISO format as seconds since 1970; None if there is none, or if it cannot be read."""
+    try:
+        # Python 3.10 does not read the Z of UTC.
+        return None if text is None else datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return None
 
 
 class CopiedTable(NamedTuple):

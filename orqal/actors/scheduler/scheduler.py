@@ -226,7 +226,8 @@ class Scheduler(SchedulerApi):
 
     async def in_hand(self) -> InHand:
         leases = self._jobs.lease_names() | self._leases.names()
-        return InHand(self._jobs.in_hand(), frozenset(self._writer.saving), leases, self._apps.missing_names())
+        saving, missing = frozenset(self._writer.saving), self._apps.missing_names()
+        return InHand(self._jobs.in_hand(), saving, leases, missing, dict(self._store.unreadable))
 
     async def mend(
         self, node_id: str | None, containers: Sequence[ContainerKey], leases: Sequence[str], apps: Sequence[str] = ()

@@ -17,7 +17,7 @@ from orqal.models import BatchInfo, ErrorType, Fault, JobRecord, Output, Status
 from orqal.scheduling import cache
 from orqal.store import JobFilter, JobGone, SqliteStore, Store, Submission, mongo_documents, sqlite
 from orqal.store.mongo import MongoStore
-from tests.support.stores import NOON, TTL, add, done, expired, ids, job, jobs, store_of
+from tests.support.stores import NOON, SPOILED, TTL, add, done, expired, ids, job, jobs, spoil, store_of
 
 Factory = Callable[[], Store]
 
@@ -402,6 +402,71 @@ def test_updating_a_job_that_is_not_there_adds_nothing(store: Store) -> None:
     store.update([record], {record.id: Output(stdout="x")})
     assert store.get(record.id) is None
     assert store.output(record.id) == Output()
+
+
+# Records that cannot be read
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+def test_a_record_that_cannot_be_read_is_set_aside(store: Store, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    first, bad, last = jobs(3, batch="b", app="A", host="h")
+    spoiled, status = SPOILED[kind]
+    failed = bad.failed(ErrorType.TIMEOUT, "t", NOON)
+    add(store, [first, bad, last])
+    if status is None:
+        store.update([failed], {bad.id: Output(stdout="x")})
+    store.update([done(first)], {first.id: Output(result=1)})
+    spoil(store, bad.id, spoiled(bad if status else failed), status)
+    for _ in range(2):
+        assert store.get(bad.id) is None
+        assert store.get_many(ids([first, bad, last])).keys() == {first.id, last.id}
+        assert ids(store.find(JobFilter(batch="b"), 9).jobs) == [last.id, first.id]
+        assert ids(store.unfinished()) == [last.id]
+        assert ids(job for job, _ in store.batch_results("b")) == [first.id, last.id]
+        assert store.cached([cache.key(bad)]).keys() <= {cache.key(bad)}
+        info = store.batch("b")
+        assert info is not None and info.jobs == (2 if status else 3)
+        assert sum(store.counts().values()) == info.jobs
+    assert store.unreadable.keys() == {bad.id} and store.unreadable[bad.id]
+    assert [bad.id in record.message for record in caplog.records] == [True], "it is reported once"
+    add(store, [job()])  # and work goes on
+
+
+def test_a_page_without_a_readable_record_is_not_the_last_one(store: Store) -> None:
+    records = jobs(5, app="A")
+    add(store, records)
+    for record in records[1:]:
+        spoil(store, record.id, "{")
+    assert ids(store.find(JobFilter(), 1).jobs) == ids(store.find(JobFilter(app="A"), 2).jobs) == [records[0].id]
+    page = store.find(JobFilter(), 2, skip=1)
+    assert ids(page.jobs) == [records[0].id] and page.cursor is None
+
+
+def test_what_cannot_be_read_is_not_deleted_when_its_time_is_over(store: Store) -> None:
+    bad, member, good = job(host="h"), job(batch="b", host="h"), job(batch="b")
+    add(store, [bad, member, good])
+    store.update([ended(record, 1) for record in (bad, member, good)], {})
+    spoil(store, bad.id, "{")
+    spoil(store, member.id, "{")
+    assert expired(store, at(6), limit=2) == {good.id}
+    assert expired(store, at(99), limit=2) == set()
+    assert store.counts() == {Status.EXITED: 2} and store.leftovers("h", 9) == []
+    assert set(store.delete_ended(9)) == {bad.id, member.id}, "only `orqal clean` deletes them"
+    assert set(store.leftovers("h", 9)) == {bad.id, member.id}
+
+
+def test_a_result_that_cannot_be_read_is_left_out(store: Store) -> None:
+    record = job(batch="b")
+    add(store, [record])
+    store.update([done(record)], {record.id: Output(stdout="x", result=[1])})
+    if isinstance(store, SqliteStore):
+        store._connection().execute("UPDATE outputs SET result = '[1'")
+    else:
+        assert isinstance(store, MongoStore)
+        store._collections.outputs.update_many({}, {"$set": {"result": b"[1"}})
+    assert store.output(record.id) == Output(stdout="x")
+    assert [output for _, output in store.batch_results("b")] == [Output()]
+    assert store.unreadable.keys() == {record.id}
 
 
 # Listing

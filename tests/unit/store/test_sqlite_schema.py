@@ -11,7 +11,7 @@ import pytest
 
 from orqal.store import JobFilter, SqliteStore
 from tests.support.old_schemas import OLD_SCHEMAS, fill
-from tests.support.stores import NOON, add, done, expired, ids, job
+from tests.support.stores import NOON, SPOILED, add, done, expired, ids, job, store_of
 
 
 @pytest.fixture
@@ -62,12 +62,28 @@ def test_a_file_of_the_second_schema_keeps_batches_and_hits_from_their_last_mome
         assert store.batch_ids("c") == [waiting.id]
 
 
+@pytest.mark.parametrize("version", OLD_SCHEMAS)
+def test_records_that_cannot_be_read_do_not_prevent_an_upgrade(path: Path, version: int) -> None:
+    records = [done(job(batch="b")) for _ in range(len(SPOILED) + 1)]
+    fill(path, version, records)
+    connection = sqlite3.connect(path)
+    for record, (spoiled, _) in zip(records, SPOILED.values(), strict=False):
+        connection.execute("UPDATE jobs SET record = CAST(? AS TEXT) WHERE id = ?", (spoiled(record), record.id))
+    connection.commit()
+    connection.close()
+    with closing(SqliteStore(path)) as store:
+        assert records[-1] in store_of(store)
+        assert store.batch_ids("b") == ids(records)
+        assert set(ids(records)) == store.unreadable.keys() | set(ids(store_of(store)))
+
+
 def test_an_upgrade_that_fails_changes_nothing(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.executescript(OLD_SCHEMAS[1])
     connection.execute("INSERT INTO jobs (id, status, app, user, record) VALUES ('x', 'todo', 'A', '', '{}')")
+    connection.execute("DROP INDEX jobs_host")
     connection.commit()
-    with pytest.raises(sqlite3.Error):  # a record without its time
+    with pytest.raises(sqlite3.Error, match="jobs_host"):
         SqliteStore(path)
     assert connection.execute("PRAGMA user_version").fetchone() == (1,)
     assert connection.execute("SELECT count(*), max(batch) FROM jobs").fetchone() == (1, None)
