@@ -206,6 +206,11 @@ class Settings:
         return self.home / "drained.json"
 
     @property
+    def keeping_clock_path(self) -> Path:
+        """The file with the time by which jobs are kept, in ISO format. The Scheduler writes it every few minutes."""
+        return self.home / "keeping_clock"
+
+    @property
     def cluster_path(self) -> Path:
         """The file of the cluster's id. It is made once and outlives restarts, so containers are found again, and a
         MongoDB database knows to which cluster it belongs."""

@@ -121,6 +121,8 @@ class Cluster:
     store: StoreFacts = field(default_factory=StoreFacts)
     versions: Mapping[str, str] = field(default_factory=dict)
     """The versions on the head, as in `Machine`."""
+    clock_ahead: float = 0.0
+    """Seconds by which the head's clock is ahead of the time that the Scheduler expects; 0 unless it has jumped."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ class Kind(str, Enum):
     OPEN_SECRET = "open_secret"  # noqa: S105 - a file's name
     DISK_FULL = "disk_full"
     BROKEN_WRAPPER = "broken_wrapper"
+    CLOCK_JUMPED = "clock_jumped"
     CLOCK_SKEW = "clock_skew"
     VERSIONS_DIFFER = "versions_differ"
 

@@ -33,6 +33,7 @@ def judge(facts: Cluster) -> list[Finding]:
             *_of_leases(facts),
             *_of_actors(facts),
             *_of_apps(facts),
+            *_of_head_clock(facts.clock_ahead),
             *(finding for host in facts.hosts for finding in _of_host(host, facts)),
         ]
     )
@@ -89,7 +90,7 @@ def _of_store(store: StoreFacts) -> Iterator[Finding]:
             kind=Kind.UNREADABLE_JOBS,
             where="store",
             subject=store.place,
-            what=f"{counted(len(store.unreadable), 'job')} in the store cannot be read by this version of Orqal: "
+            what=f"In the store {counted(len(store.unreadable), 'job')} cannot be read by this version of Orqal: "
             f"{', '.join(named)}{more}.",
             why="They are in no list, and those that have not ended do not go on. They and their containers and "
             "directories are kept. All other jobs go on.",
@@ -252,6 +253,20 @@ def _of_leftovers(host: HostFacts, facts: Cluster) -> Iterator[Finding]:
             why="Very many cgroups slow the kernel down.",
             remedy=f"{_FIX} removes it.",
             mendable=True,
+        )
+
+
+def _of_head_clock(ahead: float) -> Iterator[Finding]:
+    if ahead:
+        yield Finding(
+            kind=Kind.CLOCK_JUMPED,
+            where="head",
+            subject="head",
+            what=f"The head's clock is {abs(ahead) / 3_600:.1f} h {'ahead of' if ahead > 0 else 'behind'} the time "
+            "that Orqal expects: it has jumped, or Orqal was away for long.",
+            why="Until this is cleared up, jobs are deleted by the expected time. Nothing is lost.",
+            remedy="Compare it with another clock (`date`). If it is right, `orqal clean expired` confirms that, and "
+            "deletes the jobs whose time is over. If it is wrong, set it by NTP: Orqal then continues by itself.",
         )
 
 

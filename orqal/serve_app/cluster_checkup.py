@@ -88,6 +88,7 @@ async def _facts(cluster: ClusterAccess) -> Cluster:
         missing_apps=missing,
         store=replace(store, unreadable={**cluster.store.unreadable, **in_hand.unreadable}),
         versions=machine.versions(),
+        clock_ahead=in_hand.clock_ahead,
     )
 
 

@@ -261,6 +261,13 @@ class MongoStore:
         self._log.delete(gone, sorted(leftovers), sorted(batches), leave)
         return gone
 
+    def correct_times(self, now: datetime) -> None:
+        """See Store."""
+        moment = now.timestamp()
+        with self._log.exclusive():
+            for collection, name in ((self._collections.jobs, "kept_from"), (self._collections.batches, "touched")):
+                collection.update_many({name: {"$gt": moment}}, {"$set": {name: moment}})
+
     def forget_leftovers(self, host: str, job_ids: Sequence[str]) -> None:
         """See Store."""
         for part in parts(job_ids):

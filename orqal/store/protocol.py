@@ -46,6 +46,7 @@ class Submission:
     """What one request to submit changes in the store. All of it is stored, or nothing."""
 
     at: datetime
+    """The present. The `ctime` of the jobs may be later, if the head's clock was ahead before."""
     jobs: Sequence[JobRecord] = ()
     """The new jobs."""
     members: Sequence[tuple[str, str]] = ()
@@ -155,6 +156,10 @@ class Store(Protocol):
           stored more than `ttl` ago. A large batch takes several calls.
         - A job goes when its end was stored and it was last reused more than `ttl` ago, and it is in no batch any more.
         """
+        ...
+
+    def correct_times(self, now: datetime) -> None:
+        """Let the times to live that begin later than now begin now: they were noted while the clock was ahead."""
         ...
 
     def leftovers(self, host: str, limit: int) -> list[str]:

@@ -204,6 +204,13 @@ class SqliteStore:
         self._looks = looks
         return None
 
+    def correct_times(self, now: datetime) -> None:
+        """See Store."""
+        moment = (now.timestamp(), now.timestamp())
+        with self._transaction() as connection:
+            connection.execute("UPDATE jobs SET kept_from = ? WHERE kept_from > ?", moment)
+            connection.execute("UPDATE batches SET touched = ? WHERE touched > ?", moment)
+
     def forget_leftovers(self, host: str, job_ids: Sequence[str]) -> None:
         """See Store."""
         with self._transaction() as connection:

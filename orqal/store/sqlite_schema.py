@@ -101,7 +101,8 @@ DROP INDEX jobs_batch_status; DROP INDEX jobs_host; DROP INDEX jobs_unfinished;
 {_JOBS}
 INSERT INTO jobs (seq, id, status, ok, app, user, host, ctime, etime, record)
     SELECT seq, id, status, ok, app, user, host,
-        ifnull(seconds(field(record, 'ctime')), 0), seconds(field(record, 'etime')), record
+        ifnull(seconds(field(CAST(record AS BLOB), 'ctime')), 0),
+        seconds(field(CAST(record AS BLOB), 'etime')), record
     FROM old_jobs;
 UPDATE jobs SET kept_from = ifnull(etime, ctime) WHERE status IN {FINAL};
 {_INDEXES}
@@ -153,7 +154,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         raise
 
 
-def _field(record: str, name: str) -> str | None:
+def _field(record: bytes, name: str) -> str | None:
     """Return a text in a record; None if there is none, or if the record cannot be read."""
     try:
         value = json.loads(record)[name]

@@ -119,6 +119,7 @@ SCENES: dict[str, tuple[Cluster, list[tuple[str, str]]]] = {
         ),
         [("unreadable_jobs", "/s")],
     ),
+    "a head's clock that has jumped": (replace(WELL, clock_ahead=-7_200.0), [("clock_jumped", "head")]),
     "a database that does not answer": (
         replace(on_h1(directories=frozenset({"d" * 24})), stored={}, store=StoreFacts("/s", silent="refused")),
         [("store_silent", "/s")],
