@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -26,12 +27,15 @@ from orqal.store.protocol import (
     StoreError,
     Submission,
 )
+from orqal.store.reserve import Reserve
 from orqal.store.sqlite_schema import COPIED_TABLES, FINAL, USABLE, prepare
 
 T = TypeVar("T")
 
 _ROWS_AT_ONCE = 500
 """Rows that a long read holds in memory, and parameters of one statement: old versions of SQLite accept 999."""
+_DISK_FULL = re.compile("full|disk I/O error")
+"""What SQLite says if the disk is full. It needs room for its log, and for the index of its log."""
 _NEVER = 1 << 62
 """A `seq` above all others."""
 _RECORD = "jobs.id, CAST(record AS BLOB), cache_hits, cache_last_hit, retried_as"
@@ -70,11 +74,13 @@ class SqliteStore:
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._decoder = Decoder()
+        self._reserve = Reserve(path.with_name(f"{path.name}-reserve"))
         self._looks: dict[int, _Look] = {}
         """What the last looks at old batches have found, by the `seq` of the batch."""
         if not read_only:
             path.parent.mkdir(parents=True, exist_ok=True)
             prepare(self._connection(), path)
+            self._reserve.make()
 
     def _connection(self) -> sqlite3.Connection:
         """Return this thread's connection."""
@@ -100,15 +106,18 @@ class SqliteStore:
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
+            connection.execute("COMMIT")
         except BaseException:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:  # a full disk may have ended it already
+                connection.execute("ROLLBACK")
             raise
-        connection.execute("COMMIT")
 
     # Writing
 
     def insert(self, *submissions: Submission) -> None:
-        """See Store."""
+        """See Store. While the room that is reserved for deletions is spent, it fails."""
+        if not self._reserve.make():
+            raise sqlite3.OperationalError("the disk is full; new jobs are accepted again when there is room")
         with self._transaction() as connection:
             for submission in submissions:
                 _insert(connection, submission)
@@ -139,7 +148,10 @@ class SqliteStore:
                     )
 
     def delete_ended(self, limit: int, status: Status | None = None) -> list[str]:
-        """See Store."""
+        """See Store. If the disk is full, it deletes fewer jobs, with the room that is reserved for that."""
+        return self._making_room(lambda part: self._delete_ended(part, status), limit)
+
+    def _delete_ended(self, limit: int, status: Status | None) -> list[str]:
         index, order = ("jobs_kept_from", "kept_from") if status is None else ("jobs_status", "seq")
         conditions, values = ["kept_from IS NOT NULL", f"status IN {FINAL}"], list[Any]()
         if status is not None:
@@ -153,8 +165,28 @@ class SqliteStore:
             return _delete(connection, [seq for (seq,) in found])
 
     def delete_expired(self, limit: int, now: datetime, ttl: timedelta) -> Expired:
-        """See Store."""
-        limit, before = min(limit, _ROWS_AT_ONCE), (now - ttl).timestamp()
+        """See Store. If the disk is full, it deletes fewer jobs, with the room that is reserved for that."""
+        return self._making_room(lambda part: self._delete_expired(part, now, ttl), min(limit, _ROWS_AT_ONCE))
+
+    def _making_room(self, delete: Callable[[int], T], limit: int) -> T:
+        """Delete up to `limit` jobs; if the disk is full, fewer at a time: a small transaction needs little room."""
+        for part in (limit, limit // 10):
+            try:
+                return delete(max(part, 1))
+            except sqlite3.OperationalError as error:
+                if not _DISK_FULL.search(str(error)):
+                    raise
+                self._reserve.spend()
+                self._shorten_log()
+        return delete(1)
+
+    def _shorten_log(self) -> None:
+        """Write SQLite's log back into the file, and give its room back, if that is possible now."""
+        with suppress(sqlite3.OperationalError):
+            self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _delete_expired(self, limit: int, now: datetime, ttl: timedelta) -> Expired:
+        before = (now - ttl).timestamp()
         with self._transaction() as connection:
             batch = self._expired_batch(connection, before)
             if batch is None:
