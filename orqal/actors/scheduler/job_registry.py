@@ -59,6 +59,7 @@ from orqal.scheduling.lifecycle import (
     Placed,
     ReadRecord,
     RecordRead,
+    RecordSetAside,
     RecordUnreadable,
     Recovered,
     Release,
@@ -219,6 +220,8 @@ class JobRegistry:
                 self._background.spawn(self._useful(key.job, self._release(host.name, key.job, key.attempt)))
 
     def _expects(self, key: ContainerKey) -> bool:
+        if key.job in self._store.unreadable:
+            return True  # what is to become of it is not known here
         match self.phase(key.job):
             case Assigned(record) | OnHost(record) | Orphaned(record):
                 return record.attempt == key.attempt
@@ -378,7 +381,10 @@ class JobRegistry:
             for job in jobs:
                 record = records.get(job)
                 try:
-                    event = RecordUnreadable() if record is None else RecordRead(record, self._app_of(record))
+                    if record is not None:
+                        event: Event = RecordRead(record, self._app_of(record))
+                    else:
+                        event = RecordSetAside() if job in self._store.unreadable else RecordUnreadable()
                 except Exception as error:
                     log.exception("the record of %s cannot be used", job)
                     self._fail(job, error, record=record)
@@ -481,6 +487,8 @@ class JobRegistry:
                 self._answer(job, False)
             case RecordUnreadable():
                 self._answer(job, StoreError(f"the job {job} cannot be read from the store now; try again"))
+            case RecordSetAside():
+                self._answer(job, StoreError(f"the record of the job {job} is damaged; see `orqal doctor`"))
 
     def _answer(self, job: str, answer: bool | StoreError) -> None:
         for future in self._cancels.pop(job):
