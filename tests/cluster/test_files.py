@@ -133,7 +133,8 @@ def test_a_host_whose_disk_is_full_costs_no_job(members: Lab) -> None:
     assert [(job["ok"], job["result"]) for job in ended] == [(True, str(number)) for number in range(20)]
     failed = [attempt for job in ended for attempt in job["attempts"]]
     assert failed, "h2 has got none of them"
-    assert {(attempt["host"], attempt["fault"]) for attempt in failed} == {("h2", "infrastructure")}
+    assert {attempt["host"] for attempt in failed} == {"h2"}
+    assert {attempt["fault"] for attempt in failed} <= {"infrastructure", "host"}
     assert {len(job["attempts"]) for job in ended} <= {0, 1}, "one that failed there goes elsewhere"
     assert "No space left" in failed[0]["error"]["message"]
     # A job that can go nowhere else is tried there until there is room.
