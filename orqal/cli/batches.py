@@ -82,7 +82,9 @@ def results(
     batch: Annotated[str, typer.Argument(metavar="BATCH", callback=batch_name, help="The name of the batch.")],
     format: Annotated[
         Format,
-        typer.Option("--format", help="table; json: one object per line; csv: with columns for params and results."),
+        typer.Option(
+            "--format", help="table, json (one object per line) or csv (with columns for params and results)."
+        ),
     ] = Format.TABLE,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     output: Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="Write to this file.")] = None,

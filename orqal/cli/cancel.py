@@ -23,7 +23,7 @@ def cancel(
     user: OfUser = None,
     host: OnHost = None,
     all: Annotated[bool, typer.Option("--all", help="All jobs, of all users.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the number as JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the number of cancelled jobs as JSON.")] = False,
 ) -> None:
     """Cancel jobs that wait, start or run: their containers are removed. Jobs that have ended stay as they are.
 

@@ -35,7 +35,7 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask. Required without a terminal.")] = False,
     json: Annotated[bool, typer.Option("--json", help='Print {"action": …, "answer": …}.')] = False,
 ) -> None:
-    """Clean up, for all users. Asks before it does.
+    """Clean up, for all users. It asks first.
 
     all: cancel waiting jobs; delete all jobs except running ones, with their directories
     scheduled: the same, but keep the jobs that exited

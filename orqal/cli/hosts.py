@@ -15,7 +15,7 @@ from orqal.text import counted
 if TYPE_CHECKING:
     from rich.table import Table
 
-Name = Annotated[str, typer.Argument(metavar="HOST", help="Its name, as in `orqal hosts`.", show_default=False)]
+Name = Annotated[str, typer.Argument(metavar="HOST", help="The host's name, as in `orqal hosts`.", show_default=False)]
 
 _COLOURS = {"ready": "green", "starting": "yellow", "draining": "yellow", "drained": "yellow"}
 
@@ -31,15 +31,15 @@ def hosts(json: Json = False) -> None:
 
 def drain(
     host: Name,
-    now: Annotated[bool, typer.Option("--now", help="Stop its jobs; they run again elsewhere.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Stop its jobs. They run again on other hosts.")] = False,
     json: Json = False,
 ) -> None:
-    """Give a host no more work, until `orqal undrain`. Its jobs run to their end."""
+    """Give a host no new jobs until `orqal undrain`. Its running jobs continue to their end."""
     _report(Client().drain(host, now=now), json)
 
 
 def undrain(host: Name, json: Json = False) -> None:
-    """Give a drained host work again."""
+    """Give a drained host new jobs again."""
     _report(Client().undrain(host), json)
 
 

@@ -198,7 +198,7 @@ def explain(id: Id, json: Json = False) -> None:
 
 def logs(
     id: Id,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Live, until the job has ended.")] = False,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Continue until the job has ended.")] = False,
     stdout: Annotated[bool, typer.Option("--stdout", help="Only its stdout.")] = False,
     stderr: Annotated[bool, typer.Option("--stderr", help="Only its stderr, printed on stdout.")] = False,
 ) -> None:

@@ -28,7 +28,9 @@ Block = Annotated[
 ]
 Labels = Annotated[
     list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="A label that apps may require of hosts, as gpu=a100. May be repeated."),
+    typer.Option(
+        metavar="KEY=VALUE", help="A label of the host, such as gpu=a100. Apps can require it. May be repeated."
+    ),
 ]
 _LABEL = re.compile("[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 """Ray's rule for labels."""
@@ -168,9 +170,11 @@ def join(
 
 
 def leave(
-    name: Annotated[str | None, typer.Argument(help="Its name, if several joined from this machine.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="The host's name, if several hosts joined from this machine.")
+    ] = None,
     now: Annotated[
-        bool, typer.Option("--now", help="Stop its jobs; they run again elsewhere. Otherwise they end first.")
+        bool, typer.Option("--now", help="Do not wait for its jobs: stop them. They run again on other hosts.")
     ] = False,
 ) -> None:
     """Let a host that joined from this machine finish its jobs and leave the cluster."""
@@ -182,7 +186,9 @@ def leave(
 def down(
     kill_jobs: Annotated[
         bool,
-        typer.Option("--kill-jobs", help="End the running containers too. Otherwise they go on, and are found again."),
+        typer.Option(
+            "--kill-jobs", help="Stop the running containers too. Otherwise they keep running, and are found again."
+        ),
     ] = False,
     everywhere: Annotated[
         bool,

@@ -19,7 +19,8 @@ def retry(
         str | None, typer.Option(metavar="NAME", callback=batch_name, help="Run the failed jobs of this batch again.")
     ] = None,
     json: Annotated[
-        bool, typer.Option("--json", help='Print {"_id": new, "retry_of": old} per line; for a batch the number.')
+        bool,
+        typer.Option("--json", help='Print {"_id": new, "retry_of": old} per line, or for a batch the number of jobs.'),
     ] = False,
 ) -> None:
     """Run failed jobs again. Prints the ids of the new jobs, which take the places of the old ones in their batches.

@@ -42,7 +42,7 @@ def run(
         ),
     ] = None,
     network: Annotated[
-        str | None, typer.Option(metavar="none", help="`none`: no network; the container starts faster.")
+        str | None, typer.Option(metavar="none", help="With `none` the container has no network, and starts faster.")
     ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print the job as JSON when it has ended, instead of its output.")

@@ -43,12 +43,15 @@ def submit(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="INPUT", help="One job each: text, or a JSON list or object. Default: one job without input."
+            metavar="INPUT",
+            help="The input of one job: text, or a JSON list or object. Default: one job without input.",
         ),
     ] = None,
     param: Annotated[
         list[str] | None,
-        typer.Option("--param", "-p", metavar="K=V", help="Set a parameter, to JSON or else text. May be repeated."),
+        typer.Option(
+            "--param", "-p", metavar="K=V", help="Set a parameter: a JSON value, otherwise text. May be repeated."
+        ),
     ] = None,
     batch: Annotated[
         str | None, typer.Option(metavar="NAME", callback=batch_name, help="The name of the batch that they join.")
