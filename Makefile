@@ -26,8 +26,8 @@ test: setup ## run all tests, with a real Docker engine and a real Ray
 	@bash scripts/mongo.sh
 	@$(ENGINE) with $(PYTHON) -m pytest $(TOGETHER) --durations=25 $(ARGS)
 
-test-fast: setup ## run the unit tests, which need neither Docker nor Ray nor MongoDB, in two processes
-	@$(PYTHON) -m pytest tests/unit -n 2 -m "not mongo" $(ARGS)
+test-fast: setup ## run the unit tests, which need neither Docker nor Ray nor MongoDB, with fewer random examples
+	@$(PYTHON) -m pytest tests/unit $(TOGETHER) -m "not mongo" --hypothesis-profile=fast $(ARGS)
 
 check: setup ## check lint, formatting, types and which part imports which
 	$(PYTHON) -m ruff check .

@@ -73,9 +73,11 @@ def test_the_files_that_the_image_copies_exist() -> None:
 
 def test_compose_accepts_the_file() -> None:
     """Only where Compose is installed. It pulls no image for this, and needs no engine."""
-    command = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
-    if subprocess.run([*command, "version"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("no Docker Compose here")
+    command = ["docker-compose"]
+    if not shutil.which("docker-compose"):
+        command = ["docker", "compose"]
+        if not shutil.which("docker") or subprocess.run([*command, "version"], capture_output=True).returncode != 0:
+            pytest.skip("no Docker Compose here")
     config = [*command, "-f", str(ROOT / "compose.yaml"), "config"]
     path = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
     done = subprocess.run(config, env=path | {"ORQAL_ADDRESS": ADDRESS}, capture_output=True, text=True, check=False)

@@ -310,7 +310,7 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=800, stateful_step_count=25)
+TestLife.settings = settings(max_examples=8 * settings().max_examples, stateful_step_count=25)  # 800 in `make test`
 
 
 # Phases and events, one by one

@@ -603,7 +603,7 @@ class Cluster(RuleBasedStateMachine):
 
 
 TestCluster = Cluster.TestCase
-TestCluster.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestCluster.settings = settings(max_examples=settings().max_examples * 3 // 5, stateful_step_count=40)
 
 
 def test_a_reason_says_why_a_host_does_not_take_a_job() -> None:
