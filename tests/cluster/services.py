@@ -28,11 +28,16 @@ class OnH2(Shell):
     requires = {"gpu": "a100"}
 
 
-class OnH3(Shell):
-    """The same on h3, with that host's /tmp as /host."""
+class WithTmp(Shell):
+    """The same with the host's /tmp as /host."""
+
+    volumes = {"/tmp": {"bind": "/host", "mode": "rw"}}
+
+
+class OnH3(WithTmp):
+    """The same on h3."""
 
     requires = {"size": "small"}
-    volumes = {"/tmp": {"bind": "/host", "mode": "rw"}}
 
 
 class OnFar(Shell):

@@ -292,10 +292,17 @@ def test_a_host_that_leaves_loses_nothing_and_is_welcome_again(members: Lab) -> 
         assert len(http.get(f"/job/{long['_id']}/logs").content) == 1_500_000
 
     # With --now its jobs run elsewhere.
-    jobs = [sleeper(lab, 5, threads=0.5, memory_in_gb=0.1) for _ in range(8)]
+    signs = [host.tmp / "go" for host in lab.cluster.hosts]
+    jobs = [lab.submit("WithTmp", "until test -e /host/go; do sleep 0.1; done") for _ in range(8)]
     until(lambda: any((job := lab.job(each))["host"] == "h2" and job["stime"] for each in jobs))
     lab.orqal("leave", "h2", "--now", on=h2, timeout=120)
-    ended = [lab.ended(job) for job in jobs]
+    try:
+        for sign in signs:
+            sign.touch()
+        ended = [lab.ended(job) for job in jobs]
+    finally:
+        for sign in signs:
+            sign.unlink(missing_ok=True)
     assert [job["ok"] for job in ended] == [True] * len(jobs)
     moved = [job for job in ended if job["attempts"]]
     assert moved and {job["attempts"][0]["host"] for job in moved} == {"h2"}
