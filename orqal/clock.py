@@ -10,7 +10,7 @@ from orqal.models import now
 
 
 class Clock(Protocol):
-    """Two clocks: one for dates, and one for measuring durations."""
+    """Three clocks: one for dates, and two for measuring durations."""
 
     def now(self) -> datetime:
         """The present moment, in UTC. It may jump when someone sets the machine's clock."""
@@ -18,6 +18,10 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds since some moment in the past. It never jumps."""
+        ...
+
+    def uptime(self) -> float:
+        """As `monotonic`, but also the time counts for which the machine sleeps."""
         ...
 
 
@@ -29,3 +33,6 @@ class SystemClock(Clock):
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def uptime(self) -> float:
+        return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

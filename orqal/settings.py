@@ -136,8 +136,8 @@ class Settings:
     """ORQAL_HOST_LOST_AFTER (seconds; 60): how long a host may be away before its jobs run again elsewhere. Its
     containers go on. If the host comes back in time they are found again; if it comes back later they are stopped."""
     job_ttl: float = field(default_factory=lambda: _number("JOB_TTL", 7 * 86_400))
-    """ORQAL_JOB_TTL (seconds; 7 days): how long jobs and their directories are kept after their end. 0 keeps them for
-    ever."""
+    """ORQAL_JOB_TTL (seconds; 7 days): how long jobs and their directories are kept after their end, or after the
+    cache last reused them. A batch is kept as a whole for so long after its last end. 0 keeps jobs for ever."""
     protected_containers: str = field(default_factory=lambda: _text("PROTECTED_CONTAINERS", ""))
     """ORQAL_PROTECTED_CONTAINERS (names separated by commas): containers that `orqal clean containers` leaves alone."""
     no_token: bool = field(default_factory=lambda: os.environ.get("ORQAL_NO_TOKEN") == "1")
@@ -207,6 +207,11 @@ class Settings:
     def drained_path(self) -> Path:
         """The file with the names of hosts that get no more work, as JSON."""
         return self.home / "drained.json"
+
+    @property
+    def keeping_clock_path(self) -> Path:
+        """The file with the time by which jobs are kept, in ISO format. The Scheduler writes it every few minutes."""
+        return self.home / "keeping_clock"
 
     @property
     def cluster_path(self) -> Path:

@@ -45,6 +45,8 @@ class CleanTarget(str, Enum):
     """The containers, and the jobs that run in them."""
     OLD = "old"
     """Directories whose jobs are gone."""
+    EXPIRED = "expired"
+    """Jobs whose time to live is over by the head's clock, which this confirms to be right."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,10 @@ class InHand(NamedTuple):
     """The names of the leases that are held, idle, or being acquired."""
     missing_apps: frozenset[str]
     """The apps whose files are missing."""
+    unreadable: Mapping[str, str] = {}
+    """The jobs whose records it could not read: id -> reason."""
+    clock_ahead: float = 0.0
+    """Seconds by which the head's clock is ahead of the time by which jobs are kept; 0 unless it has jumped."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ class What(str, Enum):
     SCHEDULED = "scheduled"
     CONTAINERS = "containers"
     OLD = "old"
+    EXPIRED = "expired"
 
 
 EFFECTS = {
@@ -27,6 +28,7 @@ EFFECTS = {
     What.SCHEDULED: "Cancels all waiting jobs, and deletes those that ended in `error`, with their directories.",
     What.CONTAINERS: "Ends all running jobs, and removes the containers of Orqal on all hosts, and no others.",
     What.OLD: "Deletes the directories of jobs that were deleted.",
+    What.EXPIRED: "Confirms that the head's clock is right, and deletes the jobs whose time to live is over by it.",
 }
 
 
@@ -41,6 +43,7 @@ def clean(
     scheduled: the same, but keep the jobs that exited
     containers: end running jobs; remove Orqal's containers on all hosts
     old: delete the directories of jobs that were deleted
+    expired: confirm that the head's clock is right after it has jumped; delete jobs whose time to live is over by it
     """
     say(EFFECTS[what])
     if not yes:

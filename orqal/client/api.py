@@ -300,12 +300,13 @@ class Client:
         method, path = ("POST", "doctor/fix") if fix else ("GET", "doctor")
         return dict(self._transport.json(method, path, timeout=CHECKUP_TIMEOUT))
 
-    def clean(self, what: Literal["all", "scheduled", "containers", "old"]) -> Cleaned:
+    def clean(self, what: Literal["all", "scheduled", "containers", "old", "expired"]) -> Cleaned:
         """Clean up, for all users, and return what was removed.
 
         all: cancel waiting jobs; delete all jobs except running ones, with their directories. scheduled: the same, but
         keep the jobs that exited. containers: end running jobs, and remove containers that were left over. old: remove
-        the directories of jobs that were deleted.
+        the directories of jobs that were deleted. expired: delete the jobs whose time to live is over by the head's
+        clock, which this confirms to be right after it has jumped.
         """
         deleted: int | None = None
         directories: list[str] = []

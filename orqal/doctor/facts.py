@@ -93,6 +93,8 @@ class StoreFacts:
     """The problems of the file."""
     silent: str | None = None
     """Why the database does not answer; None if it does."""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """The jobs whose records could not be read since Orqal was started: id -> reason, which may be empty."""
 
     @property
     def readable(self) -> bool:
@@ -125,6 +127,8 @@ class Cluster:
     store: StoreFacts = field(default_factory=StoreFacts)
     versions: Mapping[str, str] = field(default_factory=dict)
     """The versions on the head, as in `Machine`."""
+    clock_ahead: float = 0.0
+    """Seconds by which the head's clock is ahead of the time that the Scheduler expects; 0 unless it has jumped."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ class Kind(str, Enum):
 
     STORE_DAMAGED = "store_damaged"
     STORE_SILENT = "store_silent"
+    UNREADABLE_JOBS = "unreadable_jobs"
     ORQAL_DIED = "orqal_died"
     API_SILENT = "api_silent"
     HOST_SILENT = "host_silent"
@@ -30,6 +31,7 @@ class Kind(str, Enum):
     OPEN_SECRET = "open_secret"  # noqa: S105 - a file's name
     DISK_FULL = "disk_full"
     BROKEN_WRAPPER = "broken_wrapper"
+    CLOCK_JUMPED = "clock_jumped"
     CLOCK_SKEW = "clock_skew"
     VERSIONS_DIFFER = "versions_differ"
 

@@ -18,6 +18,8 @@ GB = 1e9
 """Bytes."""
 STUCK_SHOWN = 3
 """Directories that cannot be removed whose reasons are said."""
+NAMED = 3
+"""Jobs that a finding about many names."""
 CLOCK_SKEW = 2.0
 """Seconds by which a host's clock may differ from the head's."""
 
@@ -33,6 +35,7 @@ def judge(facts: Cluster) -> list[Finding]:
             *_of_leases(facts),
             *_of_actors(facts),
             *_of_apps(facts),
+            *_of_head_clock(facts.clock_ahead),
             *(finding for host in facts.hosts for finding in _of_host(host, facts)),
         ]
     )
@@ -81,6 +84,20 @@ def _of_store(store: StoreFacts) -> Iterator[Finding]:
             why="Jobs can be neither submitted nor read. Running jobs go on; their ends are stored when it is back.",
             remedy="Start it, or find out why the head cannot reach it (its address, a firewall, its user and "
             "password). Orqal then continues by itself.",
+        )
+    if store.unreadable:
+        named = [f"{job} ({why:.100})" if why else job for job, why in [*store.unreadable.items()][:NAMED]]
+        more = f", and {len(store.unreadable) - NAMED} more" if len(store.unreadable) > NAMED else ""
+        yield Finding(
+            kind=Kind.UNREADABLE_JOBS,
+            where="store",
+            subject=store.place,
+            what=f"In the store {counted(len(store.unreadable), 'job')} cannot be read by this version of Orqal: "
+            f"{', '.join(named)}{more}.",
+            why="They are in no list, and those that have not ended do not go on. They and their containers and "
+            "directories are kept. All other jobs go on.",
+            remedy="If a newer Orqal ran here before, install it again. Otherwise the store may be damaged: restore a "
+            "backup, or leave them. `orqal clean all` deletes those that have ended, with all other ended jobs.",
         )
 
 
@@ -206,6 +223,8 @@ def _of_leftovers(host: HostFacts, facts: Cluster) -> Iterator[Finding]:
     # Only a store that can be read in full shows that something belongs to no job.
     containers, directories = (host.containers, host.directories) if facts.store.readable else ({}, frozenset[str]())
     for key, container in containers.items():
+        if key.job in facts.store.unreadable:
+            continue
         if key not in attempts and is_over(key, facts.stored.get(key.job)):
             yield Finding(
                 kind=Kind.STRAY_CONTAINER,
@@ -217,7 +236,7 @@ def _of_leftovers(host: HostFacts, facts: Cluster) -> Iterator[Finding]:
                 remedy=f"{_FIX} removes it. Containers that are not this cluster's are never touched.",
                 mendable=True,
             )
-    gone = directories - facts.stored.keys()
+    gone = directories - facts.stored.keys() - facts.store.unreadable.keys()
     if stuck := [host.stuck[job] for job in sorted(gone & host.stuck.keys())]:
         more = f"; and {len(stuck) - STUCK_SHOWN} more" if len(stuck) > STUCK_SHOWN else ""
         yield Finding(
@@ -250,6 +269,20 @@ def _of_leftovers(host: HostFacts, facts: Cluster) -> Iterator[Finding]:
             why="Very many cgroups slow the kernel down.",
             remedy=f"{_FIX} removes it.",
             mendable=True,
+        )
+
+
+def _of_head_clock(ahead: float) -> Iterator[Finding]:
+    if ahead:
+        yield Finding(
+            kind=Kind.CLOCK_JUMPED,
+            where="head",
+            subject="head",
+            what=f"The head's clock is {abs(ahead) / 3_600:.1f} h {'ahead of' if ahead > 0 else 'behind'} the time "
+            "that Orqal expects: it has jumped, or Orqal was away for long.",
+            why="Until this is cleared up, jobs are deleted by the expected time. Nothing is lost.",
+            remedy="Compare it with another clock (`date`). If it is right, `orqal clean expired` confirms that, and "
+            "deletes the jobs whose time is over. If it is wrong, set it by NTP: Orqal then continues by itself.",
         )
 
 

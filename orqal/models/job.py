@@ -173,7 +173,7 @@ class JobRecord(JobSpec):
             cmd=start.cmd,
             container_id=start.container_id,
             wd=start.wd,
-            stime=at - timedelta(seconds=start.ago),
+            stime=max(self.ctime, at - timedelta(seconds=start.ago)),
         )
 
     def ended(self, outcome: Outcome, at: datetime) -> JobRecord:
@@ -193,13 +193,16 @@ class JobRecord(JobSpec):
         )
         if outcome.error is not None:
             return record.failed(outcome.error.type, outcome.error.message, at)
-        return record._with(current_status=Status.EXITED, etime=at)
+        return record._with(current_status=Status.EXITED, etime=record._not_before_its_start(at))
 
     def failed(self, type: ErrorType, message: str, at: datetime | None = None) -> JobRecord:
         """This job ended without its container having ended by itself. `at`: the present."""
-        return self._with(
-            current_status=Status.ERROR, error=JobError(type=type, message=message), etime=now() if at is None else at
-        )
+        etime = self._not_before_its_start(now() if at is None else at)
+        return self._with(current_status=Status.ERROR, error=JobError(type=type, message=message), etime=etime)
+
+    def _not_before_its_start(self, at: datetime) -> datetime:
+        """The present, or the time of submission or start if the clock was ahead then: times are always in order."""
+        return max(at, self.stime or self.ctime)
 
     def cancel_wanted(self, at: datetime) -> JobRecord:
         """This job once someone has asked for its end."""

@@ -186,6 +186,11 @@ class RecordUnreadable:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordSetAside:
+    """This version of Orqal cannot read the record, although it could before: it is damaged."""
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseGranted:
     """Ray has given the resources."""
 
@@ -273,6 +278,7 @@ Event: TypeAlias = (
     | RoomFound
     | RecordRead
     | RecordUnreadable
+    | RecordSetAside
     | LeaseGranted
     | LeaseRefused
     | Saved
@@ -443,6 +449,8 @@ def step(phase: Phase | None, event: Event, now: datetime) -> Step:
             return Placed(place), [ReadRecord()]
         case Placed(place), RecordUnreadable():
             return WAITING, [Free(place, None), Restore()]
+        case Placed(place), RecordSetAside():
+            return None, [Free(place, None), Leave()]
         case Placed(place, wish), RecordRead(record, app):
             return _read(place, wish, record, app, now)
         case Leasing(record, place, app, wish), LeaseGranted(lease):
@@ -508,6 +516,8 @@ def step(phase: Phase | None, event: Event, now: datetime) -> Step:
             return _cancelled(record, now, Leave())
         case Withdrawn(), RecordUnreadable():
             return WAITING, [Restore()]
+        case Withdrawn(), RecordSetAside():
+            return None, [Leave()]
         case Placed() | Leasing() | Assigned(), CancelRequested():
             return replace(phase, wish=Wish.CANCEL), []
         case OnHost(record, place), CancelRequested():

@@ -21,6 +21,13 @@ PAUSES: dict[ErrorType, tuple[float, ...]] = {
 """Seconds before the attempts after the first, second, … failure of the infrastructure, by the last one's type."""
 LONGEST_DELAY = 3_600.0
 """Seconds up to which the delay is doubled; a longer `retry_delay` stays as it is."""
+
+
+def longest_delay(policy: RetryPolicy | None) -> float:
+    """Return the most seconds between two attempts. A record that says more was written while the clock was ahead."""
+    return max(LONGEST_DELAY, policy.retry_delay if policy is not None else 0.0)
+
+
 _OWN = {ErrorType.TIMEOUT, ErrorType.OUT_OF_MEMORY}
 
 

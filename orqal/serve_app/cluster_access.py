@@ -73,6 +73,8 @@ class ClusterAccess:
             NotFound: there is no job with this id.
         """
         record = await self.read(self.store.get, job_id)
+        if record is None and job_id in self.store.unreadable:
+            raise NotFound(f"the record of the job {job_id} cannot be read by this version of Orqal; it is kept")
         if record is None:
             raise NotFound(f"there is no job {job_id}")
         return record

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import ray
 from ray.util import list_named_actors
@@ -86,8 +87,9 @@ async def _facts(cluster: ClusterAccess) -> Cluster:
         nodes=frozenset(node["NodeID"] for node in nodes if node["Alive"]),
         broken_apps={app.name: (app.origin, app.error or "") for app in apps.values()},
         missing_apps=missing,
-        store=store,
+        store=replace(store, unreadable={**cluster.store.unreadable, **in_hand.unreadable}),
         versions=machine.versions(),
+        clock_ahead=in_hand.clock_ahead,
     )
 
 
@@ -192,7 +194,8 @@ async def _repair_host(cluster: ClusterAccess, info: HostInfo, findings: Sequenc
     directories = subjects(Kind.STRAY_DIRECTORY)
     for part in slices(directories):
         known = await cluster.read(cluster.store.get_many, part)
-        async for _ in removed_directories(actor, [job for job in part if job not in known]):
+        kept = known.keys() | cluster.store.unreadable.keys()
+        async for _ in removed_directories(actor, [job for job in part if job not in kept]):
             pass
     attempts = [subject.rpartition("_") for subject in subjects(Kind.STRAY_CGROUP)]
     await actor.repair(

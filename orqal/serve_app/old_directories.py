@@ -45,7 +45,8 @@ async def _from_host(cluster: ClusterAccess, info: HostInfo, names: asyncio.Queu
     try:
         for part in slices(await asyncio.wait_for(host.directories(), SILENT_AFTER)):
             known = await cluster.read(cluster.store.get_many, part)
-            calls = removed_directories(host, [name for name in part if name not in known])
+            kept = known.keys() | cluster.store.unreadable.keys()
+            calls = removed_directories(host, [name for name in part if name not in kept])
             while (removed := await asyncio.wait_for(anext(calls, None), SILENT_AFTER)) is not None:
                 for name in removed.gone:
                     names.put_nowait(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from orqal.settings import Settings
 from orqal.store.protocol import (
     BatchPage,
+    Expired,
     Failures,
     JobFilter,
     JobGone,
@@ -19,6 +20,7 @@ from orqal.store.sqlite import SqliteStore
 
 __all__ = [
     "BatchPage",
+    "Expired",
     "JobFilter",
     "JobGone",
     "Page",

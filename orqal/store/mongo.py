@@ -14,12 +14,11 @@ Users' text is only ever a value, and records and outputs are opaque text. So no
 from __future__ import annotations
 
 import contextlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from bson import ObjectId
 from pymongo import MongoClient, ReadPreference, UpdateOne, WriteConcern
@@ -29,8 +28,8 @@ from pymongo.errors import OperationFailure, PyMongoError
 from orqal.models import BatchInfo, JobRecord, Output, Status
 from orqal.settings import MONGO_DATABASE, store_place
 from orqal.store import mongo_documents
-from orqal.store.encoding import UNFINISHED, distinct, moment
-from orqal.store.mongo_commits import CommitLog
+from orqal.store.encoding import FINAL, UNFINISHED, Decoder, distinct, hosts_of, moment, seconds
+from orqal.store.mongo_commits import SCHEMA_VERSION, CommitLog, touch
 from orqal.store.mongo_documents import (
     INDEXES,
     JOB_FIELDS,
@@ -38,16 +37,15 @@ from orqal.store.mongo_documents import (
     Collections,
     Document,
     in_parts,
-    job_record,
     job_state,
     joined_texts,
-    output_of,
     output_pieces,
     output_texts,
     parts,
 )
 from orqal.store.protocol import (
     BatchPage,
+    Expired,
     Failures,
     JobFilter,
     Page,
@@ -59,6 +57,10 @@ from orqal.store.protocol import (
 
 _NEVER = 1 << 62
 """A `seq` above all others."""
+_RECORD = ("_id", "record", "cache_hits", "cache_last_hit", "retried_as")
+"""The fields that `Decoder.record` takes."""
+_FOR_DELETION = dict.fromkeys(("batches", "host", *_RECORD), 1)
+"""The fields of a job that a deletion needs."""
 _COMMITTED = WriteConcern(w="majority", j=True, wtimeout=30_000)
 """A write returns when it is on disk at most members of a replica set, and fails after 30 s."""
 _TIME_LIMITS_MS = {"serverSelectionTimeoutMS": 5_000, "connectTimeoutMS": 5_000, "socketTimeoutMS": 60_000}
@@ -98,6 +100,7 @@ class MongoStore:
             ) from None
         self._collections = Collections.of(self._database)
         self._log = CommitLog(self._collections)
+        self._decoder = Decoder()
         if not read_only:
             try:
                 self._prepare(store_place(url), cluster, loading)
@@ -112,6 +115,8 @@ class MongoStore:
                 for index in indexes:  # one by one, because FerretDB 1.24 fails at several that exist already
                     self._database[name].create_indexes([index])
             self._log.recover()
+            if self._log.schema < SCHEMA_VERSION:
+                self._upgrade()
         except OperationFailure as error:
             raise StoreError(
                 f"The MongoDB at {place} refuses: {error.details and error.details.get('errmsg')}. Check the user and "
@@ -123,13 +128,40 @@ class MongoStore:
                 "ORQAL_STORE empty to keep jobs in SQLite."
             ) from None
 
+    def _upgrade(self) -> None:
+        """Give the documents of the first schema what they lack. This may be interrupted and repeated.
+
+        The first schema judged the age of a job by its end alone.
+        """
+        touched: dict[str, float] = {}
+        jobs = _in_order(self._collections.jobs, {})
+        while part := list(islice(jobs, mongo_documents.DOCUMENTS_AT_ONCE)):
+            changes = []
+            for job in part:
+                kept_from = None
+                if job["status"] in FINAL:
+                    kept_from = max(job["etime"] or job["ctime"], job["cache_last_hit"] or 0.0)
+                    touched |= {batch: max(touched.get(batch, 0.0), kept_from) for batch in job["batches"]}
+                changes.append(UpdateOne({"_id": job["_id"]}, {"$set": {"kept_from": kept_from}}))
+            self._collections.jobs.bulk_write(changes)
+        batches = [
+            UpdateOne(
+                {"_id": batch["_id"]}, {"$set": {"touched": max(batch["created"], touched.get(batch["_id"], 0.0))}}
+            )
+            for batch in self._collections.batches.find({})
+        ]
+        in_parts(self._collections.batches.bulk_write, batches)
+        if "etime_1" in self._collections.jobs.index_information():
+            self._collections.jobs.drop_index("etime_1")
+        self._log.upgraded()
+
     # Writing
 
     def insert(self, *submissions: Submission) -> None:
         """See Store and CommitLog."""
         self._log.insert(submissions)
 
-    def update(self, jobs: Sequence[JobRecord], outputs: Mapping[str, Output]) -> None:
+    def update(self, jobs: Sequence[JobRecord], outputs: Mapping[str, Output], at: datetime | None = None) -> None:
         """See Store. If it is interrupted, some of several jobs may be written.
 
         Raises:
@@ -140,36 +172,101 @@ class MongoStore:
             job_id: output_pieces(names[job_id], job_id, output_texts(output)) for job_id, output in outputs.items()
         }
         changes = []
+        ended: dict[str, float] = {}
         for job in jobs:
-            fields = job_state(job)
+            fields = job_state(job, seconds(at))
+            if fields["kept_from"] is not None:
+                ended[job.id] = fields["kept_from"]
             if job.id in names:
                 fields |= {"output": names[job.id], "pieces": len(pieces[job.id])}
             changes.append(UpdateOne({"_id": job.id, "status": {"$in": UNFINISHED}}, {"$set": fields}))
+        # First, because a batch that was touched and whose job has not ended is kept in any case.
+        self._touch_batches_of(ended)
         in_parts(self._collections.outputs.insert_many, [piece for job in jobs for piece in pieces.pop(job.id, ())])
         in_parts(self._collections.jobs.bulk_write, changes)
 
-    def delete_ended(self, limit: int, before: datetime | None = None, status: Status | None = None) -> list[str]:
+    def _touch_batches_of(self, ended: Mapping[str, float]) -> None:
+        """Note the ends of jobs (id -> seconds since 1970) in their batches."""
+        latest: dict[str, float] = {}
+        for part in parts(list(ended)):
+            wanted = {"_id": {"$in": part}, "status": {"$in": UNFINISHED}}
+            for document in self._collections.jobs.find(wanted, {"batches": 1}):
+                for batch in document["batches"]:
+                    latest[batch] = max(latest.get(batch, 0.0), ended[document["_id"]])
+        for moment_of_end in set(latest.values()):
+            batches = [batch for batch, moment in latest.items() if moment == moment_of_end]
+            touch(self._collections, batches, moment_of_end)
+
+    def delete_ended(self, limit: int, status: Status | None = None) -> list[str]:
         """See Store."""
         with self._log.exclusive():
-            ended: Document = {"$gte": 0} if before is None else {"$gte": 0, "$lt": before.timestamp()}
-            wanted: Document = {"etime": ended}
+            wanted: Document = {"kept_from": {"$gte": 0}}
             if status is not None:
                 wanted["status"] = status.value
-            order = [("etime", 1)] if status is None else [("seq", -1)]
-            shown = {"batches": 1, "host": 1, "record": 1}
-            found = list(self._collections.jobs.find(wanted, shown).sort(order).limit(limit))
-            if not found:
-                return []
-            gone = [document["_id"] for document in found]
-            leftovers = {
-                (document["_id"], name)
-                for document in found
-                for name in (document["host"], *(a["host"] for a in json.loads(document["record"])["attempts"]))
-                if name is not None
-            }
-            batches = {batch for document in found for batch in document["batches"]}
-            self._log.delete(gone, sorted(leftovers), sorted(batches))
-            return gone
+            order = [("kept_from", 1)] if status is None else [("seq", -1)]
+            found = list(self._collections.jobs.find(wanted, _FOR_DELETION).sort(order).limit(limit))
+            return self._delete(found)
+
+    def delete_expired(self, limit: int, now: datetime, ttl: timedelta) -> Expired:
+        """See Store."""
+        before = (now - ttl).timestamp()
+        with self._log.exclusive():
+            batch = self._expired_batch(before)
+            if batch is not None:
+                members = self._collections.members.find({"batch": batch}).sort([("seq", 1)]).limit(limit)
+                jobs = list(self._jobs_by("_id", distinct(member["job"] for member in members)))
+                old = [job for job in jobs if job["batches"] == [batch] and job["kept_from"] < before]
+                gone = [job for job in old if self._record(job) is not None]
+                leaving = sorted({job["_id"] for job in jobs} - {job["_id"] for job in gone})
+                return Expired(self._delete(gone, batch, leaving), True)
+            found = self._collections.jobs.find({"kept_from": {"$lt": before}}, _FOR_DELETION)
+            jobs = list(found.sort([("kept_from", 1)]).limit(limit))
+            gone = [job for job in jobs if not job["batches"] and self._record(job) is not None]
+            deleted = {job["_id"] for job in gone}
+            self._keep([job for job in jobs if job["_id"] not in deleted], now.timestamp(), before)
+            return Expired(self._delete(gone), len(jobs) == limit)
+
+    def _expired_batch(self, before: float) -> str | None:
+        """Return the name of a batch whose time is over; None if there is none."""
+        for batch in self._collections.batches.find({"touched": {"$lt": before}}).sort([("touched", 1)]):
+            name = str(batch["_id"])
+            if self._collections.jobs.find_one({"batches": name, "status": {"$nin": FINAL}}, {"_id": 1}) is None:
+                return name
+        return None
+
+    def _keep(self, jobs: Sequence[Document], now: float, before: float) -> None:
+        """Note that these jobs are needed until the time of their batches is over or, if a batch has not ended, at
+        least for a time to live from now. So they are not looked at each minute."""
+        touched: dict[str, float] = {}
+        for part in parts(distinct(batch for job in jobs for batch in job["batches"])):
+            found = self._collections.batches.find({"_id": {"$in": part}})
+            touched |= {batch["_id"]: batch["touched"] for batch in found}
+        changes = []
+        for job in jobs:
+            latest = max((touched.get(batch, 0.0) for batch in job["batches"]), default=0.0)
+            kept_from = latest if latest >= before else now
+            changes.append(UpdateOne({"_id": job["_id"]}, {"$set": {"kept_from": kept_from}}))
+        in_parts(self._collections.jobs.bulk_write, changes)
+
+    def _delete(self, jobs: Sequence[Document], batch: str | None = None, leaving: Sequence[str] = ()) -> list[str]:
+        """Delete jobs, and let others leave a batch; return the ids of the deleted ones."""
+        if not jobs and batch is None:
+            return []
+        gone = [job["_id"] for job in jobs]
+        leftovers = {
+            (job["_id"], name) for job in jobs for name in (job["host"], *hosts_of(job["record"])) if name is not None
+        }
+        batches = {name for job in jobs for name in job["batches"]} | ({batch} if batch is not None else set())
+        leave = None if batch is None else (batch, leaving)
+        self._log.delete(gone, sorted(leftovers), sorted(batches), leave)
+        return gone
+
+    def correct_times(self, now: datetime) -> None:
+        """See Store."""
+        moment = now.timestamp()
+        with self._log.exclusive():
+            for collection, name in ((self._collections.jobs, "kept_from"), (self._collections.batches, "touched")):
+                collection.update_many({name: {"$gt": moment}}, {"$set": {name: moment}})
 
     def forget_leftovers(self, host: str, job_ids: Sequence[str]) -> None:
         """See Store."""
@@ -185,19 +282,19 @@ class MongoStore:
     def get(self, job_id: str) -> JobRecord | None:
         """See Store."""
         document = self._collections.jobs.find_one({"_id": job_id})
-        return job_record(document) if document else None
+        return self._record(document) if document else None
 
     def get_many(self, job_ids: Sequence[str]) -> dict[str, JobRecord]:
         """See Store."""
         self._log.settle()
-        return {document["_id"]: job_record(document) for document in self._jobs_by("_id", job_ids)}
+        return {job.id: job for job in self._readable(self._jobs_by("_id", job_ids))}
 
     def output(self, job_id: str) -> Output:
         """See Store."""
         document = self._collections.jobs.find_one({"_id": job_id}, {"output": 1, "pieces": 1})
         if document is None or document["output"] is None:
             return Output()
-        return output_of(self._read_texts([document], OUTPUT_FIELDS).get(job_id))
+        return self._output(job_id, self._read_texts([document], OUTPUT_FIELDS))
 
     def cached(self, keys: Sequence[str]) -> dict[str, JobRecord]:
         """See Store."""
@@ -209,7 +306,8 @@ class MongoStore:
             for document in found.sort([("cache_key", 1), ("seq", 1)]):
                 newest[document["cache_key"]] = document["seq"]
         by_seq = self._jobs_by("seq", list(newest.values()))
-        return {document["cache_key"]: job_record(document) for document in by_seq}
+        candidates = {document["cache_key"]: self._record(document) for document in by_seq}
+        return {key: job for key, job in candidates.items() if job is not None}
 
     def documents(self, key: str, first: int, last: int) -> dict[int, str]:
         """See Store."""
@@ -239,13 +337,22 @@ class MongoStore:
             seq["$gte"] = self._first_seq_from(wanted.submitted_after)
         if seq:
             asked["seq"] = seq
-        found = list(self._collections.jobs.find(asked).sort([("seq", -1)]).skip(skip).limit(limit + 1))
-        jobs = [job_record(document) for document in found[:limit]]
-        return Page(jobs, str(found[limit - 1]["seq"]) if len(found) > limit else None)
+        while True:
+            found = list(self._collections.jobs.find(asked).sort([("seq", -1)]).skip(skip).limit(limit + 1))
+            jobs = list(self._readable(found[:limit]))
+            if len(found) <= limit:
+                return Page(jobs, None)
+            last, skip = found[limit - 1]["seq"], 0
+            if jobs:
+                return Page(jobs, str(last))
+            asked["seq"] = {**seq, "$lt": last}  # none of these could be read
 
     def unfinished(self) -> Iterator[JobRecord]:
         """See Store."""
-        return map(job_record, _in_order(self._collections.jobs, {"status": {"$in": UNFINISHED}}))
+        yield from self._readable(_in_order(self._collections.jobs, {"status": {"$in": UNFINISHED}}))
+        # A newer Orqal may have other states. Such jobs are found here, so that they are known to be set aside.
+        for document in self._collections.jobs.find({"status": {"$nin": [*FINAL, *UNFINISHED]}}):
+            self._record(document)
 
     def counts(self) -> dict[Status, int]:
         """See Store."""
@@ -280,8 +387,9 @@ class MongoStore:
             jobs = {job["_id"]: job for job in self._jobs_by("_id", distinct(m["job"] for m in part))}
             texts = self._read_texts([job for job in jobs.values() if job["output"]], ["result"])
             for member in part:
-                if member["job"] in jobs:
-                    yield job_record(jobs[member["job"]]), output_of(texts.get(member["job"]))
+                document = jobs.get(member["job"])
+                if document is not None and (job := self._record(document)) is not None:
+                    yield job, self._output(job.id, texts)
 
     def close(self) -> None:
         """See Store."""
@@ -300,7 +408,8 @@ class MongoStore:
             for job_id, texts in self._read_texts([job for job in part if job["output"]], OUTPUT_FIELDS).items():
                 yield "outputs", {"id": job_id, **texts}
         for batch in found.batches.find({}).sort([("seq", 1)]):
-            yield "batches", {"seq": batch["seq"], "name": batch["_id"], "created": batch["created"]}
+            times = {"created": batch["created"], "touched": batch["touched"]}
+            yield "batches", {"seq": batch["seq"], "name": batch["_id"], **times}
         for member in found.members.find({}).sort([("seq", 1)]):
             yield "members", {"seq": member["seq"], "batch": member["batch"], "job": member["job"]}
         for document in found.documents.find({}).sort([("seq", 1)]):
@@ -333,7 +442,9 @@ class MongoStore:
                     documents += pieces
                     changes.append(UpdateOne({"_id": row["id"]}, {"$set": {"output": name, "pieces": len(pieces)}}))
                 elif table == "batches":
-                    documents.append({"_id": row["name"], "seq": row["seq"], "created": row["created"]})
+                    documents.append(
+                        {"_id": row["name"], **{name: row[name] for name in ("seq", "created", "touched")}}
+                    )
                 elif table == "members":
                     documents.append(dict(row))
                     changes.append(UpdateOne({"_id": row["job"]}, {"$addToSet": {"batches": row["batch"]}}))
@@ -348,6 +459,24 @@ class MongoStore:
         return seq
 
     # Shared by the reading methods
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """See Store."""
+        return self._decoder.unreadable
+
+    def _record(self, document: Document) -> JobRecord | None:
+        values: Any = (document.get(name) for name in _RECORD)
+        return self._decoder.record(*values)
+
+    def _readable(self, documents: Iterable[Document]) -> Iterator[JobRecord]:
+        """Yield the records in jobs' documents, without those that cannot be read."""
+        return (job for document in documents if (job := self._record(document)) is not None)
+
+    def _output(self, job_id: str, texts: Mapping[str, Mapping[str, str]]) -> Output:
+        """Return a job's output from what `_read_texts` returned. What is missing is empty."""
+        found = texts.get(job_id, {})
+        return self._decoder.output(job_id, found.get("stdout", ""), found.get("stderr", ""), found.get("result"))
 
     def _jobs_by(self, field: str, values: Sequence[str] | Sequence[int]) -> Iterator[Document]:
         for part in parts(values):
@@ -372,6 +501,8 @@ class MongoStore:
         if members > sum(status.values()):  # some jobs answer several documents: they count once for each
             times = Counter(self.batch_ids(name))
             for job in self._jobs_by("_id", [job_id for job_id, number in times.items() if number > 1]):
+                if job["status"] not in (*FINAL, *UNFINISHED):
+                    continue  # a newer Orqal's
                 more = times[job["_id"]] - 1
                 status[Status(job["status"])] = status.get(Status(job["status"]), 0) + more
                 ok += more if job["ok"] else 0

@@ -30,7 +30,7 @@ from orqal.store.encoding import distinct
 from orqal.store.mongo_documents import Collections, Document, in_parts, new_job, parts
 from orqal.store.protocol import JobGone, StoreError, Submission
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _META = {"_id": "cluster"}
 """The one document of the collection `meta`."""
@@ -49,6 +49,8 @@ class CommitLog:
         """Committed changes that have not been made yet."""
         self.seq = 0
         """The highest number given out."""
+        self.schema = SCHEMA_VERSION
+        """The schema of the documents. `MongoStore` upgrades those of an older one."""
 
     # Opening
 
@@ -72,6 +74,7 @@ class CommitLog:
                 f"A newer Orqal wrote {place} (schema {found['schema']}; this one knows {SCHEMA_VERSION}). Install "
                 "that version."
             )
+        self.schema = found["schema"]
         if found["loading"] and not loading:
             raise StoreError(f"A copy of jobs into {place} was not finished. Run `orqal copy-store` again.")
 
@@ -126,12 +129,21 @@ class CommitLog:
             with contextlib.suppress(PyMongoError):  # it is committed, so a later `settle` makes the changes
                 self.settle()
 
-    def delete(self, jobs: Sequence[str], leftovers: Sequence[tuple[str, str]], batches: Sequence[str]) -> None:
+    def delete(
+        self,
+        jobs: Sequence[str],
+        leftovers: Sequence[tuple[str, str]],
+        batches: Sequence[str],
+        leave: tuple[str, Sequence[str]] | None = None,
+    ) -> None:
         """Delete jobs with everything that belongs to them, and add leftovers as (job id, host).
 
-        Those of the `batches` that have no members left are deleted too.
+        `leave` is a batch and the ids of jobs that leave it and stay. Those of the `batches` that have no members left
+        are deleted too.
         """
-        changes: list[Document] = [{"delete": jobs, "leftovers": list(map(list, leftovers)), "batches": batches}]
+        changes: list[Document] = [
+            {"delete": jobs, "leftovers": list(map(list, leftovers)), "batches": batches, "leave": leave}
+        ]
         with self._lock:
             self._set_open({"redo": json.dumps(changes)})
             self._remaining = changes
@@ -156,6 +168,11 @@ class CommitLog:
                         self._make_changes(change)
                 self._set_open(None)
                 self._remaining = []
+
+    def upgraded(self) -> None:
+        """Note that all documents have the present schema."""
+        self._meta.update_one(_META, {"$set": {"schema": SCHEMA_VERSION}})
+        self.schema = SCHEMA_VERSION
 
     # Loading from another store
 
@@ -221,6 +238,11 @@ class CommitLog:
             UpdateOne({"_id": job, "hit": {"$lt": number}}, {"$inc": {"cache_hits": times}, "$set": hit})
             for job, times in change["hits"]
         ]
+        # One that has not ended has no `kept_from`, and is not changed.
+        updates += [
+            UpdateOne({"_id": job, "kept_from": {"$lt": change["at"]}}, {"$set": {"kept_from": change["at"]}})
+            for job, _ in change["hits"]
+        ]
         updates += [UpdateOne({"_id": job}, {"$addToSet": {"batches": batch}}) for job, batch in change["joins"]]
         in_parts(found.jobs.bulk_write, updates)
         for part in parts(change["retries"]):
@@ -231,6 +253,7 @@ class CommitLog:
                     collection.update_many({"job": old}, {"$set": {"job": new}})
                 found.jobs.update_one({"_id": new}, {"$addToSet": {"batches": {"$each": batches.get(old, [])}}})
                 found.jobs.update_one({"_id": old}, {"$set": {"retried_as": new, "batches": []}})
+                touch(found, batches.get(old, []), change["at"])
 
     def _replace_batch(self, replace: Document, at: float) -> None:
         """Take the older jobs out of a batch. `seq` is the batch's new number, or None if it has no new members."""
@@ -241,7 +264,8 @@ class CommitLog:
         if replace["seq"] is None:
             found.batches.delete_one({"_id": name})
         else:
-            found.batches.update_one({"_id": name}, {"$set": {"seq": replace["seq"], "created": at}})
+            new = {"seq": replace["seq"], "created": at, "touched": at}
+            found.batches.update_one({"_id": name}, {"$set": new})
 
     def _make_deletion(self, change: Document) -> None:
         found = self._collections
@@ -252,6 +276,10 @@ class CommitLog:
                 for job, host in change["leftovers"]
             ],
         )
+        batch, leaving = change.get("leave") or ("", [])
+        for part in parts(leaving):
+            found.members.delete_many({"batch": batch, "job": {"$in": part}})
+            found.jobs.update_many({"_id": {"$in": part}}, {"$pull": {"batches": batch}})
         for part in parts(change["delete"]):
             for collection in (found.members, found.documents, found.outputs):
                 collection.delete_many({"job": {"$in": part}})
@@ -260,6 +288,12 @@ class CommitLog:
                 found.batches.delete_one({"_id": batch})
         for part in parts(change["delete"]):
             found.jobs.delete_many({"_id": {"$in": part}})
+
+
+def touch(collections: Collections, batches: Sequence[str], at: float) -> None:
+    """Note that something was added to these batches, or ended in them. `at` is in seconds since 1970."""
+    for part in parts(batches):
+        collections.batches.update_many({"_id": {"$in": part}, "touched": {"$lt": at}}, {"$set": {"touched": at}})
 
 
 class _InsertPlan:
@@ -291,11 +325,13 @@ class _InsertPlan:
             else:
                 joins.append([job_id, batch])
         for job in submission.jobs:
-            self.jobs.append(new_job(job, self._next(), new[job.id]))
+            self.jobs.append(new_job(job, self._next(), new[job.id], at))
         named = distinct(batch for batch, _ in submission.members)
         for batch in named:
             created = {"seq": self._next(), "created": at}
-            self.batches.append(UpdateOne({"_id": batch}, {"$setOnInsert": created}, upsert=True))
+            # If this is undone, a batch that was there before stays touched. It is only kept longer for that.
+            change = {"$setOnInsert": created, "$max": {"touched": at}}
+            self.batches.append(UpdateOne({"_id": batch}, change, upsert=True))
         for batch, job_id in submission.members:
             self.members.append({"seq": self._next(), "batch": batch, "job": job_id})
         for key, place, job_id in submission.documents:

@@ -17,7 +17,7 @@ from pymongo.operations import IndexModel
 
 from orqal.models import JobRecord, Output
 from orqal.scheduling import cache
-from orqal.store.encoding import decode, encode, seconds
+from orqal.store.encoding import encode, seconds
 from orqal.store.protocol import TABLES
 
 T = TypeVar("T")
@@ -37,11 +37,11 @@ INDEXES = {
         IndexModel([("ctime", 1), ("seq", 1)]),
         IndexModel([("batches", 1), ("status", 1)]),
         IndexModel([("batches", 1), ("ok", 1)]),
-        IndexModel([("etime", 1)]),
+        IndexModel([("kept_from", 1)]),
         IndexModel([("cache_key", 1), ("seq", 1), ("ok", 1)]),
     ],
     "outputs": [IndexModel([("job", 1)])],
-    "batches": [IndexModel([("seq", -1)])],
+    "batches": [IndexModel([("seq", -1)]), IndexModel([("touched", 1)])],
     "members": [IndexModel([("seq", 1)]), IndexModel([("batch", 1), ("seq", 1)]), IndexModel([("job", 1)])],
     "documents": [
         IndexModel([("seq", 1)]),
@@ -52,7 +52,7 @@ INDEXES = {
 }
 
 JOB_FIELDS = (
-    *("seq", "status", "ok", "app", "user", "host", "ctime", "etime"),
+    *("seq", "status", "ok", "app", "user", "host", "ctime", "etime", "kept_from"),
     *("cache_key", "cache_hits", "cache_last_hit", "retried_as", "record"),
 )
 """The fields of a job that are copied to other stores; the others follow from them and from other documents."""
@@ -81,8 +81,8 @@ class Collections:
         return {name: getattr(self, name) for name in TABLES}
 
 
-def new_job(job: JobRecord, seq: int, batches: list[str]) -> Document:
-    """Return the document of a new job.
+def new_job(job: JobRecord, seq: int, batches: list[str], at: float) -> Document:
+    """Return the document of a new job. `at` is the present, in seconds since 1970.
 
     Raises:
         ValueError: the record is too large for a document.
@@ -101,12 +101,13 @@ def new_job(job: JobRecord, seq: int, batches: list[str]) -> Document:
         "hit": 0,  # the number of the submission that last counted a hit
         "output": None,  # the name of its output
         "pieces": 0,  # of its output
-        **job_state(job),
+        **job_state(job, at),
     }
 
 
-def job_state(job: JobRecord) -> Document:
-    """Return the fields that change until a job's end.
+def job_state(job: JobRecord, at: float | None) -> Document:
+    """Return the fields that change until a job's end. `at` is the present, in seconds since 1970; None stands for the
+    job's `etime`.
 
     Raises:
         ValueError: the record is too large for a document.
@@ -119,25 +120,14 @@ def job_state(job: JobRecord) -> Document:
         "ok": job.ok,
         "host": job.host,
         "etime": seconds(job.etime),
+        "kept_from": (seconds(job.etime) if at is None else at) if job.current_status.final else None,
         "record": record,
     }
-
-
-def job_record(document: Document) -> JobRecord:
-    """Return the record in a job's document."""
-    return decode(document["record"], document["cache_hits"], document["cache_last_hit"], document["retried_as"])
 
 
 def output_texts(output: Output) -> dict[str, str]:
     """Return an output as text, by field."""
     return {"stdout": output.stdout, "stderr": output.stderr, "result": json.dumps(output.result)}
-
-
-def output_of(texts: Mapping[str, str] | None) -> Output:
-    """Return an output from its texts. Fields that are missing are empty."""
-    texts = texts or {}
-    result = json.loads(texts.get("result", "null"))
-    return Output(stdout=texts.get("stdout", ""), stderr=texts.get("stderr", ""), result=result)
 
 
 def output_pieces(name: str, job_id: str, texts: Mapping[str, str]) -> list[Document]:
@@ -156,7 +146,7 @@ def output_pieces(name: str, job_id: str, texts: Mapping[str, str]) -> list[Docu
 
 def joined_texts(pieces: Sequence[Document], fields: Sequence[str]) -> dict[str, str]:
     """Return the texts of an output from all its pieces: the opposite of `output_pieces`."""
-    return {field: b"".join(piece[field] for piece in pieces).decode() for field in fields}
+    return {field: b"".join(piece[field] for piece in pieces).decode("utf-8", "replace") for field in fields}
 
 
 def parts(values: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from orqal.models import BatchInfo, JobRecord, Output, Status
@@ -46,6 +46,7 @@ class Submission:
     """What one request to submit changes in the store. All of it is stored, or nothing."""
 
     at: datetime
+    """The present. The `ctime` of the jobs may be later, if the head's clock was ahead before."""
     jobs: Sequence[JobRecord] = ()
     """The new jobs."""
     members: Sequence[tuple[str, str]] = ()
@@ -59,6 +60,15 @@ class Submission:
     documents."""
     replace_batch: str | None = None
     """A batch that loses its present jobs before `members` are added."""
+
+
+class Expired(NamedTuple):
+    """What one call of `delete_expired` did."""
+
+    deleted: list[str]
+    """The ids of the deleted jobs."""
+    more: bool
+    """True if another call may find more to do, even if this one deleted no job."""
 
 
 class JobGone(Exception):
@@ -87,9 +97,13 @@ Row = dict[str, Any]
 TABLES = ("jobs", "outputs", "batches", "members", "documents", "leftovers")
 """The tables that are copied from store to store, in this order. They refer to jobs by id and to batches by name.
 
-jobs: seq, id, status, ok, app, user, host, ctime, etime, cache_key, cache_hits, cache_last_hit, retried_as, record;
-outputs: id, stdout, stderr, result (JSON text); batches: seq, name, created; members: seq, batch, job;
+jobs: seq, id, status, ok, app, user, host, ctime, etime, kept_from, cache_key, cache_hits, cache_last_hit, retried_as,
+record; outputs: id, stdout, stderr, result (JSON text); batches: seq, name, created, touched; members: seq, batch, job;
 documents: key, number, job; leftovers: id, host. Times are seconds since 1970; `seq` is the order of submission.
+
+`kept_from` is the time from which an ended job is kept for its time to live: when its end was stored, or its last hit
+by the cache, or a later time if a batch needs it. `touched` is the same for a batch: when jobs were last added to it,
+or when the end of one of its jobs was last stored.
 """
 
 
@@ -97,10 +111,18 @@ class Store(Protocol):
     """Keeps jobs and their outputs.
 
     Any thread may call the reading methods. A writing method returns when its data is on disk.
+
+    A record that this version of Orqal cannot read is left out of all answers that have records in them, and is in
+    `unreadable` from then on.
     """
 
     failures: ClassVar[Failures]
     """The exceptions that methods raise while the database is unreachable or its disk is unusable."""
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """The jobs whose records this object could not read so far, and why: id -> reason, which may be empty."""
+        ...
 
     def insert(self, *submissions: Submission) -> None:
         """Add submissions, all of them or none. The `ctime` of new jobs must not be earlier than that of stored jobs.
@@ -110,19 +132,34 @@ class Store(Protocol):
         """
         ...
 
-    def update(self, jobs: Sequence[JobRecord], outputs: Mapping[str, Output]) -> None:
+    def update(self, jobs: Sequence[JobRecord], outputs: Mapping[str, Output], at: datetime | None = None) -> None:
         """Store new states of jobs, and their outputs by job id, all of them or none.
 
-        A job whose stored state is final does not change.
+        A job whose stored state is final does not change. `at` is the present, from which ended jobs are kept for their
+        time to live; None stands for each job's `etime`.
         """
         ...
 
-    def delete_ended(self, limit: int, before: datetime | None = None, status: Status | None = None) -> list[str]:
+    def delete_ended(self, limit: int, status: Status | None = None) -> list[str]:
         """Delete up to `limit` ended jobs and return their ids. `leftovers` then lists their directories.
 
-        `before` restricts this to jobs that ended earlier, and deletes the oldest first. `status` restricts it to jobs
-        in this state.
+        `status` restricts this to jobs in this state.
         """
+        ...
+
+    def delete_expired(self, limit: int, now: datetime, ttl: timedelta) -> Expired:
+        """Delete up to `limit` jobs whose time to live is over. `leftovers` then lists their directories.
+
+        Those whose records cannot be read stay, and are looked at again after another time to live.
+
+        - A batch goes as a whole: when all its jobs have ended, and its last end and the last addition to it were
+          stored more than `ttl` ago. A large batch takes several calls.
+        - A job goes when its end was stored and it was last reused more than `ttl` ago, and it is in no batch any more.
+        """
+        ...
+
+    def correct_times(self, now: datetime) -> None:
+        """Let the times to live that begin later than now begin now: they were noted while the clock was ahead."""
         ...
 
     def leftovers(self, host: str, limit: int) -> list[str]:

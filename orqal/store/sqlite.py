@@ -3,28 +3,59 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from orqal.models import BatchInfo, JobRecord, Output, Status
 from orqal.scheduling import cache
-from orqal.store.encoding import decode, distinct, encode, moment, seconds
-from orqal.store.protocol import TABLES, BatchPage, Failures, JobFilter, JobGone, Page, Row, StoreError, Submission
+from orqal.store.encoding import Decoder, distinct, encode, hosts_of, moment, seconds
+from orqal.store.protocol import (
+    TABLES,
+    BatchPage,
+    Expired,
+    Failures,
+    JobFilter,
+    JobGone,
+    Page,
+    Row,
+    StoreError,
+    Submission,
+)
+from orqal.store.reserve import Reserve
 from orqal.store.sqlite_schema import COPIED_TABLES, FINAL, USABLE, prepare
 
 T = TypeVar("T")
 
 _ROWS_AT_ONCE = 500
 """Rows that a long read holds in memory, and parameters of one statement: old versions of SQLite accept 999."""
+_DISK_FULL = re.compile("full|disk I/O error")
+"""What SQLite says if the disk is full. It needs room for its log, and for the index of its log."""
 _NEVER = 1 << 62
 """A `seq` above all others."""
-_RECORD = "record, cache_hits, cache_last_hit, retried_as"
-"""The columns that `decode` takes."""
+_RECORD = "jobs.id, CAST(record AS BLOB), cache_hits, cache_last_hit, retried_as"
+"""The columns that `Decoder.record` takes. SQLite refuses to return a damaged text, but not its bytes."""
+_STATES = frozenset(status.value for status in Status)
+"""A newer Orqal may have others."""
+_DELETE_EMPTY_BATCH = (
+    "DELETE FROM batches WHERE seq = ? AND NOT EXISTS (SELECT 1 FROM members WHERE batch = batches.seq)"
+)
+
+
+class _Look(NamedTuple):
+    """A look at a batch to whose end and additions a time to live has passed.
+
+    What it found holds while the batch is not touched: the members of a large batch need not be read again each time.
+    """
+
+    touched: float
+    waits_for: int | None = None
+    """The `seq` of a job in it that has not ended; None if all have."""
 
 
 class SqliteStore:
@@ -42,9 +73,14 @@ class SqliteStore:
         self._read_only = read_only
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
+        self._decoder = Decoder()
+        self._reserve = Reserve(path.with_name(f"{path.name}-reserve"))
+        self._looks: dict[int, _Look] = {}
+        """What the last looks at old batches have found, by the `seq` of the batch."""
         if not read_only:
             path.parent.mkdir(parents=True, exist_ok=True)
             prepare(self._connection(), path)
+            self._reserve.make()
 
     def _connection(self) -> sqlite3.Connection:
         """Return this thread's connection."""
@@ -70,73 +106,142 @@ class SqliteStore:
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
+            connection.execute("COMMIT")
         except BaseException:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:  # a full disk may have ended it already
+                connection.execute("ROLLBACK")
             raise
-        connection.execute("COMMIT")
 
     # Writing
 
     def insert(self, *submissions: Submission) -> None:
-        """See Store."""
+        """See Store. While the room that is reserved for deletions is spent, it fails."""
+        if not self._reserve.make():
+            raise sqlite3.OperationalError("the disk is full; new jobs are accepted again when there is room")
         with self._transaction() as connection:
             for submission in submissions:
                 _insert(connection, submission)
 
-    def update(self, jobs: Sequence[JobRecord], outputs: Mapping[str, Output]) -> None:
+    def update(self, jobs: Sequence[JobRecord], outputs: Mapping[str, Output], at: datetime | None = None) -> None:
         """See Store."""
         with self._transaction() as connection:
             for job in jobs:
+                final = job.current_status.final
+                kept_from = seconds(at or job.etime or job.ctime) if final else None
                 cursor = connection.execute(
-                    "UPDATE jobs SET status = ?, ok = ?, host = ?, etime = ?, record = ? "
+                    "UPDATE jobs SET status = ?, ok = ?, host = ?, etime = ?, kept_from = ?, record = ? "
                     f"WHERE id = ? AND status NOT IN {FINAL}",
-                    (job.current_status.value, job.ok, job.host, seconds(job.etime), encode(job), job.id),
+                    (job.current_status.value, job.ok, job.host, seconds(job.etime), kept_from, encode(job), job.id),
                 )
-                output = outputs.get(job.id)
-                if cursor.rowcount and output is not None:
+                if not cursor.rowcount:
+                    continue
+                if final:
+                    connection.execute(
+                        "UPDATE batches SET touched = ? WHERE touched < ? AND seq IN "
+                        "(SELECT batch FROM members WHERE job = (SELECT seq FROM jobs WHERE id = ?))",
+                        (kept_from, kept_from, job.id),
+                    )
+                if (output := outputs.get(job.id)) is not None:
                     connection.execute(
                         "INSERT OR REPLACE INTO outputs (id, stdout, stderr, result) VALUES (?,?,?,?)",
                         (job.id, output.stdout, output.stderr, json.dumps(output.result)),
                     )
 
-    def delete_ended(self, limit: int, before: datetime | None = None, status: Status | None = None) -> list[str]:
-        """See Store."""
-        index, order = ("jobs_etime", "etime") if status is None else ("jobs_status", "seq")
-        conditions, values = ["etime IS NOT NULL", f"status IN {FINAL}"], list[Any]()
+    def delete_ended(self, limit: int, status: Status | None = None) -> list[str]:
+        """See Store. If the disk is full, it deletes fewer jobs, with the room that is reserved for that."""
+        return self._making_room(lambda part: self._delete_ended(part, status), limit)
+
+    def _delete_ended(self, limit: int, status: Status | None) -> list[str]:
+        index, order = ("jobs_kept_from", "kept_from") if status is None else ("jobs_status", "seq")
+        conditions, values = ["kept_from IS NOT NULL", f"status IN {FINAL}"], list[Any]()
         if status is not None:
             conditions.append("status = ?")
             values.append(status.value)
-        if before is not None:
-            conditions.append("etime < ?")
-            values.append(before.timestamp())
         with self._transaction() as connection:
             found = connection.execute(
-                f"SELECT seq, id, host, json_extract(record, '$.attempts') FROM jobs INDEXED BY {index} "
-                f"WHERE {' AND '.join(conditions)} ORDER BY {order} LIMIT ?",
+                f"SELECT seq FROM jobs INDEXED BY {index} WHERE {' AND '.join(conditions)} ORDER BY {order} LIMIT ?",
                 [*values, limit],
-            ).fetchall()
-            jobs = [(seq,) for seq, *_ in found]
-            left = {
-                (name, job_id)
-                for _, job_id, host, attempts in found
-                for name in (host, *(attempt["host"] for attempt in json.loads(attempts or "[]")))
-                if name is not None
-            }
-            connection.executemany("INSERT OR IGNORE INTO leftovers (host, id) VALUES (?,?)", left)
-            batches = {
-                batch
-                for job in jobs
-                for (batch,) in connection.execute("SELECT DISTINCT batch FROM members WHERE job = ?", job)
-            }
-            connection.executemany("DELETE FROM members WHERE job = ?", jobs)
-            connection.executemany("DELETE FROM documents WHERE job = ?", jobs)
-            connection.executemany("DELETE FROM outputs WHERE id = ?", [(job_id,) for _, job_id, *_ in found])
-            connection.executemany("DELETE FROM jobs WHERE seq = ?", jobs)
-            connection.executemany(
-                "DELETE FROM batches WHERE seq = ? AND NOT EXISTS (SELECT 1 FROM members WHERE batch = batches.seq)",
-                [(batch,) for batch in batches],
             )
-        return [job_id for _, job_id, *_ in found]
+            return _delete(connection, [seq for (seq,) in found])
+
+    def delete_expired(self, limit: int, now: datetime, ttl: timedelta) -> Expired:
+        """See Store. If the disk is full, it deletes fewer jobs, with the room that is reserved for that."""
+        return self._making_room(lambda part: self._delete_expired(part, now, ttl), min(limit, _ROWS_AT_ONCE))
+
+    def _making_room(self, delete: Callable[[int], T], limit: int) -> T:
+        """Delete up to `limit` jobs; if the disk is full, fewer at a time: a small transaction needs little room."""
+        for part in (limit, limit // 10):
+            try:
+                return delete(max(part, 1))
+            except sqlite3.OperationalError as error:
+                if not _DISK_FULL.search(str(error)):
+                    raise
+                self._reserve.spend()
+                self._shorten_log()
+        return delete(1)
+
+    def _shorten_log(self) -> None:
+        """Write SQLite's log back into the file, and give its room back, if that is possible now."""
+        with suppress(sqlite3.OperationalError):
+            self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _delete_expired(self, limit: int, now: datetime, ttl: timedelta) -> Expired:
+        before = (now - ttl).timestamp()
+        with self._transaction() as connection:
+            batch = self._expired_batch(connection, before)
+            if batch is None:
+                query = "SELECT seq FROM jobs WHERE kept_from < ? ORDER BY kept_from LIMIT ?"
+                jobs = _values(connection, query, (before, limit))
+            else:
+                jobs = _take_out(connection, batch, limit)
+            gone = list[int]()
+            for job in jobs:
+                query = "SELECT max(touched) FROM members JOIN batches ON batches.seq = batch WHERE job = ?"
+                [touched] = _values(connection, query, (job,))
+                query = f"SELECT {_RECORD} FROM jobs WHERE seq = ? AND kept_from < ?"
+                row = connection.execute(query, (job, before)).fetchone()
+                if row is None:
+                    continue  # it was reused later
+                if self._decoder.record(*row) is None:
+                    touched = 0.0
+                if touched is None:
+                    gone.append(job)
+                elif batch is None:
+                    # It is needed until its batch's time is over or, if the batch has not ended, at least for a time to
+                    # live from now. This is noted, so that it is not looked at each minute.
+                    kept_from = touched if touched >= before else now.timestamp()
+                    connection.execute("UPDATE jobs SET kept_from = ? WHERE seq = ?", (kept_from, job))
+            return Expired(_delete(connection, gone), batch is not None or len(jobs) == limit)
+
+    def _expired_batch(self, connection: sqlite3.Connection, before: float) -> int | None:
+        """Return the `seq` of a batch whose time is over; None if there is none."""
+        looks: dict[int, _Look] = {}
+        query = "SELECT seq, touched FROM batches WHERE touched < ? ORDER BY touched"
+        for batch, touched in connection.execute(query, (before,)):
+            look = self._looks.get(batch)
+            if look is None or look.touched != touched or (look.waits_for and not _waits(connection, look.waits_for)):
+                # The index has all the columns, so no record is read.
+                look = self._looks[batch] = _Look(
+                    touched,
+                    *_values(
+                        connection,
+                        "SELECT job FROM members CROSS JOIN jobs INDEXED BY jobs_state ON jobs.seq = job "
+                        f"WHERE batch = ? AND status NOT IN {FINAL} LIMIT 1",
+                        (batch,),
+                    ),
+                )
+            if look.waits_for is None:
+                return int(batch)
+            looks[batch] = look
+        self._looks = looks
+        return None
+
+    def correct_times(self, now: datetime) -> None:
+        """See Store."""
+        moment = (now.timestamp(), now.timestamp())
+        with self._transaction() as connection:
+            connection.execute("UPDATE jobs SET kept_from = ? WHERE kept_from > ?", moment)
+            connection.execute("UPDATE batches SET touched = ? WHERE touched > ?", moment)
 
     def forget_leftovers(self, host: str, job_ids: Sequence[str]) -> None:
         """See Store."""
@@ -154,18 +259,18 @@ class SqliteStore:
     def get(self, job_id: str) -> JobRecord | None:
         """See Store."""
         row = self._connection().execute(f"SELECT {_RECORD} FROM jobs WHERE id = ?", (job_id,)).fetchone()
-        return decode(*row) if row else None
+        return self._decoder.record(*row) if row else None
 
     def get_many(self, job_ids: Sequence[str]) -> dict[str, JobRecord]:
         """See Store."""
         rows = self._by_values(f"SELECT {_RECORD} FROM jobs WHERE id IN ({{}})", job_ids)
-        return {job.id: job for job in (decode(*row) for row in rows)}
+        return {job.id: job for job in self._readable(rows)}
 
     def output(self, job_id: str) -> Output:
         """See Store."""
-        query = "SELECT stdout, stderr, result FROM outputs WHERE id = ?"
+        query = "SELECT id, stdout, stderr, result FROM outputs WHERE id = ?"
         row = self._connection().execute(query, (job_id,)).fetchone()
-        return Output(stdout=row[0], stderr=row[1], result=json.loads(row[2])) if row else Output()
+        return self._decoder.output(*row) if row else Output()
 
     def cached(self, keys: Sequence[str]) -> dict[str, JobRecord]:
         """See Store."""
@@ -174,7 +279,8 @@ class SqliteStore:
             f"SELECT cache_key, max(seq), {_RECORD} FROM jobs INDEXED BY jobs_cache "
             f"WHERE cache_key IN ({{}}) AND {USABLE} GROUP BY cache_key"
         )
-        return {key: decode(*record) for key, _, *record in self._by_values(query, keys)}
+        found = {key: self._decoder.record(*record) for key, _, *record in self._by_values(query, keys)}
+        return {key: job for key, job in found.items() if job is not None}
 
     def documents(self, key: str, first: int, last: int) -> dict[int, str]:
         """See Store."""
@@ -204,30 +310,30 @@ class SqliteStore:
                 place = "SELECT seq FROM jobs WHERE ctime >= ? ORDER BY ctime, seq LIMIT 1"
                 conditions.append(f"{seq} {sign} ifnull(({place}), {_NEVER})")
                 values.append(time.timestamp())
-        if cursor is not None:
-            conditions.append(f"{seq} < ?")
-            values.append(int(cursor))
-        rows = (
-            self._connection()
-            .execute(
-                f"SELECT jobs.seq, {_RECORD} FROM {tables} WHERE {' AND '.join(conditions)} {grouping} "
-                f"ORDER BY {seq} DESC LIMIT ? OFFSET ?",
-                [*values, limit + 1, skip],
-            )
-            .fetchall()
+        values.append(_NEVER if cursor is None else int(cursor))
+        query = (
+            f"SELECT jobs.seq, {_RECORD} FROM {tables} WHERE {' AND '.join(conditions)} AND {seq} < ? {grouping} "
+            f"ORDER BY {seq} DESC LIMIT ? OFFSET ?"
         )
-        jobs = [decode(*record) for _, *record in rows[:limit]]
-        return Page(jobs, str(rows[limit - 1][0]) if len(rows) > limit else None)
+        while True:
+            rows = self._connection().execute(query, [*values, limit + 1, skip]).fetchall()
+            jobs = list(self._readable(record for _, *record in rows[:limit]))
+            if len(rows) <= limit:
+                return Page(jobs, None)
+            last, skip = rows[limit - 1][0], 0
+            if jobs:
+                return Page(jobs, str(last))
+            values[-1] = last  # none of these could be read
 
     def unfinished(self) -> Iterator[JobRecord]:
         """See Store."""
         query = f"SELECT seq, {_RECORD} FROM jobs WHERE status NOT IN {FINAL} AND seq > ? ORDER BY seq LIMIT ?"
-        return self._in_parts(query, (), lambda *record: decode(*record))
+        return self._readable(self._in_parts(query, (), lambda *record: record))
 
     def counts(self) -> dict[Status, int]:
         """See Store."""
         rows = self._connection().execute("SELECT status, count(*) FROM jobs GROUP BY status")
-        return {Status(status): count for status, count in rows}
+        return {Status(status): count for status, count in rows if status in _STATES}
 
     def batch(self, name: str) -> BatchInfo | None:
         """See Store."""
@@ -264,14 +370,12 @@ class SqliteStore:
     def batch_results(self, batch: str) -> Iterator[tuple[JobRecord, Output]]:
         """See Store."""
         query = (
-            f"SELECT members.seq, result, {_RECORD} FROM members JOIN jobs ON jobs.seq = job "
+            f"SELECT members.seq, CAST(result AS BLOB), {_RECORD} FROM members JOIN jobs ON jobs.seq = job "
             "LEFT JOIN outputs USING (id) WHERE batch = ? AND members.seq > ? ORDER BY members.seq LIMIT ?"
         )
-        return self._in_parts(
-            query,
-            (self._batch_seq(batch),),
-            lambda result, *record: (decode(*record), Output(result=json.loads(result) if result else None)),
-        )
+        for result, job_id, *record in self._in_parts(query, (self._batch_seq(batch),), lambda *row: row):
+            if (job := self._decoder.record(job_id, *record)) is not None:
+                yield job, self._decoder.output(job_id, "", "", result)
 
     def dump(self) -> Iterator[tuple[str, Row]]:
         """See Store."""
@@ -297,6 +401,15 @@ class SqliteStore:
         self._local = threading.local()
 
     # Shared by the reading methods
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """See Store."""
+        return self._decoder.unreadable
+
+    def _readable(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[JobRecord]:
+        """Yield the records of rows with the columns _RECORD, without those that cannot be read."""
+        return (job for row in rows if (job := self._decoder.record(*row)) is not None)
 
     def _by_values(self, query: str, values: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query whose `{}` stands for any number of values."""
@@ -326,12 +439,51 @@ class SqliteStore:
             "ON jobs.seq = job WHERE batch = ? GROUP BY status"
         )
         rows = self._connection().execute(query, (seq,)).fetchall()
-        status = {Status(name): count for name, count, _ in rows}
+        status = {Status(name): count for name, count, _ in rows if name in _STATES}
         ok = sum(int(good) for _, _, good in rows)
         ended = sum(count for name, count in status.items() if name.final)
         return BatchInfo(
             name=name, created=moment(created), jobs=sum(status.values()), status=status, ok=ok, failed=ended - ok
         )
+
+
+def _values(connection: sqlite3.Connection, query: str, values: Sequence[Any]) -> list[Any]:
+    """Return the first column of a query's rows."""
+    return [value for (value,) in connection.execute(query, values)]
+
+
+def _waits(connection: sqlite3.Connection, job: int) -> bool:
+    """Return True if a job has not ended, by its `seq`."""
+    return bool(_values(connection, f"SELECT 1 FROM jobs WHERE seq = ? AND status NOT IN {FINAL}", (job,)))
+
+
+def _take_out(connection: sqlite3.Connection, batch: int, limit: int) -> list[int]:
+    """Take up to `limit` jobs out of a batch, which goes with its last one, and return them. All numbers are `seq`."""
+    members = _values(connection, "SELECT job FROM members WHERE batch = ? ORDER BY seq LIMIT ?", (batch, limit))
+    jobs = list(dict.fromkeys(members))  # a job may answer several of the batch's documents
+    connection.executemany("DELETE FROM members WHERE batch = ? AND job = ?", [(batch, job) for job in jobs])
+    connection.execute(_DELETE_EMPTY_BATCH, (batch,))
+    return jobs
+
+
+def _delete(connection: sqlite3.Connection, seqs: Sequence[int]) -> list[str]:
+    """Delete jobs and what belongs to them, note their directories as left over, and return their ids."""
+    jobs, deleted = [(seq,) for seq in seqs], list[str]()
+    left, batches = set[tuple[str, str]](), set[int]()
+    for job in jobs:
+        job_id, host, record = connection.execute(
+            "SELECT id, host, CAST(record AS BLOB) FROM jobs WHERE seq = ?", job
+        ).fetchone()
+        deleted.append(job_id)
+        left.update((name, job_id) for name in (host, *hosts_of(record)) if name is not None)
+        batches.update(_values(connection, "SELECT batch FROM members WHERE job = ?", job))
+    connection.executemany("INSERT OR IGNORE INTO leftovers (host, id) VALUES (?,?)", left)
+    connection.executemany("DELETE FROM members WHERE job = ?", jobs)
+    connection.executemany("DELETE FROM documents WHERE job = ?", jobs)
+    connection.executemany("DELETE FROM outputs WHERE id = ?", [(job_id,) for job_id in deleted])
+    connection.executemany("DELETE FROM jobs WHERE seq = ?", jobs)
+    connection.executemany(_DELETE_EMPTY_BATCH, [(batch,) for batch in batches])
+    return deleted
 
 
 def _insert(connection: sqlite3.Connection, submission: Submission) -> None:
@@ -340,9 +492,10 @@ def _insert(connection: sqlite3.Connection, submission: Submission) -> None:
             "DELETE FROM members WHERE batch = (SELECT seq FROM batches WHERE name = ?)", (submission.replace_batch,)
         )
         connection.execute("DELETE FROM batches WHERE name = ?", (submission.replace_batch,))
+    at = submission.at.timestamp()
     connection.executemany(
-        "INSERT INTO jobs (id, status, ok, app, user, host, ctime, etime, cache_key, record) "
-        "VALUES (?,?,?,?,?,?,?,?,?,?)",
+        "INSERT INTO jobs (id, status, ok, app, user, host, ctime, etime, kept_from, cache_key, record) "
+        "VALUES (?,?,?,?,?,?,?,?,?,?,?)",
         [
             (
                 job.id,
@@ -353,22 +506,25 @@ def _insert(connection: sqlite3.Connection, submission: Submission) -> None:
                 job.host,
                 job.ctime.timestamp(),
                 seconds(job.etime),
+                at if job.current_status.final else None,
                 cache.key(job),
                 encode(job),
             )
             for job in submission.jobs
         ],
     )
-    at = submission.at.timestamp()
     for job_id in submission.hits:
         hit = connection.execute(
-            "UPDATE jobs SET cache_hits = cache_hits + 1, cache_last_hit = ? WHERE id = ?", (at, job_id)
+            "UPDATE jobs SET cache_hits = cache_hits + 1, cache_last_hit = ?, kept_from = max(kept_from, ?) "
+            "WHERE id = ?",
+            (at, at, job_id),
         )
         if hit.rowcount == 0:
             raise JobGone
     connection.executemany(
-        "INSERT OR IGNORE INTO batches (name, created) VALUES (?,?)",
-        [(batch, at) for batch in distinct(batch for batch, _ in submission.members)],
+        "INSERT INTO batches (name, created, touched) VALUES (?,?,?) "
+        "ON CONFLICT (name) DO UPDATE SET touched = max(touched, excluded.touched)",
+        [(batch, at, at) for batch in distinct(batch for batch, _ in submission.members)],
     )
     connection.executemany(
         "INSERT INTO members (batch, job) "
@@ -387,3 +543,8 @@ def _insert(connection: sqlite3.Connection, submission: Submission) -> None:
                 "WHERE job = (SELECT seq FROM jobs WHERE id = ?)",
                 (new, old),
             )
+        connection.execute(
+            "UPDATE batches SET touched = max(touched, ?) "
+            "WHERE seq IN (SELECT batch FROM members WHERE job = (SELECT seq FROM jobs WHERE id = ?))",
+            (at, new),
+        )

@@ -7,6 +7,7 @@ table of their own, so that lists never read them. Times are seconds since 1970.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 from orqal.store.protocol import StoreError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 FINAL = "('exited', 'error')"
 USABLE = f"(status NOT IN {FINAL} OR ok = 1)"
@@ -31,6 +32,7 @@ CREATE TABLE jobs (
     host TEXT,
     ctime REAL NOT NULL,
     etime REAL,
+    kept_from REAL,
     cache_key TEXT,
     cache_hits INTEGER NOT NULL DEFAULT 0,
     cache_last_hit REAL,
@@ -44,7 +46,7 @@ CREATE INDEX jobs_app ON jobs (app, seq);
 CREATE INDEX jobs_user ON jobs (user, seq);
 CREATE INDEX jobs_host ON jobs (host, seq) WHERE host IS NOT NULL;
 CREATE INDEX jobs_ctime ON jobs (ctime);
-CREATE INDEX jobs_etime ON jobs (etime) WHERE etime IS NOT NULL;
+CREATE INDEX jobs_kept_from ON jobs (kept_from) WHERE kept_from IS NOT NULL;
 CREATE INDEX jobs_state ON jobs (seq, status, ok);
 CREATE INDEX jobs_unfinished ON jobs (seq) WHERE status NOT IN {FINAL};
 CREATE INDEX jobs_cache ON jobs (cache_key, seq) WHERE {USABLE};
@@ -62,8 +64,10 @@ _BATCHES = """
 CREATE TABLE batches (
     seq INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
-    created REAL NOT NULL
+    created REAL NOT NULL,
+    touched REAL NOT NULL
 );
+CREATE INDEX batches_touched ON batches (touched);
 CREATE TABLE members (
     seq INTEGER PRIMARY KEY,
     batch INTEGER NOT NULL,
@@ -97,17 +101,33 @@ DROP INDEX jobs_batch_status; DROP INDEX jobs_host; DROP INDEX jobs_unfinished;
 {_JOBS}
 INSERT INTO jobs (seq, id, status, ok, app, user, host, ctime, etime, record)
     SELECT seq, id, status, ok, app, user, host,
-        seconds(json_extract(record, '$.ctime')), seconds(json_extract(record, '$.etime')), record
+        ifnull(seconds(field(CAST(record AS BLOB), 'ctime')), 0),
+        seconds(field(CAST(record AS BLOB), 'etime')), record
     FROM old_jobs;
+UPDATE jobs SET kept_from = ifnull(etime, ctime) WHERE status IN {FINAL};
 {_INDEXES}
 {_BATCHES}
-INSERT INTO batches (name, created)
-    SELECT batch, min(ctime) FROM old_jobs JOIN jobs USING (seq)
+INSERT INTO batches (name, created, touched)
+    SELECT batch, min(ctime), max(max(ctime), ifnull(max(kept_from), 0)) FROM old_jobs JOIN jobs USING (seq)
     WHERE batch IS NOT NULL GROUP BY batch ORDER BY min(seq);
 INSERT INTO members (batch, job)
     SELECT batches.seq, old_jobs.seq FROM old_jobs JOIN batches ON name = batch ORDER BY old_jobs.seq;
 DROP TABLE old_jobs;
 """
+
+# The second schema judged the age of a job by its end alone.
+_UPGRADE_FROM_2 = f"""
+ALTER TABLE jobs ADD COLUMN kept_from REAL;
+UPDATE jobs SET kept_from = max(ifnull(etime, ctime), ifnull(cache_last_hit, 0)) WHERE status IN {FINAL};
+DROP INDEX jobs_etime;
+CREATE INDEX jobs_kept_from ON jobs (kept_from) WHERE kept_from IS NOT NULL;
+ALTER TABLE batches ADD COLUMN touched REAL NOT NULL DEFAULT 0;
+UPDATE batches SET touched = max(created, ifnull(
+    (SELECT max(kept_from) FROM members JOIN jobs ON jobs.seq = members.job WHERE batch = batches.seq), 0));
+CREATE INDEX batches_touched ON batches (touched);
+"""
+_STEPS = {0: _SCHEMA, 1: _UPGRADE_FROM_1, 2: _UPGRADE_FROM_2}
+"""What makes a file of this version one of the present version."""
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
@@ -124,19 +144,32 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         )
     if version == SCHEMA_VERSION:
         return
-    steps = _SCHEMA if version == 0 else _UPGRADE_FROM_1
     connection.create_function("seconds", 1, _seconds_of_text, deterministic=True)
+    connection.create_function("field", 2, _field, deterministic=True)
     try:
-        connection.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        connection.executescript(f"BEGIN; {_STEPS[version]} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
 
 
+def _field(record: bytes, name: str) -> str | None:
+    """Return a text in a record; None if there is none, or if the record cannot be read."""
+    try:
+        value = json.loads(record)[name]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return value if isinstance(value, str) else None
+
+
 def _seconds_of_text(text: str | None) -> float | None:
-    # Python 3.10 does not read the Z of UTC.
-    return None if text is None else datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    """Return a time in ISO format as seconds since 1970; None if there is none, or if it cannot be read."""
+    try:
+        # Python 3.10 does not read the Z of UTC.
+        return None if text is None else datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return None
 
 
 class CopiedTable(NamedTuple):
@@ -150,7 +183,7 @@ class CopiedTable(NamedTuple):
 
 
 _JOB_COLUMNS = (
-    *("seq", "id", "status", "ok", "app", "user", "host", "ctime", "etime"),
+    *("seq", "id", "status", "ok", "app", "user", "host", "ctime", "etime", "kept_from"),
     *("cache_key", "cache_hits", "cache_last_hit", "retried_as", "record"),
 )
 _JOB_SEQ = "(SELECT seq FROM jobs WHERE id = :job)"
@@ -167,9 +200,9 @@ COPIED_TABLES: dict[str, CopiedTable] = {
         "SELECT id, stdout, stderr, result FROM outputs ORDER BY id",
     ),
     "batches": CopiedTable(
-        ("seq", "name", "created"),
-        ":seq, :name, :created",
-        "SELECT seq, name, created FROM batches ORDER BY seq",
+        ("seq", "name", "created", "touched"),
+        ":seq, :name, :created, :touched",
+        "SELECT seq, name, created, touched FROM batches ORDER BY seq",
     ),
     "members": CopiedTable(
         ("seq", "batch", "job"),

@@ -151,6 +151,9 @@ class VirtualClock(Clock):
     def monotonic(self) -> float:
         return self._loop.time()
 
+    def uptime(self) -> float:
+        return self._loop.time()
+
 
 def run(work: Awaitable[T], rng: random.Random) -> T:
     """Run work on a virtual loop, to its end."""

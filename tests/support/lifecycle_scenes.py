@@ -62,6 +62,7 @@ def events(phase: Phase | None) -> Iterator[Event]:
     yield from (life.Inserted(), life.NotInserted(), life.RoomFound(PLACES[0]))
     yield from (life.Recovered(each, 0.0) for each in (record, running, record.cancel_wanted(NOON)))
     yield from (life.RecordRead(record, APP), life.RecordRead(record, None), life.RecordUnreadable())
+    yield life.RecordSetAside()
     yield from (life.LeaseGranted("lease", "node-h1"), life.LeaseRefused("node-h1"), life.Saved(own, own))
     yield life.ContainerStarted(1, START)
     yield from (life.AttemptEnded(outcome) for outcome in OUTCOMES)

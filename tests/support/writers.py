@@ -73,7 +73,7 @@ async def _deleter(store: SqliteStore, writer: JobWriter, prefix: str, reports: 
         job = _job(f"{prefix}{number:014x}", DOOMED, None).model_copy(update={"host": "h"})
         await writer.insert(Submission(at=now(), jobs=[job]))
         await writer.save(job.failed(ErrorType.TIMEOUT, "too long"), output_of(job.id))
-        deleted = await writer.apart(store.delete_ended, 10, None, Status.ERROR)
+        deleted = await writer.apart(store.delete_ended, 10, Status.ERROR)
         reports.send(("deleted", deleted))
 
 

@@ -103,8 +103,8 @@ class Hosts:
         self._cluster, self._clock, self._changed = cluster, clock, changed
         self._lost_after = settings.host_lost_after
         self._hosts: dict[str, KnownHost] = {}
-        self._drained_path = path = settings.drained_path
-        self._drained: set[str] = set(json.loads(path.read_text())) if path.exists() else set()
+        self._drained_path = settings.drained_path
+        self._drained = self._read_drained()
 
     def __iter__(self) -> Iterator[KnownHost]:
         return iter(list(self._hosts.values()))
@@ -280,6 +280,15 @@ class Hosts:
         await asyncio.to_thread(self._write_drained)
         host.drained = False
         self.reopen(host)
+
+    def _read_drained(self) -> set[str]:
+        try:
+            return set(map(str, json.loads(self._drained_path.read_text())))
+        except FileNotFoundError:
+            return set()
+        except (OSError, ValueError, TypeError) as error:
+            log.error("%s cannot be read, so no host is drained now: %s", self._drained_path, error)
+            return set()
 
     def _write_drained(self) -> None:
         new = self._drained_path.with_suffix(".new")

@@ -60,6 +60,7 @@ from orqal.scheduling.lifecycle import (
     Placed,
     ReadRecord,
     RecordRead,
+    RecordSetAside,
     RecordUnreadable,
     Recovered,
     Release,
@@ -208,6 +209,8 @@ class JobRegistry:
                 self._background.spawn(self._release(host.name, key.job, key.attempt))
 
     def _expects(self, key: ContainerKey) -> bool:
+        if key.job in self._store.unreadable:
+            return True  # what is to become of it is not known here
         match self.phase(key.job):
             case Assigned(record) | OnHost(record) | Orphaned(record):
                 return record.attempt == key.attempt
@@ -310,6 +313,8 @@ class JobRegistry:
             for job in jobs:
                 if (record := records.get(job)) is not None:
                     self._post(job, RecordRead(record, self._app_of(record)))
+                elif job in self._store.unreadable:
+                    self._post(job, RecordSetAside())
                 else:
                     self._post(job, RecordUnreadable())
 
@@ -398,6 +403,8 @@ class JobRegistry:
                 self._answer(job, False)
             case RecordUnreadable():
                 self._answer(job, StoreError(f"the job {job} cannot be read from the store now; try again"))
+            case RecordSetAside():
+                self._answer(job, StoreError(f"the record of the job {job} is damaged; see `orqal doctor`"))
 
     def _answer(self, job: str, answer: bool | StoreError) -> None:
         for future in self._cancels.pop(job):

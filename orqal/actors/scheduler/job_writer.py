@@ -7,9 +7,10 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
-from orqal.models import JobRecord, Output
+from orqal.models import JobRecord, Output, now
 from orqal.store import Store, Submission
 
 log = logging.getLogger("orqal.store")
@@ -35,8 +36,9 @@ class _Update:
 class JobWriter:
     """The only writer of the store. States of one job reach the disk in the order in which they were given."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, stamp: Callable[[], datetime] = now) -> None:
+        """`stamp` returns the present, from which jobs that end now are kept for their time to live."""
+        self._store, self._stamp = store, stamp
         self._inserts: list[_Insert] = []
         self._updates: list[_Update] = []
         self._more = asyncio.Event()
@@ -150,7 +152,8 @@ class JobWriter:
     async def _try_update(self, entries: list[_Update]) -> Exception | None:
         outputs = {entry.record.id: entry.output for entry in entries if entry.output is not None}
         try:
-            await asyncio.to_thread(self._store.update, [entry.record for entry in entries], outputs)
+            records = [entry.record for entry in entries]
+            await asyncio.to_thread(self._store.update, records, outputs, self._stamp())
         except Exception as error:
             return error
         for entry in entries:

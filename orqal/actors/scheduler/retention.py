@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from orqal.actors.background import Background
 from orqal.actors.directories import removed_directories
 from orqal.actors.interfaces import ActorAway, HostApi
 from orqal.actors.scheduler.hosts import Hosts
 from orqal.actors.scheduler.job_writer import JobWriter
+from orqal.actors.scheduler.keeping_clock import KeepingClock
 from orqal.clock import Clock
 from orqal.models import Status
 from orqal.settings import Settings
@@ -37,11 +38,20 @@ class Retention:
     """
 
     def __init__(
-        self, store: Store, writer: JobWriter, settings: Settings, hosts: Hosts, clock: Clock, background: Background
+        self,
+        store: Store,
+        writer: JobWriter,
+        settings: Settings,
+        hosts: Hosts,
+        clock: Clock,
+        keeping: KeepingClock,
+        background: Background,
     ) -> None:
-        """`background` sweeps the hosts, each by itself, so that one that hangs keeps no other waiting."""
+        """`keeping`: the time by which jobs are kept. `background` sweeps the hosts, each by itself, so that one that
+        hangs keeps no other waiting."""
         self._store, self._writer, self._settings = store, writer, settings
-        self._hosts, self._clock, self._background = hosts, clock, background
+        self._hosts, self._clock, self._keeping, self._background = hosts, clock, keeping, background
+        self._times_are_right = False
         self._sweeps: dict[str, asyncio.Task[None]] = {}
         """The last sweep of each host. It may still be under way."""
         self._wanted: set[str] = set()
@@ -56,22 +66,51 @@ class Retention:
         ttl = self._settings.job_ttl
         while True:
             try:
-                if ttl > 0 and (deleted := await self.delete(before=self._clock.now() - timedelta(seconds=ttl))):
-                    log.info("deleted %d jobs that ended more than %g s ago", deleted, ttl)
+                await self._correct_times()
+                if ttl > 0 and (deleted := await self._delete_expired(timedelta(seconds=ttl))):
+                    log.info("deleted %d jobs that have been kept for more than %g s", deleted, ttl)
             except Exception as error:
                 log.error("deleting old jobs failed (%s: %s); trying again later", type(error).__name__, error)
             self._sweep_all()
             await asyncio.sleep(min(max(ttl / 100, 0.2), LONGEST_PAUSE) if ttl > 0 else LONGEST_PAUSE)
 
-    async def delete(self, before: datetime | None = None, status: Status | None = None) -> int:
+    async def confirm_clock(self) -> int:
+        """Follow the head's clock whatever it shows, delete the jobs whose time is over by it, and return how many."""
+        self._keeping.confirm()
+        ttl = self._settings.job_ttl
+        return await self._delete_expired(timedelta(seconds=ttl)) if ttl > 0 else 0
+
+    async def _correct_times(self) -> None:
+        """Note the time; and once the head's clock can be trusted (again), correct what it was wrong about before."""
+        now = self._keeping.now()
+        await asyncio.to_thread(self._keeping.keep)
+        if self._keeping.refused:
+            self._times_are_right = False
+        elif not self._times_are_right:
+            await self._writer.apart(self._store.correct_times, now)
+            self._times_are_right = True
+
+    async def delete(self, status: Status | None = None) -> int:
         """Delete ended jobs and their directories, and return how many jobs. See Store.delete_ended.
 
         The directories on a host that is silent for SILENT_AFTER are removed later.
         """
         deleted = 0
-        while part := await self._writer.apart(self._store.delete_ended, DELETED_AT_ONCE, before, status):
+        while part := await self._writer.apart(self._store.delete_ended, DELETED_AT_ONCE, status):
             deleted += len(part)
             self._sweep_all()
+        if deleted:
+            await self._swept()
+        return deleted
+
+    async def _delete_expired(self, ttl: timedelta) -> int:
+        """Delete the jobs whose time is over and their directories, and return how many. See Store.delete_expired."""
+        now, deleted, more = self._keeping.now(), 0, True
+        while more:
+            part, more = await self._writer.apart(self._store.delete_expired, DELETED_AT_ONCE, now, ttl)
+            deleted += len(part)
+            if part:
+                self._sweep_all()
         if deleted:
             await self._swept()
         return deleted

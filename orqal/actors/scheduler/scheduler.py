@@ -15,6 +15,7 @@ from orqal.actors.scheduler.change_feed import ChangeFeed
 from orqal.actors.scheduler.hosts import Hosts, KnownHost
 from orqal.actors.scheduler.job_registry import JobRegistry, OnOneHost
 from orqal.actors.scheduler.job_writer import JobWriter
+from orqal.actors.scheduler.keeping_clock import KeepingClock
 from orqal.actors.scheduler.leases import Leases
 from orqal.actors.scheduler.retention import Retention
 from orqal.actors.scheduler.submission import Submissions
@@ -62,7 +63,8 @@ class Scheduler(SchedulerApi):
         self._wake = asyncio.Event()
         self._background = Background()
         self._feed = ChangeFeed()
-        self._writer = JobWriter(store)
+        self._keeping = KeepingClock(settings, store, self._clock)
+        self._writer = JobWriter(store, self._keeping.stamp)
         self._apps = Apps(settings, load_apps, self._clock)
         self._hosts = Hosts(settings, cluster, self._clock, self._wake.set)
         self._waiting = WaitingRoom(self._apps, self._clock, self._wake.set)
@@ -87,9 +89,12 @@ class Scheduler(SchedulerApi):
             hosts=self._hosts,
             jobs=self._jobs,
             clock=self._clock,
+            stamp=self._keeping.stamp,
             **({} if new_id is None else {"new_id": new_id}),
         )
-        self._retention = Retention(store, self._writer, settings, self._hosts, self._clock, self._background)
+        self._retention = Retention(
+            store, self._writer, settings, self._hosts, self._clock, self._keeping, self._background
+        )
 
     async def start(self) -> None:
         """Take up the work of the Scheduler before this one, and begin."""
@@ -135,6 +140,8 @@ class Scheduler(SchedulerApi):
     async def clean(self, what: CleanTarget) -> int:
         if what is CleanTarget.CONTAINERS:
             return await self._clean_containers()
+        if what is CleanTarget.EXPIRED:
+            return await self._retention.confirm_clock()
         await self._cancel_in_parts(self._waiting.jobs())
         return await self._retention.delete(status=Status.ERROR if what is CleanTarget.SCHEDULED else None)
 
@@ -234,7 +241,9 @@ class Scheduler(SchedulerApi):
 
     async def in_hand(self) -> InHand:
         leases = self._jobs.lease_names() | self._leases.names()
-        return InHand(self._jobs.in_hand(), frozenset(self._writer.saving), leases, self._apps.missing_names())
+        saving, missing = frozenset(self._writer.saving), self._apps.missing_names()
+        unreadable = dict(self._store.unreadable)
+        return InHand(self._jobs.in_hand(), saving, leases, missing, unreadable, self._keeping.ahead())
 
     async def repair(
         self, node_id: str | None, containers: Sequence[ContainerKey], leases: Sequence[str], apps: Sequence[str] = ()

@@ -45,11 +45,13 @@ class Submissions:
         hosts: Hosts,
         jobs: JobRegistry,
         clock: Clock,
+        stamp: Callable[[], datetime],
         new_id: Callable[[], str] = lambda: str(ObjectId()),
     ) -> None:
-        """`new_id` makes the ids of jobs: BSON ObjectIds in 24 hex digits."""
+        """`stamp` returns the present, from which jobs are kept for their time to live. `new_id` makes the ids of jobs:
+        BSON ObjectIds in 24 hex digits."""
         self._store, self._writer, self._apps, self._hosts = store, writer, apps, hosts
-        self._jobs, self._clock, self._new_id = jobs, clock, new_id
+        self._jobs, self._clock, self._stamp, self._new_id = jobs, clock, stamp, new_id
         self._deciding: dict[str, asyncio.Future[str | None]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()
@@ -153,7 +155,7 @@ class Submissions:
             if key is not None and not record.current_status.final:
                 found[key] = _Found(record.id, None)  # for the same document in this very request
         submission = Submission(
-            at=moment,
+            at=self._stamp(),
             jobs=new,
             # A retry takes the place of what failed; it does not join a second time.
             members=[

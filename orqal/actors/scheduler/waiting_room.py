@@ -12,6 +12,7 @@ from orqal.clock import Clock
 from orqal.engine.client import with_tag
 from orqal.models import Fault, JobRecord, Shape
 from orqal.scheduling import LineKey, Queue
+from orqal.scheduling.retries import longest_delay
 from orqal.wrappers.catalog import App
 
 
@@ -87,6 +88,7 @@ class WaitingRoom:
     def enqueue(self, record: JobRecord, *, first: bool) -> None:
         """Let a job wait from now on. `first`: before all others."""
         pause = (record.not_before - self._clock.now()).total_seconds() if record.not_before else 0.0
+        pause = min(pause, longest_delay(record.retry_policy))
         request = _Request.of(record, self._clock.monotonic() + pause if pause > 0 else None)
         app = self._apps.get(record.app)
         if app is None:

@@ -35,6 +35,8 @@ async def clean(which: Annotated[ToClean, Body()], cluster: ClusterDep) -> Respo
     - `containers`: end the jobs whose containers run, and remove leftover containers. Containers that Orqal did not
       start, and those of ORQAL_PROTECTED_CONTAINERS, are left alone.
     - `old`: remove the directories on the hosts whose jobs are gone.
+    - `expired`: delete the jobs whose time to live is over. This happens by itself, unless the head's clock has jumped:
+      then this confirms that the clock is right.
 
     The last line of the answer is `{"deleted": N}`: the number of jobs that were deleted or, for `containers`, ended;
     for `old`, of directories. Before it, `old` sends a line `{"directory": NAME}` for each directory as it is removed.

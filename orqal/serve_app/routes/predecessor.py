@@ -36,6 +36,7 @@ _CLEANED = {
     CleanTarget.ALL: "all jobs purged",
     CleanTarget.SCHEDULED: "all jobs scheduled purged",
     CleanTarget.CONTAINERS: "containers removed",
+    CleanTarget.EXPIRED: "expired jobs purged",
 }
 
 

@@ -123,6 +123,14 @@ SCENES: dict[str, tuple[Cluster, list[tuple[str, str]]]] = {
         [("broken_wrapper", "Gone")],
     ),
     "a damaged store": (replace(WELL, store=StoreFacts("/s", damage=["row 7 missing"])), [("store_damaged", "/s")]),
+    "jobs that cannot be read, which are left alone with all that is theirs": (
+        replace(
+            with_container("b" * 24, 1, None),
+            store=StoreFacts("/s", unreadable={"b" * 24: "odd", **{f"{n:024x}": "" for n in range(4)}}),
+        ),
+        [("unreadable_jobs", "/s")],
+    ),
+    "a head's clock that has jumped": (replace(WELL, clock_ahead=-7_200.0), [("clock_jumped", "head")]),
     "a database that does not answer": (
         replace(on_h1(directories=frozenset({"d" * 24})), stored={}, store=StoreFacts("/s", silent="refused")),
         [("store_silent", "/s")],

@@ -25,7 +25,7 @@ class StoreFailure(Exception):
 
 
 def store(**methods: Any) -> Any:
-    return SimpleNamespace(failures=(StoreFailure,), **methods)
+    return SimpleNamespace(failures=(StoreFailure,), unreadable={"damaged": "no such status"}, **methods)
 
 
 async def test_a_store_that_cannot_be_read_is_unavailable() -> None:
@@ -41,6 +41,8 @@ async def test_what_the_store_does_not_have_is_not_found() -> None:
     cluster = cluster_with(store(get=lambda _: None, batch_ids=lambda _: []))
     with pytest.raises(NotFound, match="there is no job a"):
         await cluster.job("a")
+    with pytest.raises(NotFound, match="the record of the job damaged cannot be read"):
+        await cluster.job("damaged")
     with pytest.raises(NotFound, match="there is no batch 'b'"):
         await cluster.batch_ids("b")
 

@@ -21,9 +21,10 @@ from orqal.store.mongo import MongoStore
 from tests.support.broken_mongo import Broken
 from tests.support.mongo_server import Server
 from tests.support.orqal_process import free_port
-from tests.support.stores import NOON, add, done, job, jobs, store_of
+from tests.support.stores import NOON, add, done, expired, job, jobs, store_of
 
 SECRET = "hush-hush"
+WEEK = timedelta(days=7)
 
 
 @pytest.fixture
@@ -123,8 +124,32 @@ def test_another_clusters_database_is_refused_and_left_alone(mongo_url: str, sto
 
 def test_a_newer_schema_is_refused(mongo_url: str, store: MongoStore) -> None:
     store._collections.meta.update_one({"_id": "cluster"}, {"$set": {"schema": 99}})
-    with pytest.raises(StoreError, match=r"newer Orqal wrote .* \(schema 99; this one knows 1\)"):
+    with pytest.raises(StoreError, match=r"newer Orqal wrote .* \(schema 99; this one knows 2\)"):
         MongoStore(mongo_url, "cluster")
+
+
+def test_documents_of_the_first_schema_are_upgraded(mongo_url: str, store: MongoStore) -> None:
+    early, late, hit, forgotten, waiting = *jobs(2, batch="b"), *jobs(3)
+    add(store, [early, late, hit, forgotten, waiting])
+    for record, hour in ((early, 1), (late, 9), (hit, 0), (forgotten, 0)):
+        store.update([done(record).model_copy(update={"etime": NOON + timedelta(hours=hour)})], {})
+    store.insert(Submission(at=NOON + timedelta(hours=5), hits=[hit.id]))
+    found = store._collections
+    found.jobs.update_many({}, {"$unset": {"kept_from": 1}})
+    found.batches.update_many({}, {"$unset": {"touched": 1}})
+    found.jobs.create_index([("etime", 1)])
+    found.meta.update_one({"_id": "cluster"}, {"$set": {"schema": 1}})
+    store.close()
+    for _ in range(2):
+        store = MongoStore(mongo_url, "cluster")
+        assert "etime_1" not in store._collections.jobs.index_information()
+        assert expired(store, NOON + timedelta(hours=4.5)) in ({forgotten.id}, set())
+        store.close()
+    store = MongoStore(mongo_url, "cluster")
+    assert expired(store, NOON + timedelta(hours=9.5)) == {hit.id}
+    assert expired(store, NOON + timedelta(hours=13.5)) == {early.id, late.id}
+    assert store_of(store) == [waiting]
+    store.close()
 
 
 @pytest.mark.parametrize(
@@ -191,7 +216,8 @@ CALLS: dict[str, Callable[[MongoStore], object]] = {
     "update": lambda store: store.update([job()], {}),
     "insert": lambda store: add(store, [job(batch="b")], replace_batch="b"),
     "hits": hit,
-    "delete_ended": lambda store: store.delete_ended(5, before=NOON + timedelta(days=9000)),
+    "delete_ended": lambda store: store.delete_ended(5),
+    "delete_expired": lambda store: [store.delete_expired(5, NOON + timedelta(days=9_000), WEEK) for _ in range(3)],
     "delete_ended of a state": lambda store: store.delete_ended(5, status=Status.EXITED),
 }
 

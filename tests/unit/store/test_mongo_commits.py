@@ -34,8 +34,11 @@ def store(mongo_url: str) -> Iterator[MongoStore]:
 
 
 def everything(store: Store) -> list[Any]:
-    """Return all rows of a store, without their numbers."""
-    return [(table, {k: v for k, v in row.items() if k != "seq"}) for table, row in store.dump()]
+    """Return all rows of a store, without their numbers and without the times at which batches were touched.
+
+    A submission that is undone leaves the batches touched that were there before it.
+    """
+    return [(table, {k: v for k, v in row.items() if k not in ("seq", "touched")}) for table, row in store.dump()]
 
 
 def prepared(store: Store) -> tuple[list[Any], Submission]:
@@ -99,7 +102,7 @@ def test_a_submission_is_complete_or_not_there_wherever_it_breaks(mongo: Server,
 def load(store: Store, rows: list[Any]) -> None:
     numbers = itertools.count(1)
     store.load(
-        (table, {**row, "seq": next(numbers)} if table in ("jobs", "batches", "members") else row)
+        (table, {**row, "seq": next(numbers), "touched": 0.0} if table in ("jobs", "batches", "members") else row)
         for table, row in rows
     )
 

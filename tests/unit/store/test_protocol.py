@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from orqal.models import BatchInfo, ErrorType, Fault, JobRecord, Output, Status
 from orqal.scheduling import cache
 from orqal.store import JobFilter, JobGone, SqliteStore, Store, Submission, mongo_documents, sqlite
 from orqal.store.mongo import MongoStore
-from tests.support.stores import NOON, add, done, ids, job, jobs, store_of
+from tests.support.stores import NOON, SPOILED, TTL, add, done, expired, ids, job, jobs, spoil, store_of
 
 Factory = Callable[[], Store]
 
@@ -211,19 +211,136 @@ def ended(record: JobRecord, hour: int) -> JobRecord:
     return done(record).model_copy(update={"etime": NOON + timedelta(hours=hour)})
 
 
-def test_only_ended_jobs_are_deleted_the_oldest_first(store: Store) -> None:
+def test_only_ended_jobs_are_deleted(store: Store) -> None:
     waiting, running, first, second, third = jobs(5, batch="b")
     add(store, [waiting, running, third, second, first], documents=[("k", 1, first.id)])
     busy = running.model_copy(update={"current_status": Status.RUNNING, "host": "h"})
     outputs = {record.id: Output(stdout="x") for record in (first, second, third)}
     store.update([busy, ended(third, 3), ended(second, 2), ended(first, 1)], outputs)
-    assert store.delete_ended(9, before=NOON + timedelta(hours=1)) == []
-    assert store.delete_ended(1, before=NOON + timedelta(hours=3)) == [first.id]
+    assert store.delete_ended(1) == [first.id]
     assert store.output(first.id) == Output() and store.documents("k", 1, 1) == {}
     assert store.delete_ended(9, status=Status.ERROR) == []
     assert store.delete_ended(9) == [second.id, third.id]
     assert store.batch_ids("b") == [waiting.id, running.id]
     assert set(ids(store_of(store))) == {waiting.id, running.id}
+
+
+def at(hour: float) -> datetime:
+    return NOON + timedelta(hours=hour)
+
+
+def test_a_job_in_no_batch_is_kept_for_a_time_to_live_after_its_end(store: Store) -> None:
+    first, second, waiting, failed = *jobs(3), job().failed(ErrorType.NO_SUCH_APP, "n", NOON)
+    add(store, [first, second, waiting, failed])
+    store.update([ended(first, 1), ended(second, 2)], {first.id: Output(stdout="x")})
+    assert expired(store, at(3.9)) == set()
+    assert expired(store, at(4.1)) == {failed.id}
+    assert expired(store, at(5.1)) == {first.id} and store.output(first.id) == Output()
+    assert expired(store, at(99)) == {second.id}
+    assert ids(store_of(store)) == [waiting.id]
+
+
+def test_the_time_to_live_begins_when_the_end_is_stored(store: Store) -> None:
+    record = job(batch="b")
+    add(store, [record])
+    store.update([ended(record, -99)], {}, at(2))
+    assert expired(store, at(5.9)) == set()
+    assert expired(store, at(6.1)) == {record.id}
+
+
+@pytest.mark.parametrize("count", [4, 3 * SLICE])
+def test_a_batch_is_deleted_together_after_its_last_end(store: Store, count: int) -> None:
+    """The jobs that ended first are kept while others of the batch wait, and for a time to live after the last end."""
+    records = jobs(count, batch="b")
+    add(store, records)
+    store.update([ended(record, 1) for record in records[:-1]], {})
+    assert expired(store, at(50)) == expired(store, at(51)) == set()
+    store.update([ended(records[-1], 52)], {})
+    assert expired(store, at(55.9)) == set()
+    assert store.batch_ids("b") == ids(records)
+    assert expired(store, at(56.1)) == set(ids(records))
+    assert store.batch("b") is None and store_of(store) == []
+
+
+def test_large_batches_go_in_steps_of_limited_size(store: Store) -> None:
+    records = jobs(3 * SLICE, batch="b")
+    add(store, records)
+    store.update([ended(record, 1) for record in records], {})
+    deleted, more = store.delete_expired(7, at(6), TTL)
+    assert set(deleted) == set(ids(records[:7])) and more
+    assert store.batch_ids("b") == ids(records[7:])
+
+
+def test_a_job_of_two_batches_goes_with_the_last_of_them(store: Store) -> None:
+    first, shared, other = *jobs(2, batch="b"), job(batch="c")
+    add(store, [first, shared])
+    store.update([ended(first, 1), ended(shared, 1)], {})
+    store.insert(Submission(at=at(4), jobs=[other], members=[("c", shared.id), ("c", other.id)], hits=[shared.id]))
+    assert expired(store, at(5.1)) == {first.id}
+    assert store.batch("b") is None and store.batch_ids("c") == [shared.id, other.id]
+    assert expired(store, at(40)) == set(), "the batch c has not ended"
+    store.update([ended(other, 41)], {})
+    assert expired(store, at(44.9)) == set()
+    assert expired(store, at(45.1)) == {shared.id, other.id}
+
+
+def test_two_batches_that_expire_at_once_take_their_common_jobs_along(store: Store) -> None:
+    record = job()
+    add(store, [record])
+    store.update([ended(record, 1)], {})
+    store.insert(Submission(at=at(1), members=[("b", record.id), ("c", record.id), ("c", record.id)], hits=[record.id]))
+    assert expired(store, at(5.1)) == {record.id}
+    assert store.batches(9).batches == []
+
+
+def test_a_hit_keeps_a_job_and_its_new_batch_for_a_time_to_live(store: Store) -> None:
+    alone, joined, unfinished = jobs(3)
+    add(store, [alone, joined, unfinished])
+    store.update([ended(alone, 1), ended(joined, 1)], {})
+    hits = [alone.id, joined.id, unfinished.id]
+    store.insert(Submission(at=at(4.9), members=[("b", joined.id)], hits=hits))
+    assert expired(store, at(8.8)) == set()
+    assert expired(store, at(9)) == {alone.id, joined.id}
+    assert expired(store, at(99)) == set() and ids(store_of(store)) == [unfinished.id]
+
+
+def test_a_job_that_outlives_its_batch_by_a_hit_is_deleted_after_all(store: Store) -> None:
+    first, second = jobs(2, batch="b")
+    add(store, [first, second])
+    store.update([ended(first, 1), ended(second, 1)], {})
+    store.insert(Submission(at=at(3), hits=[second.id]))
+    assert expired(store, at(5.1)) == {first.id}
+    assert store.batch("b") is None
+    assert expired(store, at(7.1)) == {second.id}
+
+
+def test_a_batch_to_which_jobs_are_added_is_kept_from_then_on(store: Store) -> None:
+    old, new = ended(job(batch="b"), 1), job(batch="b").failed(ErrorType.NO_SUCH_APP, "n", at(4))
+    add(store, [old])
+    store.insert(Submission(at=at(4), jobs=[new], members=[("b", new.id)]))
+    assert expired(store, at(7.9)) == set()
+    assert expired(store, at(8.1)) == {old.id, new.id}
+
+
+def test_a_retry_keeps_the_batch_and_not_the_failed_job(store: Store) -> None:
+    good, bad, again = *jobs(2, batch="b"), job()
+    add(store, [good, bad])
+    store.update([ended(good, 1), bad.failed(ErrorType.TIMEOUT, "t", at(1))], {})
+    store.insert(Submission(at=at(4), jobs=[again], retries={bad.id: again.id}))
+    assert expired(store, at(7.9)) == {bad.id}
+    assert expired(store, at(50)) == set()
+    store.update([ended(again, 51)], {})
+    assert expired(store, at(54.9)) == set()
+    assert expired(store, at(55.1)) == {good.id, again.id}
+
+
+def test_jobs_that_a_batch_needs_are_not_looked_at_each_time(store: Store) -> None:
+    """The cost of a look does not grow with the number of ended jobs in batches that have not ended."""
+    records = jobs(SLICE, batch="b")
+    add(store, records)
+    store.update([ended(record, 1) for record in records[1:]], {})
+    assert store.delete_expired(SLICE - 1, at(9), TTL) == ([], True), "it has looked at all that ended"
+    assert store.delete_expired(SLICE - 1, at(9), TTL) == ([], False), "and does not look again"
 
 
 def test_a_batch_is_deleted_with_its_last_job(store: Store) -> None:
@@ -285,6 +402,71 @@ def test_updating_a_job_that_is_not_there_adds_nothing(store: Store) -> None:
     store.update([record], {record.id: Output(stdout="x")})
     assert store.get(record.id) is None
     assert store.output(record.id) == Output()
+
+
+# Records that cannot be read
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+def test_a_record_that_cannot_be_read_is_set_aside(store: Store, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    first, bad, last = jobs(3, batch="b", app="A", host="h")
+    spoiled, status = SPOILED[kind]
+    failed = bad.failed(ErrorType.TIMEOUT, "t", NOON)
+    add(store, [first, bad, last])
+    if status is None:
+        store.update([failed], {bad.id: Output(stdout="x")})
+    store.update([done(first)], {first.id: Output(result=1)})
+    spoil(store, bad.id, spoiled(bad if status else failed), status)
+    for _ in range(2):
+        assert store.get(bad.id) is None
+        assert store.get_many(ids([first, bad, last])).keys() == {first.id, last.id}
+        assert ids(store.find(JobFilter(batch="b"), 9).jobs) == [last.id, first.id]
+        assert ids(store.unfinished()) == [last.id]
+        assert ids(job for job, _ in store.batch_results("b")) == [first.id, last.id]
+        assert store.cached([cache.key(bad)]).keys() <= {cache.key(bad)}
+        info = store.batch("b")
+        assert info is not None and info.jobs == (2 if status else 3)
+        assert sum(store.counts().values()) == info.jobs
+    assert store.unreadable.keys() == {bad.id} and store.unreadable[bad.id]
+    assert [bad.id in record.message for record in caplog.records] == [True], "it is reported once"
+    add(store, [job()])  # and work goes on
+
+
+def test_a_page_without_a_readable_record_is_not_the_last_one(store: Store) -> None:
+    records = jobs(5, app="A")
+    add(store, records)
+    for record in records[1:]:
+        spoil(store, record.id, "{")
+    assert ids(store.find(JobFilter(), 1).jobs) == ids(store.find(JobFilter(app="A"), 2).jobs) == [records[0].id]
+    page = store.find(JobFilter(), 2, skip=1)
+    assert ids(page.jobs) == [records[0].id] and page.cursor is None
+
+
+def test_what_cannot_be_read_is_not_deleted_when_its_time_is_over(store: Store) -> None:
+    bad, member, good = job(host="h"), job(batch="b", host="h"), job(batch="b")
+    add(store, [bad, member, good])
+    store.update([ended(record, 1) for record in (bad, member, good)], {})
+    spoil(store, bad.id, "{")
+    spoil(store, member.id, "{")
+    assert expired(store, at(6), limit=2) == {good.id}
+    assert expired(store, at(99), limit=2) == set()
+    assert store.counts() == {Status.EXITED: 2} and store.leftovers("h", 9) == []
+    assert set(store.delete_ended(9)) == {bad.id, member.id}, "only `orqal clean` deletes them"
+    assert set(store.leftovers("h", 9)) == {bad.id, member.id}
+
+
+def test_a_result_that_cannot_be_read_is_left_out(store: Store) -> None:
+    record = job(batch="b")
+    add(store, [record])
+    store.update([done(record)], {record.id: Output(stdout="x", result=[1])})
+    if isinstance(store, SqliteStore):
+        store._connection().execute("UPDATE outputs SET result = '[1'")
+    else:
+        assert isinstance(store, MongoStore)
+        store._collections.outputs.update_many({}, {"$set": {"result": b"[1"}})
+    assert store.output(record.id) == Output(stdout="x")
+    assert [output for _, output in store.batch_results("b")] == [Output()]
+    assert store.unreadable.keys() == {record.id}
 
 
 # Listing

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,8 @@ def plans(store: SqliteStore, call: Callable[[], object]) -> list[str]:
         pytest.param(lambda store: store.cached(["a", "b"]), id="cached"),
         pytest.param(lambda store: store.documents("k", 1, 2), id="documents"),
         pytest.param(lambda store: store.leftovers("h", 5), id="leftovers"),
-        pytest.param(lambda store: store.delete_ended(5, before=NOON), id="delete_ended"),
+        pytest.param(lambda store: store.delete_ended(5), id="delete_ended"),
+        pytest.param(lambda store: store.delete_expired(5, NOON, timedelta(1)), id="delete_expired"),
         pytest.param(lambda store: store.delete_ended(5, status=Status.ERROR), id="delete_ended of a state"),
         pytest.param(lambda store: store.forget_leftovers("h", ["a"]), id="forget_leftovers"),
         pytest.param(lambda store: store.find(JobFilter(submitted_after=NOON), 5), id="find by time"),
@@ -140,5 +142,6 @@ def test_counting_all_reads_an_index_and_no_records(path: Path) -> None:
 
 def test_listing_all_sorts_nothing(path: Path) -> None:
     store = SqliteStore(path)
-    assert plans(store, lambda: store.find(JobFilter(), 5)) == ["SCAN jobs"]  # backwards by seq, and stops at 6
+    # Backwards by seq, and stops at 6.
+    assert plans(store, lambda: store.find(JobFilter(), 5)) == ["SEARCH jobs USING INTEGER PRIMARY KEY (rowid<?)"]
     store.close()

@@ -56,7 +56,7 @@ class FakeStore:
         self._write("delete", [job(number) for number in numbers], [])
         return len(numbers)
 
-    def update(self, jobs: Sequence[JobRecord], outputs: Mapping[str, Output]) -> None:
+    def update(self, jobs: Sequence[JobRecord], outputs: Mapping[str, Output], at: datetime) -> None:
         self._write("update", jobs, [outputs[record.id].stdout for record in jobs if record.id in outputs])
 
 

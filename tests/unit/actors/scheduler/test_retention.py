@@ -30,6 +30,35 @@ def test_jobs_and_directories_go_after_their_time_and_running_jobs_never(tmp_pat
     play(scene, tmp_path, job_ttl=100.0)
 
 
+def test_a_batch_that_takes_longer_than_the_time_to_live_keeps_its_first_results(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        jobs = await cluster.submit(
+            *(spec(number, params={"seconds": seconds}, batch="b") for number, seconds in enumerate((1, 1, 250)))
+        )
+        await cluster.ended(jobs)
+        await cluster.wait(95)
+        assert cluster.store.whole.batch_ids("b") == jobs
+        await cluster.wait(15)
+        assert not cluster._records(jobs) and cluster.store.whole.batch("b") is None
+        assert not cluster.machines["h1"].directories
+
+    play(scene, tmp_path, job_ttl=100.0)
+
+
+def test_a_job_that_has_just_answered_a_submission_is_kept(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        [job] = await cluster.submit(spec(1))
+        await cluster.ended([job])
+        await cluster.wait(95)
+        assert await cluster.submit(spec(1, batch="b")) == [job], "the cache reuses it"
+        await cluster.wait(95)
+        assert cluster.store.whole.batch_ids("b") == [job]
+        await cluster.wait(15)
+        assert not cluster._records([job])
+
+    play(scene, tmp_path, job_ttl=100.0)
+
+
 def test_directories_on_a_host_that_was_away_go_when_it_is_back(tmp_path: Path) -> None:
     async def scene(cluster: InProcessCluster) -> None:
         jobs = await cluster.submit(*(spec(number, params={"seconds": 1}) for number in range(8)))

@@ -1,0 +1,53 @@
+"""Room on the store's disk that is kept free for deleting jobs, so that a full disk can be cleaned."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+log = logging.getLogger("orqal.store")
+
+RESERVE_BYTES = 16 << 20
+"""What deleting jobs may need, at most: SQLite writes its log back at 4 MiB."""
+SMALLEST_PART = 64
+"""The reserve is at most this part of the disk."""
+
+
+class Reserve:
+    """A file without content, which is removed when a deletion finds the disk full.
+
+    While it is spent, the room belongs to deletions and to the ends of jobs, and no new job is accepted. It is made
+    again as soon as there is room for it and as much besides.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._bytes = 0
+
+    def make(self) -> bool:
+        """Make the file, unless it exists. Return False if there is too little room for it."""
+        if self._path.exists():
+            return True
+        try:
+            disk = shutil.disk_usage(self._path.parent)
+            self._bytes = min(RESERVE_BYTES, disk.total // SMALLEST_PART)
+            if disk.free < 2 * self._bytes:
+                return False
+            with self._path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, self._bytes)
+        except OSError as error:
+            self._path.unlink(missing_ok=True)
+            log.warning("no room is reserved for deleting jobs (%s: %s)", self._path, error)
+            return False
+        return True
+
+    def spend(self) -> bool:
+        """Remove the file. Return False if there is none."""
+        try:
+            self._path.unlink()
+        except FileNotFoundError:
+            return False
+        log.warning("the store's disk is full: jobs are deleted with the room that was reserved for that")
+        return True
