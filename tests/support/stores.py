@@ -61,13 +61,14 @@ def expired(store: Store, now: datetime, limit: int = 9) -> set[str]:
 def spoil(store: Store, job_id: str, record: str | bytes, status: str | None = None) -> None:
     """Replace what a store has as a job's record, and its state if one is given."""
     if isinstance(store, SqliteStore):
-        text = record.encode() if isinstance(record, str) else record
+        data = record.encode() if isinstance(record, str) else record
         store._connection().execute(
-            "UPDATE jobs SET record = CAST(? AS TEXT), status = ifnull(?, status) WHERE id = ?", (text, status, job_id)
+            "UPDATE jobs SET record = CAST(? AS TEXT), status = ifnull(?, status) WHERE id = ?", (data, status, job_id)
         )
     else:
         assert isinstance(store, MongoStore)
-        change = {"record": record} | ({} if status is None else {"status": status})
+        text = record if isinstance(record, str) else record.decode(errors="replace")  # a BSON string is always a text
+        change = {"record": text} | ({} if status is None else {"status": status})
         store._collections.jobs.update_one({"_id": job_id}, {"$set": change})
 
 
