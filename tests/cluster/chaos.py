@@ -220,8 +220,10 @@ def _check(lab: Lab, answers: list[list[Any]], report: Report) -> None:
         if record is None:
             report.lost.append(f"{job}: the store does not have it")
         elif (record["input"], record["current_status"], status, result) != (number, "exited", "exited", number**2):
+            how = {key: record[key] for key in ("host", "attempt", "exit_code", "error", "stdout_bytes", "inspect")}
             report.lost.append(
-                f"{job}: {record['current_status']}, {record['error']}; the user got: {status}, {result}"
+                f"{job}: {record['current_status']}, {how}, after {record['attempts']}; "
+                f"the user got: {status}, {result}"
             )
         elif not ended[job]:
             report.lost.append(f"{job}: it has ended on record, but no container has")
