@@ -61,6 +61,8 @@ class EngineInfo(NamedTuple):
     """True if it runs on this machine, and not in a virtual machine of its own."""
     data_root: str = ""
     """The folder of its images and containers, on its own machine."""
+    live_restore: bool = False
+    """True if containers go on when it ends, and it reads their output again when it is back."""
 
 
 class ContainerKey(NamedTuple):
@@ -121,6 +123,8 @@ class MadeOf(NamedTuple):
 class Past(NamedTuple):
     """What a daemon remembers: its last events, but none from before its own start."""
 
+    started: set[str]
+    """Containers that it has started."""
     killed: set[str]
     """Containers to which it has sent a signal that ends programs. A daemon without `live-restore` that finds
     containers running at its start kills them before anyone can listen."""
@@ -158,6 +162,7 @@ class Engine:
             id=info["ID"],
             cgroup_driver=info["CgroupDriver"],
             data_root=info["DockerRootDir"],
+            live_restore=bool(info.get("LiveRestoreEnabled")),
             local=_by_socket() and here == (os.uname().nodename, os.uname().release),
         )
 
@@ -436,6 +441,7 @@ class Engine:
         ours = [event for event in known if event["Actor"]["Attributes"].get(LABEL_CLUSTER) == self.cluster]
         events = list(Events(event for event in ours if event["Action"] in _EVENTS))
         return Past(
+            started={str(event["Actor"]["ID"]) for event in ours if event["Action"] == "start"},
             killed={event.container for event in events if event.killed},
             ended={event.container for event in events if not event.killed},
             all_since_its_start=len(known) < _REMEMBERED,
