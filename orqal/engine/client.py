@@ -68,6 +68,8 @@ class EngineInfo(NamedTuple):
     """True if it runs on this machine, and not in a virtual machine of its own."""
     data_root: str = ""
     """The folder of its images and containers, on its own machine."""
+    live_restore: bool = False
+    """True if containers go on when it ends, and it reads their output again when it is back."""
 
 
 class ContainerKey(NamedTuple):
@@ -139,6 +141,8 @@ class Past(NamedTuple):
 
     out_of_memory: set[str]
     """Containers in which the kernel has killed a process for lack of memory."""
+    started: set[str]
+    """Containers that it has started."""
     killed: set[str]
     """Containers to which it has sent a signal that ends programs. A daemon without `live-restore` that finds
     containers running at its start kills them before anyone can listen."""
@@ -176,6 +180,7 @@ class Engine:
             id=info["ID"],
             cgroup_driver=info["CgroupDriver"],
             data_root=info["DockerRootDir"],
+            live_restore=bool(info.get("LiveRestoreEnabled")),
             local=_by_socket() and here == (os.uname().nodename, os.uname().release),
         )
 
@@ -478,6 +483,7 @@ class Engine:
         events = list(Events(event for event in ours if event["Action"] in _EVENTS))
         return Past(
             out_of_memory={event.container for event in events if event.out_of_memory},
+            started={str(event["Actor"]["ID"]) for event in ours if event["Action"] == "start"},
             killed={event.container for event in events if event.killed},
             ended={event.container for event in events if not event.killed and not event.out_of_memory},
             all_since_its_start=len(known) < _REMEMBERED,

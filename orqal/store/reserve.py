@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -40,7 +41,7 @@ class Reserve:
         except OSError as error:
             self._path.unlink(missing_ok=True)
             log.warning("no room is reserved for deleting jobs (%s: %s)", self._path, error)
-            return False
+            return error.errno not in (errno.ENOSPC, errno.EDQUOT)  # a file system that reserves nothing has room
         return True
 
     def spend(self) -> bool:

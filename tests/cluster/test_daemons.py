@@ -66,6 +66,25 @@ def test_a_daemon_that_ends_and_starts_again(host: Host, option: str, actors: Ac
         assert (ended(outcome), outcome.passing) == ((ErrorType.DOCKER_ERROR, 143, "on\n"), True)
 
 
+LINES, MANY = 300, 20
+"""Lines that a container prints before and after a while, and how many such containers there are."""
+
+
+def test_what_ends_while_a_daemon_comes_back_is_whole_or_runs_again(host: Host, option: str, actors: Actors) -> None:
+    """Containers end by themselves at each moment of the daemon's absence and of its start."""
+    script = f"seq {LINES}; until test -e /tmp/go; do sleep 0.05; done; sleep {{}}; seq {LINES}"
+    actor = actors.actor()
+    running = [actors.begin(actor, shell(script.format(number / 5))) for number in range(MANY)]
+    signs = [f"/proc/{each.attrs['State']['Pid']}/root/tmp/go" for each in actors.containers()]
+    host.run(["touch", *signs])
+    host.stop_docker("KILL")
+    host.start_docker(option)
+    outcomes = [each.result(60) for each in running]
+    whole = "".join(f"{number}\n" for number in range(1, LINES + 1)) * 2
+    assert {outcome.output.stdout == whole for outcome in outcomes if outcome.error is None} <= {True}
+    assert all(outcome.passing for outcome in outcomes if outcome.error is not None)
+
+
 def test_one_that_ends_while_there_is_no_daemon_runs_again(host: Host, option: str, actors: Actors) -> None:
     """Docker says that all went well, and has lost what it printed."""
     running = actors.begin(actors.actor(), shell(WAIT))

@@ -74,7 +74,7 @@ class FakeEngine:
 
     def past(self) -> Past:
         self._asked()
-        return Past(set(), set(), set(), True)
+        return Past(set(), set(), set(), set(), True)
 
     def images(self) -> frozenset[str]:
         self._asked()

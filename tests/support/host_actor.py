@@ -93,8 +93,14 @@ class Actors:
 
         self.do(stop()).result(10)
 
+    def containers(self) -> list[Any]:
+        """All containers of these hosts."""
+        found: list[Any] = self.client.containers.list(all=True, filters={"label": f"orqal.cluster={self.cluster}"})
+        return found
+
     def container(self) -> Any:
-        [container] = self.client.containers.list(all=True, filters={"label": f"orqal.cluster={self.cluster}"})
+        """The only one."""
+        [container] = self.containers()
         return container
 
     def clear(self) -> None:
@@ -106,7 +112,7 @@ class Actors:
                 host._engine.close()
 
         self.do(stop()).result(10)
-        for container in self.client.containers.list(all=True, filters={"label": f"orqal.cluster={self.cluster}"}):
+        for container in self.containers():
             container.remove(force=True)
         self.client.close()
         with contextlib.closing(Engine(self.cluster)) as engine:

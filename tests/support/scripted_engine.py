@@ -109,7 +109,8 @@ class ScriptedEngine:
 
     def past(self) -> Past:
         ended = set() if self.ending is None else {CONTAINER}
-        return Past(out_of_memory=set(), killed=set(), ended=ended, all_since_its_start=True)
+        started = {CONTAINER} if self._started else set[str]()
+        return Past(out_of_memory=set(), started=started, killed=set(), ended=ended, all_since_its_start=True)
 
     def events(self) -> Any:
         return self

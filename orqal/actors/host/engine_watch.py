@@ -42,6 +42,8 @@ class Death:
     """It ended while its daemon was down."""
     out_of_memory: bool = False
     """The kernel has killed a process of it for lack of memory."""
+    unread: bool = False
+    """Its daemon was down while it ran, and did not read its output again when it was back."""
 
     @property
     def by_others(self) -> str | None:
@@ -58,6 +60,11 @@ class Death:
             return (
                 "its container ended while its Docker daemon, or its whole machine, was down: Docker then loses its "
                 "output and does not know its exit code"
+            )
+        if self.unread:
+            return (
+                "its container ended just when its Docker daemon came back: without `live-restore` Docker then loses a "
+                "part of its output"
             )
         return None
 
@@ -254,6 +261,10 @@ class EngineWatch:
             death = self.death(container)
             death.killed |= container in past.killed
             death.out_of_memory |= container in past.out_of_memory
+            if state != "created" and not (death.reported.is_set() or info.live_restore or container in past.started):
+                # It is older than this daemon, which stops such containers at its start. It may have ended by itself
+                # just before that, and then the daemon reports an end like any other.
+                death.unread |= past.all_since_its_start
             if state in ("exited", "dead"):
                 known = death.reported.is_set() or container in past.ended
                 death.unseen |= past.all_since_its_start and not known

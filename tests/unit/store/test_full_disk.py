@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -58,6 +60,16 @@ def test_a_full_disk_can_be_cleaned_and_takes_no_new_jobs_until_there_is_room(
         disk.free = 1 << 30
         add(store, [job()])
         assert kept.exists() and store.counts() == {Status.EXITED: 201 - len(deleted), Status.TODO: 1}
+
+
+def test_a_file_system_that_can_reserve_nothing_takes_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, offset: int, length: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with closing(SqliteStore(tmp_path / "orqal.sqlite")) as store:
+        add(store, [job()])
+        assert store.counts() == {Status.TODO: 1}
 
 
 def test_a_transaction_that_the_database_has_ended_itself_does_no_harm(tmp_path: Path) -> None:
