@@ -131,11 +131,11 @@ def test_a_body_that_never_ends(orqal: Orqal) -> None:
     with socket.create_connection(("127.0.0.1", orqal.port), timeout=LIMIT) as sock:
         sock.sendall(request(orqal, "POST /api/jobs", b"", length=10**12))
         sizes = []
-        for _ in range(200):
+        for _ in range(400):
             sock.sendall(b" " * (1 << 20))
             sizes.append(replica.memory_info().rss)
-        # At first it takes what it needs for what is on its way.
-        assert sizes[-1] - sizes[100] < 20 << 20
+        # At first it takes what it needs for what is on its way. If it kept the rest, that would be 300 MiB.
+        assert sizes[-1] - sizes[100] < 60 << 20
     assert orqal.run("Test", params={"echo": "well"})["stdout"] == ["well", ""]
 
 
