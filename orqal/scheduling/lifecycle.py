@@ -645,6 +645,8 @@ def _failed_inside(phase: Phase | None, event: FailedInside, now: datetime) -> S
     record = event.record if phase is None or isinstance(phase, Placed) else phase.record
     before: list[Effect] = []
     match phase:
+        case Placed(place, Wish.CANCEL) if record is None:  # the cancel must not be forgotten
+            return Withdrawn(), [Free(place, None), ReadRecord()]
         case Placed(place) if record is None:
             return WAITING, [Free(place, None), Restore()]
         case Placed(place) | Leasing(_, place):
