@@ -113,7 +113,7 @@ def _put(key: LineKey, host: Host, queue: Queue, in_use: dict[str, int], now: fl
 
 
 def _to_try(host: Host, queue: Queue, in_use: dict[str, int]) -> LineKey | None:
-    """The line whose first job a host on trial gets: rather one of which no job has failed there."""
+    """The line whose first job a host on trial gets. Lines none of whose jobs have failed there come first."""
     able = (
         line
         for line in queue.lines()

@@ -97,7 +97,7 @@ def test_a_kind_of_job_is_its_app_with_its_params() -> None:
 
 
 class AnyStarts(RuleBasedStateMachine):
-    """A host with four slots, which is broken at times, and jobs of which one is at fault itself."""
+    """A host with four slots that is broken at times, and several jobs. One of the jobs is at fault itself."""
 
     def __init__(self) -> None:
         super().__init__()
