@@ -26,6 +26,8 @@ from orqal.engine.errors import EngineError
 from orqal.models import UNITS
 from orqal.settings import Settings
 
+ENDED_KEPT, CALLS_KEPT = 1_000, 10_000
+"""Ended actors and as many ended workers, and calls of actors, that Ray remembers on the head."""
 _HEAD_OBJECT_STORE_BYTES = 512 << 20
 _OBJECT_STORE_BYTES = 128 << 20
 """Ray's memory for objects that travel between nodes, which are orders and outcomes."""
@@ -220,10 +222,10 @@ def ray_environment(settings: Settings, name: str, head: str, *, no_token: bool 
         "RAY_gcs_rpc_server_reconnect_timeout_s": "4",
         # The head remembers what has ended, for Ray's lists and dashboard. By default these are 100,000 actors, workers
         # and calls, and the ids of 1,000,000 more calls.
-        "RAY_maximum_gcs_destroyed_actor_cached_count": "1000",
-        "RAY_maximum_gcs_dead_worker_cached_count": "1000",
-        "RAY_task_events_max_num_task_in_gcs": "10000",
-        "RAY_task_events_max_dropped_task_attempts_tracked_per_job_in_gcs": "10000",
+        "RAY_maximum_gcs_destroyed_actor_cached_count": str(ENDED_KEPT),
+        "RAY_maximum_gcs_dead_worker_cached_count": str(ENDED_KEPT),
+        "RAY_task_events_max_num_task_in_gcs": str(CALLS_KEPT),
+        "RAY_task_events_max_dropped_task_attempts_tracked_per_job_in_gcs": str(CALLS_KEPT),
         # By default Ray's own logs may have 3 GB each, and what actors print is not bounded at all.
         "RAY_ROTATION_MAX_BYTES": str(_LOG_BYTES),
         "RAY_ROTATION_BACKUP_COUNT": str(_OLD_LOGS),

@@ -152,8 +152,8 @@ def _mode(path: Path) -> int:
 
 
 def _ray_of(settings: Settings) -> tuple[dict[str, int], int]:
-    """Return the folders of this home's Ray nodes that run here, with their bytes on the disk, and the memory of its GCS
-    in bytes, 0 if the GCS runs elsewhere."""
+    """Return the folders of this home's Ray nodes that run here, with their bytes on the disk, and the bytes of memory
+    of its GCS; 0 if the GCS runs elsewhere."""
     folders, memory = dict[str, int](), 0
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
@@ -174,7 +174,7 @@ def on_disk(folder: Path) -> int:
     for path, _, names in os.walk(folder):
         for name in (".", *names):
             with suppress(OSError):
-                total += os.lstat(os.path.join(path, name)).st_blocks * 512
+                total += Path(path, name).lstat().st_blocks * 512
     return total
 
 

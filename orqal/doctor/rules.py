@@ -25,7 +25,7 @@ CLOCK_SKEW = 2.0
 RAY_MEMORY = 1 * GB
 """Bytes of memory that Ray's GCS may use: several times what it has at the start, and little for a head."""
 RAY_FOLDER = 2 * GB
-"""Bytes on the disk that a Ray node's folder may have: the logs of forty processes at their limits (cluster/node.py)."""
+"""Bytes on the disk that a Ray node's folder may have: forty logs at their limit (cluster/node.py)."""
 
 _FIX = "`orqal doctor --fix`"
 
@@ -409,8 +409,8 @@ def _of_ray(where: str, machine: Machine) -> Iterator[Finding]:
                 subject=path,
                 what=f"The folder {path} of the Ray node on {where} has {size / GB:.1f} GB.",
                 why="Ray's logs are rotated, but it has other files that nothing bounds. They occupy /tmp.",
-                remedy="Look at what is large in it (`du`). A restart of the node empties it: `orqal down` and `orqal up` "
-                "on the head, where containers go on, and `orqal leave` and `orqal join` on another host.",
+                remedy="Look at what is large in it (`du`). A restart of the node empties it: `orqal down` and "
+                "`orqal up` on the head, where containers go on, and `orqal leave` and `orqal join` on another host.",
             )
 
 
