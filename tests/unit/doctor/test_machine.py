@@ -79,7 +79,7 @@ def named(name: str, home: Path, tmp_path: Path, *options: str) -> Iterator[None
     """Run a process with a name and options of Ray's, for a home."""
     program = tmp_path / name
     shutil.copy("/bin/sh", program)
-    command = [program, "-c", "echo up; read -r end", *options]
+    command = [str(program), "-c", "echo up; read -r end", *options]
     environ = {"ORQAL_HOME": str(home)}
     with subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None and process.stdout is not None
