@@ -35,6 +35,7 @@ _TITLES = {
 _PROGRAMS = {
     "ray/dashboard/dashboard.py": "dashboard",
     "ray.dashboard": "dashboard",
+    "multiprocessing.resource_tracker": "dashboard",
     "log_monitor.py": "log monitor",
     "monitor.py": "autoscaler",
     "ray.util.client": "client server",

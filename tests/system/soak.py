@@ -145,7 +145,7 @@ class Scales:
         }
         figures = self._processes() | {f"{name}/bytes": float(size) for name, size in sizes.items()}
         counts = self._client.counts()
-        waiting = sum(counts[state] for state in ("todo", "init", "running"))
+        waiting = sum(counts.get(state, 0) for state in ("todo", "init", "running"))
         figures |= {"under way/jobs": waiting, "kept/jobs": sum(counts.values()) - waiting}
         with contextlib.suppress(httpx.HTTPError):
             rows = table_rows(self._dashboard, self._ray_token)
@@ -153,7 +153,7 @@ class Scales:
         return figures
 
     def _processes(self) -> dict[str, float]:
-        sums = Counter[str]()
+        sums: dict[str, Counter[str]] = {}
         for process in [*self._orqal.processes(), *own_engine()]:
             with contextlib.suppress(psutil.Error, OSError):
                 with process.oneshot():
@@ -164,10 +164,8 @@ class Scales:
                         "threads": process.num_threads(),
                         "files": process.num_fds(),
                     }
-                part = self._parts.setdefault(process, part)
-                for kind, value in values.items():
-                    sums[f"{part}/{kind}"] += value
-        return {name: float(sums[name]) for name in sorted(sums)}
+                sums.setdefault(self._parts.setdefault(process, part), Counter()).update(values)
+        return {f"{part}/{kind}": float(value) for part in sorted(sums) for kind, value in sums[part].items()}
 
 
 def on_disk_file(path: Path) -> int:
