@@ -23,7 +23,7 @@ NAMED = 3
 CLOCK_SKEW = 2.0
 """Seconds by which a host's clock may differ from the head's."""
 RAY_MEMORY = 1 * GB
-"""Bytes of memory that Ray's GCS may use: several times what it has at the start, and little for a head."""
+"""Bytes of memory that Ray's GCS may use: ten times what it needs when the tables that have limits are full."""
 RAY_FOLDER = 2 * GB
 """Bytes on the disk that a Ray node's folder may have: forty logs at their limit (cluster/node.py)."""
 

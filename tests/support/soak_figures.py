@@ -19,6 +19,8 @@ from orqal.text import size
 FEWEST = 3
 """Samples in the second half below which nothing is said about a series."""
 
+UNDECIDED = {"idle workers", "others"}
+"""Parts that a process may be until it becomes another one."""
 _NAMES = {"gcs_server": "gcs_server", "raylet": "raylet", "dockerd": "dockerd", "containerd": "containerd"}
 _TITLES = {
     "ray::Scheduler": "Scheduler",
@@ -39,6 +41,7 @@ _PROGRAMS = {
     "log_monitor.py": "log monitor",
     "monitor.py": "autoscaler",
     "ray.util.client": "client server",
+    "default_worker.py": "idle workers",
 }
 """Parts of the command lines of Ray's other processes, the particular ones first."""
 

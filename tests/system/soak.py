@@ -37,7 +37,7 @@ from orqal.doctor.machine import on_disk
 from orqal.settings import Settings
 from tests.support.checkout import REPOSITORY
 from tests.support.orqal_process import Orqal, an_orqal, leftovers
-from tests.support.soak_figures import Sample, Verdict, judge_all, part_of, report, row
+from tests.support.soak_figures import UNDECIDED, Sample, Verdict, judge_all, part_of, report, row
 
 KEPT_FOR = 60
 """Seconds for which a job is kept after its end."""
@@ -130,7 +130,7 @@ class Scales:
         self._dashboard = str(json.loads(self._settings.running_path.read_text())["dashboard_url"])
         self._ray_token = self._settings.ray_token_path.read_text().strip()
         self._parts: dict[psutil.Process, str] = {}
-        """The parts of the processes that were seen. A title may change later."""
+        """The parts of processes whose titles may change later."""
 
     def figures(self) -> dict[str, float]:
         """Return all figures. Those that cannot be had at this moment are left out."""
@@ -164,7 +164,9 @@ class Scales:
                         "threads": process.num_threads(),
                         "files": process.num_fds(),
                     }
-                sums.setdefault(self._parts.setdefault(process, part), Counter()).update(values)
+                if part not in UNDECIDED:
+                    part = self._parts.setdefault(process, part)
+                sums.setdefault(part, Counter()).update(values)
         return {f"{part}/{kind}": float(value) for part in sorted(sums) for kind, value in sums[part].items()}
 
 

@@ -108,6 +108,7 @@ def test_the_row_names_each_part_once_and_the_report_begins_with_what_grew() -> 
         ("python", "python -u /lib/ray/_private/log_monitor.py --session-dir=/tmp", "log monitor"),
         ("python", "python /lib/ray/dashboard/dashboard.py --host=127.0.0.1", "dashboard"),
         ("python", "python -B -c from multiprocessing.resource_tracker import main;main(25)", "dashboard"),
+        ("python", "python /lib/ray/_private/workers/default_worker.py --node-ip-address=127.0.0.1", "idle workers"),
         ("sh", "sh -c true", "others"),
     ],
 )
