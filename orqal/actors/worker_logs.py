@@ -16,7 +16,7 @@ import psutil
 KEPT = 100
 """Ended processes of a node whose logs are kept."""
 _NAMES = {
-    "": re.compile(r"(?:python-core-)?worker-.*[-_](\d+)(?:\.\d+)?\.(?:out|err|log)(?:\.\d+)?"),
+    "": re.compile(r"(?:python-core-)?worker-.*[-_](\d+)\.(?:out|err|log)(?:\.\d+)?"),
     "old": re.compile(r"worker-.*-(\d+)\.(?:out|err)(?:\.\d+)?"),
     "events": re.compile(r"event_CORE_WORKER_(\d+)\.log(?:\.\d+)?"),
 }
