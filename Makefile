@@ -11,7 +11,7 @@ TOGETHER := -n 2
 SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check bench cluster-demo chaos simulate-faults cluster-up cluster-down setup engine-stop clean
+.PHONY: help demo test test-fast check bench cluster-demo chaos soak simulate-faults cluster-up cluster-down setup engine-stop clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ chaos: setup ## kill random parts of such a cluster, and check that no job is lo
 	@bash scripts/cluster_tools.sh
 	@bash scripts/mongo.sh
 	@$(PYTHON) -m tests.cluster.chaos $(ARGS)
+
+soak: setup ## run short jobs without pause for an hour, and check that nothing grows
+	@$(ENGINE) with $(PYTHON) -m tests.system.soak $(ARGS)
 
 simulate-faults: setup ## run SEEDS simulated clusters in which everything may die, and check that no job is lost
 	@$(PYTHON) -m orqal.testing.simulate_faults --seeds $(SEEDS) $(ARGS)

@@ -8,12 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import httpx
 from ray._common.usage.usage_lib import get_cluster_metadata
 from ray._private import worker
 from ray._private.state import available_resources_per_node
 from ray._raylet import GcsClient  # type: ignore[attr-defined] # compiled
 from ray.experimental.internal_kv import _internal_kv_put
 
+TABLES = ("actors", "jobs", "nodes", "placement_groups", "tasks", "workers")
+"""The tables that the head keeps, as the dashboard names them."""
 _KEYS = b"orqal"
 """Our namespace in Ray's key-value store."""
 _VERSION = b"version"
@@ -34,6 +37,19 @@ def log_folder() -> Path | None:
     """The folder of the logs of the Ray node that this process belongs to; None if it belongs to none."""
     node = worker._global_node
     return None if node is None else Path(node.get_logs_dir_path())
+
+
+def table_rows(dashboard: str, token: str) -> dict[str, int]:
+    """The number of rows in each of the tables that the head keeps, the ended ones included.
+
+    `dashboard`: the URL of Ray's dashboard. `token`: Ray's.
+
+    Raises:
+        httpx.HTTPError: the dashboard does not answer, or not with 200.
+    """
+    with httpx.Client(base_url=dashboard, headers={"Authorization": f"Bearer {token}"}, timeout=30) as client:
+        answers = {table: client.get(f"/api/v0/{table}", params={"limit": 1}).raise_for_status() for table in TABLES}
+    return {table: answer.json()["data"]["result"]["total"] for table, answer in answers.items()}
 
 
 def publish_version(version: str) -> None:

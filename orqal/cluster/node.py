@@ -26,6 +26,8 @@ from orqal.engine.errors import EngineError
 from orqal.models import UNITS
 from orqal.settings import Settings
 
+ENDED_KEPT, CALLS_KEPT = 1_000, 10_000
+"""Ended actors and as many ended workers, and calls of actors, that Ray remembers on the head."""
 _HEAD_OBJECT_STORE_BYTES = 512 << 20
 _OBJECT_STORE_BYTES = 128 << 20
 """Ray's memory for objects that travel between nodes, which are orders and outcomes."""
@@ -33,6 +35,8 @@ _TOO_SLOW = "The current node timed out during startup"
 """What Ray says when a node misses the time limit for its start."""
 _LOG_LINES_KEPT = 20
 """Lines kept of each of Ray's logs when a node fails to start."""
+_LOG_BYTES, _OLD_LOGS = 16 << 20, 2
+"""The size at which each of Ray's logs, and of its workers' logs, is rotated, and the old files that are kept of it."""
 _MAX_CPUS = 4
 """CPUs that the head reports to Ray. Ray starts a worker process for each, and wrappers' methods need only a few."""
 
@@ -219,6 +223,15 @@ def ray_environment(settings: Settings, name: str, head: str, *, no_token: bool 
         # A host whose head has died ends after 4 s instead of 60, and can then join the next head. Otherwise it would
         # call that head, which does not know it, until the minute is over.
         "RAY_gcs_rpc_server_reconnect_timeout_s": "4",
+        # The head remembers what has ended, for Ray's lists and dashboard. By default these are 100,000 actors, workers
+        # and calls, and the ids of 1,000,000 more calls.
+        "RAY_maximum_gcs_destroyed_actor_cached_count": str(ENDED_KEPT),
+        "RAY_maximum_gcs_dead_worker_cached_count": str(ENDED_KEPT),
+        "RAY_task_events_max_num_task_in_gcs": str(CALLS_KEPT),
+        "RAY_task_events_max_dropped_task_attempts_tracked_per_job_in_gcs": str(CALLS_KEPT),
+        # By default Ray's own logs may have 3 GB each, and what actors print is not bounded at all.
+        "RAY_ROTATION_MAX_BYTES": str(_LOG_BYTES),
+        "RAY_ROTATION_BACKUP_COUNT": str(_OLD_LOGS),
     } | driver_environment(settings, head)
 
 

@@ -38,6 +38,10 @@ class Machine:
     """Files of tokens that other users may read: path -> mode."""
     stale_folders: Sequence[str] = ()
     """Temporary folders of Ray nodes that no longer run."""
+    ray_folders: Mapping[str, int] = field(default_factory=dict)
+    """The temporary folders of this home's Ray nodes that run: path -> bytes on the disk."""
+    gcs_memory: int = 0
+    """Bytes of memory that Ray's GCS uses on the head; 0 elsewhere."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """The versions of the software whose versions must agree on all machines, by name."""
 

@@ -31,6 +31,8 @@ class Kind(str, Enum):
     STALE_FOLDER = "stale_folder"
     OPEN_SECRET = "open_secret"  # noqa: S105 - a file's name
     DISK_FULL = "disk_full"
+    RAY_MEMORY = "ray_memory"
+    RAY_FOLDER = "ray_folder"
     BROKEN_WRAPPER = "broken_wrapper"
     CLOCK_JUMPED = "clock_jumped"
     CLOCK_SKEW = "clock_skew"

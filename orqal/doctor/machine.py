@@ -38,11 +38,14 @@ def machine(settings: Settings, docker_root: str | None = None) -> Machine:
     ]
     if docker_root is not None:
         uses.append(_Use(docker_root, "Docker's images and containers", for_jobs=True))
+    ray_folders, gcs_memory = _ray_of(settings)
     return Machine(
         disks=_disks(uses),
         least=settings.min_free_space_gb * 1e9,
         open_secrets={str(path): mode for path in _secrets(settings) if (mode := _mode(path)) & 0o077},
         stale_folders=stale_folders(),
+        ray_folders=ray_folders,
+        gcs_memory=gcs_memory,
         versions=versions(),
     )
 
@@ -83,14 +86,7 @@ def versions() -> dict[str, str]:
 
 def stale_folders() -> list[str]:
     """Return this user's folders of Ray nodes that no process uses and that have not changed for a while."""
-    folders = [
-        folder
-        for folder in _TMP.glob(f"orqal-{os.getuid()}-*")
-        if _FOLDER.fullmatch(folder.name)
-        and not folder.is_symlink()
-        and folder.is_dir()
-        and folder.stat().st_uid == os.getuid()
-    ]
+    folders = _node_folders()
     if not folders:
         return []
     used = _command_lines()
@@ -153,6 +149,45 @@ def _mode(path: Path) -> int:
         return stat.S_IMODE(path.stat().st_mode)
     except OSError:
         return 0
+
+
+def _ray_of(settings: Settings) -> tuple[dict[str, int], int]:
+    """Return the folders of this home's Ray nodes that run here, with their bytes on the disk, and the bytes of memory
+    of its GCS; 0 if the GCS runs elsewhere."""
+    folders, memory = dict[str, int](), 0
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            name = process.name()
+            if name not in ("raylet", "gcs_server") or process.environ().get("ORQAL_HOME") != str(settings.home):
+                continue
+            if name == "gcs_server":
+                memory = process.memory_info().rss
+            else:
+                command = "\0".join(process.cmdline())
+                folders |= {str(each): on_disk(each) for each in _node_folders() if str(each) in command}
+    return folders, memory
+
+
+def on_disk(folder: Path) -> int:
+    """Return the bytes that a folder and all files in it take on the disk. What goes away meanwhile does not count."""
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in (".", *names):
+            with suppress(OSError):
+                total += Path(path, name).lstat().st_blocks * 512
+    return total
+
+
+def _node_folders() -> list[Path]:
+    """Return this user's folders that are named like those of Ray nodes."""
+    return [
+        folder
+        for folder in _TMP.glob(f"orqal-{os.getuid()}-*")
+        if _FOLDER.fullmatch(folder.name)
+        and not folder.is_symlink()
+        and folder.is_dir()
+        and folder.stat().st_uid == os.getuid()
+    ]
 
 
 def _command_lines() -> str:

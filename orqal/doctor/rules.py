@@ -22,6 +22,10 @@ NAMED = 3
 """Jobs that a finding about many names."""
 CLOCK_SKEW = 2.0
 """Seconds by which a host's clock may differ from the head's."""
+RAY_MEMORY = 1 * GB
+"""Bytes of memory that Ray's GCS may use: ten times what it needs when the tables that have limits are full."""
+RAY_FOLDER = 2 * GB
+"""Bytes on the disk that a Ray node's folder may have: forty logs at their limit (cluster/node.py)."""
 
 _FIX = "`orqal doctor --fix`"
 
@@ -49,6 +53,7 @@ def judge_home(facts: HomeFacts) -> list[Finding]:
             *_of_store(facts.store),
             *_of_daemon("this machine", facts.daemon_silent),
             *_of_machine("this machine", facts.machine),
+            *_of_ray("this machine", facts.machine),
         ]
     )
 
@@ -217,6 +222,7 @@ def _of_host(host: HostFacts, facts: Cluster) -> Iterator[Finding]:
     yield from _of_clock(host)
     yield from _of_versions(host, facts)
     yield from _of_machine(host.name, host.machine)
+    yield from _of_ray(host.name, host.machine)
 
 
 def _of_probation(host: HostFacts) -> Iterator[Finding]:
@@ -380,6 +386,31 @@ def _of_machine(where: str, machine: Machine) -> Iterator[Finding]:
                 else "When it is full, nothing can be written there, and jobs wait or fail.",
                 remedy="`orqal clean old` removes directories without a job, and `docker image prune` unused images. A "
                 "shorter ORQAL_JOB_TTL keeps ended jobs for less time.",
+            )
+
+
+def _of_ray(where: str, machine: Machine) -> Iterator[Finding]:
+    if machine.gcs_memory > RAY_MEMORY:
+        yield Finding(
+            kind=Kind.RAY_MEMORY,
+            where=where,
+            subject="gcs_server",
+            what=f"Ray's gcs_server on {where} uses {machine.gcs_memory / GB:.1f} GB of memory.",
+            why="Ray keeps a row for each placement group that was ever removed, and nothing bounds their number. When "
+            "the machine has no memory left, Orqal stops.",
+            remedy="Run `orqal down` and `orqal up` at a time of your choice: this frees the memory. Containers go on, "
+            "and are found again.",
+        )
+    for path, size in machine.ray_folders.items():
+        if size > RAY_FOLDER:
+            yield Finding(
+                kind=Kind.RAY_FOLDER,
+                where=where,
+                subject=path,
+                what=f"The folder {path} of the Ray node on {where} has {size / GB:.1f} GB.",
+                why="Ray's logs are rotated, but it has other files that nothing bounds. They occupy /tmp.",
+                remedy="Look at what is large in it (`du`). A restart of the node empties it: `orqal down` and "
+                "`orqal up` on the head, where containers go on, and `orqal leave` and `orqal join` on another host.",
             )
 
 

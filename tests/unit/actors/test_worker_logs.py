@@ -27,6 +27,7 @@ def leave_logs(logs: Path, pid: int, age: float) -> list[Path]:
         logs / "old" / f"worker-{WORKER}-01000000-{pid}.err",
         logs / f"python-core-worker-{WORKER}_{pid}.log",
         logs / f"python-core-worker-{WORKER}_{pid}.log.1",
+        logs / f"worker-{WORKER}-01000000-{pid}.err.1",
         logs / "events" / f"event_CORE_WORKER_{pid}.log",
     ]
     for path in paths:

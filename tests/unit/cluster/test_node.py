@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from orqal.cluster import ClusterError, node
+from orqal.doctor.rules import RAY_FOLDER
 from orqal.engine.client import EngineInfo
 from orqal.engine.errors import Unreachable
 from orqal.settings import Settings
@@ -60,6 +61,14 @@ def test_a_nodes_environment_names_the_home_and_never_the_users_no_token(
     assert (environ["ORQAL_HOME"], environ["ORQAL_NODE"]) == (str(settings.home), "h1")
     assert len(environ["ORQAL_CLUSTER_ID"]) == 16
     assert node.ray_environment(settings, "h1", "x:1", no_token=True)["ORQAL_NO_TOKEN"] == "1"
+
+
+def test_what_ray_keeps_of_the_past_is_bounded(settings: Settings) -> None:
+    environ = node.ray_environment(settings, "h1", "10.0.0.1:6379")
+    tables = [int(value) for name, value in environ.items() if "_cached_count" in name or "RAY_task_events_max" in name]
+    assert len(tables) == 4 and max(tables) <= 10_000
+    logs = int(environ["RAY_ROTATION_MAX_BYTES"]) * (1 + int(environ["RAY_ROTATION_BACKUP_COUNT"]))
+    assert 40 * logs < 1.01 * RAY_FOLDER
 
 
 def test_the_temporary_folder_leaves_room_for_sockets(settings: Settings) -> None:

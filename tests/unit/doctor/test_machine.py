@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +72,33 @@ def test_a_folder_that_is_in_use_or_was_just_written_is_not_stale(settings: Sett
     assert checkup.stale_folders() == [str(folder)]
     (folder / "session_1" / "logs" / "raylet.out").write_text("still here")
     assert checkup.stale_folders() == []
+
+
+@contextmanager
+def named(name: str, home: Path, tmp_path: Path, *options: str) -> Iterator[None]:
+    """Run a process with a name and options of Ray's, for a home."""
+    program = tmp_path / name
+    shutil.copy("/bin/sh", program)
+    command = [str(program), "-c", "echo up; read -r end", *options]
+    environ = {"ORQAL_HOME": str(home)}
+    with subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdout.readline()
+        yield
+        process.stdin.close()
+
+
+def test_what_ray_uses_is_measured_for_this_home_alone(settings: Settings, folder: Path, tmp_path: Path) -> None:
+    (folder / "session_1" / "logs" / "large.log").write_bytes(b"x" * 3_000_000)
+    other = tmp_path / f"orqal-{os.getuid()}-76543210"
+    other.mkdir()
+    with named("raylet", settings.home, tmp_path, f"--temp_dir={folder}"), named("gcs_server", settings.home, tmp_path):
+        found = checkup.machine(settings)
+        assert found.ray_folders.keys() == {str(folder)} and 3_000_000 <= found.ray_folders[str(folder)] < 3_200_000
+        assert 100_000 < found.gcs_memory < 100_000_000
+    with named("raylet", other, tmp_path, f"--temp_dir={other}"), named("gcs_server", other, tmp_path):
+        found = checkup.machine(settings)
+        assert (found.ray_folders, found.gcs_memory) == ({}, 0)
 
 
 def test_each_disk_is_listed_once_with_all_its_uses(settings: Settings) -> None:

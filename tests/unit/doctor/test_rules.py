@@ -166,6 +166,12 @@ SCENES: dict[str, tuple[Cluster, list[tuple[str, str]]]] = {
     "another version than the head's": (on_h2(Machine(versions={"ray": "2.59.0"})), [("versions_differ", "h2")]),
     "a secret that others may read": (on_h2(Machine(open_secrets={"/t": 0o644})), [("open_secret", "/t")]),
     "an old folder of Ray's": (on_h2(Machine(stale_folders=["/tmp/o"])), [("stale_folder", "/tmp/o")]),
+    "a GCS that has grown": (on_h2(Machine(gcs_memory=int(1.1 * GB))), [("ray_memory", "gcs_server")]),
+    "a GCS as it may be": (on_h2(Machine(gcs_memory=int(0.9 * GB))), []),
+    "a Ray node with large files": (
+        on_h2(Machine(ray_folders={"/tmp/o": int(2.1 * GB), "/tmp/p": int(1.9 * GB)})),
+        [("ray_folder", "/tmp/o")],
+    ),
     "a clock that is ahead": (on_h1(clock=(3.0, 0.5)), [("clock_skew", "h1")]),
     "a clock that is behind": (on_h1(clock=(-30.0, 0.5)), [("clock_skew", "h1")]),
     "an answer that was too slow to show that a clock is wrong": (on_h1(clock=(3.0, 2.0)), []),
@@ -209,3 +215,5 @@ def test_a_home_that_died_and_one_that_is_half_up() -> None:
     assert half.kind is Kind.API_SILENT and "HostActor, ProxyActor, ServeReplica do not" in half.what
     rest = HomeFacts(home="/h", known_up=False, store=StoreFacts("/s", damage=["x"]), daemon_silent="refused")
     assert [kind for kind, _ in kinds(judge_home(rest))] == ["store_damaged", "daemon_silent"]
+    grown = HomeFacts(home="/h", known_up=False, machine=Machine(gcs_memory=int(2 * GB)))
+    assert kinds(judge_home(grown)) == [("ray_memory", "gcs_server")]
