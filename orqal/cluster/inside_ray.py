@@ -102,15 +102,16 @@ async def cancel_all(scheduler: SchedulerApi, report: Callable[[int], None], pat
     seconds, exit with a message.
     """
     left: int | None = None
-    changed = time.monotonic()
+    loop = asyncio.get_running_loop()
+    changed = loop.time()
     while left != 0:
         before = left
         with suppress(asyncio.TimeoutError):
             left = await asyncio.wait_for(scheduler.cancel_some(), patience)
         if left is not None and left != before:
-            changed = time.monotonic()
+            changed = loop.time()
             report(left)
-        elif time.monotonic() - changed >= patience:
+        elif loop.time() - changed >= patience:
             jobs = "Jobs" if left is None else counted(left, "job")
             sys.exit(
                 f"{jobs} could not be ended, and nothing has changed for {patience:g} s: a host does not stop them, or the "
