@@ -94,6 +94,9 @@ class SchedulerClient(SchedulerApi):
     async def cancel(self, jobs: Sequence[str]) -> int:
         return await answer(self.actor.cancel.remote(jobs))
 
+    async def unfinished(self) -> int:
+        return await answer(self.actor.unfinished.remote())
+
     async def cancel_some(self) -> int:
         return await answer(self.actor.cancel_some.remote())
 

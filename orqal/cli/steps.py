@@ -75,7 +75,8 @@ class StepLines:
         if step != self._step:
             self.end()
             self._step, self._printed_at = step, monotonic() - LINE_PERIOD
-        self._line = f"{step}: {done:,} {self._unit}" if total is None else f"{step}: {done:,} of {total:,} {self._unit}"
+        of_total = "" if total is None else f" of {total:,}"
+        self._line = step if total == 1 else f"{step}: {done:,}{of_total} {self._unit}"
         if monotonic() - self._printed_at >= LINE_PERIOD:
             self._print()
 

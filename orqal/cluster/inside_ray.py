@@ -101,22 +101,27 @@ async def cancel_all(scheduler: SchedulerApi, report: Callable[[int], None], pat
     called with the number of jobs that have not ended, whenever it has changed. If it has not changed for `patience`
     seconds, exit with a message.
     """
-    left: int | None = None
     loop = asyncio.get_running_loop()
+    try:
+        left = await asyncio.wait_for(scheduler.unfinished(), patience)
+    except asyncio.TimeoutError:
+        sys.exit(f"The scheduler has not answered for {patience:g} s. Run `orqal down` to stop all of Orqal.")
+    report(left)
     changed = loop.time()
-    while left != 0:
+    while True:
         before = left
         with suppress(asyncio.TimeoutError):
             left = await asyncio.wait_for(scheduler.cancel_some(), patience)
-        if left is not None and left != before:
+        if left != before:
             changed = loop.time()
             report(left)
-        elif loop.time() - changed >= patience:
-            jobs = "Jobs" if left is None else counted(left, "job")
+        if left == 0:
+            return
+        if loop.time() - changed >= patience:
             sys.exit(
-                f"{jobs} could not be ended, and nothing has changed for {patience:g} s: a host does not stop them, or the "
-                "store takes no changes. `orqal doctor` may say more. Orqal is still up. Run this again to go on, or "
-                "`orqal down` to stop the rest: the next `orqal up` finds the jobs again."
+                f"{counted(left, 'job')} could not be ended, and nothing has changed for {patience:g} s: a host does not "
+                "stop them, or the store takes no changes. `orqal doctor` may say more. Orqal is still up. Run this again "
+                "to go on, or `orqal down` to stop the rest: the next `orqal up` finds the jobs again."
             )
 
 

@@ -139,6 +139,9 @@ class Scheduler(SchedulerApi):
     async def cancel(self, jobs: Sequence[str]) -> int:
         return sum(await asyncio.gather(*(self._jobs.cancel(job) for job in dict.fromkeys(jobs))))
 
+    async def unfinished(self) -> int:
+        return self._jobs.left()
+
     async def cancel_some(self) -> int:
         cursor, jobs = self._feed.cursor, self._jobs.to_cancel(JOBS_AT_ONCE)
         answers = await asyncio.gather(*(self._jobs.cancel(job) for job in jobs), return_exceptions=True)

@@ -40,10 +40,13 @@ def test_without_a_terminal_lines_say_how_far_it_is_now_and_then(
         progress("Cancelling", 25_000, 25_000)
         progress.end()
         progress("Reading", 7)
+        progress("Checking", 0, 1)
+        progress("Checking", 1, 1)
     assert capsys.readouterr().err.splitlines() == [
         "Cancelling: 0 of 25,000 jobs",
         "Cancelling: 10,000 of 25,000 jobs",
         "Cancelling: 20,000 of 25,000 jobs",
         "Cancelling: 25,000 of 25,000 jobs",
         "Reading: 7 jobs",
+        "Checking",
     ]

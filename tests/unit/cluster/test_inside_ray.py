@@ -13,6 +13,10 @@ from tests.support.simulated import in_virtual_time
 PATIENCE = 95.0
 
 
+async def seven() -> int:
+    return 7
+
+
 @in_virtual_time
 async def test_it_goes_on_as_long_as_jobs_end_and_says_how_many_are_left() -> None:
     left, told = iter([3, 3, 2, 2, 1, 1, 0]), list[int]()
@@ -21,8 +25,8 @@ async def test_it_goes_on_as_long_as_jobs_end_and_says_how_many_are_left() -> No
         await asyncio.sleep(0.45 * PATIENCE)
         return next(left)
 
-    await cancel_all(scheduler_with(cancel_some=cancel_some), told.append, PATIENCE)
-    assert told == [3, 2, 1, 0] and next(left, None) is None
+    await cancel_all(scheduler_with(unfinished=seven, cancel_some=cancel_some), told.append, PATIENCE)
+    assert told == [7, 3, 2, 1, 0] and next(left, None) is None
 
 
 @in_virtual_time
@@ -34,15 +38,17 @@ async def test_it_gives_up_and_says_why_if_nothing_changes() -> None:
         return 7
 
     with pytest.raises(SystemExit, match="7 jobs could not be ended, and nothing has changed for 95 s"):
-        await cancel_all(scheduler_with(cancel_some=cancel_some), told.append, PATIENCE)
+        await cancel_all(scheduler_with(unfinished=seven, cancel_some=cancel_some), told.append, PATIENCE)
     assert told == [7] and PATIENCE <= asyncio.get_running_loop().time() - begun <= PATIENCE + 2
 
 
 @in_virtual_time
 async def test_a_scheduler_that_does_not_answer_is_not_waited_for_for_ever() -> None:
-    async def cancel_some() -> int:
+    async def never() -> int:
         await asyncio.sleep(1_000_000)
         return 0
 
-    with pytest.raises(SystemExit, match="Jobs could not be ended"):
-        await cancel_all(scheduler_with(cancel_some=cancel_some), pytest.fail, PATIENCE)
+    with pytest.raises(SystemExit, match="The scheduler has not answered for 95 s"):
+        await cancel_all(scheduler_with(unfinished=never), pytest.fail, PATIENCE)
+    with pytest.raises(SystemExit, match="7 jobs could not be ended"):
+        await cancel_all(scheduler_with(unfinished=seven, cancel_some=never), lambda left: None, PATIENCE)

@@ -136,6 +136,7 @@ def test_all_are_cancelled_some_at_a_time_and_their_containers_are_gone_in_the_e
     async def scene(cluster: InProcessCluster) -> None:
         jobs = await cluster.submit(*(spec(number, params={"seconds": 1_000}) for number in range(50)))
         await cluster.running(*jobs[:8])
+        assert await cluster.scheduler.unfinished() == 50
         assert await cluster.scheduler.cancel_some() == 30
         assert len(cluster.lives(jobs[0])) == 1 and cluster.container(jobs[0]) is not None, "those that wait come first"
         assert await cluster.scheduler.cancel_some() == 10
