@@ -189,8 +189,8 @@ def down(
         bool,
         typer.Option(
             "--kill-jobs",
-            help="First cancel all jobs, and wait until their containers are gone. Otherwise containers keep running, and "
-            "are found again. Ctrl-C ends this: Orqal stays up, and jobs that are not cancelled yet go on.",
+            help="First cancel all jobs, and wait until their containers are gone. Ctrl-C ends this: Orqal stays up, "
+            "and jobs that are not cancelled yet go on. Without this option containers keep running, and are found again.",
         ),
     ] = False,
     everywhere: Annotated[

@@ -106,17 +106,16 @@ def up(
     return info
 
 
-def down(
-    settings: Settings, *, kill_jobs: bool, everywhere: bool = False, report: Report, progress: Progress
-) -> None:
+def down(settings: Settings, *, kill_jobs: bool, everywhere: bool = False, report: Report, progress: Progress) -> None:
     """Stop all of Orqal on this machine, whether `up` or `join` started it. Running containers go on, and the next
     `up` finds them again.
 
-    `kill_jobs` first cancels all jobs that have not ended; `progress` is called with their numbers. `everywhere`, on the head, also stops the other hosts and
-    the containers on all hosts; the next `up` runs these jobs again.
+    `kill_jobs` first cancels all jobs that have not ended; `progress` is called with their numbers. `everywhere`, on
+    the head, also stops the other hosts and the containers on all hosts; the next `up` runs these jobs again.
 
     Raises:
         ClusterError: Orqal is not up, jobs could not be cancelled, or other hosts could not be stopped.
+        KeyboardInterrupt: the jobs were being cancelled. Orqal is still up.
     """
     home = home_id(settings)
     if not processes.find(home):
@@ -152,7 +151,7 @@ def _cancel_jobs(settings: Settings, report: Report, progress: Progress) -> None
         command = [sys.executable, "-m", "orqal.cluster.inside_ray", "cancel"]
         run(command, settings, "Cancelling the jobs", environment(settings), heard=heard)
     except KeyboardInterrupt:
-        report("Interrupted: Orqal is still up. The jobs that are cancelled so far have ended, the others go on.")
+        report("Interrupted: Orqal is still up. The jobs that were cancelled so far have ended; the others go on.")
         raise
 
 

@@ -119,9 +119,9 @@ async def cancel_all(scheduler: SchedulerApi, report: Callable[[int], None], pat
             return
         if loop.time() - changed >= patience:
             sys.exit(
-                f"{counted(left, 'job')} could not be ended, and nothing has changed for {patience:g} s: a host does not "
-                "stop them, or the store takes no changes. `orqal doctor` may say more. Orqal is still up. Run this again "
-                "to go on, or `orqal down` to stop the rest: the next `orqal up` finds the jobs again."
+                f"{counted(left, 'job')} could not be ended, and nothing has changed for {patience:g} s: a host does "
+                "not stop them, or the store takes no changes. `orqal doctor` may say more. Orqal is still up. Run "
+                "this again to go on, or `orqal down` to stop the rest: the next `orqal up` finds the jobs again."
             )
 
 

@@ -171,8 +171,8 @@ def run(
 ) -> None:
     """Run a command to its end, and write its output to the home's log. An interrupt kills it.
 
-    `doing` says what the command does; an error begins with it. `node` is a Ray node that the command waits for. `heard`
-    is called with each line of its stdout, which then is not in the log.
+    `doing` says what the command does; an error begins with it. `node` is a Ray node that the command waits for.
+    `heard` is called with each line of its stdout, which then is not in the log.
 
     Raises:
         NodeEnded: that node ended first, so the command would wait in vain.

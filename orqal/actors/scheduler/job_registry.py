@@ -520,13 +520,13 @@ class JobRegistry:
         return False
 
     def to_cancel(self, limit: int) -> list[str]:
-        """Up to `limit` jobs that have not ended and are not being cancelled. Those that wait come first, so that none of
-        them starts in place of one that is cancelled."""
+        """Up to `limit` jobs that have not ended and are not being cancelled. Those that wait come first, so that none
+        of them starts in place of one that is cancelled."""
         others = (job for job, phase in self._phases.items() if not (_has_ended(phase) or self.is_ending(job)))
         return list(islice(chain(self._waiting.jobs(), others), limit))
 
     def left(self) -> int:
-        """How many jobs have not ended; once all have, how much is still under way for them, as containers' removals."""
+        """How many jobs have not ended or, once all have, how much is still done for them: containers are removed."""
         return len(self._phases) + len(self._waiting) or len(self._background)
 
     def resources(self) -> Iterator[Resources]:

@@ -192,9 +192,7 @@ async def cancel_job(job_id: JobId, cluster: ClusterDep) -> Cancelled:
     return Cancelled(cancelled=await cluster.scheduler.cancel([job_id]))
 
 
-@router.post(
-    "/jobs/cancel", response_model=Cancelled, responses={**NO_BATCH, **examples.shown(examples.CANCELLED)}
-)
+@router.post("/jobs/cancel", response_model=Cancelled, responses={**NO_BATCH, **examples.shown(examples.CANCELLED)})
 async def cancel_jobs(which: Annotated[ToCancel, Body()], cluster: ClusterDep) -> Response:
     """Cancel jobs, whether they wait (also for a retry), pull their image, start or run. Repeating the request does no
     harm. Once this is answered the jobs end, whatever fails; a job that ends by itself at that moment keeps its own

@@ -38,7 +38,12 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         return name or "h2"
 
     def down(
-        settings: Any, *, kill_jobs: bool, everywhere: bool, report: Callable[[str], None], progress: Callable[..., None]
+        settings: Any,
+        *,
+        kill_jobs: bool,
+        everywhere: bool,
+        report: Callable[[str], None],
+        progress: Callable[..., None],
     ) -> None:
         if kill_jobs:
             progress("Cancelling", 7, 9)

@@ -147,7 +147,9 @@ def test_no_call_uses_a_route_of_the_predecessor(server: StandInServer, call: Ca
         assert first not in old or (request.method, request.path) == ("POST", "clean")
 
 
-def test_very_many_ids_are_cancelled_in_several_requests(server: StandInServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_very_many_ids_are_cancelled_in_several_requests(
+    server: StandInServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(api, "IDS_PER_REQUEST", 2)
     server.answers["POST jobs/cancel"] = Reply(b'\n\n{"cancelled": 2}')
     assert Client().cancel([A, B, A, B, A]) == 6

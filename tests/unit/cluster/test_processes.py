@@ -104,5 +104,11 @@ def test_an_interrupt_ends_the_command(tmp_path: Path, monkeypatch: pytest.Monke
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(python("import os, time; print(os.getpid(), flush=True); time.sleep(1000)"), Settings(), "Sleeping", {}, heard=interrupted)
+        run(
+            python("import os, time; print(os.getpid(), flush=True); time.sleep(1000)"),
+            Settings(),
+            "Sleeping",
+            {},
+            heard=interrupted,
+        )
     assert not psutil.pid_exists(pids[0])
