@@ -190,7 +190,7 @@ def down(
         typer.Option(
             "--kill-jobs",
             help="First cancel all jobs, and wait until their containers are gone. Ctrl-C ends this: Orqal stays up, "
-            "and jobs that are not cancelled yet go on. Without this option containers keep running, and are found again.",
+            "and jobs that are not cancelled yet go on. Otherwise containers keep running, and are found again.",
         ),
     ] = False,
     everywhere: Annotated[

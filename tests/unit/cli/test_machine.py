@@ -47,6 +47,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     ) -> None:
         if kill_jobs:
             progress("Cancelling", 7, 9)
+        if kill_jobs and everywhere:
+            report("Interrupted.")
+            raise KeyboardInterrupt
         report(f"everywhere={everywhere}")
 
     module = ModuleType("orqal.cluster")
@@ -112,5 +115,7 @@ def test_down_env_resources(run: Callable[..., Done], cluster: ModuleType) -> No
     assert run("down").err == "everywhere=False\n"
     assert run("down", "--kill-jobs").err == "Cancelling: 7 of 9 jobs\neverywhere=False\n"
     assert run("down", "--everywhere").err == "everywhere=True\n"
+    interrupted = run("down", "--kill-jobs", "--everywhere")
+    assert interrupted.code == 130 and interrupted.err.startswith("Cancelling: 7 of 9 jobs\nInterrupted.\n")
     assert run("env").out == "export RAY_ADDRESS='a b'\nexport RAY_AUTH_MODE=token\n"
     assert run("resources").documents == [{"threads": 2.0, "ram_gb": 8.5}]
