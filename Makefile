@@ -11,7 +11,7 @@ TOGETHER := -n 2
 SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check bench cluster-demo chaos soak simulate-faults cluster-up cluster-down setup engine-stop clean
+.PHONY: help demo test test-fast check bench bench-million cluster-demo chaos soak simulate-faults cluster-up cluster-down setup engine-stop clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ check: setup ## check lint, formatting, types and which part imports which
 
 bench: setup ## compare Orqal with docker run, the plain SDK and Swarm; writes build/bench.json
 	@$(ENGINE) with $(PYTHON) benchmarks/bench.py $(ARGS)
+
+bench-million: setup ## submit, list, back up, cancel and clean a million jobs, and measure time and memory
+	@$(ENGINE) with $(PYTHON) benchmarks/million.py $(ARGS)
 
 cluster-demo: setup ## ray up, 300 jobs and ray down on a cluster of three hosts, all on this machine (as root)
 	@$(ENGINE) install

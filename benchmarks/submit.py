@@ -10,29 +10,20 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import os
-import shutil
 import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
+from busy_orqal import busy_orqal
 
 from orqal.client import Client
 from orqal.settings import Settings
 
-ROOT = Path(__file__).resolve().parent.parent
-ORQAL = Path(sys.executable).with_name("orqal")
-IMAGE = "orqal/demo"
-PARTS = {"Scheduler": "ray::Scheduler", "replica": "ray::ServeReplica", "proxy": "ray::ProxyActor"}
 PERIOD = 0.1
 """Seconds between two measurements of the processes' memory."""
 SHARES = (0.01, 0.1, 0.5, 1.0)
@@ -121,42 +112,11 @@ def send(form: Form, documents: list[bytes], client: Client, reads_at_the_end: b
     return back
 
 
-@contextmanager
-def busy_orqal() -> Iterator[tuple[Client, dict[str, psutil.Process], int]]:
-    """Yield the client of an Orqal in which one job occupies all threads, its processes, and the number of threads."""
-    home = Path(tempfile.mkdtemp(prefix="orqal-bench-"))
-    os.environ["ORQAL_HOME"] = str(home)
-    for name in ("ORQAL_API_URL", "ORQAL_TOKEN"):
-        os.environ.pop(name, None)
-    try:
-        subprocess.run([ORQAL, "up"], check=True)
-        client = Client()
-        [host] = client.hosts()
-        params = {"image": IMAGE, "cmd": ["sleep", "1000000"], "network": "none"}
-        client.submit(json.dumps({"app": "Run", "params": params, "threads": host["threads"]}).encode())
-        mark = (home / "cluster_id").read_text().strip()
-        yield client, dict(_parts(mark)), host["threads"]
-    finally:
-        subprocess.run([ORQAL, "down", "--kill-jobs"], check=False)
-        shutil.rmtree(home, ignore_errors=True)
-
-
-def _parts(mark: str) -> Iterator[tuple[str, psutil.Process]]:
-    """Yield the processes by name. Their titles hide their environment, so the raylet above shows where they belong."""
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            title = "".join(process.cmdline()[:1])
-            raylet = process.parent()
-            if raylet is not None and raylet.environ().get("ORQAL_CLUSTER_ID") == mark:
-                yield from ((name, process) for name, start in PARTS.items() if title.startswith(start))
-
-
 def main() -> None:
     """Measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=100_000, help="in each request (%(default)s)")
     options = parser.parse_args()
-    subprocess.run([sys.executable, ROOT / "examples/local_image.py", IMAGE], check=True, stdout=subprocess.DEVNULL)
     shares = " | ".join(f"s to {share:.0%} of the ids" for share in SHARES)
     rates = [f"| request | {shares} | jobs/s |", "| --- |" + " ---: |" * (len(SHARES) + 1)]
     costs = ["| request | part | CPU s | MB before | peak | after | bytes per job |", "| --- | --- |" + " ---: |" * 5]

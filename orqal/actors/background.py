@@ -23,9 +23,8 @@ class Background:
         task.add_done_callback(self._done)
         return task
 
-    async def finished(self) -> None:
-        """Return when all work that was started before is done."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    def __len__(self) -> int:
+        return len(self._tasks)
 
     def close(self) -> None:
         """Stop all of it."""

@@ -94,8 +94,11 @@ class SchedulerClient(SchedulerApi):
     async def cancel(self, jobs: Sequence[str]) -> int:
         return await answer(self.actor.cancel.remote(jobs))
 
-    async def cancel_all(self) -> None:
-        return await answer(self.actor.cancel_all.remote())
+    async def unfinished(self) -> int:
+        return await answer(self.actor.unfinished.remote())
+
+    async def cancel_some(self) -> int:
+        return await answer(self.actor.cancel_some.remote())
 
     async def clean(self, what: CleanTarget) -> int:
         return await answer(self.actor.clean.remote(what))

@@ -80,8 +80,16 @@ class SchedulerApi(Protocol):
         """End jobs wherever they are, and return how many had not ended. When this returns, the wish is on disk."""
         ...
 
-    async def cancel_all(self) -> None:
-        """Cancel every job, and return when all have ended and their containers are gone."""
+    async def unfinished(self) -> int:
+        """How many jobs have not ended or, once all have, have containers that must still be removed."""
+        ...
+
+    async def cancel_some(self) -> int:
+        """Cancel some of all jobs, and return how many are left: see `unfinished`.
+
+        The wishes are on disk then. If there is nothing left to cancel, this returns when a job changes, or after a
+        second.
+        """
         ...
 
     async def clean(self, what: CleanTarget) -> int:

@@ -21,6 +21,7 @@ something failed, 2 wrong usage, 130 after Ctrl-C. `orqal run` exits with the co
     options.py        options that several commands share
     job_documents.py  check the jobs that commands send, and make them JSON
     show.py           how output looks: tables, JSON
+    steps.py          the progress of work that has several steps
     local_cluster.py  the part of Orqal that runs on this machine
 """
 

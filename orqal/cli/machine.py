@@ -14,6 +14,7 @@ import typer
 from orqal.cli.local_cluster import local_cluster
 from orqal.cli.options import Json
 from orqal.cli.show import fail, out, print_json, print_text, say
+from orqal.cli.steps import shown_steps
 from orqal.settings import Settings
 
 LOOPBACK = "127.0.0.1"
@@ -187,7 +188,9 @@ def down(
     kill_jobs: Annotated[
         bool,
         typer.Option(
-            "--kill-jobs", help="Stop the running containers too. Otherwise they keep running, and are found again."
+            "--kill-jobs",
+            help="First cancel all jobs, and wait until their containers are gone. Ctrl-C ends this: Orqal stays up, "
+            "and jobs that are not cancelled yet go on. Otherwise containers keep running, and are found again.",
         ),
     ] = False,
     everywhere: Annotated[
@@ -200,8 +203,13 @@ def down(
     ] = False,
 ) -> None:
     """Stop Orqal on this machine. Jobs are kept, and go on after the next `orqal up`."""
-    with local_cluster() as cluster:
-        cluster.down(Settings(), kill_jobs=kill_jobs, everywhere=everywhere, report=_report_step)
+    with local_cluster() as cluster, shown_steps("jobs") as progress:
+
+        def report(step: str) -> None:
+            progress.end()
+            _report_step(step)
+
+        cluster.down(Settings(), kill_jobs=kill_jobs, everywhere=everywhere, report=report, progress=progress)
     print_text("Orqal is down.")
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated
 
 import typer
@@ -12,46 +10,9 @@ import typer
 from orqal.cli.local_cluster import local_cluster
 from orqal.cli.options import Json
 from orqal.cli.show import print_json, print_text
-from orqal.client import Progress, progress_bar
+from orqal.cli.steps import shown_steps
 from orqal.settings import Settings
 from orqal.text import size
-
-
-class StepBars:
-    """Progress bars on stderr for work that has several steps, one bar after another."""
-
-    def __init__(self, unit: str) -> None:
-        """`unit`: the unit of what is counted in each step."""
-        self._unit = unit
-        self._bar: Progress | None = None
-        self._bars = ExitStack()
-        self._counted: int | None = None
-        """What the last step without a total has counted. It is the total of later steps without one."""
-
-    def __enter__(self) -> StepBars:
-        return self
-
-    def __call__(self, step: str, done: int, total: int | None = None) -> None:
-        """Show how much of this step is done. `total`: None if it is not known."""
-        if self._bar is None or self._bar.what != step:
-            self._complete_step()
-            self._bars.close()
-            self._bar = self._bars.enter_context(
-                progress_bar(step, self._counted if total is None else total, show=True, unit=self._unit)
-            )
-        self._bar.update(done, total)
-
-    def _complete_step(self) -> None:
-        if self._bar is not None and self._bar.total is None:
-            self._counted = self._bar.done
-            self._bar.update(self._bar.done, self._bar.done)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self._complete_step()
-        self._bars.close()
 
 
 def _unit(settings: Settings) -> str:
@@ -71,7 +32,7 @@ def backup(
     the jobs back.
     """
     settings = Settings()
-    with local_cluster() as cluster, StepBars(_unit(settings)) as progress:
+    with local_cluster() as cluster, shown_steps(_unit(settings)) as progress:
         about = cluster.backup(settings, file, overwrite=overwrite, progress=progress)
     if json:
         print_json(about)
@@ -93,7 +54,7 @@ def restore(
     Jobs that had not ended when the backup was made wait or run again after `orqal up`.
     """
     settings = Settings()
-    with local_cluster() as cluster, StepBars(_unit(settings)) as progress:
+    with local_cluster() as cluster, shown_steps(_unit(settings)) as progress:
         about = cluster.restore(settings, file, overwrite=overwrite, progress=progress)
     if json:
         print_json(about)
@@ -124,7 +85,7 @@ def copy_store(
     json: Json = False,
 ) -> None:
     """Copy all jobs to another store, and compare them, while Orqal is down. The original stays as it is."""
-    with local_cluster() as cluster, StepBars("rows") as progress:
+    with local_cluster() as cluster, shown_steps("rows") as progress:
         about = cluster.copy_store(Settings(), to, source, progress)
     if json:
         print_json(about)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ITEMS_PER_PAGE = 1_000
 """Jobs or batches that one request for a list returns, at most."""
+IDS_PER_REQUEST = 10_000
+"""Jobs that one request names by their ids, at most: the server has them in memory."""
 ANSWER_TIMEOUT = 60.0
 """Seconds that the server may take to begin its answer, and between two parts of it."""
 CHECKUP_TIMEOUT = 600.0
@@ -146,10 +148,13 @@ class Client:
         selection: dict[str, Any] = {name: value for name, value in filters.items() if value is not None}
         if all:
             selection["all"] = True
-        if ids or not selection:
-            selection["ids"] = list(ids)
-        answer = self._transport.json("POST", "jobs/cancel", json=selection)
-        return int(answer["cancelled"])
+        if selection and not ids:
+            return self._cancel(selection)
+        parts = (ids[start : start + IDS_PER_REQUEST] for start in range(0, max(len(ids), 1), IDS_PER_REQUEST))
+        return sum(self._cancel({**selection, "ids": list(part)}) for part in parts)
+
+    def _cancel(self, selection: Mapping[str, Any]) -> int:
+        return int(self._transport.json("POST", "jobs/cancel", json=selection)["cancelled"])
 
     def retry(self, id: str) -> str:
         """Run a failed job again. Return the id of the new job, which takes the place of the old one in its batches.

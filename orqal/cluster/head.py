@@ -19,6 +19,7 @@ from orqal.engine.usage import Cgroups
 from orqal.files import write_secret
 from orqal.home_lock import holder_of
 from orqal.settings import Settings
+from orqal.store.transfer import Progress
 
 LOOPBACK = "127.0.0.1"
 
@@ -105,23 +106,23 @@ def up(
     return info
 
 
-def down(settings: Settings, *, kill_jobs: bool, everywhere: bool = False, report: Report) -> None:
+def down(settings: Settings, *, kill_jobs: bool, everywhere: bool = False, report: Report, progress: Progress) -> None:
     """Stop all of Orqal on this machine, whether `up` or `join` started it. Running containers go on, and the next
     `up` finds them again.
 
-    `kill_jobs` first cancels all jobs that have not ended. `everywhere`, on the head, also stops the other hosts and
-    the containers on all hosts; the next `up` runs these jobs again.
+    `kill_jobs` first cancels all jobs that have not ended; `progress` is called with their numbers. `everywhere`, on
+    the head, also stops the other hosts and the containers on all hosts; the next `up` runs these jobs again.
 
     Raises:
         ClusterError: Orqal is not up, jobs could not be cancelled, or other hosts could not be stopped.
+        KeyboardInterrupt: the jobs were being cancelled. Orqal is still up.
     """
     home = home_id(settings)
     if not processes.find(home):
         _forget_running(settings)
         raise ClusterError(f"Orqal is not up (home: {settings.home}).")
     if kill_jobs:
-        report("Cancelling all jobs that have not ended")
-        _run_inside_ray(settings, "Cancelling the jobs", "cancel")
+        _cancel_jobs(settings, report, progress)
     problem = _disband(settings, report) if everywhere else None
     report("Stopping the API, the actors and Ray")
     _stop(settings)
@@ -135,6 +136,23 @@ def down(settings: Settings, *, kill_jobs: bool, everywhere: bool = False, repor
         if left:
             how_many = "1 container of a job is" if len(left) == 1 else f"{len(left)} containers of jobs are"
             report(f"{how_many} left for the next `orqal up`, which finds them again")
+
+
+def _cancel_jobs(settings: Settings, report: Report, progress: Progress) -> None:
+    total = 0
+
+    def heard(line: str) -> None:
+        nonlocal total
+        if line.isdecimal() and (total := max(total, int(line))):
+            progress("Cancelling", total - int(line), total)
+
+    report("Cancelling all jobs that have not ended")
+    try:
+        command = [sys.executable, "-m", "orqal.cluster.inside_ray", "cancel"]
+        run(command, settings, "Cancelling the jobs", environment(settings), heard=heard)
+    except KeyboardInterrupt:
+        report("Interrupted: Orqal is still up. The jobs that were cancelled so far have ended; the others go on.")
+        raise
 
 
 def _disband(settings: Settings, report: Report) -> ClusterError | None:
@@ -175,7 +193,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def _run_inside_ray(settings: Settings, doing: str, *command: str, node: str | None = None) -> None:
-    run([sys.executable, "-m", "orqal.cluster.inside_ray", *command], settings, doing, environment(settings), node)
+    run([sys.executable, "-m", "orqal.cluster.inside_ray", *command], settings, doing, environment(settings), node=node)
 
 
 def _stop(settings: Settings) -> None:

@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orqal import __version__
 from orqal.actors.handles import NAMESPACE, SCHEDULER, HostClient, SchedulerClient, host_actor_name
-from orqal.actors.interfaces import ActorAway
+from orqal.actors.interfaces import ActorAway, SchedulerApi
 from orqal.actors.ray_internals import publish_version
 from orqal.cluster.processes import MARK, NODE_MARK
 from orqal.engine.client import Engine
@@ -32,9 +32,10 @@ from orqal.engine.errors import EngineError
 from orqal.engine.usage import Cgroups
 from orqal.models import DISK_FULL, HostInfo
 from orqal.settings import Settings
+from orqal.text import counted
 
 READY_WITHIN_S = 90.0
-"""Seconds that a step (starting, cancelling, stopping) may take."""
+"""Seconds that a step (starting, stopping) may take, and that cancelling may go without progress."""
 REMOVED_WITHIN_S = 20.0
 """Seconds to wait until the containers of a leaving host are removed."""
 _POLL_S = 0.1
@@ -82,7 +83,7 @@ def _start_scheduler(cluster: str) -> SchedulerClient:
 
 
 async def cancel() -> None:
-    """Cancel every job, and wait until their containers are removed."""
+    """Cancel every job, and wait until their containers are removed. Print again and again how many jobs are left."""
     try:
         scheduler = SchedulerClient.find()
     except ValueError:
@@ -90,7 +91,38 @@ async def cancel() -> None:
             "No scheduler runs that could cancel jobs. Run `orqal down` to stop the rest. The next `orqal up` finds "
             "the jobs again, and can cancel them."
         )
-    await asyncio.wait_for(scheduler.cancel_all(), READY_WITHIN_S)
+    await cancel_all(scheduler, lambda left: print(left, flush=True), READY_WITHIN_S + Settings().stop_grace)
+
+
+async def cancel_all(scheduler: SchedulerApi, report: Callable[[int], None], patience: float) -> None:
+    """Cancel every job, and wait until their containers are removed.
+
+    The Scheduler is asked for some at a time, so that nothing more is cancelled once this is interrupted. `report` is
+    called with the number of jobs that have not ended, whenever it has changed. If it has not changed for `patience`
+    seconds, exit with a message.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        left = await asyncio.wait_for(scheduler.unfinished(), patience)
+    except asyncio.TimeoutError:
+        sys.exit(f"The scheduler has not answered for {patience:g} s. Run `orqal down` to stop all of Orqal.")
+    report(left)
+    changed = loop.time()
+    while True:
+        before = left
+        with suppress(asyncio.TimeoutError):
+            left = await asyncio.wait_for(scheduler.cancel_some(), patience)
+        if left != before:
+            changed = loop.time()
+            report(left)
+        if left == 0:
+            return
+        if loop.time() - changed >= patience:
+            sys.exit(
+                f"{counted(left, 'job')} could not be ended, and nothing has changed for {patience:g} s: a host does "
+                "not stop them, or the store takes no changes. `orqal doctor` may say more. Orqal is still up. Run "
+                "this again to go on, or `orqal down` to stop the rest: the next `orqal up` finds the jobs again."
+            )
 
 
 async def joined(name: str) -> None:

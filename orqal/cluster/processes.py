@@ -161,11 +161,18 @@ def _alive_after(processes: set[psutil.Process], within: float) -> set[psutil.Pr
 
 
 def run(
-    command: list[str], settings: Settings, doing: str, environ: Mapping[str, str], node: str | None = None
+    command: list[str],
+    settings: Settings,
+    doing: str,
+    environ: Mapping[str, str],
+    *,
+    node: str | None = None,
+    heard: Callable[[str], None] | None = None,
 ) -> None:
-    """Run a command to its end, and write its output to the home's log.
+    """Run a command to its end, and write its output to the home's log. An interrupt kills it.
 
     `doing` says what the command does; an error begins with it. `node` is a Ray node that the command waits for.
+    `heard` is called with each line of its stdout, which then is not in the log.
 
     Raises:
         NodeEnded: that node ended first, so the command would wait in vain.
@@ -178,14 +185,18 @@ def run(
             command,
             env=os.environ | environ,
             stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
+            stdout=file if heard is None else subprocess.PIPE,
+            stderr=file,
             start_new_session=True,
         ) as process:
             try:
                 ended = _first_end(home_id(settings), node, process.pid) if node else None
                 if ended is not None:
                     process.kill()
+                if heard is not None:
+                    assert process.stdout is not None
+                    for line in process.stdout:
+                        heard(line.decode("utf-8", "replace").rstrip("\n"))
                 process.wait()
             except BaseException:
                 process.kill()

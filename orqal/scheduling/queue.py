@@ -65,9 +65,9 @@ class Queue:
     def __contains__(self, job: str) -> bool:
         return job in self._places
 
-    def jobs(self) -> list[str]:
-        """All waiting jobs."""
-        return list(self._places)
+    def jobs(self) -> Iterator[str]:
+        """All waiting jobs. None may come or go while they are read."""
+        return iter(self._places)
 
     def key(self, job: str) -> LineKey | None:
         """The line that a job waits in; None if it does not wait."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 from orqal.actors.handles import HostClient, SchedulerClient
@@ -79,16 +80,25 @@ class ClusterAccess:
             raise NotFound(f"there is no job {job_id}")
         return record
 
-    async def batch_ids(self, name: str) -> list[str]:
-        """The ids of a batch's jobs, in the order of submission.
+    async def check_batch(self, name: str) -> None:
+        """Make sure that there is a batch of this name.
+
+        Raises:
+            NotFound: there is none.
+        """
+        if await self.read(lambda: next(self.store.batch_ids(name), None)) is None:
+            raise NotFound(f"there is no batch {name!r}")
+
+    async def batch_ids(self, name: str) -> AsyncGenerator[list[str], None]:
+        """The ids of a batch's jobs, in the order of submission, in lists of at most JOBS_AT_ONCE.
 
         Raises:
             NotFound: there is no batch of this name.
         """
+        await self.check_batch(name)
         ids = await self.read(self.store.batch_ids, name)
-        if not ids:
-            raise NotFound(f"there is no batch {name!r}")
-        return ids
+        while part := await self.read(lambda: list(islice(ids, JOBS_AT_ONCE))):
+            yield part
 
     async def counts(self) -> dict[str, int]:
         """The number of jobs in each state; `todo` is always present."""

@@ -108,15 +108,6 @@ class ToCancel(BaseModel):
             raise ValueError("select jobs by ids, by any of batch, status, app, user and host, or by all")
         return self
 
-    def applies_to(self, job: JobRecord) -> bool:
-        """True if everything but the batch applies to a job."""
-        return (
-            self.status in (None, job.current_status.value)
-            and self.app in (None, job.app)
-            and self.user in (None, job.user)
-            and self.host in (None, job.host)
-        )
-
 
 class ToClean(BaseModel):
     """What to clean."""

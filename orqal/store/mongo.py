@@ -327,6 +327,8 @@ class MongoStore:
         ):
             if value is not None:
                 asked[name] = value
+        if wanted.unfinished:
+            asked["status"] = {"$in": [status for status in UNFINISHED if status == asked.get("status", status)]}
         below = [] if cursor is None else [_number(cursor)]
         if wanted.submitted_before is not None:
             below.append(self._first_seq_from(wanted.submitted_before))
@@ -370,9 +372,9 @@ class MongoStore:
         shown = [self._batch_info(document) for document in found[:limit]]
         return BatchPage(shown, str(found[limit - 1]["seq"]) if len(found) > limit else None)
 
-    def batch_ids(self, batch: str) -> list[str]:
+    def batch_ids(self, batch: str) -> Iterator[str]:
         """See Store."""
-        return [document["job"] for document in self._collections.members.find({"batch": batch}).sort([("seq", 1)])]
+        return (member["job"] for member in _in_order(self._collections.members, {"batch": batch}))
 
     def batch_failed(self, batch: str) -> list[str]:
         """See Store."""

@@ -23,6 +23,8 @@ class JobFilter:
     """Includes this moment."""
     submitted_before: datetime | None = None
     """Excludes this moment."""
+    unfinished: bool = False
+    """Only jobs that have not ended."""
 
 
 class Page(NamedTuple):
@@ -223,8 +225,8 @@ class Store(Protocol):
         """
         ...
 
-    def batch_ids(self, batch: str) -> list[str]:
-        """Return the ids of a batch's jobs, in the order of submission and once for each document that they answer."""
+    def batch_ids(self, batch: str) -> Iterator[str]:
+        """Yield the ids of a batch's jobs, in the order of submission and once for each document that they answer."""
         ...
 
     def batch_failed(self, batch: str) -> list[str]:

@@ -304,6 +304,8 @@ class SqliteStore:
             if value is not None:
                 conditions.append(f"{column} = ?")
                 values.append(value.value if isinstance(value, Status) else value)
+        if wanted.unfinished:
+            conditions.append(f"status NOT IN {FINAL}")
         for sign, time in ((">=", wanted.submitted_after), ("<", wanted.submitted_before)):
             if time is not None:
                 # `ctime` never decreases as `seq` grows, so a time is a place in the order.
@@ -354,10 +356,13 @@ class SqliteStore:
         shown = [self._batch_info(*row) for row in rows[:limit]]
         return BatchPage(shown, str(rows[limit - 1][0]) if len(rows) > limit else None)
 
-    def batch_ids(self, batch: str) -> list[str]:
+    def batch_ids(self, batch: str) -> Iterator[str]:
         """See Store."""
-        query = "SELECT id FROM members JOIN jobs ON jobs.seq = job WHERE batch = ? ORDER BY members.seq"
-        return [job_id for (job_id,) in self._connection().execute(query, (self._batch_seq(batch),))]
+        query = (
+            "SELECT members.seq, id FROM members JOIN jobs ON jobs.seq = job WHERE batch = ? AND members.seq > ? "
+            "ORDER BY members.seq LIMIT ?"
+        )
+        return self._in_parts(query, (self._batch_seq(batch),), str)
 
     def batch_failed(self, batch: str) -> list[str]:
         """See Store."""

@@ -70,7 +70,7 @@ def test_all_that_was_acknowledged_before_a_backup_began_is_in_another_home(orqa
         assert sum(store.counts().values()) == about["jobs"]
         found = store.get(ended["_id"])
         assert found is not None and (found.ok, found.container_id) == (True, ended["container_id"])
-        assert store.output(ended["_id"]).stdout == "well\n" and store.batch_ids("before")[-1] == ended["_id"]
+        assert store.output(ended["_id"]).stdout == "well\n" and list(store.batch_ids("before"))[-1] == ended["_id"]
         going_on = store.get(running)
         assert going_on is not None and going_on.current_status is Status.RUNNING
     again = other.cli("restore", str(file), check=False)

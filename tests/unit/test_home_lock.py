@@ -73,10 +73,10 @@ def test_a_second_machine_with_the_same_home_starts_no_second_scheduler(
         head.up(settings, report=print)
     # What describes the other machine's Orqal stays.
     with pytest.raises(ClusterError, match="is not up"):
-        head.down(settings, kill_jobs=False, report=print)
+        head.down(settings, kill_jobs=False, report=print, progress=lambda doing, done, total=None: None)
     assert settings.running_path.exists()
     holder.kill()
     holder.wait(30)
     with pytest.raises(ClusterError, match="is not up"):
-        head.down(settings, kill_jobs=False, report=print)
+        head.down(settings, kill_jobs=False, report=print, progress=lambda doing, done, total=None: None)
     assert not settings.running_path.exists()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import NamedTuple
 
 from orqal.actors.background import Background
@@ -178,7 +179,7 @@ class JobRegistry:
             StoreError: the store cannot be read now.
         """
         phase = self.phase(job)
-        if phase is None or (isinstance(phase, Submitting | Storing) and phase.record.current_status.final):
+        if phase is None or _has_ended(phase):
             return False
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._cancels.setdefault(job, []).append(answer)
@@ -518,6 +519,16 @@ class JobRegistry:
                 return record.error is not None and record.error.type is ErrorType.CANCELLED
         return False
 
+    def to_cancel(self, limit: int) -> list[str]:
+        """Up to `limit` jobs that have not ended and are not being cancelled. Those that wait come first, so that none
+        of them starts in place of one that is cancelled."""
+        others = (job for job, phase in self._phases.items() if not (_has_ended(phase) or self.is_ending(job)))
+        return list(islice(chain(self._waiting.jobs(), others), limit))
+
+    def left(self) -> int:
+        """How many jobs have not ended or, once all have, how much is still done for them: containers are removed."""
+        return len(self._phases) + len(self._waiting) or len(self._background)
+
     def resources(self) -> Iterator[Resources]:
         """What each job with room on a host holds."""
         return (
@@ -574,10 +585,11 @@ class JobRegistry:
         records = (phase.record for phase in self._phases.values() if isinstance(phase, Assigned | OnHost | Orphaned))
         return frozenset(record.lease for record in records if record.lease is not None)
 
-    async def finished(self) -> None:
-        """Return when all effects under way now are carried out."""
-        await self._background.finished()
-
     def close(self) -> None:
         """Stop carrying out effects, at once."""
         self._background.close()
+
+
+def _has_ended(phase: Phase) -> bool:
+    """True if a job's end is being written."""
+    return isinstance(phase, Submitting | Storing) and phase.record.current_status.final

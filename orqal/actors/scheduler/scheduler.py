@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import islice
 
 from orqal.actors.background import Background
 from orqal.actors.interfaces import ActorAway, ClusterApi, SchedulerApi
@@ -43,8 +44,9 @@ STRAYS_WITHIN = 30.0
 """Seconds within which a host lists its containers, so that one that hangs keeps no one waiting."""
 AWAY = "it is away, and could take the job when it is back"
 """Why a job does not start on a host that was here lately."""
-CANCELLED_AT_ONCE = 1_000
-"""Jobs that are cancelled at a time: their records are in memory meanwhile."""
+JOBS_AT_ONCE = 1_000
+"""Jobs that are cancelled, or taken up after a start, at a time: their records are in memory meanwhile, and those of a
+million would take gigabytes."""
 _NOTHING = OnOneHost(0, Resources(0, 0))
 
 
@@ -101,14 +103,23 @@ class Scheduler(SchedulerApi):
     async def start(self) -> None:
         """Take up the work of the Scheduler before this one, and begin."""
         await self._apps.scan()
-        unfinished = await asyncio.to_thread(lambda: list(self._store.unfinished()))
-        await self._leases.drop_strays(record.lease for record in unfinished if record.lease is not None)
-        for record in unfinished:
-            self._jobs.recovered(record)
+        try:
+            await self._recover()
+        except BaseException:
+            self.close()
+            raise
         self._background.spawn(self._watch_nodes())
         self._background.spawn(self._dispatch_forever())
         self._background.spawn(self._watch_apps())
         self._background.spawn(self._retention.forever())
+
+    async def _recover(self) -> None:
+        unfinished, leases = self._store.unfinished(), set[str]()
+        while part := await asyncio.to_thread(lambda: list(islice(unfinished, JOBS_AT_ONCE))):
+            leases.update(record.lease for record in part if record.lease is not None)
+            for record in part:
+                self._jobs.recovered(record)
+        await self._leases.drop_strays(leases)
 
     def close(self) -> None:
         """Stop all work in the background at once, as if this process had been killed."""
@@ -128,24 +139,35 @@ class Scheduler(SchedulerApi):
     async def cancel(self, jobs: Sequence[str]) -> int:
         return sum(await asyncio.gather(*(self._jobs.cancel(job) for job in dict.fromkeys(jobs))))
 
-    async def cancel_all(self) -> None:
-        while jobs := await asyncio.to_thread(lambda: [job.id for job in self._store.unfinished()]):
-            await self._cancel_in_parts(jobs)
-            await self._feed.since(self._feed.cursor, timeout=1)
-        await self._jobs.finished()
+    async def unfinished(self) -> int:
+        return self._jobs.left()
 
-    async def _cancel_in_parts(self, jobs: Sequence[str]) -> None:
-        """Cancel jobs, some at a time: the records of a million, which are read for this, would take gigabytes."""
-        for start in range(0, len(jobs), CANCELLED_AT_ONCE):
-            await self.cancel(jobs[start : start + CANCELLED_AT_ONCE])
+    async def cancel_some(self) -> int:
+        cursor, jobs = self._feed.cursor, self._jobs.to_cancel(JOBS_AT_ONCE)
+        answers = await asyncio.gather(*(self._jobs.cancel(job) for job in jobs), return_exceptions=True)
+        if problems := [answer for answer in answers if isinstance(answer, BaseException)]:
+            log.warning("%d jobs cannot be cancelled now: %s", len(problems), problems[0])
+        if not (left := self._jobs.left()):
+            answered = await asyncio.gather(*(self._clean_strays(host) for host in self._hosts.awake()))
+            left = self._jobs.left() + answered.count(False)
+        if left and True not in answers:
+            await self._feed.since(cursor, timeout=1)
+        return left
 
     async def clean(self, what: CleanTarget) -> int:
         if what is CleanTarget.CONTAINERS:
             return await self._clean_containers()
         if what is CleanTarget.EXPIRED:
             return await self._retention.confirm_clock()
-        await self._cancel_in_parts(self._waiting.jobs())
+        await self._cancel_waiting()
         return await self._retention.delete(status=Status.ERROR if what is CleanTarget.SCHEDULED else None)
+
+    async def _cancel_waiting(self) -> None:
+        """Cancel as many waiting jobs as there are now. Those that come meanwhile must not keep this going for ever."""
+        left = len(self._waiting)
+        while jobs := list(islice(self._waiting.jobs(), min(left, JOBS_AT_ONCE))):
+            await self.cancel(jobs)
+            left -= len(jobs)
 
     async def _clean_containers(self) -> int:
         """End the jobs whose containers run, except in protected ones, and remove what was left over."""
@@ -163,10 +185,14 @@ class Scheduler(SchedulerApi):
         await asyncio.gather(*(self._clean_strays(host) for host in self._hosts.awake()))
         return len(jobs)
 
-    async def _clean_strays(self, host: KnownHost) -> None:
-        """Remove what was left over on a host, unless it does not answer."""
-        with contextlib.suppress(ActorAway, EngineError, asyncio.TimeoutError):
-            self._jobs.found(host, await asyncio.wait_for(host.api.strays(), STRAYS_WITHIN))
+    async def _clean_strays(self, host: KnownHost) -> bool:
+        """Begin to remove what was left over on a host, if its daemon answers. False if its actor is away."""
+        try:
+            with contextlib.suppress(EngineError, asyncio.TimeoutError):
+                self._jobs.found(host, await asyncio.wait_for(host.api.strays(), STRAYS_WITHIN))
+        except ActorAway:
+            return False
+        return True
 
     async def why_waiting(self, job: str) -> WhyWaiting:
         if (app := self._waiting.app_waited_for(job)) is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from orqal.actors.scheduler.apps import Apps
@@ -74,9 +75,12 @@ class WaitingRoom:
     def __contains__(self, job: str) -> bool:
         return job in self.queue or job in self._later or job in self._app_of
 
-    def jobs(self) -> list[str]:
-        """All jobs that wait."""
-        return [*self.queue.jobs(), *self._later, *self._app_of]
+    def __len__(self) -> int:
+        return len(self.queue) + len(self._later) + len(self._app_of)
+
+    def jobs(self) -> Iterator[str]:
+        """All jobs that wait. None may come or go while they are read."""
+        return chain(self.queue.jobs(), self._later, self._app_of)
 
     def app_waited_for(self, job: str) -> str | None:
         """The app that a job waits for; None if it does not wait for its app."""

@@ -21,9 +21,9 @@ from orqal.serve_app.dependencies import ClusterDep
 from orqal.serve_app.errors import NotFound
 from orqal.serve_app.routes.documentation import ALWAYS, BAD_VALUE, NO_BATCH
 from orqal.serve_app.routes.parameters import Cursor, Limit
-from orqal.serve_app.routes.selection import cancel_all
-from orqal.serve_app.routes.streaming import NDJSON, StreamedResponse, line
-from orqal.serve_app.schemas import BatchList, Cancelled, ResultView, Retried
+from orqal.serve_app.routes.selection import cancel_selected
+from orqal.serve_app.routes.streaming import NDJSON, StreamedResponse, line, prefetched, slow_json
+from orqal.serve_app.schemas import BatchList, Cancelled, ResultView, Retried, ToCancel
 
 router = APIRouter(tags=["batches"], responses=ALWAYS)
 
@@ -62,26 +62,32 @@ async def get_batch(name: BatchName, cluster: ClusterDep) -> BatchInfo:
 async def get_batch_ids(name: BatchName, cluster: ClusterDep) -> Response:
     """The ids of a batch's jobs, a JSON string on each line, in the order of submission. A job that was reused for
     several documents of the batch is listed once for each of them."""
-    ids = await cluster.batch_ids(name)
 
     async def lines() -> AsyncGenerator[bytes, None]:
-        for part in slices(ids):
+        async for part in cluster.batch_ids(name):
             yield "".join(f'"{job_id}"\n' for job_id in part).encode()
 
-    return StreamedResponse(lines(), media_type=NDJSON)
+    return StreamedResponse(await prefetched(lines()), media_type=NDJSON)
 
 
-@router.post("/batches/{name}/cancel", responses={**NO_BATCH, **examples.shown(examples.CANCELLED)})
-async def cancel_batch(name: BatchName, cluster: ClusterDep) -> Cancelled:
-    """Cancel a batch's jobs, whether they wait, start or run."""
-    return Cancelled(cancelled=await cancel_all(await cluster.batch_ids(name), cluster))
+@router.post(
+    "/batches/{name}/cancel", response_model=Cancelled, responses={**NO_BATCH, **examples.shown(examples.CANCELLED)}
+)
+async def cancel_batch(name: BatchName, cluster: ClusterDep) -> Response:
+    """Cancel a batch's jobs, whether they wait, start or run. An empty line is sent before the answer whenever it takes
+    another 10 s."""
+
+    async def cancelled() -> Cancelled:
+        return Cancelled(cancelled=await cancel_selected(ToCancel(batch=name), cluster))
+
+    return await slow_json(cancelled())
 
 
 @router.post("/batches/{name}/retry", responses={**NO_BATCH, **examples.shown(examples.RETRIED)})
 async def retry_batch(name: BatchName, cluster: ClusterDep) -> Retried:
     """Run the failed jobs of a batch again. Each new job takes the place of the one that failed, so repeating the
     request does nothing."""
-    await cluster.batch_ids(name)
+    await cluster.check_batch(name)
     failed = await cluster.read(cluster.store.batch_failed, name)
     return Retried(retried=sum([len(await cluster.scheduler.retry(part)) for part in slices(failed)]))
 
@@ -102,7 +108,7 @@ async def retry_batch(name: BatchName, cluster: ClusterDep) -> Retried:
 async def get_results(name: BatchName, cluster: ClusterDep, format: Format = Format.JSONL) -> Response:
     """The results of a batch's jobs so far, a line for each, in the order of submission. In CSV each param, and each
     key of the results, has its own column."""
-    await cluster.batch_ids(name)
+    await cluster.check_batch(name)
     lines, media_type = (_json_lines, NDJSON) if format is Format.JSONL else (_csv, "text/csv; charset=utf-8")
     return StreamedResponse(
         lines(name, cluster),

@@ -14,6 +14,7 @@ from pydantic import AwareDatetime
 from orqal.actors.messages import Taken
 from orqal.models import MAX_NAME, BatchName, JobSpec, Status, now
 from orqal.serve_app import examples
+from orqal.serve_app.cluster_access import ClusterAccess
 from orqal.serve_app.dependencies import ClusterDep, NewsDep
 from orqal.serve_app.errors import BadDocument
 from orqal.serve_app.explain import NOT_WAITING, explained
@@ -30,7 +31,7 @@ from orqal.serve_app.routes.documentation import (
     problems,
 )
 from orqal.serve_app.routes.parameters import Cursor, IdempotencyKey, JobId, Limit
-from orqal.serve_app.routes.selection import cancel_all, ids_to_cancel, selected_ids
+from orqal.serve_app.routes.selection import cancel_selected, selected_ids
 from orqal.serve_app.routes.streaming import (
     EMPTY_LINE,
     NDJSON,
@@ -38,6 +39,7 @@ from orqal.serve_app.routes.streaming import (
     json_response,
     line,
     prefetched,
+    slow_json,
     with_heartbeats,
 )
 from orqal.serve_app.routes.submission import submit, submit_body
@@ -190,12 +192,16 @@ async def cancel_job(job_id: JobId, cluster: ClusterDep) -> Cancelled:
     return Cancelled(cancelled=await cluster.scheduler.cancel([job_id]))
 
 
-@router.post("/jobs/cancel", responses={**NO_BATCH, **examples.shown(examples.CANCELLED)})
-async def cancel_jobs(which: Annotated[ToCancel, Body()], cluster: ClusterDep) -> Cancelled:
+@router.post("/jobs/cancel", response_model=Cancelled, responses={**NO_BATCH, **examples.shown(examples.CANCELLED)})
+async def cancel_jobs(which: Annotated[ToCancel, Body()], cluster: ClusterDep) -> Response:
     """Cancel jobs, whether they wait (also for a retry), pull their image, start or run. Repeating the request does no
     harm. Once this is answered the jobs end, whatever fails; a job that ends by itself at that moment keeps its own
-    end."""
-    return Cancelled(cancelled=await cancel_all(await ids_to_cancel(which, cluster), cluster))
+    end. An empty line is sent before the answer whenever it takes another 10 s."""
+    return await slow_json(_cancelled(which, cluster))
+
+
+async def _cancelled(which: ToCancel, cluster: ClusterAccess) -> Cancelled:
+    return Cancelled(cancelled=await cancel_selected(which, cluster))
 
 
 @router.post(

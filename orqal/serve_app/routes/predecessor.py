@@ -67,7 +67,7 @@ async def _ids(answers: AsyncGenerator[list[Taken], None]) -> Response:
 @router.get("/batch/{name}", response_model=OldBatch, responses={**NO_BATCH, **examples.shown(examples.OLD_BATCH)})
 async def get_old_batch(name: BatchName, cluster: ClusterDep) -> Response:
     """The ids of a batch's jobs, each in the form of an ObjectId in extended JSON."""
-    ids = await cluster.batch_ids(name)
+    ids = [job_id async for part in cluster.batch_ids(name) for job_id in part]
     return JSONResponse({"_id": name, "jobs": [{"$oid": job_id} for job_id in ids]})
 
 

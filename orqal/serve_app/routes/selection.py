@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
+
+from orqal.models import Status
+from orqal.serve_app import cluster_access
 from orqal.serve_app.cluster_access import ClusterAccess, slices
 from orqal.serve_app.schemas import Selection, ToCancel
+from orqal.store import JobFilter
 
 
 async def selected_ids(selection: Selection, cluster: ClusterAccess) -> list[str]:
@@ -15,27 +20,32 @@ async def selected_ids(selection: Selection, cluster: ClusterAccess) -> list[str
     if selection.all:
         return await cluster.read(lambda: [job.id for job in cluster.store.unfinished()])
     if selection.batch is not None:
-        return await cluster.batch_ids(selection.batch)
+        return [job_id async for part in cluster.batch_ids(selection.batch) for job_id in part]
     return selection.ids or []
 
 
-async def ids_to_cancel(which: ToCancel, cluster: ClusterAccess) -> list[str]:
-    """The ids of the jobs to cancel.
+async def cancel_selected(which: ToCancel, cluster: ClusterAccess) -> int:
+    """Cancel the selected jobs, and return the number of those that had not ended.
 
     Raises:
         NotFound: there is no batch of this name.
     """
+    return sum([await cluster.scheduler.cancel(part) async for part in _parts_to_cancel(which, cluster)])
+
+
+async def _parts_to_cancel(which: ToCancel, cluster: ClusterAccess) -> AsyncIterator[Sequence[str]]:
+    """The ids of the jobs to cancel. Of jobs that are not selected by id, the newest come first: those that wait do not
+    start in place of the older ones that run."""
     if which.ids is not None:
-        return which.ids
-    members = None if which.batch is None else set(await cluster.batch_ids(which.batch))
-
-    def unfinished() -> list[str]:
-        jobs = (job for job in cluster.store.unfinished() if which.applies_to(job))
-        return [job.id for job in jobs if members is None or job.id in members]
-
-    return await cluster.read(unfinished)
-
-
-async def cancel_all(ids: list[str], cluster: ClusterAccess) -> int:
-    """Cancel these jobs, and return the number of those that had not ended."""
-    return sum([await cluster.scheduler.cancel(part) for part in slices(ids)])
+        for part in slices(which.ids):
+            yield part
+        return
+    if which.batch is not None:
+        await cluster.check_batch(which.batch)
+    status = None if which.status is None else Status(which.status)
+    wanted = JobFilter(status, which.app, which.user, which.batch, which.host, unfinished=True)
+    page = await cluster.read(cluster.store.find, wanted, cluster_access.JOBS_AT_ONCE)
+    yield [job.id for job in page.jobs]
+    while page.cursor is not None:
+        page = await cluster.read(cluster.store.find, wanted, cluster_access.JOBS_AT_ONCE, page.cursor)
+        yield [job.id for job in page.jobs]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -43,6 +43,19 @@ class StreamedResponse(StreamingResponse):
 def json_response(view: BaseModel) -> Response:
     """A model as JSON. FastAPI's own way would validate it once more."""
     return Response(view.model_dump_json(), media_type="application/json")
+
+
+async def slow_json(view: Coroutine[Any, Any, BaseModel]) -> Response:
+    """A model that may take long to make, as JSON. White space comes before it meanwhile.
+
+    Raises:
+        Exception: whatever `view` raises within HEARTBEAT_SECONDS.
+    """
+
+    async def parts() -> AsyncGenerator[bytes, None]:
+        yield (await view).model_dump_json().encode()
+
+    return StreamedResponse(await prefetched(with_heartbeats(parts())), media_type="application/json")
 
 
 def line(view: BaseModel) -> bytes:

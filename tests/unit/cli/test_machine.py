@@ -37,13 +37,28 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         report(f"now={now}")
         return name or "h2"
 
+    def down(
+        settings: Any,
+        *,
+        kill_jobs: bool,
+        everywhere: bool,
+        report: Callable[[str], None],
+        progress: Callable[..., None],
+    ) -> None:
+        if kill_jobs:
+            progress("Cancelling", 7, 9)
+        if kill_jobs and everywhere:
+            report("Interrupted.")
+            raise KeyboardInterrupt
+        report(f"everywhere={everywhere}")
+
     module = ModuleType("orqal.cluster")
     module.__dict__.update(
         ClusterError=ClusterError,
         up=up,
         join=join,
         leave=leave,
-        down=lambda settings, *, report, **how: report(str(sorted(name for name, wanted in how.items() if wanted))),
+        down=down,
         environment=lambda settings: {"RAY_ADDRESS": "a b", "RAY_AUTH_MODE": "token"},
         resources=lambda settings: {"threads": 2.0, "ram_gb": 8.5},
     )
@@ -97,8 +112,10 @@ def test_a_failure_is_reported(run: Callable[..., Done], cluster: ModuleType) ->
 
 
 def test_down_env_resources(run: Callable[..., Done], cluster: ModuleType) -> None:
-    assert run("down").err == "[]\n"
-    assert run("down", "--kill-jobs").err == "['kill_jobs']\n"
-    assert run("down", "--everywhere").err == "['everywhere']\n"
+    assert run("down").err == "everywhere=False\n"
+    assert run("down", "--kill-jobs").err == "Cancelling: 7 of 9 jobs\neverywhere=False\n"
+    assert run("down", "--everywhere").err == "everywhere=True\n"
+    interrupted = run("down", "--kill-jobs", "--everywhere")
+    assert interrupted.code == 130 and interrupted.err.startswith("Cancelling: 7 of 9 jobs\nInterrupted.\n")
     assert run("env").out == "export RAY_ADDRESS='a b'\nexport RAY_AUTH_MODE=token\n"
     assert run("resources").documents == [{"threads": 2.0, "ram_gb": 8.5}]

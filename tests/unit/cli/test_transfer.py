@@ -9,29 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from orqal.cli.transfer import StepBars
 from orqal.store import SqliteStore
 from tests.support.command_line import Done
 from tests.support.stores import add, jobs
-
-
-def test_each_step_has_a_bar_and_what_one_counts_is_the_total_of_the_next(capsys: pytest.CaptureFixture[str]) -> None:
-    with StepBars("rows") as progress:
-        progress("Checking", 0, 1)
-        progress("Checking", 1, 1)
-        for step in ("Reading", "Copying"):
-            progress(step, 500)
-            progress(step, 1_200 if step == "Reading" else 700)
-    checking, reading, copying = (line.split() for line in capsys.readouterr().err.splitlines() if line.strip())
-    assert (checking[0], reading[0], copying[0]) == ("Checking", "Reading", "Copying")
-    assert ("1/1" in checking, "1200/1200" in reading, "700/1200" in copying) == (True, True, True)
-
-
-def test_a_step_that_fails_does_not_look_complete(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(OSError, match="full"), StepBars("rows") as progress:
-        progress("Reading", 500)
-        raise OSError("The disk is full.")
-    assert "500/?" in capsys.readouterr().err
 
 
 def test_backup_and_restore(run: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

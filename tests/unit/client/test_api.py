@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orqal.client import Client, NotFound, OrqalError, ServerUnreachable, find_api
+from orqal.client import Client, NotFound, OrqalError, ServerUnreachable, api, find_api
 from orqal.settings import Settings
 from tests.support.stand_in_server import A, B, Reply, StandInServer, iter_reply, ndjson, record
 
@@ -145,3 +145,13 @@ def test_no_call_uses_a_route_of_the_predecessor(server: StandInServer, call: Ca
     for request in server.requests:
         first = request.path.split("/")[0]
         assert first not in old or (request.method, request.path) == ("POST", "clean")
+
+
+def test_very_many_ids_are_cancelled_in_several_requests(
+    server: StandInServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "IDS_PER_REQUEST", 2)
+    server.answers["POST jobs/cancel"] = Reply(b'\n\n{"cancelled": 2}')
+    assert Client().cancel([A, B, A, B, A]) == 6
+    assert [json.loads(request.body)["ids"] for request in server.requests] == [[A, B], [A, B], [A]]
+    assert Client().cancel([]) == 2 and json.loads(server.requests[-1].body) == {"ids": []}

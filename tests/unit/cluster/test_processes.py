@@ -1,4 +1,4 @@
-"""Stopping the processes of a home."""
+"""Running commands for a home, and stopping its processes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
 from orqal.cluster import processes
-from orqal.cluster.processes import MARK, NODE_MARK
+from orqal.cluster.processes import MARK, NODE_MARK, ClusterError, run
+from orqal.settings import Settings
 
 POLITE = "print('up', flush=True); import time; time.sleep(1000)"
 DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {POLITE}"
@@ -75,3 +77,38 @@ def test_who_has_ended_is_not_waited_for_though_its_parent_has_not_noticed(
     process = home.start(POLITE)
     processes.stop(home.mark)
     assert process.status() == psutil.STATUS_ZOMBIE
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_what_a_command_prints_is_heard_while_it_runs_and_its_errors_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORQAL_HOME", str(tmp_path))
+    settings, heard = Settings(), list[str]()
+    run(python("print(2); print(1)"), settings, "Counting", {}, heard=heard.append)
+    assert heard == ["2", "1"]
+    with pytest.raises(ClusterError, match="Counting failed:\nthe reason\n"):
+        run(python("import sys; print(3); sys.exit('the reason')"), settings, "Counting", {}, heard=heard.append)
+    assert heard == ["2", "1", "3"]
+
+
+def test_an_interrupt_ends_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORQAL_HOME", str(tmp_path))
+    pids = list[int]()
+
+    def interrupted(line: str) -> None:
+        pids.append(int(line))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            python("import os, time; print(os.getpid(), flush=True); time.sleep(1000)"),
+            Settings(),
+            "Sleeping",
+            {},
+            heard=interrupted,
+        )
+    assert not psutil.pid_exists(pids[0])

@@ -673,5 +673,5 @@ def test_the_queue_knows_its_jobs_and_their_lines() -> None:
     for job in ("a", "b"):
         queue.push(job, key, 0)
     queue.remove("a")
-    assert queue.jobs() == ["b"]
+    assert list(queue.jobs()) == ["b"]
     assert queue.key("b") == key and queue.key("a") is None

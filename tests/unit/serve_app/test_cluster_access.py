@@ -38,13 +38,15 @@ async def test_a_store_that_cannot_be_read_is_unavailable() -> None:
 
 
 async def test_what_the_store_does_not_have_is_not_found() -> None:
-    cluster = cluster_with(store(get=lambda _: None, batch_ids=lambda _: []))
+    cluster = cluster_with(store(get=lambda _: None, batch_ids=lambda _: iter([])))
     with pytest.raises(NotFound, match="there is no job a"):
         await cluster.job("a")
     with pytest.raises(NotFound, match="the record of the job damaged cannot be read"):
         await cluster.job("damaged")
     with pytest.raises(NotFound, match="there is no batch 'b'"):
-        await cluster.batch_ids("b")
+        await cluster.check_batch("b")
+    with pytest.raises(NotFound, match="there is no batch 'b'"):
+        await anext(cluster.batch_ids("b"))
 
 
 async def test_counts_always_have_todo() -> None:

@@ -100,7 +100,7 @@ def check(path: Path, reports: list[tuple[str, Any]]) -> Counter[str]:
         # All or nothing: submissions with their batches and documents, ends with their outputs, deletions.
         groups = Counter(record.batch for record in records if record.app != writers.DOOMED)
         assert set(groups.values()) <= {writers.GROUP}
-        assert all(len(store.batch_ids(str(group))) == writers.GROUP for group in groups)
+        assert all(len(list(store.batch_ids(str(group)))) == writers.GROUP for group in groups)
         assert connection.execute("SELECT count(*) FROM batches").fetchone() == (len(groups),)
         assert connection.execute("SELECT count(*) FROM documents").fetchone() == (writers.GROUP * len(groups),)
         assert outputs.keys() == {record.id for record in records if record.current_status.final}
@@ -159,5 +159,5 @@ def test_an_upgrade_that_is_killed_loses_nothing(children: ForkServerContext, fo
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             assert store.get_many([record.id for record in records]) == {record.id: record for record in records}
             batches = {record.batch: None for record in records if record.batch}
-            assert sum(len(store.batch_ids(batch)) for batch in batches) == sum(bool(r.batch) for r in records)
+            assert sum(len(list(store.batch_ids(batch))) for batch in batches) == sum(bool(r.batch) for r in records)
     assert found[version, False] >= UNFINISHED_UPGRADES, found

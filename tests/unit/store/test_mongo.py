@@ -199,6 +199,8 @@ CALLS: dict[str, Callable[[MongoStore], object]] = {
         for cursor in (None, "7")
     },
     "find by time": lambda store: store.find(JobFilter(submitted_after=NOON, submitted_before=NOON), 5),
+    "find unfinished": lambda store: store.find(JobFilter(unfinished=True), 5, "7"),
+    "find unfinished of a batch": lambda store: store.find(JobFilter(batch="b", unfinished=True), 5),
     "get": lambda store: store.get("a"),
     "get_many": lambda store: store.get_many(["a", "b"]),
     "output": lambda store: store.output(store.find(JobFilter(status=Status.EXITED), 1).jobs[0].id),
@@ -208,7 +210,7 @@ CALLS: dict[str, Callable[[MongoStore], object]] = {
     "counts": lambda store: store.counts(),
     "batch": lambda store: store.batch("b"),
     "batches": lambda store: store.batches(5, "7"),
-    "batch_ids": lambda store: store.batch_ids("b"),
+    "batch_ids": lambda store: list(store.batch_ids("b")),
     "batch_failed": lambda store: store.batch_failed("b"),
     "batch_results": lambda store: list(store.batch_results("b")),
     "leftovers": lambda store: store.leftovers("h", 5),

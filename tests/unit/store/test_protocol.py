@@ -123,15 +123,15 @@ def test_insert_is_all_or_none(store: Store) -> None:
     with pytest.raises(Exception):  # noqa: B017 - each store has its own
         add(store, [job(batch="b"), job(id=old.id), job()], replace_batch="b")
     assert store_of(store) == [old]
-    assert store.batch_ids("b") == [old.id]
+    assert list(store.batch_ids("b")) == [old.id]
 
 
 def test_a_batch_name_passes_to_new_jobs(store: Store) -> None:
     old, other, new = jobs(3, batch="b"), jobs(2, batch="c"), jobs(2, batch="b")
     add(store, old + other)
     add(store, new, replace_batch="b")
-    assert store.batch_ids("b") == ids(new)
-    assert store.batch_ids("c") == ids(other)
+    assert list(store.batch_ids("b")) == ids(new)
+    assert list(store.batch_ids("c")) == ids(other)
     assert ids(store_of(store)) == ids(reversed(old + other + new))
     assert ids(store.find(JobFilter(batch="b"), 9).jobs) == ids(reversed(new))
     info = store.batch("b")
@@ -144,8 +144,8 @@ def test_a_reused_job_is_in_the_batches_of_all_its_documents(store: Store) -> No
     later = NOON + timedelta(hours=1)
     members = [("c", first.id), ("c", second.id), ("c", first.id), ("b", first.id)]
     store.insert(Submission(at=later, jobs=[second], members=members, hits=[first.id, first.id]))
-    assert store.batch_ids("c") == [first.id, second.id, first.id]
-    assert store.batch_ids("b") == [first.id, first.id]
+    assert list(store.batch_ids("c")) == [first.id, second.id, first.id]
+    assert list(store.batch_ids("b")) == [first.id, first.id]
     assert ids(store.find(JobFilter(batch="c"), 9).jobs) == [second.id, first.id]
     assert ids(record for record, _ in store.batch_results("c")) == [first.id, second.id, first.id]
     found = store.get(first.id)
@@ -179,7 +179,7 @@ def test_a_retry_takes_the_place_of_what_failed(store: Store) -> None:
     store.update([done(old, 1), done(other)], {})
     assert store.batch_failed("b") == [old.id]
     store.insert(Submission(at=NOON, jobs=[new], retries={old.id: new.id}))
-    assert store.batch_ids("b") == [new.id, other.id]
+    assert list(store.batch_ids("b")) == [new.id, other.id]
     assert store.documents("k", 1, 2) == {1: new.id, 2: other.id}
     assert store.batch_failed("b") == []
     found = store.get(old.id)
@@ -221,7 +221,7 @@ def test_only_ended_jobs_are_deleted(store: Store) -> None:
     assert store.output(first.id) == Output() and store.documents("k", 1, 1) == {}
     assert store.delete_ended(9, status=Status.ERROR) == []
     assert store.delete_ended(9) == [second.id, third.id]
-    assert store.batch_ids("b") == [waiting.id, running.id]
+    assert list(store.batch_ids("b")) == [waiting.id, running.id]
     assert set(ids(store_of(store))) == {waiting.id, running.id}
 
 
@@ -257,7 +257,7 @@ def test_a_batch_is_deleted_together_after_its_last_end(store: Store, count: int
     assert expired(store, at(50)) == expired(store, at(51)) == set()
     store.update([ended(records[-1], 52)], {})
     assert expired(store, at(55.9)) == set()
-    assert store.batch_ids("b") == ids(records)
+    assert list(store.batch_ids("b")) == ids(records)
     assert expired(store, at(56.1)) == set(ids(records))
     assert store.batch("b") is None and store_of(store) == []
 
@@ -268,7 +268,7 @@ def test_large_batches_go_in_steps_of_limited_size(store: Store) -> None:
     store.update([ended(record, 1) for record in records], {})
     deleted, more = store.delete_expired(7, at(6), TTL)
     assert set(deleted) == set(ids(records[:7])) and more
-    assert store.batch_ids("b") == ids(records[7:])
+    assert list(store.batch_ids("b")) == ids(records[7:])
 
 
 def test_a_job_of_two_batches_goes_with_the_last_of_them(store: Store) -> None:
@@ -277,7 +277,7 @@ def test_a_job_of_two_batches_goes_with_the_last_of_them(store: Store) -> None:
     store.update([ended(first, 1), ended(shared, 1)], {})
     store.insert(Submission(at=at(4), jobs=[other], members=[("c", shared.id), ("c", other.id)], hits=[shared.id]))
     assert expired(store, at(5.1)) == {first.id}
-    assert store.batch("b") is None and store.batch_ids("c") == [shared.id, other.id]
+    assert store.batch("b") is None and list(store.batch_ids("c")) == [shared.id, other.id]
     assert expired(store, at(40)) == set(), "the batch c has not ended"
     store.update([ended(other, 41)], {})
     assert expired(store, at(44.9)) == set()
@@ -561,6 +561,24 @@ def test_an_update_moves_a_job_to_its_new_listings(store: Store) -> None:
     assert store.find(JobFilter(status=Status.TODO), 9).jobs == []
 
 
+@pytest.mark.parametrize("batch", [None, "b"])
+def test_the_unfinished_jobs_are_found_page_by_page_though_they_end_meanwhile(store: Store, batch: str | None) -> None:
+    records = jobs(9, batch="b")
+    add(store, records)
+    store.update([done(record) for record in records[1::3]], {})
+    store.update([records[0].model_copy(update={"current_status": Status.RUNNING})], {})
+    assert ids(store.find(JobFilter(Status.RUNNING, batch=batch, unfinished=True), 9).jobs) == [records[0].id]
+    assert store.find(JobFilter(Status.EXITED, batch=batch, unfinished=True), 9).jobs == []
+    found, cursor = list[str](), None
+    while True:
+        jobs_now, cursor = store.find(JobFilter(batch=batch, unfinished=True), 2, cursor)
+        found += ids(jobs_now)
+        store.update([done(record) for record in jobs_now], {})
+        if cursor is None:
+            break
+    assert found == ids([records[number] for number in (8, 6, 5, 3, 2, 0)])
+
+
 def test_unfinished_jobs_come_the_oldest_first(store: Store) -> None:
     records = jobs(SLICE * 2 + 3)
     add(store, records)
@@ -628,7 +646,7 @@ def test_batch_results_in_the_order_of_submission_without_streams(store: Store) 
             {record.id: Output(stdout="s", stderr="e", result={"id": record.id}) for record in part},
         )
     found = list(store.batch_results("b"))
-    assert ids(record for record, _ in found) == ids(records) == store.batch_ids("b")
+    assert ids(record for record, _ in found) == ids(records) == list(store.batch_ids("b"))
     assert [output for _, output in found] == [Output(result={"id": record.id}) for record in records]
 
 
@@ -637,7 +655,7 @@ def test_batch_results_without_an_output_and_without_a_batch(store: Store) -> No
     add(store, [record])
     assert list(store.batch_results("b")) == [(record, Output())]
     assert list(store.batch_results("c")) == []
-    assert store.batch_ids("c") == []
+    assert list(store.batch_ids("c")) == []
 
 
 def test_many_by_id(store: Store) -> None:

@@ -116,7 +116,11 @@ def plans(store: SqliteStore, call: Callable[[], object]) -> list[str]:
         pytest.param(lambda store: store.delete_ended(5, status=Status.ERROR), id="delete_ended of a state"),
         pytest.param(lambda store: store.forget_leftovers("h", ["a"]), id="forget_leftovers"),
         pytest.param(lambda store: store.find(JobFilter(submitted_after=NOON), 5), id="find by time"),
-        pytest.param(lambda store: store.batch_ids("b"), id="batch_ids"),
+        pytest.param(lambda store: store.find(JobFilter(unfinished=True), 5, "7"), id="find unfinished"),
+        pytest.param(
+            lambda store: store.find(JobFilter(batch="b", unfinished=True), 5), id="find unfinished of a batch"
+        ),
+        pytest.param(lambda store: list(store.batch_ids("b")), id="batch_ids"),
         pytest.param(lambda store: list(store.batch_results("b")), id="batch_results"),
         pytest.param(lambda store: list(store.unfinished()), id="unfinished"),
         pytest.param(lambda store: store.get("a"), id="get"),

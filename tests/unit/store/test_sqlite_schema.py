@@ -39,7 +39,7 @@ def test_a_file_of_the_first_schema_is_upgraded_and_loses_nothing(path: Path) ->
         store = SqliteStore(path)
         assert store.get_many([waiting.id, ended.id, other.id]) == {r.id: r for r in (waiting, ended, other)}
         assert store.output(ended.id).result == [1]
-        assert store.batch_ids("b") == [waiting.id, ended.id]
+        assert list(store.batch_ids("b")) == [waiting.id, ended.id]
         assert [info.name for info in store.batches(9).batches] == ["a", "b"]
         assert ids(store.find(JobFilter(host="h"), 9).jobs) == [ended.id]
         assert len(list(store.unfinished())) == 2
@@ -59,7 +59,7 @@ def test_a_file_of_the_second_schema_keeps_batches_and_hits_from_their_last_mome
         assert expired(store, NOON + timedelta(hours=4.5)) == {forgotten.id}
         assert expired(store, NOON + timedelta(hours=9.5)) == {hit.id}
         assert expired(store, NOON + timedelta(hours=13.5)) == {early.id, late.id}
-        assert store.batch_ids("c") == [waiting.id]
+        assert list(store.batch_ids("c")) == [waiting.id]
 
 
 @pytest.mark.parametrize("version", OLD_SCHEMAS)
@@ -73,7 +73,7 @@ def test_records_that_cannot_be_read_do_not_prevent_an_upgrade(path: Path, versi
     connection.close()
     with closing(SqliteStore(path)) as store:
         assert records[-1] in store_of(store)
-        assert store.batch_ids("b") == ids(records)
+        assert list(store.batch_ids("b")) == ids(records)
         assert set(ids(records)) == store.unreadable.keys() | set(ids(store_of(store)))
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from orqal.actors.scheduler import scheduler
 from orqal.models import ErrorType, Status
 from orqal.store import StoreError
 from orqal.testing.in_process_cluster import InProcessCluster
+from orqal.testing.scripted_host import ScriptedHost
 from tests.support.simulated import TWO_HOSTS, play, spec
+from tests.support.stores import spoil
 
 
 def test_a_cancel_is_on_disk_before_it_is_answered(tmp_path: Path) -> None:
@@ -124,15 +128,69 @@ def test_jobs_are_cancelled_wherever_they_are(tmp_path: Path) -> None:
     play(scene, tmp_path, TWO_HOSTS)
 
 
-def test_all_are_cancelled_and_their_containers_are_gone_when_that_is_answered(tmp_path: Path) -> None:
+def test_all_are_cancelled_some_at_a_time_and_their_containers_are_gone_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "JOBS_AT_ONCE", 20)
+
     async def scene(cluster: InProcessCluster) -> None:
         jobs = await cluster.submit(*(spec(number, params={"seconds": 1_000}) for number in range(50)))
         await cluster.running(*jobs[:8])
-        await cluster.scheduler.cancel_all()
+        assert await cluster.scheduler.unfinished() == 50
+        assert await cluster.scheduler.cancel_some() == 30
+        assert len(cluster.lives(jobs[0])) == 1 and cluster.container(jobs[0]) is not None, "those that wait come first"
+        assert await cluster.scheduler.cancel_some() == 10
+        assert await cluster.scheduler.cancel_some() <= 8
+        while await cluster.scheduler.cancel_some():
+            pass
         assert all(cluster.record(job).current_status.final for job in jobs)
+        assert not any(machine.containers for machine in cluster.machines.values())
+        started = [life for machine in cluster.machines.values() for life in machine.lives]
+        assert len(started) == 8, "none has started in place of one that was cancelled"
+        assert await cluster.scheduler.cancel_some() == 0
+
+    play(scene, tmp_path)
+
+
+def test_what_cannot_be_cancelled_now_is_cancelled_later_and_keeps_no_others(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        whole = spec("whole", params={"seconds": 1_000}, threads=4)
+        running, damaged, waiting = await cluster.submit(whole, *(spec(number, threads=4) for number in range(2)))
+        await cluster.running(running)
+        cluster.store.broken = True
+        cancelling = asyncio.ensure_future(cluster.scheduler.cancel_some())
+        await cluster.wait(5)
+        cluster.store.broken = False
+        assert await cancelling >= 2, "two could not be read"
+        spoil(cluster.store.whole, damaged, "{")
+        while await cluster.scheduler.cancel_some():
+            pass
+        assert all(cluster.record(job).current_status.final for job in (running, waiting))
         assert not any(machine.containers for machine in cluster.machines.values())
 
     play(scene, tmp_path)
+
+
+def test_a_container_that_could_not_be_removed_when_its_job_ended_is_gone_too(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        [job] = await cluster.submit(spec(params={"seconds": 1_000}))
+        await cluster.running(job)
+        # Its host's actor dies when it is asked to remove the container.
+        release = ScriptedHost.release
+
+        async def dies(host: ScriptedHost, *args: Any) -> None:
+            monkeypatch.setattr(ScriptedHost, "release", release)
+            cluster.ray.kill_actor("h1")
+            await asyncio.sleep(1)
+
+        monkeypatch.setattr(ScriptedHost, "release", dies)
+        while await cluster.scheduler.cancel_some():
+            pass
+        assert cluster.record(job).current_status.final
+        assert cluster.container(job) is None
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        play(scene, tmp_path)
 
 
 def test_a_drain_now_stops_what_runs_there_and_it_runs_elsewhere_without_being_charged(tmp_path: Path) -> None:

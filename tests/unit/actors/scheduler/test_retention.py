@@ -37,7 +37,7 @@ def test_a_batch_that_takes_longer_than_the_time_to_live_keeps_its_first_results
         )
         await cluster.ended(jobs)
         await cluster.wait(95)
-        assert cluster.store.whole.batch_ids("b") == jobs
+        assert list(cluster.store.whole.batch_ids("b")) == jobs
         await cluster.wait(15)
         assert not cluster._records(jobs) and cluster.store.whole.batch("b") is None
         assert not cluster.machines["h1"].directories
@@ -52,7 +52,7 @@ def test_a_job_that_has_just_answered_a_submission_is_kept(tmp_path: Path) -> No
         await cluster.wait(95)
         assert await cluster.submit(spec(1, batch="b")) == [job], "the cache reuses it"
         await cluster.wait(95)
-        assert cluster.store.whole.batch_ids("b") == [job]
+        assert list(cluster.store.whole.batch_ids("b")) == [job]
         await cluster.wait(15)
         assert not cluster._records([job])
 

@@ -129,7 +129,7 @@ def test_a_request_that_is_repeated_goes_on_where_it_stopped(tmp_path: Path) -> 
         both = await asyncio.gather(*(take(cluster, *specs, key="k") for _ in range(3)))
         assert all([taken.id for taken in answer[:3]] == [taken.id for taken in half] for answer in both)
         assert count(cluster) == 6
-        assert stored(cluster).batch_ids("b") == [taken.id for taken in both[0]]
+        assert list(stored(cluster).batch_ids("b")) == [taken.id for taken in both[0]]
         # The request comes in slices, and the second begins at number 4.
         again = await take(cluster, *specs[3:], key="k", first=4)
         assert [taken.id for taken in again] == [taken.id for taken in both[0][3:]]
@@ -151,7 +151,7 @@ def test_a_retry_is_made_once(tmp_path: Path) -> None:
         assert count(cluster) == 3
         again = cluster.record(new[0][failed])
         assert (again.params, again.retry_of) == (params, failed)
-        assert stored(cluster).batch_ids("b") == [again.id]
+        assert list(stored(cluster).batch_ids("b")) == [again.id]
 
     play(scene, tmp_path)
 

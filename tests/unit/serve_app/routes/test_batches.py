@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fastapi import FastAPI
@@ -32,3 +34,20 @@ async def test_the_ids_of_a_batch_come_a_line_each_in_the_order_of_submission(
         missing = await client.get("/api/batches/none/ids")
         assert (missing.status_code, missing.json()) == (404, {"detail": "there is no batch 'none'"})
         assert (await client.get("/api/batches/a%0Ab/ids")).status_code == 422
+
+
+async def test_no_more_ids_of_a_batch_are_in_memory_than_are_sent_at_a_time(
+    api: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_access, "JOBS_AT_ONCE", 3)
+    read = list[int]()
+
+    def batch_ids(name: str) -> Iterator[str]:
+        for number in range(10):
+            read.append(number)
+            yield f"{number:024x}"
+
+    parts = list[tuple[int, int]]()
+    async for part in cluster_with(SimpleNamespace(batch_ids=batch_ids, failures=())).batch_ids("b"):
+        parts.append((len(part), len(read) - 1))  # one was read to see whether there is such a batch
+    assert parts == [(3, 3), (3, 6), (3, 9), (1, 10)]

@@ -1,7 +1,8 @@
-"""Submitting jobs and waiting for them: the lines of the answers."""
+"""Submitting jobs, waiting for them, and cancelling them."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -14,10 +15,10 @@ from orqal.actors.messages import OtherDocument, Taken
 from orqal.actors.scheduler.change_feed import ChangeFeed
 from orqal.models import JobSpec
 from orqal.serve_app import cluster_access
-from orqal.serve_app.routes import submission
-from orqal.store import SqliteStore
+from orqal.serve_app.routes import streaming, submission
+from orqal.store import SqliteStore, Store
 from tests.support.serve_app import client_of, cluster_with, news_from, scheduler_with
-from tests.support.stores import add, done, ids, jobs
+from tests.support.stores import add, done, ids, job, jobs
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
 
@@ -134,3 +135,73 @@ async def test_a_selection_names_jobs_in_exactly_one_way(api: FastAPI, ended: li
         for bad in ({}, {"ids": ended, "batch": "b"}, {"all": False}, {"ids": ["x"]}, {"batch": "a/b"}):
             assert (await client.post("/api/jobs/wait", json=bad)).status_code == 422
         assert (await client.post("/api/jobs/wait", json={"batch": "none"})).status_code == 404
+
+
+class Canceller:
+    """A Scheduler that ends what it is asked to cancel, and notes how much that is at a time."""
+
+    def __init__(self, store: Store) -> None:
+        self.parts: list[list[str]] = []
+        self._store = store
+
+    async def cancel(self, jobs: Sequence[str]) -> int:
+        self.parts.append(list(jobs))
+        await asyncio.sleep(0)
+        found = self._store.get_many(jobs).values()
+        unfinished = [record for record in found if not record.current_status.final]
+        self._store.update([done(record) for record in unfinished], {})
+        return len(unfinished)
+
+
+@pytest.fixture
+def canceller(api: FastAPI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Canceller:
+    """The application's Scheduler. There are jobs 1 to 5 of a batch, of which job 2 has ended, and another one, 6."""
+    monkeypatch.setattr(cluster_access, "JOBS_AT_ONCE", 2)
+    store = SqliteStore(tmp_path / "jobs.sqlite")
+    records = [job(id=f"{number:024x}", batch="b" if number < 6 else "c", app="A") for number in range(1, 7)]
+    add(store, records)
+    store.update([done(records[1])], {})
+    find = store.find
+
+    def bounded(wanted: Any, limit: int, *more: Any) -> Any:
+        assert limit <= 2, "more records are read than are in one part"
+        return find(wanted, limit, *more)
+
+    monkeypatch.setattr(store, "find", bounded)
+    monkeypatch.setattr(store, "unfinished", lambda: pytest.fail("all records are read"))
+    canceller = Canceller(store)
+    api.state.cluster = cluster_with(store, canceller)
+    return canceller
+
+
+@pytest.mark.parametrize(
+    ("path", "which", "parts"),
+    [
+        ("jobs/cancel", {"batch": "b"}, [[5, 4], [3, 1]]),
+        ("batches/b/cancel", None, [[5, 4], [3, 1]]),
+        ("jobs/cancel", {"all": True}, [[6, 5], [4, 3], [1]]),
+        ("jobs/cancel", {"app": "A", "status": "todo", "batch": "c"}, [[6]]),
+        ("jobs/cancel", {"app": "other"}, [[]]),
+        ("jobs/cancel", {"status": "running"}, [[]]),
+        ("jobs/cancel", {"ids": [f"{number:024x}" for number in (1, 2, 3)]}, [[1, 2], [3]]),
+    ],
+)
+async def test_very_many_jobs_are_cancelled_a_part_at_a_time_the_newest_first(
+    api: FastAPI, canceller: Canceller, path: str, which: Any, parts: list[list[int]]
+) -> None:
+    async with client_of(api) as client:
+        answer = await client.post(f"/api/{path}", json=which)
+        assert canceller.parts == [[f"{number:024x}" for number in part] for part in parts]
+        assert answer.json() == {"cancelled": sum(number != 2 for part in parts for number in part)}
+
+
+async def test_a_cancel_that_takes_long_sends_white_space_before_its_answer(
+    api: FastAPI, canceller: Canceller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with client_of(api) as client:
+        missing = await client.post("/api/jobs/cancel", json={"batch": "none"})
+        assert (missing.status_code, missing.json()) == (404, {"detail": "there is no batch 'none'"})
+        monkeypatch.setattr(streaming, "HEARTBEAT_SECONDS", 0)
+        answer = await client.post("/api/jobs/cancel", json={"batch": "b"})
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.text.startswith("\n") and answer.json() == {"cancelled": 4}
