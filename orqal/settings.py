@@ -42,6 +42,10 @@ def _switch(name: str, default: str) -> bool:
     return text == "on"
 
 
+def _names(name: str) -> frozenset[str]:
+    return frozenset(filter(None, (part.strip().lower() for part in _text(name, "").split(","))))
+
+
 def _absolute(path: str) -> Path:
     return Path(path).expanduser().absolute()
 
@@ -108,6 +112,9 @@ class Settings:
     """ORQAL_REGISTRY_AUTH (a file on the host): credentials for registries, in the form of Docker's config.json. The
     default is the file that Docker itself uses for the user who runs Orqal: config.json in ~/.docker or in the folder
     DOCKER_CONFIG."""
+    registries: frozenset[str] = field(default_factory=lambda: _names("REGISTRIES"))
+    """ORQAL_REGISTRIES (names separated by commas; all): the registries from which a host pulls images, as they are in
+    the images' names. Docker Hub is docker.io."""
     pull_patience: float = field(default_factory=lambda: _number("PULL_PATIENCE", 60))
     """ORQAL_PULL_PATIENCE (seconds; 60): how long a host repeats a pull when the registry does not answer. After that
     the attempt fails."""

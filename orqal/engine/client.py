@@ -27,8 +27,10 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 
 from orqal.engine.errors import EngineError, broken_off, explanation, not_pulled, translated
+from orqal.engine.image_names import is_name, with_tag
 from orqal.engine.streams import Archive, Events, Logs, Pull
 from orqal.models import ErrorType, Resources
+from orqal.text import shorten
 
 LABEL_CLUSTER = "orqal.cluster"
 LABEL_JOB = "orqal.job"
@@ -43,6 +45,8 @@ _CONNECT_TIMEOUT = 60.0
 """Seconds that the daemon may take to answer."""
 _SILENCE = 300.0
 """Seconds without progress after which a pull is given up."""
+_NAME_SHOWN = 200
+"""Characters of an invalid name that an error shows."""
 _POOL = 64
 """Connections to the daemon that are kept open."""
 _EVENTS = ("die", "kill", "oom")
@@ -212,7 +216,7 @@ class Engine:
         Raises:
             EngineError: this is not the name of an image.
         """
-        reference = with_tag(image)
+        reference = _reference(image)
         with translated("inspect the image"):
             try:
                 image_id: str = self._api.inspect_image(reference)["Id"]  # type: ignore[no-untyped-call]
@@ -221,9 +225,7 @@ class Engine:
             except docker.errors.APIError as error:
                 if error.status_code != 400:
                     raise
-                raise EngineError(
-                    ErrorType.IMAGE_NOT_FOUND, f"{reference!r} is not the name of an image: {explanation(error)}"
-                ) from error
+                raise _no_name(reference, f": {explanation(error)}") from error
             return image_id
 
     def pull(self, image: str) -> Pull:
@@ -232,7 +234,7 @@ class Engine:
         Raises:
             EngineError: it cannot be pulled; see `passing`. Waiting for the pull may raise this, too.
         """
-        reference = with_tag(image)
+        reference = _reference(image)
         try:
             repository, tag = parse_repository_tag(reference)
             login = self._login(reference, repository)
@@ -276,6 +278,7 @@ class Engine:
 
     def create(self, spec: ContainerSpec) -> str:
         """Create a container, not yet started, and return its id. If it exists already, return its id."""
+        reference = _reference(spec.image)
         with translated("create the container"):
             host_config = self._api.create_host_config(
                 binds=dict(spec.volumes),
@@ -294,7 +297,7 @@ class Engine:
             )
             try:
                 container = self._api.create_container(
-                    image=with_tag(spec.image),
+                    image=reference,
                     # With None the image's own command runs.
                     command=spec.cmd or None,
                     host_config=host_config,
@@ -502,9 +505,20 @@ class Engine:
         self._api.close()
 
 
-def with_tag(image: str) -> str:
-    """The image with its tag, which is `latest` unless given. A digest needs none."""
-    return image if "@" in image or ":" in image.rsplit("/", 1)[-1] else f"{image}:latest"
+def _reference(image: str) -> str:
+    """The name of an image as the daemon gets it.
+
+    Raises:
+        EngineError: this is not the name of an image. It is checked here because the SDK makes a path of it: with a
+            name like `a@b/../../containers` the request would be another one.
+    """
+    if not is_name(image):
+        raise _no_name(image)
+    return with_tag(image)
+
+
+def _no_name(image: str, why: str = "") -> EngineError:
+    return EngineError(ErrorType.IMAGE_NOT_FOUND, f"{shorten(image, _NAME_SHOWN)!r} is not the name of an image{why}")
 
 
 def container_name(image: str, key: ContainerKey) -> str:

@@ -69,6 +69,15 @@ def test_no_token_is_one_word_alone(monkeypatch: pytest.MonkeyPatch, text: str, 
     assert Settings().no_token is no_token
 
 
+@pytest.mark.parametrize(
+    ("text", "registries"),
+    [("", set()), (" , ", set()), ("docker.io, Registry.Lab:5000", {"docker.io", "registry.lab:5000"})],
+)
+def test_registries(monkeypatch: pytest.MonkeyPatch, text: str, registries: set[str]) -> None:
+    monkeypatch.setenv("ORQAL_REGISTRIES", text)
+    assert Settings().registries == registries
+
+
 @pytest.mark.parametrize(("text", "run"), [("on", True), ("off", False), ("", True)])
 def test_run_is_on_or_off(monkeypatch: pytest.MonkeyPatch, text: str, run: bool) -> None:
     monkeypatch.setenv("ORQAL_RUN", text)

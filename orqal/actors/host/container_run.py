@@ -17,8 +17,9 @@ from orqal.actors.host.image_pulls import ImagePulls, WantedImage
 from orqal.actors.interfaces import NoProcess, WrapperCalls
 from orqal.actors.messages import Order
 from orqal.engine import archive, job_directory, usage
-from orqal.engine.client import ContainerKey, ContainerSpec, Ended, with_tag
+from orqal.engine.client import ContainerKey, ContainerSpec, Ended
 from orqal.engine.errors import EngineError, Unreachable
+from orqal.engine.image_names import with_tag
 from orqal.engine.output import CollectedOutput, Collecting
 from orqal.engine.usage import Usage
 from orqal.models import ContainerStart, ErrorType, JobError, Outcome, Output
