@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 
 from orqal.cluster import node, processes
-from orqal.cluster.processes import ClusterError, Report, home_id, run
+from orqal.cluster.processes import ClusterError, Report, home_id, keep_private, run
 from orqal.files import write_secret
 from orqal.settings import Settings
 
@@ -60,7 +60,7 @@ def join(
     if token is not None:
         write_secret(settings.ray_token_path, token)
     processes.stop(home_id(settings), name)  # the remains of a node whose head has died
-    settings.jobs_dir.mkdir(parents=True, exist_ok=True)
+    keep_private(settings, report)
     environ = node.ray_environment(settings, name, head)
 
     def start() -> None:

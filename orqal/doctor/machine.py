@@ -7,7 +7,6 @@ import platform
 import re
 import shutil
 import sqlite3
-import stat
 import time
 from collections.abc import Iterable
 from contextlib import closing, suppress
@@ -17,7 +16,7 @@ from typing import NamedTuple
 
 import psutil
 
-from orqal import __version__
+from orqal import __version__, privacy
 from orqal.doctor.facts import Disk, Machine, StoreFacts
 from orqal.removal import remove
 from orqal.settings import Settings
@@ -38,10 +37,12 @@ def machine(settings: Settings, docker_root: str | None = None) -> Machine:
     ]
     if docker_root is not None:
         uses.append(_Use(docker_root, "Docker's images and containers", for_jobs=True))
+    exposed = privacy.exposed(settings)
     return Machine(
         disks=_disks(uses),
         least=settings.min_free_space_gb * 1e9,
-        open_secrets={str(path): mode for path in _secrets(settings) if (mode := _mode(path)) & 0o077},
+        exposed=exposed,
+        closable=[path for path in exposed if privacy.can_close(Path(path))],
         stale_folders=stale_folders(),
         versions=versions(),
     )
@@ -102,7 +103,7 @@ def stale_folders() -> list[str]:
 
 
 def repair(settings: Settings, subjects: Iterable[str]) -> list[str]:
-    """Remove these stale folders, make these secrets private, and return the paths for which this worked.
+    """Remove these stale folders, close what others can get to, and return the paths for which this worked.
 
     Paths that are no longer either are left alone.
     """
@@ -113,10 +114,8 @@ def repair(settings: Settings, subjects: Iterable[str]) -> list[str]:
             with suppress(OSError):
                 remove(Path(path))
                 repaired.append(path)
-        elif path in now.open_secrets:
-            with suppress(OSError):
-                Path(path).chmod(stat.S_IRUSR | stat.S_IWUSR)
-                repaired.append(path)
+        elif path in now.exposed and privacy.close(Path(path)):
+            repaired.append(path)
     return repaired
 
 
@@ -141,18 +140,6 @@ def _disks(uses: Iterable[_Use]) -> list[Disk]:
         what = ", ".join(use.what for use in together)
         disks.append(Disk(path, what, usage.free, usage.total, any(use.for_jobs for use in together)))
     return disks
-
-
-def _secrets(settings: Settings) -> tuple[Path, ...]:
-    return settings.token_path, settings.ray_token_path
-
-
-def _mode(path: Path) -> int:
-    """Return a file's mode; 0 if there is no such file."""
-    try:
-        return stat.S_IMODE(path.stat().st_mode)
-    except OSError:
-        return 0
 
 
 def _command_lines() -> str:

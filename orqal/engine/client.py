@@ -49,6 +49,9 @@ _NAME_SHOWN = 200
 """Characters of an invalid name that an error shows."""
 _POOL = 64
 """Connections to the daemon that are kept open."""
+_NOT_FOR_JOBS = "AUDIT_WRITE", "MKNOD", "NET_RAW", "SETFCAP", "SETPCAP"
+"""Capabilities that Docker gives to root in a container, and jobs do not get. With MKNOD and SETFCAP a job could leave
+a device or a program in a mount that makes another user of the host root. With NET_RAW it could forge packets."""
 _EVENTS = ("die", "kill", "oom")
 _LOG_FILES, _LOG_FILES_IN_CAP = 10, 8
 """Files of a capped log. When a file is full, the oldest is dropped, so that at least 9 full ones remain: more than the
@@ -291,6 +294,7 @@ class Engine:
                 pids_limit=spec.pids_limit,
                 cgroup_parent=spec.cgroup_parent,
                 security_opt=["no-new-privileges"],
+                cap_drop=list(_NOT_FOR_JOBS),
                 network_mode=spec.network,
                 # The driver `local` keeps bytes that are not UTF-8, which `json-file` replaces.
                 log_config=LogConfig(type="local", config=_log_options(spec.log_cap)),
