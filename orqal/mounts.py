@@ -89,8 +89,8 @@ def check_own(mounts: Mapping[str, bool], secret: Iterable[Path], written: Itera
         for own in written:
             if not read_only and overlap(path, own):
                 raise ValueError(
-                    f"{path} may not be mounted for writing, because of {own}: a job could put a link or a program there "
-                    "that Orqal uses"
+                    f"{path} may not be mounted for writing, because of {own}: a job could put a link or a program "
+                    "there that Orqal uses"
                 )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import shutil
 import socket
 import sys
 from pathlib import Path
@@ -183,7 +182,7 @@ def _stop(settings: Settings) -> None:
     processes.stop(home_id(settings))
     _forget_running(settings)
     for name in names:
-        shutil.rmtree(node.temporary_folder(settings, name), ignore_errors=True)
+        node.remove_temporary_folder(settings, name)
 
 
 def _forget_running(settings: Settings) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import sys
 from collections.abc import Mapping
@@ -142,7 +141,7 @@ def _ask(settings: Settings, head: str, token: str | None) -> None:
 
 def _stop(settings: Settings, name: str) -> None:
     processes.stop(home_id(settings), name)
-    shutil.rmtree(node.temporary_folder(settings, name), ignore_errors=True)
+    node.remove_temporary_folder(settings, name)
 
 
 def _own_address(head: str) -> str:

@@ -33,6 +33,7 @@ _TOO_SLOW = "The current node timed out during startup"
 """What Ray says when a node misses the time limit for its start."""
 _LOG_LINES_KEPT = 20
 """Lines kept of each of Ray's logs when a node fails to start."""
+_TMP = Path("/tmp")  # noqa: S108 - what is made there is private
 _MAX_CPUS = 4
 """CPUs that the head reports to Ray. Ray starts a worker process for each, and wrappers' methods need only a few."""
 
@@ -148,8 +149,14 @@ def _start(
         *("--dashboard-agent-listen-port", str(free_port(address))),
         *("--dashboard-agent-grpc-port", str(free_port(address))),
     ]
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
+    remove_temporary_folder(settings, name)
+    try:
+        folder.parent.mkdir(mode=0o700)
+    except FileExistsError:
+        raise ClusterError(
+            f"{folder.parent} cannot be replaced; it belongs to the user with the id {folder.parent.lstat().st_uid}. It "
+            "is the place of Ray's logs and sockets, which no one else may own. Remove it."
+        ) from None
     try:
         run(command, settings, "Starting Ray", environ)
     except ClusterError as error:
@@ -230,6 +237,15 @@ def driver_environment(settings: Settings, head: str) -> dict[str, str]:
 
 
 def temporary_folder(settings: Settings, name: str) -> Path:
-    """Return the path of a node's temporary folder. It is short, because a socket's path has at most 107 characters."""
+    """Return the path of a node's temporary folder. It is short, because a socket's path has at most 107 characters.
+
+    Ray lets anyone write to this folder and to those of its sockets and logs. So the folder above it, which Ray does not
+    know, belongs to this user alone.
+    """
     mark = hashlib.sha256(f"{settings.home}\n{name}".encode()).hexdigest()[:8]
-    return Path(f"/tmp/orqal-{os.getuid()}-{mark}")  # noqa: S108 - made with mode 0700
+    return _TMP / f"orqal-{os.getuid()}-{mark}" / "ray"
+
+
+def remove_temporary_folder(settings: Settings, name: str) -> None:
+    """Remove a node's temporary folder, with the private one above it."""
+    shutil.rmtree(temporary_folder(settings, name).parent, ignore_errors=True)

@@ -153,7 +153,7 @@ def _command_lines() -> str:
 def _last_change(folder: Path) -> float:
     """Return when something in a folder was last written, in seconds since 1970. A running node always writes logs."""
     newest = folder.lstat().st_mtime
-    for inside in (*folder.glob("*"), *folder.glob("session_*/logs/*")):
+    for inside in (*folder.glob("*"), *folder.glob("ray/*"), *folder.glob("ray/session_*/logs/*")):
         with suppress(OSError):
             newest = max(newest, inside.lstat().st_mtime)
     return newest

@@ -48,10 +48,10 @@ def test_what_others_can_get_to(settings: Settings, monkeypatch: pytest.MonkeyPa
 def folder(tmp_path: Path) -> Iterator[Path]:
     """The folder of a Ray node that has not changed for two hours."""
     folder = tmp_path / f"orqal-{os.getuid()}-0123abcd"
-    logs = folder / "session_1" / "logs"
+    logs = folder / "ray" / "session_1" / "logs"
     logs.mkdir(parents=True)
     (logs / "raylet.out").write_text("")
-    for path in (logs / "raylet.out", logs, logs.parent, folder):
+    for path in (logs / "raylet.out", logs, logs.parent, logs.parent.parent, folder):
         os.utime(path, (time.time() - 7_200,) * 2)
     yield folder
 
@@ -74,7 +74,7 @@ def test_a_folder_that_is_in_use_or_was_just_written_is_not_stale(settings: Sett
     finally:
         user.communicate()
     assert checkup.stale_folders() == [str(folder)]
-    (folder / "session_1" / "logs" / "raylet.out").write_text("still here")
+    (folder / "ray" / "session_1" / "logs" / "raylet.out").write_text("still here")
     assert checkup.stale_folders() == []
 
 
