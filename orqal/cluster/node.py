@@ -154,8 +154,8 @@ def _start(
         folder.parent.mkdir(mode=0o700)
     except FileExistsError:
         raise ClusterError(
-            f"{folder.parent} cannot be replaced; it belongs to the user with the id {folder.parent.lstat().st_uid}. It "
-            "is the place of Ray's logs and sockets, which no one else may own. Remove it."
+            f"{folder.parent} cannot be replaced; it belongs to the user with the id {folder.parent.lstat().st_uid}. "
+            "It is the place of Ray's logs and sockets, which no one else may own. Remove it."
         ) from None
     try:
         run(command, settings, "Starting Ray", environ)
@@ -239,8 +239,8 @@ def driver_environment(settings: Settings, head: str) -> dict[str, str]:
 def temporary_folder(settings: Settings, name: str) -> Path:
     """Return the path of a node's temporary folder. It is short, because a socket's path has at most 107 characters.
 
-    Ray lets anyone write to this folder and to those of its sockets and logs. So the folder above it, which Ray does not
-    know, belongs to this user alone.
+    Ray lets anyone write to this folder and to those of its sockets and logs. So the folder above it, which Ray does
+    not know, belongs to this user alone.
     """
     mark = hashlib.sha256(f"{settings.home}\n{name}".encode()).hexdigest()[:8]
     return _TMP / f"orqal-{os.getuid()}-{mark}" / "ray"
