@@ -31,6 +31,8 @@ _OBJECT_STORE_BYTES = 128 << 20
 """Ray's memory for objects that travel between nodes, which are orders and outcomes."""
 _TOO_SLOW = "The current node timed out during startup"
 """What Ray says when a node misses the time limit for its start."""
+_NO_PORT = "-1"
+"""A port that cannot be opened."""
 _LOG_LINES_KEPT = 20
 """Lines kept of each of Ray's logs when a node fails to start."""
 _TMP = Path("/tmp")  # noqa: S108 - what is made there is private
@@ -144,7 +146,7 @@ def _start(
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats", *options),
         *("--node-ip-address", address, "--node-name", name, "--temp-dir", str(folder)),
         *("--resources", json.dumps(offered), "--labels", ",".join(f"{key}={value}" for key, value in labels.items())),
-        # Another Ray node on this machine may occupy the usual ports.
+        # Another Ray node on this machine may occupy the usual ports. That of the metrics is not opened.
         *("--metrics-export-port", str(free_port(address))),
         *("--dashboard-agent-listen-port", str(free_port(address))),
         *("--dashboard-agent-grpc-port", str(free_port(address))),
@@ -215,6 +217,11 @@ def ray_environment(settings: Settings, name: str, head: str, *, no_token: bool 
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         # `ray status` shows figures that are at most 1 s old, not 5.
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        # Ray serves its metrics to everyone who reaches the machine, and asks for no token. The dashboard and the
+        # autoscaler serve theirs in any case, unless they cannot open the port.
+        "RAY_enable_metrics_collection": "0",
+        "DASHBOARD_METRIC_PORT": _NO_PORT,
+        "AUTOSCALER_METRIC_PORT": _NO_PORT,
         # A dead node is noticed within seconds instead of 15 s, but a busy one gets some time to answer.
         "RAY_health_check_initial_delay_ms": "1000",
         "RAY_health_check_period_ms": "1000",

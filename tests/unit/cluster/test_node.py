@@ -71,6 +71,14 @@ def test_a_nodes_environment_names_the_home_and_never_the_users_no_token(
     assert node.ray_environment(settings, "h1", "x:1", no_token=True)["ORQAL_NO_TOKEN"] == "1"
 
 
+def test_ray_serves_its_metrics_to_no_one(settings: Settings) -> None:
+    environ = node.ray_environment(settings, "h1", "10.0.0.1:6379")
+    assert environ["RAY_enable_metrics_collection"] == "0"
+    for name in ("DASHBOARD_METRIC_PORT", "AUTOSCALER_METRIC_PORT"):
+        with socket.socket() as server, pytest.raises(OverflowError):
+            server.bind(("", int(environ[name])))
+
+
 def test_the_temporary_folder_leaves_room_for_sockets(settings: Settings) -> None:
     folder = node.temporary_folder(settings, "a-long-name" * 20)
     # The longest name that Ray makes below it has 67 characters.
