@@ -40,7 +40,7 @@ def test_no_port_serves_metrics_to_who_has_no_token(orqal: Orqal) -> None:
     }
     assert len(ports) > 5 and ("127.0.0.1", orqal.port) in ports
     for address, port in sorted(ports):
-        here = "127.0.0.1" if address in ("0.0.0.0", "::") else address  # noqa: S104 - an address that is compared
+        here = "127.0.0.1" if address in ("0.0.0.0", "::") else address
         url = f"http://{f'[{here}]' if ':' in here else here}:{port}/metrics"
         try:
             answer = httpx.get(url, timeout=5)
