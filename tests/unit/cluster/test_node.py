@@ -139,7 +139,7 @@ def test_another_user_cannot_swap_ray_s_sockets_or_plant_links(
         start(settings)
         folder = node.temporary_folder(settings, "h1")
         assert (folder / "session_1" / "sockets" / "raylet").is_socket()
-        attack = [sys.executable, "-c", AS_NOBODY, folder]
+        attack = [sys.executable, "-c", AS_NOBODY, str(folder)]
         assert subprocess.run(attack, capture_output=True, text=True, check=True).stdout == ""
         node.remove_temporary_folder(settings, "h1")
         assert list(tmp.iterdir()) == []
