@@ -1,4 +1,4 @@
-"""A Docker daemon without Docker: containers end, and outputs come, when a test says so."""
+"""A Docker daemon without Docker: containers end, outputs come, and calls are answered, when a test says so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from orqal.actors.messages import Order
 from orqal.engine.client import ContainerKey, ContainerSpec, Ended, EngineInfo, MadeOf, Past
-from orqal.engine.errors import Unreachable
+from orqal.engine.errors import EngineError, Unreachable
 from orqal.engine.streams import Event
 from orqal.logstream import STDOUT, Frame, encode
 from orqal.models import JobRecord, Resources, now
@@ -19,6 +19,7 @@ from orqal.wrappers.loading import WrapperRef
 LIMIT = 20.0
 """Seconds after which what still waits fails."""
 CONTAINER = "c0"
+"""The first container's id."""
 INFO = EngineInfo("h", "24.0", 2, 4 << 30, "id", "none", local=True)
 
 
@@ -61,83 +62,149 @@ class ScriptedFiles:
         self._closed.set()
 
 
-class ScriptedEngine:
-    """Stands in for `orqal.engine.client.Engine`: one container, which the test ends."""
+class ScriptedEvents:
+    """A stream of the daemon's events, until it is closed."""
 
     def __init__(self) -> None:
+        self.coming: queue.Queue[Event | None] = queue.Queue()
+
+    def __iter__(self) -> Iterator[Event]:
+        with suppress(queue.Empty):
+            while (event := self.coming.get(timeout=3 * LIMIT)) is not None:
+                yield event
+
+    def close(self) -> None:
+        self.coming.put(None)
+
+
+class ScriptedEngine:
+    """Stands in for `orqal.engine.client.Engine`: the daemon, and all connections to it.
+
+    It creates as many containers as are asked for. Only the first of them has an output and an end.
+    """
+
+    def __init__(self) -> None:
+        self.containers: dict[ContainerKey, str] = {}
+        """The ids of the containers that exist, by attempt."""
+        self.started: set[str] = set()
+        """The ids of the containers that were started."""
+        self.create_error: EngineError | None = None
+        """What the next call of `create` answers, although it creates the container."""
         self.output = ScriptedLogs()
         self.calls: list[str] = []
         self.spec: ContainerSpec | None = None
+        """Of the container that was created last."""
         self.ending: dict[str, Any] | None = None
         """How the container has ended; None while it runs."""
         self.fetched: str | None = None
         """Where the job's directory is in the container; None if it is on this machine."""
         self.files = ScriptedFiles()
         self.on_stop: Callable[[], None] = lambda: self.exit(143, killed=True)
-        self._started = False
-        self._events: queue.Queue[Event | None] = queue.Queue()
+        self._answers = threading.Event()
+        self._answers.set()
+        self._streams: list[ScriptedEvents] = []
+
+    def freeze(self) -> None:
+        """Answer nothing from now on, but keep the connections."""
+        self._answers.clear()
+
+    def thaw(self) -> None:
+        """Go on, with what was asked meanwhile first."""
+        self._answers.set()
 
     def exit(self, code: int, *, ran: float = 1.0, out_of_memory: bool = False, killed: bool = False) -> None:
         """The container ends."""
         self.exit_unseen(code, ran=ran, out_of_memory=out_of_memory)
         if killed:
-            self._events.put(Event(CONTAINER, killed=True))
-        self._events.put(Event(CONTAINER, killed=False))
+            self._tell(Event(CONTAINER, killed=True))
+        self._tell(Event(CONTAINER, killed=False))
 
     def kill_a_process_for_memory(self) -> None:
-        self._events.put(Event(CONTAINER, killed=False, out_of_memory=True))
+        self._tell(Event(CONTAINER, killed=False, out_of_memory=True))
 
     def exit_unseen(self, code: int, *, ran: float = 1.0, out_of_memory: bool = False) -> None:
         """The container ends, and the event that says so is still on its way."""
         state = {"StartedAt": "2026-01-01T00:00:00Z", "FinishedAt": f"2026-01-01T00:00:{ran:09.6f}Z"}
         self.ending = {"exit_code": code, "out_of_memory": out_of_memory, "state": state}
 
+    def _tell(self, event: Event) -> None:
+        for stream in self._streams:
+            stream.coming.put(event)
+
+    def _asked(self, within: float = LIMIT) -> None:
+        if not self._answers.wait(within):
+            raise Unreachable("read timed out")
+
     # As Engine
 
+    def ping(self, within: float) -> None:
+        self._asked(within)
+
     def info(self) -> EngineInfo:
+        self._asked()
         return INFO
 
     def images(self) -> frozenset[str]:
-        return frozenset({"i:latest"})
+        self._asked()
+        return frozenset({"i:latest", "orqal/demo:latest"})
+
+    def images_in_use(self) -> dict[str, int]:
+        self._asked()
+        return {}
 
     def image_id(self, image: str) -> str:
+        self._asked()
         return "sha256:1"
 
-    def own_containers(self, job: str | None = None) -> Iterator[tuple[ContainerKey, str, str]]:
-        if self.spec is not None and self._started:
-            yield self.spec.key, CONTAINER, "running" if self.ending is None else "exited"
+    def own_containers(self, job: str | None = None) -> list[tuple[ContainerKey, str, str]]:
+        self._asked()
+        return [(key, name, self._state(name)) for key, name in self.containers.items() if job in (None, key.job)]
+
+    def _state(self, container: str) -> str:
+        if container not in self.started:
+            return "created"
+        return "exited" if container == CONTAINER and self.ending is not None else "running"
 
     def past(self) -> Past:
+        self._asked()
         ended = set() if self.ending is None else {CONTAINER}
-        started = {CONTAINER} if self._started else set[str]()
-        return Past(out_of_memory=set(), started=started, killed=set(), ended=ended, all_since_its_start=True)
+        return Past(out_of_memory=set(), started=set(self.started), killed=set(), ended=ended, all_since_its_start=True)
 
-    def events(self) -> Any:
-        return self
-
-    def __iter__(self) -> Iterator[Event]:
-        with suppress(queue.Empty):
-            while (event := self._events.get(timeout=3 * LIMIT)) is not None:
-                yield event
+    def events(self) -> ScriptedEvents:
+        self._asked()
+        self._streams.append(ScriptedEvents())
+        return self._streams[-1]
 
     def close(self) -> None:
-        self._events.put(None)
+        """Close the connection."""
 
     def create(self, spec: ContainerSpec) -> str:
+        self._asked()
         self.spec = spec
-        return CONTAINER
+        name = self.containers.setdefault(spec.key, f"c{len(self.containers)}")
+        if (error := self.create_error) is not None:
+            self.create_error = None
+            raise error
+        return name
+
+    def find(self, key: ContainerKey) -> str | None:
+        self._asked()
+        return self.containers.get(key)
 
     def start(self, container: str) -> None:
-        self._started = True
+        self._asked()
+        self.started.add(container)
 
     def ran_for(self, container: str) -> float | None:
+        self._asked()
         self.calls.append("ran_for")
-        return 1.0 if self._started else None
+        return 1.0 if container in self.started else None
 
     def made_of(self, container: str) -> MadeOf:
         return MadeOf("i:latest", "sha256:1", ["x"])
 
     def ended(self, container: str) -> Ended | None:
+        self._asked()
         self.calls.append("ended")
         if self.ending is None:
             return None
@@ -150,8 +217,13 @@ class ScriptedEngine:
         return self.files
 
     def stop(self, container: str, grace: int) -> None:
+        self._asked()
         self.calls.append("stop")
         self.on_stop()
+
+    def remove(self, container: str) -> None:
+        self._asked()
+        self.containers = {key: name for key, name in self.containers.items() if name != container}
 
     def logs(self, container: str) -> ScriptedLogs:
         self.calls.append("logs")

@@ -16,17 +16,17 @@ from orqal.engine.client import ContainerKey
 from orqal.engine.errors import Unreachable
 from orqal.models import Outcome
 from orqal.settings import Settings
-from tests.support.fake_engine import FakeDaemon
 from tests.support.host_actor import Recorder, order
+from tests.support.scripted_engine import ScriptedEngine
 
 pytestmark = pytest.mark.timeout(60)
 WITHIN = 15.0
 
 
 @pytest.fixture
-def daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeDaemon:
-    fake = FakeDaemon()
-    monkeypatch.setattr(engine_watch, "Engine", fake.connect)
+def daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ScriptedEngine:
+    daemon = ScriptedEngine()
+    monkeypatch.setattr(engine_watch, "Engine", lambda cluster, logins: daemon)
     monkeypatch.setattr(engine_watch, "_ASK_EVERY", 0.02)
     monkeypatch.setattr(engine_watch, "_SILENT_AFTER", 0.3)
     monkeypatch.setattr(engine_watch, "_RECONNECT", 0.05)
@@ -34,10 +34,10 @@ def daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeDaemon:
     monkeypatch.setattr(host, "_RETRY", 0.05)
     monkeypatch.setenv("ORQAL_HOME", str(tmp_path))
     monkeypatch.setenv("ORQAL_LOAD_PERIOD", "0.1")
-    return fake
+    return daemon
 
 
-def play(daemon: FakeDaemon, scene: Callable[[Host, Recorder], Coroutine[Any, Any, None]]) -> None:
+def play(daemon: ScriptedEngine, scene: Callable[[Host, Recorder], Coroutine[Any, Any, None]]) -> None:
     """Play a scene with a host that has connected."""
 
     async def played() -> None:
@@ -67,7 +67,7 @@ def states(recorder: Recorder) -> list[str]:
     return [args[1].state for method, args in recorder.calls if method == "report"]
 
 
-def test_a_daemon_that_answers_nothing_is_silent_until_it_answers_again(daemon: FakeDaemon) -> None:
+def test_a_daemon_that_answers_nothing_is_silent_until_it_answers_again(daemon: ScriptedEngine) -> None:
     async def scene(actor: Host, recorder: Recorder) -> None:
         daemon.freeze()
         await until(lambda: states(recorder)[-1].startswith("silent: its Docker daemon has not answered within"))
@@ -78,7 +78,7 @@ def test_a_daemon_that_answers_nothing_is_silent_until_it_answers_again(daemon: 
     play(daemon, scene)
 
 
-def test_a_call_under_way_ends_when_the_daemon_falls_silent(daemon: FakeDaemon) -> None:
+def test_a_call_under_way_ends_when_the_daemon_falls_silent(daemon: ScriptedEngine) -> None:
     async def scene(actor: Host, recorder: Recorder) -> None:
         engine = actor._engine
         daemon.freeze()
@@ -88,7 +88,7 @@ def test_a_call_under_way_ends_when_the_daemon_falls_silent(daemon: FakeDaemon) 
     play(daemon, scene)
 
 
-def test_what_was_being_started_does_not_count_and_leaves_no_container(daemon: FakeDaemon) -> None:
+def test_what_was_being_started_does_not_count_and_leaves_no_container(daemon: ScriptedEngine) -> None:
     async def scene(actor: Host, recorder: Recorder) -> None:
         daemon.freeze()
         wanted = order("true")
@@ -102,7 +102,7 @@ def test_what_was_being_started_does_not_count_and_leaves_no_container(daemon: F
     play(daemon, scene)
 
 
-def test_an_order_that_comes_while_the_daemon_is_silent_does_not_count(daemon: FakeDaemon) -> None:
+def test_an_order_that_comes_while_the_daemon_is_silent_does_not_count(daemon: ScriptedEngine) -> None:
     async def scene(actor: Host, recorder: Recorder) -> None:
         daemon.freeze()
         await until(actor._engine.silent.is_set)
@@ -111,7 +111,7 @@ def test_an_order_that_comes_while_the_daemon_is_silent_does_not_count(daemon: F
     play(daemon, scene)
 
 
-def test_a_container_whose_creation_was_not_answered_is_removed_when_the_daemon_goes_on(daemon: FakeDaemon) -> None:
+def test_a_container_whose_creation_was_not_answered_is_removed_when_the_daemon_goes_on(daemon: ScriptedEngine) -> None:
     async def scene(actor: Host, recorder: Recorder) -> None:
         created = asyncio.get_running_loop().create_future()
         created.set_exception(Unreachable("read timed out"))
@@ -127,7 +127,7 @@ def test_a_container_whose_creation_was_not_answered_is_removed_when_the_daemon_
     play(daemon, scene)
 
 
-def test_a_container_that_was_made_although_the_answer_was_lost_is_used(daemon: FakeDaemon) -> None:
+def test_a_container_that_was_made_although_the_answer_was_lost_is_used(daemon: ScriptedEngine) -> None:
     async def scene(actor: Host, recorder: Recorder) -> None:
         daemon.create_error = Unreachable("read timed out")
         wanted = order("true")
