@@ -41,7 +41,7 @@ def write_secret(path: Path, text: str) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with replacing(path, mode=0o600) as partial:
         partial.write_text(text)
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orqal import mounts
+
 MONGO_DATABASE = "orqal"
 """The database of a MongoDB whose URL names none."""
 DEFAULT_API_URL = "http://localhost:5001/api"
@@ -42,43 +44,19 @@ def _switch(name: str, default: str) -> bool:
     return text == "on"
 
 
+def _names(name: str) -> frozenset[str]:
+    return frozenset(filter(None, (part.strip().lower() for part in _text(name, "").split(","))))
+
+
 def _absolute(path: str) -> Path:
     return Path(path).expanduser().absolute()
 
 
-def normal_path(path: str) -> str:
-    """Return an absolute path without `.`, `..` and doubled slashes. The path need not exist.
-
-    Raises:
-        ValueError: it is not absolute.
-    """
-    if not path.startswith("/"):
-        raise ValueError(f"{path!r} is not an absolute path")
-    return "/" + os.path.normpath(path).lstrip("/")
-
-
 def _mounts(name: str) -> dict[str, bool]:
-    """Parse `/path,/other:ro` into {path: read-only}."""
-    mounts: dict[str, bool] = {}
-    for entry in filter(None, map(str.strip, _text(name, "").split(","))):
-        text, colon, mode = entry.partition(":")
-        if colon and mode != "ro":
-            raise ValueError(f"ORQAL_{name}: a path may be followed by ':ro', not by {colon + mode!r}")
-        try:
-            path = normal_path(text)
-        except ValueError as error:
-            raise ValueError(f"ORQAL_{name}: {error}") from None
-        if path in mounts:
-            raise ValueError(f"ORQAL_{name}: {path} is listed twice")
-        mounts[path] = mode == "ro"
-    for path in mounts:
-        above = [str(parent) for parent in Path(path).parents if mounts.get(str(parent)) is False]
-        if above:
-            raise ValueError(
-                f"ORQAL_{name}: {path} lies below {above[0]}, which jobs may write to, so a job could put a link there "
-                f"that leads anywhere. Make {above[0]} read-only ({above[0]}:ro), or leave one of them out"
-            )
-    return mounts
+    try:
+        return mounts.parse(_text(name, ""))
+    except ValueError as error:
+        raise ValueError(f"ORQAL_{name}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -108,6 +86,9 @@ class Settings:
     """ORQAL_REGISTRY_AUTH (a file on the host): credentials for registries, in the form of Docker's config.json. The
     default is the file that Docker itself uses for the user who runs Orqal: config.json in ~/.docker or in the folder
     DOCKER_CONFIG."""
+    registries: frozenset[str] = field(default_factory=lambda: _names("REGISTRIES"))
+    """ORQAL_REGISTRIES (names separated by commas; all): the registries from which a host pulls images, as they are in
+    the images' names. Docker Hub is docker.io."""
     pull_patience: float = field(default_factory=lambda: _number("PULL_PATIENCE", 60))
     """ORQAL_PULL_PATIENCE (seconds; 60): how long a host repeats a pull when the registry does not answer. After that
     the attempt fails."""
@@ -159,6 +140,25 @@ class Settings:
     --autoscaling-config` sets it for the cluster's processes."""
     load_period: float = field(default_factory=lambda: _number("LOAD_PERIOD", 3))
     """ORQAL_LOAD_PERIOD (seconds; 3): the time between two reports of a host's load."""
+
+    def __post_init__(self) -> None:
+        any_job = {
+            path: self.run_mounts.get(path, True) and self.volumes.get(path, True)
+            for path in (*self.run_mounts, *self.volumes)
+        }
+        for name, listed in ("RUN_MOUNTS", self.run_mounts), ("VOLUMES", self.volumes):
+            try:
+                mounts.check(listed, any_job, (*mounts.SOCKETS, *_docker_socket()))
+                mounts.check_own(
+                    listed, self.kept_from_jobs, (self.jobs_dir, *self.service_paths, Path.home() / ".ssh")
+                )
+            except ValueError as error:
+                raise ValueError(f"ORQAL_{name}: {error}") from None
+
+    @property
+    def kept_from_jobs(self) -> tuple[Path, ...]:
+        """What no job may get to, because it holds secrets, or other jobs' files."""
+        return self.home, self.jobs_dir, *([] if self.store_is_mongo else [self.store_path])
 
     @property
     def store_is_mongo(self) -> bool:
@@ -265,6 +265,11 @@ class Settings:
     def service_paths(self) -> list[Path]:
         """The files and folders of `services`. They may not exist."""
         return [_absolute(part) for part in self.services.split(":") if part]
+
+
+def _docker_socket() -> tuple[str, ...]:
+    scheme, _, path = os.environ.get("DOCKER_HOST", "").partition("://")
+    return (path,) if scheme == "unix" else ()
 
 
 def is_mongo(store: str) -> bool:

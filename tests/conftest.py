@@ -20,7 +20,22 @@ hypothesis.settings.register_profile("orqal", deadline=None, suppress_health_che
 hypothesis.settings.register_profile("fast", hypothesis.settings.get_profile("orqal"), max_examples=25)
 hypothesis.settings.load_profile("orqal")
 
-PROGRAMS = (*DEMO_PROGRAMS, "dd", "env", "head", "id", "ls", "mkdir", "ln", "mknod", "mv", "nproc", "seq", "yes")
+PROGRAMS = (
+    *DEMO_PROGRAMS,
+    "chmod",
+    "dd",
+    "env",
+    "head",
+    "id",
+    "ls",
+    "mkdir",
+    "ln",
+    "mknod",
+    "mv",
+    "nproc",
+    "seq",
+    "yes",
+)
 """The programs in the tests' image: more than in the demo's."""
 
 GROUPS = {"tests/engine": "engine", "tests/system": "engine", "tests/cluster": "namespaces"}

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import shutil
 import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 from orqal.cluster import node, processes, store_commands
-from orqal.cluster.processes import ClusterError, Report, free_port, home_id, run
+from orqal.cluster.processes import ClusterError, Report, free_port, home_id, keep_private, run
 from orqal.engine.client import Engine
 from orqal.engine.errors import EngineError
 from orqal.engine.usage import Cgroups
@@ -63,10 +62,10 @@ def up(
     _check_port(address, port, "--port")
     if ray_port is not None:
         _check_port(address, ray_port, "--ray-port")
+    keep_private(settings, report)
     report(f"Opening the store: {settings.store_place}")
     store_commands.usable_store(settings).close()
     _make_tokens(settings)
-    settings.jobs_dir.mkdir(parents=True, exist_ok=True)
     head = f"{address}:{ray_port or free_port(address, 6379)}"
     dashboard = LOOPBACK, free_port(LOOPBACK, 8265)
     name = socket.gethostname()
@@ -201,7 +200,7 @@ def _stop(settings: Settings) -> None:
     processes.stop(home_id(settings))
     _forget_running(settings)
     for name in names:
-        shutil.rmtree(node.temporary_folder(settings, name), ignore_errors=True)
+        node.remove_temporary_folder(settings, name)
 
 
 def _forget_running(settings: Settings) -> None:

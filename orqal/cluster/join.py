@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import sys
 from collections.abc import Mapping
 
 from orqal.cluster import node, processes
-from orqal.cluster.processes import ClusterError, Report, home_id, run
+from orqal.cluster.processes import ClusterError, Report, home_id, keep_private, run
 from orqal.files import write_secret
 from orqal.settings import Settings
 
@@ -60,7 +59,7 @@ def join(
     if token is not None:
         write_secret(settings.ray_token_path, token)
     processes.stop(home_id(settings), name)  # the remains of a node whose head has died
-    settings.jobs_dir.mkdir(parents=True, exist_ok=True)
+    keep_private(settings, report)
     environ = node.ray_environment(settings, name, head)
 
     def start() -> None:
@@ -142,7 +141,7 @@ def _ask(settings: Settings, head: str, token: str | None) -> None:
 
 def _stop(settings: Settings, name: str) -> None:
     processes.stop(home_id(settings), name)
-    shutil.rmtree(node.temporary_folder(settings, name), ignore_errors=True)
+    node.remove_temporary_folder(settings, name)
 
 
 def _own_address(head: str) -> str:

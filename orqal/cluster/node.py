@@ -33,10 +33,13 @@ _OBJECT_STORE_BYTES = 128 << 20
 """Ray's memory for objects that travel between nodes, which are orders and outcomes."""
 _TOO_SLOW = "The current node timed out during startup"
 """What Ray says when a node misses the time limit for its start."""
+_NO_PORT = "-1"
+"""A port that cannot be opened."""
 _LOG_LINES_KEPT = 20
 """Lines kept of each of Ray's logs when a node fails to start."""
 _LOG_BYTES, _OLD_LOGS = 16 << 20, 2
 """The size at which each of Ray's logs, and of its workers' logs, is rotated, and the old files that are kept of it."""
+_TMP = Path("/tmp")  # noqa: S108 - what is made there is private
 _MAX_CPUS = 4
 """CPUs that the head reports to Ray. Ray starts a worker process for each, and wrappers' methods need only a few."""
 
@@ -150,13 +153,19 @@ def _start(
         # node is a process and some 80 MB lighter. The dashboard shows the logs all the same.
         *("--include-log-monitor", "false"),
         *("--resources", json.dumps(offered), "--labels", ",".join(f"{key}={value}" for key, value in labels.items())),
-        # Another Ray node on this machine may occupy the usual ports.
+        # Another Ray node on this machine may occupy the usual ports. That of the metrics is not opened.
         *("--metrics-export-port", str(free_port(address))),
         *("--dashboard-agent-listen-port", str(free_port(address))),
         *("--dashboard-agent-grpc-port", str(free_port(address))),
     ]
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
+    remove_temporary_folder(settings, name)
+    try:
+        folder.parent.mkdir(mode=0o700)
+    except FileExistsError:
+        raise ClusterError(
+            f"{folder.parent} cannot be replaced; it belongs to the user with the id {folder.parent.lstat().st_uid}. "
+            "It is the place of Ray's logs and sockets, which no one else may own. Remove it."
+        ) from None
     try:
         run(command, settings, "Starting Ray", environ)
     except ClusterError as error:
@@ -220,6 +229,11 @@ def ray_environment(settings: Settings, name: str, head: str, *, no_token: bool 
         "RAY_memory_monitor_refresh_ms": "0",
         # `ray status` shows figures that are at most 1 s old, not 5.
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        # Ray serves its metrics to everyone who reaches the machine, and asks for no token. The dashboard and the
+        # autoscaler serve theirs in any case, unless they cannot open the port.
+        "RAY_enable_metrics_collection": "0",
+        "DASHBOARD_METRIC_PORT": _NO_PORT,
+        "AUTOSCALER_METRIC_PORT": _NO_PORT,
         # A dead node is noticed within seconds instead of 15 s, but a busy one gets some time to answer.
         "RAY_health_check_initial_delay_ms": "1000",
         "RAY_health_check_period_ms": "1000",
@@ -251,6 +265,15 @@ def driver_environment(settings: Settings, head: str) -> dict[str, str]:
 
 
 def temporary_folder(settings: Settings, name: str) -> Path:
-    """Return the path of a node's temporary folder. It is short, because a socket's path has at most 107 characters."""
+    """Return the path of a node's temporary folder. It is short, because a socket's path has at most 107 characters.
+
+    Ray lets anyone write to this folder and to those of its sockets and logs. So the folder above it, which Ray does
+    not know, belongs to this user alone.
+    """
     mark = hashlib.sha256(f"{settings.home}\n{name}".encode()).hexdigest()[:8]
-    return Path(f"/tmp/orqal-{os.getuid()}-{mark}")  # noqa: S108 - made with mode 0700
+    return _TMP / f"orqal-{os.getuid()}-{mark}" / "ray"
+
+
+def remove_temporary_folder(settings: Settings, name: str) -> None:
+    """Remove a node's temporary folder, with the private one above it."""
+    shutil.rmtree(temporary_folder(settings, name).parent, ignore_errors=True)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import psutil
 
+from orqal import privacy
 from orqal.files import write_secret
 from orqal.settings import Settings
 
@@ -59,6 +60,22 @@ def home_id(settings: Settings) -> str:
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_secret(path, uuid.uuid4().hex[:16] + "\n")
     return path.read_text().strip()
+
+
+def keep_private(settings: Settings, report: Report) -> None:
+    """Make the home and the folder of the jobs' directories, and keep other users of this machine out of them.
+
+    What cannot be closed is reported. It does not prevent the start, because many a shared file system has no modes.
+
+    Raises:
+        ClusterError: they cannot be made.
+    """
+    try:
+        still = privacy.establish(settings)
+    except OSError as error:
+        raise ClusterError(f"Orqal cannot use its folders: {error}") from error
+    for path, why in still.items():
+        report(f"Warning: {path} {why}, so other users may read or change it. `orqal doctor` says what to do")
 
 
 def find(home: str, node: str | None = None) -> set[psutil.Process]:

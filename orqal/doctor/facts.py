@@ -34,8 +34,10 @@ class Machine:
     disks: Sequence[Disk] = ()
     least: float = 0
     """Bytes that a disk for jobs must have free so that jobs start (ORQAL_MIN_FREE_SPACE_GB)."""
-    open_secrets: Mapping[str, int] = field(default_factory=dict)
-    """Files of tokens that other users may read: path -> mode."""
+    exposed: Mapping[str, str] = field(default_factory=dict)
+    """Files and folders that should be its user's alone, and are not: path -> why, as the end of a sentence."""
+    closable: Sequence[str] = ()
+    """Those of them that Orqal can close."""
     stale_folders: Sequence[str] = ()
     """Temporary folders of Ray nodes that no longer run."""
     ray_folders: Mapping[str, int] = field(default_factory=dict)

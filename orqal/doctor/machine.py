@@ -7,7 +7,6 @@ import platform
 import re
 import shutil
 import sqlite3
-import stat
 import time
 from collections.abc import Iterable
 from contextlib import closing, suppress
@@ -17,7 +16,7 @@ from typing import NamedTuple
 
 import psutil
 
-from orqal import __version__
+from orqal import __version__, privacy
 from orqal.doctor.facts import Disk, Machine, StoreFacts
 from orqal.removal import remove
 from orqal.settings import Settings
@@ -39,10 +38,12 @@ def machine(settings: Settings, docker_root: str | None = None) -> Machine:
     if docker_root is not None:
         uses.append(_Use(docker_root, "Docker's images and containers", for_jobs=True))
     ray_folders, gcs_memory = _ray_of(settings)
+    exposed = privacy.exposed(settings)
     return Machine(
         disks=_disks(uses),
         least=settings.min_free_space_gb * 1e9,
-        open_secrets={str(path): mode for path in _secrets(settings) if (mode := _mode(path)) & 0o077},
+        exposed=exposed,
+        closable=[path for path in exposed if privacy.can_close(Path(path))],
         stale_folders=stale_folders(),
         ray_folders=ray_folders,
         gcs_memory=gcs_memory,
@@ -98,7 +99,7 @@ def stale_folders() -> list[str]:
 
 
 def repair(settings: Settings, subjects: Iterable[str]) -> list[str]:
-    """Remove these stale folders, make these secrets private, and return the paths for which this worked.
+    """Remove these stale folders, close what others can get to, and return the paths for which this worked.
 
     Paths that are no longer either are left alone.
     """
@@ -109,10 +110,8 @@ def repair(settings: Settings, subjects: Iterable[str]) -> list[str]:
             with suppress(OSError):
                 remove(Path(path))
                 repaired.append(path)
-        elif path in now.open_secrets:
-            with suppress(OSError):
-                Path(path).chmod(stat.S_IRUSR | stat.S_IWUSR)
-                repaired.append(path)
+        elif path in now.exposed and privacy.close(Path(path)):
+            repaired.append(path)
     return repaired
 
 
@@ -137,18 +136,6 @@ def _disks(uses: Iterable[_Use]) -> list[Disk]:
         what = ", ".join(use.what for use in together)
         disks.append(Disk(path, what, usage.free, usage.total, any(use.for_jobs for use in together)))
     return disks
-
-
-def _secrets(settings: Settings) -> tuple[Path, ...]:
-    return settings.token_path, settings.ray_token_path
-
-
-def _mode(path: Path) -> int:
-    """Return a file's mode; 0 if there is no such file."""
-    try:
-        return stat.S_IMODE(path.stat().st_mode)
-    except OSError:
-        return 0
 
 
 def _ray_of(settings: Settings) -> tuple[dict[str, int], int]:
@@ -201,7 +188,7 @@ def _command_lines() -> str:
 def _last_change(folder: Path) -> float:
     """Return when something in a folder was last written, in seconds since 1970. A running node always writes logs."""
     newest = folder.lstat().st_mtime
-    for inside in (*folder.glob("*"), *folder.glob("session_*/logs/*")):
+    for inside in (*folder.glob("*"), *folder.glob("ray/*"), *folder.glob("ray/session_*/logs/*")):
         with suppress(OSError):
             newest = max(newest, inside.lstat().st_mtime)
     return newest

@@ -361,16 +361,21 @@ def _of_machine(where: str, machine: Machine) -> Iterator[Finding]:
             remedy=f"{_FIX} removes it.",
             mendable=True,
         )
-    for path, mode in machine.open_secrets.items():
+    for path, reason in machine.exposed.items():
+        closable = path in machine.closable
         yield Finding(
             kind=Kind.OPEN_SECRET,
             where=where,
             subject=path,
-            what=f"The file {path} with a token has the mode {mode:04o} on {where}, so other users may read it.",
-            why="Anyone who has the token can run anything.",
-            remedy=f"{_FIX} sets the mode to 0600. If others may have read the file, delete it, and run `orqal down` "
-            "and `orqal up`.",
-            mendable=True,
+            what=f"On {where} {path} {reason}, so other users of the machine may read or change it.",
+            why="It should be open to Orqal's user alone. Anyone who has a token can run anything, and jobs can leave "
+            "programs in their directories that run with root's rights.",
+            remedy=f"{_FIX} closes it. If others may have read a token, delete its file, and run `orqal down` and "
+            "`orqal up`."
+            if closable
+            else "Orqal does not change it, because it is not Orqal's alone. Let ORQAL_HOME and ORQAL_JOBS_DIR be "
+            "folders that belong to Orqal's user and that nothing else uses, or close it yourself (chmod 0700).",
+            mendable=closable,
         )
     for disk in machine.disks:
         refused = disk.for_jobs and disk.free < machine.least

@@ -27,8 +27,10 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 
 from orqal.engine.errors import EngineError, broken_off, explanation, not_pulled, translated
+from orqal.engine.image_names import is_name, with_tag
 from orqal.engine.streams import Archive, Events, Logs, Pull
 from orqal.models import ErrorType, Resources
+from orqal.text import shorten
 
 LABEL_CLUSTER = "orqal.cluster"
 LABEL_JOB = "orqal.job"
@@ -43,8 +45,13 @@ _CONNECT_TIMEOUT = 60.0
 """Seconds that the daemon may take to answer."""
 _SILENCE = 300.0
 """Seconds without progress after which a pull is given up."""
+_NAME_SHOWN = 200
+"""Characters of an invalid name that an error shows."""
 _POOL = 64
 """Connections to the daemon that are kept open."""
+_NOT_FOR_JOBS = "AUDIT_WRITE", "MKNOD", "NET_RAW", "SETFCAP", "SETPCAP"
+"""Capabilities that Docker gives to root in a container, and jobs do not get. With MKNOD and SETFCAP a job could leave
+a device or a program in a mount that makes another user of the host root. With NET_RAW it could forge packets."""
 _EVENTS = ("die", "kill", "oom")
 _LOG_FILES, _LOG_FILES_IN_CAP = 10, 8
 """Files of a capped log. When a file is full, the oldest is dropped, so that at least 9 full ones remain: more than the
@@ -212,7 +219,7 @@ class Engine:
         Raises:
             EngineError: this is not the name of an image.
         """
-        reference = with_tag(image)
+        reference = _reference(image)
         with translated("inspect the image"):
             try:
                 image_id: str = self._api.inspect_image(reference)["Id"]  # type: ignore[no-untyped-call]
@@ -221,9 +228,7 @@ class Engine:
             except docker.errors.APIError as error:
                 if error.status_code != 400:
                     raise
-                raise EngineError(
-                    ErrorType.IMAGE_NOT_FOUND, f"{reference!r} is not the name of an image: {explanation(error)}"
-                ) from error
+                raise _no_name(reference, f": {explanation(error)}") from error
             return image_id
 
     def pull(self, image: str) -> Pull:
@@ -232,7 +237,7 @@ class Engine:
         Raises:
             EngineError: it cannot be pulled; see `passing`. Waiting for the pull may raise this, too.
         """
-        reference = with_tag(image)
+        reference = _reference(image)
         try:
             repository, tag = parse_repository_tag(reference)
             login = self._login(reference, repository)
@@ -276,6 +281,7 @@ class Engine:
 
     def create(self, spec: ContainerSpec) -> str:
         """Create a container, not yet started, and return its id. If it exists already, return its id."""
+        reference = _reference(spec.image)
         with translated("create the container"):
             host_config = self._api.create_host_config(
                 binds=dict(spec.volumes),
@@ -288,13 +294,14 @@ class Engine:
                 pids_limit=spec.pids_limit,
                 cgroup_parent=spec.cgroup_parent,
                 security_opt=["no-new-privileges"],
+                cap_drop=list(_NOT_FOR_JOBS),
                 network_mode=spec.network,
                 # The driver `local` keeps bytes that are not UTF-8, which `json-file` replaces.
                 log_config=LogConfig(type="local", config=_log_options(spec.log_cap)),
             )
             try:
                 container = self._api.create_container(
-                    image=with_tag(spec.image),
+                    image=reference,
                     # With None the image's own command runs.
                     command=spec.cmd or None,
                     host_config=host_config,
@@ -502,9 +509,20 @@ class Engine:
         self._api.close()
 
 
-def with_tag(image: str) -> str:
-    """The image with its tag, which is `latest` unless given. A digest needs none."""
-    return image if "@" in image or ":" in image.rsplit("/", 1)[-1] else f"{image}:latest"
+def _reference(image: str) -> str:
+    """The name of an image as the daemon gets it.
+
+    Raises:
+        EngineError: this is not the name of an image. It is checked here because the SDK makes a path of it: with a
+            name like `a@b/../../containers` the request would be another one.
+    """
+    if not is_name(image):
+        raise _no_name(image)
+    return with_tag(image)
+
+
+def _no_name(image: str, why: str = "") -> EngineError:
+    return EngineError(ErrorType.IMAGE_NOT_FOUND, f"{shorten(image, _NAME_SHOWN)!r} is not the name of an image{why}")
 
 
 def container_name(image: str, key: ContainerKey) -> str:

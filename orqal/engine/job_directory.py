@@ -26,9 +26,13 @@ _JOB_ID = re.compile("[0-9a-f]{24}")
 
 
 def create(path: Path) -> BinaryIO:
-    """Create a file in a job's directory. Anything that has this name is replaced, and a link is not followed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _opened(path.parent, os.O_RDONLY | os.O_DIRECTORY) as directory:
+    """Create a file in a job's directory. Anything that has this name is replaced, and a link is not followed.
+
+    Raises:
+        OSError: it cannot be created, or the directory is a link.
+    """
+    _make(path.parent)
+    with walk(path.parent, ()) as directory:
         with suppress(FileNotFoundError):
             try:
                 os.unlink(path.name, dir_fd=directory)
@@ -40,11 +44,23 @@ def create(path: Path) -> BinaryIO:
 
 
 def make_directory(path: Path, params: bytes) -> None:
-    """Make a job's directory as its container gets it: anyone may write there, and `params.json` is in it."""
-    path.mkdir(parents=True, exist_ok=True)
-    path.chmod(0o777)
+    """Make a job's directory as its container gets it: anyone may write there, and `params.json` is in it.
+
+    Raises:
+        OSError: it cannot be made, or something else than a folder is there, such as a link.
+    """
+    _make(path)
+    with walk(path, ()) as directory:
+        os.fchmod(directory, 0o777)
     with create(path / "params.json") as file:
         file.write(params)
+
+
+def _make(path: Path) -> None:
+    """Make a job's directory, unless it exists. What is above it must be private (see orqal.privacy)."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        path.mkdir()
 
 
 def directories(jobs_dir: Path) -> list[str]:
@@ -89,9 +105,9 @@ def remove_directories(
 def listing(directory: Path) -> list[str]:
     """The names in a job's directory, sorted; none if the directory does not exist."""
     try:
-        with os.scandir(directory) as entries:
+        with walk(directory, ()) as opened, os.scandir(opened) as entries:
             names = [entry.name for _, entry in zip(range(LISTED), entries, strict=False)]
-    except OSError:  # it does not exist, or the container has made it unreadable
+    except OSError:  # it does not exist, is a link, or the container has made it unreadable
         return []
     return sorted(name.encode("utf-8", "replace").decode("utf-8") for name in names)
 
@@ -118,17 +134,18 @@ def read_piece(directory: Path, name: str, offset: int, size: int) -> Piece:
         raise FileNotFoundError(name)
     try:
         with walk(directory, parts[:-1]) as parent:
-            # Not blocking: opening a pipe without a writer would never return.
-            file = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+            # Only found, not opened: opening a pipe may wait for ever, and opening a device may do anything.
+            found = os.open(parts[-1], os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     except (OSError, UnicodeEncodeError) as error:
         raise FileNotFoundError(name) from error
     try:
-        state = os.fstat(file)
-        if not stat.S_ISREG(state.st_mode):
+        if not stat.S_ISREG(os.fstat(found).st_mode):
             raise FileNotFoundError(name)
-        return Piece(os.pread(file, size, offset), state.st_size, state.st_mtime_ns)
+        with _opened(found) as file:
+            state = os.fstat(file)
+            return Piece(os.pread(file, size, offset), state.st_size, state.st_mtime_ns)
     finally:
-        os.close(file)
+        os.close(found)
 
 
 @contextmanager
@@ -151,8 +168,12 @@ def walk(directory: Path, parts: Iterable[str]) -> Iterator[int]:
 
 
 @contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags)
+def _opened(found: int) -> Iterator[int]:
+    """Open for reading what a descriptor stands for that was made with O_PATH."""
+    try:
+        descriptor = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise FileNotFoundError("it may not be read") from error
     try:
         yield descriptor
     finally:

@@ -36,6 +36,7 @@ class Reserve:
             self._bytes = min(RESERVE_BYTES, disk.total // SMALLEST_PART)
             if disk.free < 2 * self._bytes:
                 return False
+            self._path.touch(0o600)
             with self._path.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, self._bytes)
         except OSError as error:

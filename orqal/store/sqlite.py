@@ -78,7 +78,9 @@ class SqliteStore:
         self._looks: dict[int, _Look] = {}
         """What the last looks at old batches have found, by the `seq` of the batch."""
         if not read_only:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with suppress(FileExistsError):  # the files beside it get its mode
+                path.touch(0o600, exist_ok=False)
             prepare(self._connection(), path)
             self._reserve.make()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from orqal.settings import Settings, normal_path
+from orqal.mounts import lets_users_become_root, normal_path
+from orqal.settings import Settings
 from orqal.wrappers.base import AbstractWrapper, WrapperJob
 
 PROGRAMS = "/usr/bin"
@@ -182,7 +184,19 @@ def _mount(volume: str, allowed: Mapping[str, bool]) -> tuple[str, dict[str, str
         raise ValueError(
             f"{path} may only be mounted read-only, because it is {path}:ro in the administrator's ORQAL_RUN_MOUNTS"
         )
-    return path, {"bind": container, "mode": mode or ("ro" if allowed[path] else "rw")}
+    mode = mode or ("ro" if allowed[path] else "rw")
+    if mode == "rw" and _docker_is_here() and lets_users_become_root(path):
+        raise ValueError(
+            f"{path} may only be mounted read-only, because a job could leave a program there that makes other users "
+            "of the host root. The administrator can mount its file system with the option nosuid, or let only Orqal's "
+            "user enter it or a folder above it (chmod 0700)"
+        )
+    return path, {"bind": container, "mode": mode}
+
+
+def _docker_is_here() -> bool:
+    """True if the paths of this machine are those of the Docker daemon, as far as its address says."""
+    return (os.environ.get("DOCKER_HOST") or "unix://").startswith("unix://")
 
 
 BUILT_IN: tuple[type[AbstractWrapper], ...] = (Rabin2, Yara, Test, Checksum, Run)

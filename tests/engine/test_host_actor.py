@@ -223,3 +223,12 @@ def test_whoever_stopped_it_for_its_time_its_time_was_over(lab: Actors) -> None:
         time.sleep(0.1)
     container.stop(timeout=1)
     assert ended(lab.do(lab.actor().run(wanted)).result(60)) == (ErrorType.TIMEOUT, 137, "on\n")
+
+
+def test_a_job_makes_no_device_although_it_is_root(lab: Actors) -> None:
+    status = "while read name value; do test $name = CapBnd: && echo $value; done < /proc/self/status"
+    outcome = lab.do(lab.actor().run(shell(f"id -u; mknod /tmp/disk b 8 0 || echo refused; {status}"))).result(60)
+    user, refused, bounds = outcome.output.stdout.split()
+    assert (user, refused) == ("0", "refused"), outcome
+    not_for_jobs = {"SETPCAP": 8, "NET_RAW": 13, "MKNOD": 27, "AUDIT_WRITE": 29, "SETFCAP": 31}
+    assert [name for name, bit in not_for_jobs.items() if int(bounds, 16) >> bit & 1] == []

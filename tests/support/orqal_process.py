@@ -195,7 +195,7 @@ def leftovers() -> list[str]:
     left = []
     for orqal, cluster in started:
         settings = Settings(home=orqal.home)
-        folders = [temporary_folder(settings, name) for name in (socket.gethostname(), "second")]
+        folders = [temporary_folder(settings, name).parent for name in (socket.gethostname(), "second")]
         left += [f"the process {process.pid} of {cluster}" for process in _marked(cluster) if _runs(process)]
         left += [str(path) for path in [*cgroups_of(cluster), *folders] if path.exists()]
         if orqal.home.parent == Path(tempfile.gettempdir()) and orqal.home.exists():  # pytest keeps its own folders

@@ -31,6 +31,24 @@ COMES_BACK = 20.0
 """Seconds in which a part that was killed is there again."""
 
 
+def test_no_port_serves_metrics_to_who_has_no_token(orqal: Orqal) -> None:
+    ports = {
+        (connection.laddr.ip, connection.laddr.port)
+        for process in orqal.processes()
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert len(ports) > 5 and ("127.0.0.1", orqal.port) in ports
+    for address, port in sorted(ports):
+        here = "127.0.0.1" if address in ("0.0.0.0", "::") else address
+        url = f"http://{f'[{here}]' if ':' in here else here}:{port}/metrics"
+        try:
+            answer = httpx.get(url, timeout=5)
+        except httpx.HTTPError:  # it does not speak HTTP
+            continue
+        assert answer.status_code >= 400 or "# HELP" not in answer.text, (url, answer.text[:200])
+
+
 def routes(orqal: Orqal) -> list[tuple[str, str]]:
     """Method and path of every route, and the pages of the documentation."""
     with orqal.http() as http:

@@ -57,6 +57,24 @@ def test_processes_are_limited_and_gain_no_privileges(orqal: Orqal) -> None:
     assert job["stdout"][0] == "4096"
     status = orqal.command("cat", "/proc/self/status")["stdout"]
     assert "NoNewPrivs:\t1" in status
+    [bounds] = (line.split()[1] for line in status if line.startswith("CapBnd:"))
+    not_for_jobs = {"SETPCAP": 8, "NET_RAW": 13, "MKNOD": 27, "AUDIT_WRITE": 29, "SETFCAP": 31}
+    assert [name for name, bit in not_for_jobs.items() if int(bounds, 16) >> bit & 1] == []
+
+
+def test_what_a_job_leaves_makes_no_user_of_the_host_root(orqal: Orqal, services: Path) -> None:
+    (services / "leaves.py").write_text(
+        "class Leaves(AbstractWrapper):\n"
+        "    docker_url = 'orqal/demo'\n"
+        "    threads, memory_in_gb, network, create_dir = 0.5, 0.05, 'none', True\n"
+        "    def get_cmd(self, params):\n"
+        "        return ['sh', '-c', 'cat /bin/sh > root; chmod 4755 root; mknod disk b 8 0; ls']\n"
+    )
+    job = orqal.run("Leaves")
+    assert "root" in job["stdout"] and "disk" not in job["stdout"]
+    directory = Path(job["wd"])
+    assert (directory / "root").stat().st_mode & 0o4000
+    assert directory.parent.stat().st_mode & 0o077 == 0 and orqal.home.stat().st_mode & 0o077 == 0
 
 
 def test_out_of_memory_is_an_error_that_says_so(orqal: Orqal) -> None:

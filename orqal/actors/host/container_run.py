@@ -12,13 +12,15 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, TypeVar
 
+from orqal import mounts
 from orqal.actors.host.engine_watch import EngineWatch
 from orqal.actors.host.image_pulls import ImagePulls, WantedImage
 from orqal.actors.interfaces import NoProcess, WrapperCalls
 from orqal.actors.messages import Order
 from orqal.engine import archive, job_directory, usage
-from orqal.engine.client import ContainerKey, ContainerSpec, Ended, with_tag
+from orqal.engine.client import ContainerKey, ContainerSpec, Ended
 from orqal.engine.errors import EngineError, Unreachable
+from orqal.engine.image_names import with_tag
 from orqal.engine.output import CollectedOutput, Collecting
 from orqal.engine.usage import Usage
 from orqal.models import ContainerStart, ErrorType, JobError, Outcome, Output
@@ -165,6 +167,8 @@ class ContainerRun:
     async def _start_container(self) -> None:
         """Ask the wrapper, get the image, create and start the container."""
         command = await self._unless_stopped(self._prepare())
+        if not self._carries_files:
+            self._check_volumes(command)
         digest = await self._engine.unless_silent(self._have_image(command.image))
         if (name := with_tag(command.image)) not in self._engine.images:
             self._engine.images |= {name}
@@ -198,6 +202,22 @@ class ContainerRun:
             await self._engine.unless_silent(self._engine.do(lambda engine: engine.put(container, files)))
         await self._engine.unless_silent(self._engine.do(lambda engine: engine.start(container)))
         self._report_start(ContainerStart(command.image, digest, command.cmd, container, str(self._directory)))
+
+    def _check_volumes(self, command: calls.Command) -> None:
+        """Check that the job cannot put links into what Orqal uses itself.
+
+        Raises:
+            EngineError: it could.
+        """
+        writable = {
+            source: False
+            for source, mount in command.volumes.items()
+            if source.startswith("/") and "ro" not in mount.get("mode", "").split(",")
+        }
+        try:
+            mounts.check_own(writable, self._settings.kept_from_jobs, [self._settings.jobs_dir])
+        except ValueError as error:
+            raise EngineError(ErrorType.WRAPPER_ERROR, f"the wrapper's volumes: {error}") from None
 
     async def _create(self, spec: ContainerSpec) -> str:
         """Create the container. If it is not known whether the daemon has done so, it is found, or removed later."""

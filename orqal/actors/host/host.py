@@ -64,7 +64,7 @@ class Host(HostApi):
         self._load = Load()
         self._disks = DiskSpace(settings)
         self._logs = LogReaders(self._loop)
-        self._pulls = ImagePulls(self._settings.pull_patience, self._report_now)
+        self._pulls = ImagePulls(settings.pull_patience, self._report_now, settings.registries)
         self._engine = EngineWatch(cluster, self._settings.registry_auth, self._on_connect, self._on_change)
         self._pool = self._engine.threads
         self._runs: dict[ContainerKey, ContainerRun] = {}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-from orqal.engine.client import Engine, with_tag
+from orqal.engine.client import Engine
 from orqal.engine.errors import EngineError
+from orqal.engine.image_names import registry, with_tag
 from orqal.engine.streams import Pull
 from orqal.models import ErrorType
 
@@ -44,9 +45,11 @@ class WantedImage:
 class ImagePulls:
     """The images that attempts on a host wait for."""
 
-    def __init__(self, patience: float, changed: Callable[[], None]) -> None:
-        """`patience`: see Settings.pull_patience. `changed` is called when a pull begins or fails."""
-        self._patience, self._changed = patience, changed
+    def __init__(self, patience: float, changed: Callable[[], None], registries: Collection[str] = ()) -> None:
+        """`patience`: see Settings.pull_patience. `changed` is called when a pull begins or fails. `registries` are
+        those from which images are pulled; none stands for all.
+        """
+        self._patience, self._changed, self._registries = patience, changed, registries
         self._wanted: dict[str, WantedImage] = {}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker pull")
 
@@ -87,6 +90,13 @@ class ImagePulls:
     async def _have(self, engine: Engine, wanted: WantedImage) -> str:
         if found := await self._call(engine.image_id, wanted.image):
             return found
+        if self._registries and registry(wanted.image) not in self._registries:
+            raise EngineError(
+                ErrorType.PULL_FAILED,
+                f"the image {wanted.image!r} is not on the host, and this host does not pull from "
+                f"{registry(wanted.image)}. The administrator lists the registries in ORQAL_REGISTRIES: "
+                f"{', '.join(sorted(self._registries))}.",
+            )
         wanted.pulled = True
         self._changed()
         clock = asyncio.get_running_loop().time

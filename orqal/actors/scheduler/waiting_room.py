@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from orqal.actors.scheduler.apps import Apps
 from orqal.clock import Clock
-from orqal.engine.client import with_tag
+from orqal.engine.image_names import with_tag
 from orqal.models import Fault, JobRecord, Shape
 from orqal.scheduling import LineKey, Queue
 from orqal.scheduling.retries import longest_delay

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +18,8 @@ from orqal.doctor.rules import RAY_FOLDER
 from orqal.engine.client import EngineInfo
 from orqal.engine.errors import Unreachable
 from orqal.settings import Settings
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 
 
 def info(threads: int, ram_bytes: int) -> EngineInfo:
@@ -71,7 +80,100 @@ def test_what_ray_keeps_of_the_past_is_bounded(settings: Settings) -> None:
     assert 40 * logs < 1.01 * RAY_FOLDER
 
 
+def test_ray_serves_its_metrics_to_no_one(settings: Settings) -> None:
+    environ = node.ray_environment(settings, "h1", "10.0.0.1:6379")
+    assert environ["RAY_enable_metrics_collection"] == "0"
+    for name in ("DASHBOARD_METRIC_PORT", "AUTOSCALER_METRIC_PORT"):
+        with socket.socket() as server, pytest.raises(OverflowError):
+            server.bind(("", int(environ[name])))
+
+
 def test_the_temporary_folder_leaves_room_for_sockets(settings: Settings) -> None:
     folder = node.temporary_folder(settings, "a-long-name" * 20)
+    # The longest name that Ray makes below it has 67 characters.
+    assert len(f"{folder}/session_2026-11-27_06-10-48_402102_4194304/sockets/dash_ReportHead") <= 107
     assert len(str(folder)) < 40
     assert folder != node.temporary_folder(settings, "another")
+
+
+@pytest.fixture
+def tmp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder like /tmp, which other users can enter, as those of pytest are not."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o1777)
+    monkeypatch.setattr(node, "_TMP", folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def start(settings: Settings) -> None:
+    node.start_worker(settings, {}, head="127.0.0.1:1", name="h1", address="127.0.0.1", offered={}, labels={})
+
+
+AS_NOBODY = """
+import os, socket, sys
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+folder = sys.argv[1]
+raylet = f"{folder}/session_1/sockets/raylet"
+for attack in (lambda: os.rename(raylet, raylet + "-old"),
+               lambda: socket.socket(socket.AF_UNIX).connect(raylet),
+               lambda: os.symlink("/etc", f"{folder}/session_1/logs/planted"),
+               lambda: os.rename(f"{folder}/session_1", f"{folder}/mine"),
+               lambda: os.rename(folder, folder + "-mine"),
+               lambda: os.listdir(os.path.dirname(folder))):
+    try:
+        attack()
+    except OSError:
+        continue
+    print("succeeded")
+"""
+
+
+@as_root
+def test_another_user_cannot_swap_ray_s_sockets_or_plant_links(
+    settings: Settings, tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX) as raylet:
+
+        def as_ray_does(command: list[str], *args: object) -> None:
+            folder = Path(command[command.index("--temp-dir") + 1])
+            for part in ("session_1/sockets", "session_1/logs"):
+                (folder / part).mkdir(parents=True)
+            for shared in (folder, *folder.rglob("*")):
+                shared.chmod(0o777)
+            raylet.bind(str(folder / "session_1/sockets/raylet"))
+            raylet.listen()
+
+        monkeypatch.setattr(node, "run", as_ray_does)
+        start(settings)
+        folder = node.temporary_folder(settings, "h1")
+        assert (folder / "session_1" / "sockets" / "raylet").is_socket()
+        attack = [sys.executable, "-c", AS_NOBODY, str(folder)]
+        assert subprocess.run(attack, capture_output=True, text=True, check=True).stdout == ""
+        node.remove_temporary_folder(settings, "h1")
+        assert list(tmp.iterdir()) == []
+
+
+@as_root
+@pytest.mark.parametrize("planted", ["folder", "link", "file"])
+def test_a_place_that_another_user_has_taken_is_not_used(
+    settings: Settings, tmp: Path, monkeypatch: pytest.MonkeyPatch, planted: str
+) -> None:
+    monkeypatch.setattr(node, "run", lambda *args: pytest.fail("Ray was started"))
+    # As root, rmtree would remove what another user cannot prevent from being removed.
+    monkeypatch.setattr(shutil, "rmtree", lambda *args, **options: None)
+    private = node.temporary_folder(settings, "h1").parent
+    elsewhere = tmp / "elsewhere"
+    elsewhere.mkdir()
+    match planted:
+        case "folder":
+            private.mkdir()
+        case "link":
+            private.symlink_to(elsewhere)
+        case "file":
+            private.touch()
+    os.chown(private, 65534, 65534, follow_symlinks=False)
+    with pytest.raises(ClusterError, match="it belongs to the user with the id 65534"):
+        start(settings)
+    assert list(elsewhere.iterdir()) == []
+    monkeypatch.undo()

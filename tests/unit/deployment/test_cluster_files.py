@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,3 +51,66 @@ def test_the_machines_of_a_cloud_are_hosts_that_jobs_can_wait_for() -> None:
 def test_the_machines_of_a_lab_are_not_started_for_jobs() -> None:
     """They run all or none, so the autoscaler is not asked for any."""
     assert node_types(read("cluster.yaml")) == []
+
+
+def test_no_machine_of_a_cloud_gives_containers_the_rights_of_the_cloud() -> None:
+    types = read("cluster-cloud.yaml")["available_node_types"]
+    for kind in types.values():
+        options = kind["node_config"]["MetadataOptions"]
+        # An answer with the hop limit 1 reaches the machine, and no container on a network of its own.
+        assert (options["HttpTokens"], options["HttpPutResponseHopLimit"]) == ("required", 1)
+    profiles = {name: kind["node_config"].get("IamInstanceProfile") for name, kind in types.items()}
+    # Ray gives a head without a profile one with all rights, and other machines none.
+    assert profiles == {"head": {"Name": "orqal-head"}, "many-cores": None, "much-memory": None}
+
+
+BEHIND_DOCKER = """
+set -e
+sudo() { "$@"; }
+ip link set lo up
+ip netns add cloud 2>/dev/null && ip netns add job || exit 77
+trap 'ip netns del cloud; ip netns del job' EXIT
+for end in cloud:169.254.169.1:169.254.169.254 job:172.31.0.1:172.31.0.2; do
+    name=${end%%:*} here=${end#*:} there=${here#*:} here=${here%%:*}
+    ip link add $name type veth peer name inside netns $name
+    ip addr add $here/24 dev $name; ip link set $name up
+    ip -n $name addr add $there/24 dev inside; ip -n $name link set inside up; ip -n $name link set lo up
+    ip -n $name route add default via $here
+done
+echo 1 >/proc/sys/net/ipv4/ip_forward
+iptables -N DOCKER-USER; iptables -I FORWARD -j DOCKER-USER
+ip netns exec cloud "$PYTHON" -c "
+import socket
+server = socket.create_server(('169.254.169.254', 80))
+print('up', flush=True)
+while True: server.accept()[0].sendall(b'rights')
+" >up &
+until test -s up; do sleep 0.05; done
+ask() { $1 "$PYTHON" -c "
+import socket
+try: print(socket.create_connection(('169.254.169.254', 80), 5).recv(9).decode())
+except OSError: print('refused')"; }
+ask 'ip netns exec job'
+RULE
+RULE
+ask 'ip netns exec job'
+ask
+kill %1
+"""
+"""Prints what a container gets from the metadata address before and after the rule, and what the machine gets then."""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("iptables"), reason="needs root and iptables")
+def test_containers_cannot_ask_the_metadata_address_and_the_machine_can(tmp_path: Path) -> None:
+    [rule] = [line for line in read("cluster-cloud.yaml")["initialization_commands"] if "iptables" in line]
+    script = BEHIND_DOCKER.replace("RULE", rule)
+    # Namespaces of its own, also for the names of the two inner ones.
+    own = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "bash", "-c"]
+    inside = f"mkdir -p /run/netns; mount -t tmpfs tmpfs /run; mkdir /run/netns; {script}"
+    done = subprocess.run(
+        [*own, inside], cwd=tmp_path, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True
+    )
+    if done.returncode == 77:
+        pytest.skip(f"no network namespaces here: {done.stderr}")
+    assert done.stdout.split() == ["rights", "refused", "rights"], done.stderr

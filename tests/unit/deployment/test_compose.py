@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from pymongo.uri_parser import parse_uri
 
 from orqal.cli import app
+from orqal.settings import store_place
 from tests.support.checkout import REPOSITORY
 
 ROOT = REPOSITORY
@@ -51,10 +53,20 @@ def test_its_commands_exist(services: dict[str, Any]) -> None:
 def test_its_variables_are_settings(services: dict[str, Any]) -> None:
     known = set(re.findall(r"ORQAL_[A-Z_]+", (ROOT / "orqal/settings.py").read_text()))
     docker = {"DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"}
-    for service in services.values():
-        assert set(service.get("environment", {})) <= known | docker
-    assert services["head"]["environment"]["ORQAL_STORE"] == "mongodb://127.0.0.1:27017/orqal"
-    assert services["mongo"]["ports"] == ["127.0.0.1:27017:27017"]  # other machines cannot reach it
+    for name in set(services) - {"mongo"}:
+        assert set(services[name].get("environment", {})) <= known | docker
+
+
+def test_the_database_is_of_no_use_to_who_has_no_password(services: dict[str, Any]) -> None:
+    mongo, store = services["mongo"], services["head"]["environment"]["ORQAL_STORE"]
+    assert mongo["ports"] == ["127.0.0.1:27017:27017"]  # other machines cannot reach it; other users of this one can
+    user, password = (mongo["environment"][f"MONGO_INITDB_ROOT_{part}"] for part in ("USERNAME", "PASSWORD"))
+    # There is no default, so Compose refuses to start without a password of this installation's own.
+    assert password.startswith("${ORQAL_MONGO_PASSWORD:?")
+    assert store == f"mongodb://{user}:${{ORQAL_MONGO_PASSWORD}}@127.0.0.1:27017/orqal?authSource=admin"
+    parsed = parse_uri(store.replace("${ORQAL_MONGO_PASSWORD}", "0123456789abcdef"))
+    assert (parsed["database"], parsed["username"]) == ("orqal", "orqal")
+    assert store_place(store) == "mongodb://127.0.0.1:27017/orqal"
 
 
 def test_what_the_daemon_mounts_is_at_the_same_path_inside_and_outside(services: dict[str, Any]) -> None:
@@ -80,8 +92,12 @@ def test_compose_accepts_the_file() -> None:
             pytest.skip("no Docker Compose here")
     config = [*command, "-f", str(ROOT / "compose.yaml"), "config"]
     path = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
-    done = subprocess.run(config, env=path | {"ORQAL_ADDRESS": ADDRESS}, capture_output=True, text=True, check=False)
+    given = path | {"ORQAL_ADDRESS": ADDRESS, "ORQAL_MONGO_PASSWORD": "0123456789abcdef"}
+    done = subprocess.run(config, env=given, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "mongodb://orqal:0123456789abcdef@127.0.0.1:27017" in done.stdout
     assert f"- {ADDRESS}" in done.stdout
-    without = subprocess.run(config, env=path, capture_output=True, text=True, check=False)
-    assert without.returncode != 0 and "the address of this machine" in without.stdout + without.stderr
+    for variable, words in (("ORQAL_ADDRESS", "the address of this machine"), ("ORQAL_MONGO_PASSWORD", "the password")):
+        without = {name: value for name, value in given.items() if name != variable}
+        refused = subprocess.run(config, env=without, capture_output=True, text=True, check=False)
+        assert refused.returncode != 0 and words in refused.stdout + refused.stderr

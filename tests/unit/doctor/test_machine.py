@@ -21,33 +21,39 @@ from orqal.settings import Settings
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setenv("ORQAL_HOME", str(tmp_path / "home"))
-    (tmp_path / "home").mkdir()
+    (tmp_path / "home").mkdir(mode=0o700)
     monkeypatch.setattr(checkup, "_TMP", tmp_path)
     return Settings()
 
 
-def test_secrets_that_others_can_read(settings: Settings) -> None:
+def test_what_others_can_get_to(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.token_path.write_text("t")
     settings.token_path.chmod(0o640)
     settings.ray_token_path.write_text("t")
     settings.ray_token_path.chmod(0o600)
-    assert checkup.machine(settings).open_secrets == {str(settings.token_path): 0o640}
+    settings.jobs_dir.mkdir(mode=0o755)
+    paths = [str(settings.jobs_dir), str(settings.token_path)]
+    found = checkup.machine(settings)
+    assert found.exposed == {paths[0]: "has the mode 0755", paths[1]: "has the mode 0640"}
+    assert sorted(found.closable) == paths
     other = settings.home / "other"
     other.write_text("")
     other.chmod(0o644)
-    assert checkup.repair(settings, [str(settings.token_path), str(other)]) == [str(settings.token_path)]
+    assert checkup.repair(settings, [*paths, str(other)]) == paths
     assert settings.token_path.stat().st_mode & 0o777 == 0o600 and other.stat().st_mode & 0o777 == 0o644
-    assert checkup.machine(settings).open_secrets == {}
+    assert checkup.machine(settings).exposed == {}
+    settings.jobs_dir.chmod(0o1777)
+    assert checkup.machine(settings).closable == []
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """The folder of a Ray node that has not changed for two hours."""
     folder = tmp_path / f"orqal-{os.getuid()}-0123abcd"
-    logs = folder / "session_1" / "logs"
+    logs = folder / "ray" / "session_1" / "logs"
     logs.mkdir(parents=True)
     (logs / "raylet.out").write_text("")
-    for path in (logs / "raylet.out", logs, logs.parent, folder):
+    for path in (logs / "raylet.out", logs, logs.parent, logs.parent.parent, folder):
         os.utime(path, (time.time() - 7_200,) * 2)
     yield folder
 
@@ -70,7 +76,7 @@ def test_a_folder_that_is_in_use_or_was_just_written_is_not_stale(settings: Sett
     finally:
         user.communicate()
     assert checkup.stale_folders() == [str(folder)]
-    (folder / "session_1" / "logs" / "raylet.out").write_text("still here")
+    (folder / "ray" / "session_1" / "logs" / "raylet.out").write_text("still here")
     assert checkup.stale_folders() == []
 
 

@@ -164,7 +164,14 @@ SCENES: dict[str, tuple[Cluster, list[tuple[str, str]]]] = {
         [],
     ),
     "another version than the head's": (on_h2(Machine(versions={"ray": "2.59.0"})), [("versions_differ", "h2")]),
-    "a secret that others may read": (on_h2(Machine(open_secrets={"/t": 0o644})), [("open_secret", "/t")]),
+    "a secret that others may read": (
+        on_h2(Machine(exposed={"/t": "has the mode 0644"}, closable=["/t"])),
+        [("open_secret", "/t")],
+    ),
+    "a folder that others may enter and Orqal does not close": (
+        on_h2(Machine(exposed={"/d": "has the mode 1777"})),
+        [("open_secret", "/d")],
+    ),
     "an old folder of Ray's": (on_h2(Machine(stale_folders=["/tmp/o"])), [("stale_folder", "/tmp/o")]),
     "a GCS that has grown": (on_h2(Machine(gcs_memory=int(1.1 * GB))), [("ray_memory", "gcs_server")]),
     "a GCS as it may be": (on_h2(Machine(gcs_memory=int(0.9 * GB))), []),

@@ -4,27 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from orqal.engine.client import _log_cap, _log_options, with_tag
+from orqal.engine.client import _log_cap, _log_options
 from orqal.engine.errors import not_pulled
 from orqal.models import ErrorType
-
-DIGEST = "sha256:" + "0" * 64
-
-
-@pytest.mark.parametrize(
-    ("image", "tagged"),
-    [
-        ("radare/radare2", "radare/radare2:latest"),
-        ("busybox", "busybox:latest"),
-        ("busybox:1", "busybox:1"),
-        ("localhost:5000/a/b", "localhost:5000/a/b:latest"),
-        ("localhost:5000/a/b:2", "localhost:5000/a/b:2"),
-        (f"localhost:5000/a@{DIGEST}", f"localhost:5000/a@{DIGEST}"),
-        (f"a:1@{DIGEST}", f"a:1@{DIGEST}"),
-    ],
-)
-def test_an_image_without_a_tag_gets_latest(image: str, tagged: str) -> None:
-    assert with_tag(image) == tagged
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,47 @@ def test_a_directory_made_twice_replaces_what_was_planted(job: Path, outside: Pa
     assert (job / "params.json").read_bytes() == b'{"a": 1}' and outside.read_text() == "secret"
 
 
+def test_a_planted_link_in_place_of_a_directory_is_not_followed(tmp_path: Path, outside: Path) -> None:
+    planted = tmp_path / "jobs" / "b"
+    planted.parent.mkdir()
+    planted.symlink_to(outside.parent)
+    mode = outside.parent.stat().st_mode
+    with pytest.raises(NotADirectoryError):
+        make_directory(planted, b"{}")
+    with pytest.raises(NotADirectoryError):
+        create(planted / "orqal.stdout")
+    assert outside.parent.stat().st_mode == mode
+    assert [file.name for file in outside.parent.iterdir()] == ["secret"]
+    assert listing(planted) == []
+
+
+def test_a_missing_folder_of_directories_is_made_private(tmp_path: Path) -> None:
+    mask = os.umask(0)
+    try:
+        make_directory(tmp_path / "jobs" / "a", b"{}")
+        create(tmp_path / "more" / "a" / "orqal.stdout").close()
+    finally:
+        os.umask(mask)
+    for folder in ("jobs", "more"):
+        assert (tmp_path / folder).stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a device")
+def test_a_device_is_not_even_opened(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mknod(job / "null", 0o20666, os.makedev(1, 3))
+    opened: list[int] = []
+    really = os.open
+
+    def noted(path: str, flags: int, *args: int, **options: int) -> int:
+        opened.append(flags)
+        return really(path, flags, *args, **options)
+
+    monkeypatch.setattr(os, "open", noted)
+    with pytest.raises(FileNotFoundError):
+        read_piece(job, "null", 0, 1)
+    assert opened[-1] & os.O_PATH
+
+
 # Reading
 
 

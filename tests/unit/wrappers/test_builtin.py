@@ -98,6 +98,22 @@ def asked(volumes: Any) -> Command | Failure:
 @pytest.fixture
 def mounts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORQAL_RUN_MOUNTS", "/data,/ref:ro")
+    monkeypatch.setattr(builtin, "lets_users_become_root", lambda path: False)
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+
+
+def test_a_folder_in_which_programs_of_root_s_could_be_left_is_only_read(
+    mounts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builtin, "lets_users_become_root", lambda path: path == "/data")
+    for volume in ("/data:/x", "/data:/x:rw", "//data/:/x"):
+        refused = asked([volume])
+        assert isinstance(refused, Failure) and "nosuid" in refused.message
+    command = asked(["/data:/x:ro", "/ref:/y"])
+    assert isinstance(command, Command) and command.volumes["/data"]["mode"] == "ro"
+    # The daemon's machine is another one, whose file systems cannot be looked at from here.
+    monkeypatch.setenv("DOCKER_HOST", "tcp://10.0.0.9:2376")
+    assert isinstance(asked(["/data:/x"]), Command)
 
 
 @pytest.mark.parametrize("nothing", [None, []])

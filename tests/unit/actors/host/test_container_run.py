@@ -295,3 +295,30 @@ async def test_a_job_that_bore_a_killed_process_is_cancelled_as_any_other(lab: L
     run.stop(Wish.CANCEL)
     outcome = await within(run.task)
     assert (ended(outcome), outcome.oom_killed) == ((ErrorType.CANCELLED, 143), True)
+
+
+@pytest.mark.parametrize("mount", ["{}", "{}/jobs", "{}/.."])
+@pytest.mark.parametrize("mode", ["'mode': 'rw', ", "", "'mode': 'rw,Z', "])
+async def test_no_wrapper_lets_a_job_write_to_the_folder_of_all_jobs(
+    lab: Lab, engine: ScriptedEngine, tmp_path: Path, mount: str, mode: str
+) -> None:
+    path = mount.format(tmp_path)
+    ref = ref_of(f"volumes = {{{path!r}: {{{mode}'bind': '/x'}}}}\ndef get_cmd(self, params): return 'x'")
+    outcome = await within(ContainerRun(an_order(ref), lab.parts).task)
+    assert outcome.error is not None and outcome.error.type is ErrorType.WRAPPER_ERROR
+    assert "may not be mounted" in outcome.error.message and not outcome.passing
+    assert engine.spec is None
+
+
+async def test_a_wrapper_may_mount_that_read_only_and_other_folders_as_it_likes(
+    lab: Lab, engine: ScriptedEngine, tmp_path: Path
+) -> None:
+    volumes = {
+        str(tmp_path): {"bind": "/x", "mode": "ro"},
+        str(tmp_path.parent / "other"): {"bind": "/y", "mode": "rw"},
+        "named": {"bind": "/z", "mode": "rw"},
+    }
+    run = await lab.begin(ref_of(f"volumes = {volumes!r}\ndef get_cmd(self, params): return 'x'"))
+    assert engine.spec is not None and engine.spec.volumes == volumes
+    run.stop(Wish.CANCEL)
+    await within(run.task)
