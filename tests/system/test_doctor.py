@@ -149,7 +149,7 @@ def _strangers_in_tmp(folder: Path) -> bool:
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a small disk")
 def test_a_disk_that_is_nearly_full(orqal: Orqal) -> None:
     jobs = orqal.home / "jobs"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(jobs)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=700", "tmpfs", str(jobs)], check=True)
     try:
         found = checkup(orqal, code=1)
         assert found.keys() == {("disk_full", str(jobs))}
