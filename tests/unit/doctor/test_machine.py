@@ -98,7 +98,8 @@ def test_what_ray_uses_is_measured_for_this_home_alone(settings: Settings, folde
     (folder / "ray" / "session_1" / "logs" / "large.log").write_bytes(b"x" * 3_000_000)
     other = tmp_path / f"orqal-{os.getuid()}-76543210"
     other.mkdir()
-    with named("raylet", settings.home, tmp_path, f"--temp_dir={folder}/ray"), named("gcs_server", settings.home, tmp_path):
+    node = f"--temp_dir={folder}/ray"
+    with named("raylet", settings.home, tmp_path, node), named("gcs_server", settings.home, tmp_path):
         found = checkup.machine(settings)
         assert found.ray_folders.keys() == {str(folder)} and 3_000_000 <= found.ray_folders[str(folder)] < 3_200_000
         assert 100_000 < found.gcs_memory < 100_000_000
