@@ -12,9 +12,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from orqal.settings import Settings
 
 FOLDER, FILE = 0o700, 0o600
+NFS_FOLDER = 0o711
+"""The mode of a folder on NFS. There the server usually makes root a stranger (`root_squash`), and Docker, which is
+root, must get through to mount a job's directory. Others can enter too, but they can list nothing, and the ids of jobs
+are not easy to guess."""
 _OTHERS = 0o077
 _LOG = "orqal.log"
 _STORE_ENDS = "", "-wal", "-shm", "-reserve"
@@ -42,7 +48,7 @@ def exposed(settings: Settings) -> dict[str, str]:
             state = path.stat()
             if state.st_uid != os.geteuid():
                 found[str(path)] = f"belongs to another user (the one with the id {state.st_uid})"
-            elif state.st_mode & _OTHERS:
+            elif state.st_mode & _OTHERS & ~_mode(path):
                 found[str(path)] = f"has the mode {stat.S_IMODE(state.st_mode):04o}"
     return found
 
@@ -64,10 +70,25 @@ def close(path: Path) -> bool:
     if not can_close(path):
         return False
     try:
-        path.chmod(FOLDER if path.is_dir() else FILE)
-        return not path.stat().st_mode & _OTHERS  # some file systems have no modes
+        path.chmod(_mode(path))
+        return not path.stat().st_mode & _OTHERS & ~_mode(path)  # some file systems have no modes
     except OSError:
         return False
+
+
+def _mode(path: Path) -> int:
+    """Return the mode that a file or folder should have."""
+    if not path.is_dir():
+        return FILE
+    return NFS_FOLDER if _on_nfs(path) else FOLDER
+
+
+def _on_nfs(path: Path) -> bool:
+    """True if a folder is on a file system of an NFS server."""
+    resolved = path.resolve()
+    around = (each for each in psutil.disk_partitions(all=True) if resolved.is_relative_to(each.mountpoint))
+    nearest = max(around, key=lambda each: len(each.mountpoint), default=None)
+    return nearest is not None and nearest.fstype.startswith("nfs")
 
 
 def _folders(settings: Settings) -> tuple[Path, Path]:

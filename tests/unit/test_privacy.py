@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -139,3 +140,18 @@ def test_a_folder_of_another_user_or_of_everyone_is_reported_and_left_as_it_is(
 def test_no_folder_of_the_system_is_closed(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "chmod", lambda *args: pytest.fail("it was changed"))
     assert not privacy.can_close(Path(folder)) and not privacy.close(Path(folder))
+
+
+@as_root
+def test_on_nfs_docker_can_get_through_although_the_server_makes_root_a_stranger(
+    settings: Settings, before: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = settings.jobs_dir.parent
+    mounts = [("/", "ext4"), (str(place), "nfs4"), (f"{place}/job", "ext4")]
+    partitions = [SimpleNamespace(mountpoint=where, fstype=kind) for where, kind in mounts]
+    monkeypatch.setattr("psutil.disk_partitions", lambda all: partitions)
+    assert privacy.establish(settings) == {}
+    assert stat.S_IMODE(settings.jobs_dir.stat().st_mode) == stat.S_IMODE(settings.home.stat().st_mode) == 0o711
+    directory = settings.jobs_dir / ("0" * 24)
+    assert attacked(settings.home, settings.jobs_dir) == set()
+    assert attacked(directory) == {directory}  # as the daemon of another machine, whose root is nobody here
