@@ -130,6 +130,8 @@ class Cluster:
     """The ids of the Ray nodes that are alive."""
     broken_apps: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Apps that cannot be loaded: name -> (origin, error)."""
+    outdated_apps: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Apps whose newest version cannot be loaded, so that an earlier one is used: name -> (origin, error)."""
     missing_apps: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
     """Apps whose files are missing: name -> (origin, whether an unfinished job needs it)."""
     store: StoreFacts = field(default_factory=StoreFacts)

@@ -190,6 +190,15 @@ def _of_apps(facts: Cluster) -> Iterator[Finding]:
             why="New jobs that name it end as no_such_app; jobs that were submitted before wait for it.",
             remedy="Correct the file, which is loaded again when it changes, or remove it from ORQAL_SERVICES.",
         )
+    for name, (origin, error) in facts.outdated_apps.items():
+        yield Finding(
+            kind=Kind.BROKEN_WRAPPER,
+            where="head",
+            subject=name,
+            what=f"The newest version of the app {name} of {origin} cannot be loaded: {error:.500}",
+            why="Its jobs run with the last version that could be loaded.",
+            remedy="Correct the file, which is loaded again when it changes.",
+        )
     for name, (origin, needed) in facts.missing_apps.items():
         yield Finding(
             kind=Kind.BROKEN_WRAPPER,

@@ -69,7 +69,8 @@ async def _facts(cluster: ClusterAccess) -> Cluster:
     hosts = await asyncio.gather(*(_examined(cluster, info) for info in await cluster.scheduler.hosts()))
     store = await asyncio.to_thread(machine.store, Settings())
     stored = await _stored(cluster, hosts) if store.readable else {}
-    apps = {app.name: app for app in await cluster.scheduler.apps() if app.error is not None}
+    all_apps = await cluster.scheduler.apps()
+    apps = {app.name: app for app in all_apps if app.error is not None}
     in_hand = await cluster.scheduler.in_hand()
     missing = {
         name: (apps.pop(name).origin, not store.readable or await cluster.read(is_needed, cluster.store, name))
@@ -86,6 +87,7 @@ async def _facts(cluster: ClusterAccess) -> Cluster:
         actors=actors,
         nodes=frozenset(node["NodeID"] for node in nodes if node["Alive"]),
         broken_apps={app.name: (app.origin, app.error or "") for app in apps.values()},
+        outdated_apps={app.name: (app.origin, app.problem) for app in all_apps if app.problem is not None},
         missing_apps=missing,
         store=replace(store, unreadable={**cluster.store.unreadable, **in_hand.unreadable}),
         versions=machine.versions(),

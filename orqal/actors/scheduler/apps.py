@@ -52,8 +52,8 @@ class _Place:
     """The version that was loaded last, or is being loaded; None if it is missing."""
     apps: dict[str, App] = field(default_factory=dict)
     """Its apps in their last good versions, and the apps that could never be used, with their errors."""
-    problem: str = ""
-    """Why its newest version is not in use; empty if it is."""
+    problems: dict[str, str] = field(default_factory=dict)
+    """Why apps are not in use in their newest version, by their names. The name of a file stands for all its apps."""
     tried: float = 0.0
     """When it was loaded last, in monotonic seconds."""
     missing_since: float = 0.0
@@ -108,16 +108,16 @@ class Apps:
         for origin, source in found.items():
             place = self._places.setdefault(origin, _Place(origin))
             place.missing_since = 0.0
-            again = bool(place.problem) and moment - place.tried >= LOAD_AGAIN_AFTER
+            again = bool(place.problems) and moment - place.tried >= LOAD_AGAIN_AFTER
             if place.loading is None and (place.source != source or again):
                 place.source, place.tried = source, moment
                 place.loading = asyncio.create_task(self._load_place(place, source))
         for origin, place in self._places.items():
             if origin not in found and not place.missing_since:
                 log.warning("%s is missing", origin)
-                place.source, place.problem = None, f"{origin} is missing"
-                place.missing_since = self._clock.now().timestamp()
+                place.source, place.missing_since = None, self._clock.now().timestamp()
                 place.apps = {name: app for name, app in place.apps.items() if app.info.error is None}
+                place.problems = dict.fromkeys(place.apps, f"{origin} is missing")
                 self._write_kept()
         # Of a missing file only the apps that could be used matter, because jobs may wait for them.
         missing = [origin for origin, place in self._places.items() if origin not in found and place.apps]
@@ -153,12 +153,12 @@ class Apps:
         good = {app.info.name: app for app in found if app.info.error is None}
         bad = {app.info.name: app for app in found if app.info.error is not None}
         if found and not good and bad.keys() == {source.name}:  # the file as a whole
-            place.problem = found[0].info.error or ""
-            kept = {name: app for name, app in place.apps.items() if app.info.error is None}
-            place.apps = kept or bad
-            log.warning("%s cannot be loaded: %s", place.origin, place.problem)
+            why = found[0].info.error or ""
+            place.apps = {name: app for name, app in place.apps.items() if app.info.error is None} or bad
+            place.problems = dict.fromkeys((source.name, *place.apps), why)
+            log.warning("%s cannot be loaded: %s", place.origin, why)
         else:
-            place.problem = "; ".join(f"{name}: {app.info.error}" for name, app in bad.items())
+            place.problems = {name: app.info.error or "" for name, app in bad.items()}
             before = {name: app for name, app in place.apps.items() if name in bad and app.info.error is None}
             place.apps = bad | before | good
         self._write_kept()
@@ -182,7 +182,9 @@ class Apps:
         for each in kept:
             apps = {app.info.name: app for app in each.apps}
             problem = f"{each.origin} is {'missing' if each.missing_since else 'not loaded yet'}"
-            yield _Place(each.origin, apps=apps, problem=problem, missing_since=each.missing_since)
+            yield _Place(
+                each.origin, apps=apps, problems=dict.fromkeys(apps, problem), missing_since=each.missing_since
+            )
 
     def _write_kept(self) -> None:
         kept = [
@@ -243,8 +245,9 @@ class Apps:
         found = []
         for app, place in self._all().values():
             missing = place is not None and place.missing_since
-            if place is not None and place.problem and app.info.error is None:
-                now = {"error": place.problem, "jobs_wait": True} if missing else {"problem": place.problem}
+            problem = None if place is None or app.info.error else place.problems.get(app.info.name)
+            if problem is not None:
+                now = {"error": problem, "jobs_wait": True} if missing else {"problem": problem}
                 found.append(AppInfo(**(app.info.model_dump() | now)))
             else:
                 found.append(app.info)

@@ -118,6 +118,10 @@ SCENES: dict[str, tuple[Cluster, list[tuple[str, str]]]] = {
         replace(WELL, broken_apps={"Bad": ("/s.py", "SyntaxError")}),
         [("broken_wrapper", "Bad")],
     ),
+    "a wrapper whose newest version cannot be loaded": (
+        replace(WELL, outdated_apps={"Old": ("/s.py", "SyntaxError")}),
+        [("broken_wrapper", "Old")],
+    ),
     "a wrapper whose file is missing": (
         replace(WELL, missing_apps={"Gone": ("/s.py", False)}),
         [("broken_wrapper", "Gone")],

@@ -105,6 +105,21 @@ async def test_a_file_that_breaks_keeps_its_last_good_version_also_over_a_restar
 
 
 @in_virtual_time
+async def test_only_the_apps_that_broke_are_said_to_be_out_of_date(tmp_path: Path) -> None:
+    file = tmp_path / "services/both.py"
+    other = GOOD.format(threads=1).replace("Mine", "Other")
+    write(file, GOOD.format(threads=1) + other)
+    apps = apps_of(tmp_path)
+    await apps.up_to_date()
+    write(file, GOOD.format(threads=-1) + other)
+    for _ in ("the same process", "another one"):
+        await apps.up_to_date()
+        problems = {info.name: info.problem for info in apps.infos() if info.origin == str(file)}
+        assert problems.keys() == {"Mine", "Other"} and problems["Other"] is None and "threads" in str(problems["Mine"])
+        apps = apps_of(tmp_path)
+
+
+@in_virtual_time
 async def test_a_file_that_never_loaded_is_listed_with_its_error(tmp_path: Path) -> None:
     write(tmp_path / "services/mine.py", "syntax error")
     apps = apps_of(tmp_path)
