@@ -40,6 +40,10 @@ LABEL_FILES = "orqal.files"
 
 LABEL_FAIL_ON_OOM = "orqal.fail-on-oom"
 """See ContainerSpec: `1` or empty."""
+LABEL_VERSION = "orqal.labels"
+"""The version of all these labels. An Orqal that changes what they mean can so read those of containers that an older
+one has started."""
+_LABELS_VERSION = "1"
 
 _CONNECT_TIMEOUT = 60.0
 """Seconds that the daemon may take to answer."""
@@ -315,6 +319,7 @@ class Engine:
                         # Always set, because the image may have such a label of its own.
                         LABEL_FILES: spec.fetched or "",
                         LABEL_FAIL_ON_OOM: "1" if spec.fail_on_oom else "",
+                        LABEL_VERSION: _LABELS_VERSION,
                     },
                 )
             except docker.errors.APIError as error:

@@ -70,6 +70,7 @@ def test_what_the_user_has_got_wrong_does_not_pass_and_what_others_did_does(lab:
         outcome = lab.do(actor.run(order(cmd))).result(60)
         assert (ended(outcome)[:2], outcome.passing) == ((ErrorType.DOCKER_ERROR, code), False)
     for container in lab.client.containers.list(all=True, filters={"label": f"orqal.cluster={lab.cluster}"}):
+        assert container.labels["orqal.labels"] == "1"
         container.remove()
     running = lab.begin(actor, shell("echo on; sleep 1000"))
     lab.container().remove(force=True)
