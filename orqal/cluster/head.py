@@ -64,7 +64,7 @@ def up(
         _check_port(address, ray_port, "--ray-port")
     keep_private(settings, report)
     report(f"Opening the store: {settings.store_place}")
-    store_commands.usable_store(settings).close()
+    store_commands.usable_store(settings, report=report).close()
     _make_tokens(settings)
     head = f"{address}:{ray_port or free_port(address, 6379)}"
     dashboard = LOOPBACK, free_port(LOOPBACK, 8265)

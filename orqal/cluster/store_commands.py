@@ -14,25 +14,41 @@ from typing import Any
 from pymongo.errors import PyMongoError
 
 from orqal.cluster import processes
-from orqal.cluster.processes import ClusterError, home_id
+from orqal.cluster.processes import ClusterError, Report, home_id
 from orqal.files import replacing
 from orqal.settings import MONGO_DATABASE, Settings
 from orqal.store import SqliteStore, Store, StoreError, open_store, transfer
 from orqal.store.transfer import FileContents, Progress
 
 
-def usable_store(settings: Settings, *, loading: bool = False) -> Store:
+def usable_store(settings: Settings, *, loading: bool = False, report: Report = lambda step: None) -> Store:
     """Open the store for writing. `loading`: its contents will be loaded from another store.
+
+    If an older Orqal wrote it, it is upgraded. A SQLite file is copied first; `report` is called with where, and how to
+    go back.
 
     Raises:
         ClusterError: it cannot be used.
     """
     try:
+        _keep_before_upgrade(settings, report)
         return open_store(settings, loading=loading)
     except StoreError as error:
         raise ClusterError(str(error)) from None
     except (sqlite3.Error, OSError) as error:
         raise ClusterError(f"The store {settings.store_place} cannot be used: {error}") from None
+
+
+def _keep_before_upgrade(settings: Settings, report: Report) -> None:
+    path = settings.store_path
+    if settings.store_is_mongo or not path.exists() or (schema := transfer.older_schema(path)) is None:
+        return
+    kept = path.with_name(f"{path.name}.schema-{schema}")
+    report(
+        f"An older Orqal wrote {path}. It is copied to {kept}, and then upgraded. To go back, run `orqal down`, move "
+        "that file to the place of the store, and install the older Orqal; what happens from now on is lost then"
+    )
+    transfer.save(path, kept, lambda doing, done, total=None: None)
 
 
 def copy_store(settings: Settings, target: str, source: str | None, progress: Progress) -> dict[str, Any]:
@@ -125,6 +141,9 @@ def restore(settings: Settings, file: Path, *, overwrite: bool, progress: Progre
     kept: Path | None = None
     with _explained(f"Restoring {file} to {settings.store_place}"):
         transfer.check_file(file, progress)
+        # The time that it has would let the next Scheduler delete what was old when the backup was made. Without it the
+        # newest job says what time it was.
+        settings.keeping_clock_path.unlink(missing_ok=True)
         if settings.store_is_mongo:
             contents = _restore_mongo(settings, file, progress)
         else:

@@ -165,6 +165,17 @@ def check_file(file: Path, progress: Progress) -> FileContents:
     return FileContents(file.stat().st_size, int(jobs), int(unfinished))
 
 
+def older_schema(file: Path) -> int | None:
+    """Return the schema of a SQLite store if an older Orqal wrote it; None otherwise, also for an empty file.
+
+    Raises:
+        sqlite3.DatabaseError: the file cannot be read.
+    """
+    with closing(open_file(file)) as connection:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    return version if 0 < version < SCHEMA_VERSION else None
+
+
 def problems_of(connection: sqlite3.Connection) -> list[str]:
     """Return up to three problems that SQLite finds in a file.
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import stat
 import threading
+from collections.abc import Callable
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from orqal.actors.scheduler.keeping_clock import KeepingClock
+from orqal.clock import SystemClock
 from orqal.cluster import ClusterError, processes
-from orqal.cluster.store_commands import backup, restore
-from orqal.models import JobRecord, Output
+from orqal.cluster.store_commands import backup, restore, usable_store
+from orqal.models import JobRecord, Output, now
 from orqal.settings import Settings
 from orqal.store import SqliteStore, transfer
 from orqal.store.transfer import contents
-from tests.support.old_schemas import fill
+from tests.support.old_schemas import OLD_SCHEMAS, fill
 from tests.support.stores import add, done, ids, job, jobs
 
 
@@ -45,6 +50,63 @@ def records(settings: Settings) -> list[JobRecord]:
 def there(path: Path) -> list[JobRecord]:
     with closing(SqliteStore(path)) as store:
         return [record for record in map(store.get, store.batch_ids("b")) if record]
+
+
+@pytest.mark.parametrize("schema", OLD_SCHEMAS)
+def test_a_store_is_copied_before_it_is_upgraded_and_one_can_go_back(settings: Settings, schema: int) -> None:
+    settings.home.mkdir()
+    waiting, ended = job(batch="b"), done(job(batch="b"))
+    fill(settings.store_path, schema, [waiting, ended])
+    before = dump(settings.store_path)
+    said: list[str] = []
+    for _ in range(2):  # once it is upgraded, nothing more is copied
+        with closing(usable_store(settings, report=said.append)) as store:
+            assert store.get_many([waiting.id, ended.id]) == {waiting.id: waiting, ended.id: ended}
+        kept = settings.store_path.with_name(f"orqal.sqlite.schema-{schema}")
+        assert len(said) == 1 and str(kept) in said[0] and "To go back" in said[0]
+        assert dump(kept) == before and stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert dump(settings.store_path) != before
+
+
+def test_a_store_that_cannot_be_copied_first_is_not_upgraded(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.home.mkdir()
+    fill(settings.store_path, 2, [job()])
+    before = dump(settings.store_path)
+    monkeypatch.setattr(transfer, "copy_file", failing(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(ClusterError, match="No space left"):
+        usable_store(settings)
+    assert dump(settings.store_path) == before
+    assert not list(settings.home.glob("*.schema-*"))
+
+
+def dump(path: Path) -> list[str]:
+    """A SQLite file's schema version and contents, as SQL."""
+    with closing(sqlite3.connect(path)) as connection:
+        return [str(connection.execute("PRAGMA user_version").fetchone()), *connection.iterdump()]
+
+
+def failing(error: Exception) -> Callable[..., None]:
+    def fail(*args: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_the_jobs_of_an_old_backup_are_not_deleted_because_time_has_passed(
+    settings: Settings, records: list[JobRecord], tmp_path: Path
+) -> None:
+    file = tmp_path / "backup.sqlite"
+    backup(settings, file, overwrite=False, progress=quiet)
+    month = SystemClock()
+    month.now = lambda: now() + timedelta(days=30)  # type: ignore[method-assign]
+    with closing(SqliteStore(settings.store_path)) as store:
+        KeepingClock(settings, store, month).confirm()
+    restore(settings, file, overwrite=True, progress=quiet)
+    with closing(SqliteStore(settings.store_path)) as store:
+        kept = KeepingClock(settings, store, month)
+    assert kept.refused and kept.now() < now() + timedelta(hours=1)
 
 
 def test_a_backup_is_restored_as_it_was(settings: Settings, records: list[JobRecord], tmp_path: Path) -> None:
