@@ -119,7 +119,10 @@ class Scheduler(SchedulerApi):
             leases.update(record.lease for record in part if record.lease is not None)
             for record in part:
                 self._jobs.recovered(record)
-        await self._leases.drop_strays(leases)
+        # A record that cannot be read may be that of a job whose container runs. Its lease must stay, but it is not
+        # known which one that is.
+        if not self._store.unreadable:
+            await self._leases.drop_strays(leases)
 
     def close(self) -> None:
         """Stop all work in the background at once, as if this process had been killed."""

@@ -18,9 +18,10 @@ def test_a_scheduler_starts_and_works_beside_records_that_it_cannot_read(tmp_pat
         running, waiting, other = await cluster.submit(
             spec(1, params={"seconds": 1_000}, threads=2),
             spec(2, params={"seconds": 1}, threads=4),
-            spec(3, params={"seconds": 1}, threads=4),
+            spec(3, params={"seconds": 1}, threads=2),
         )
         await cluster.running(running)
+        [lease] = {cluster.record(running).lease} & await cluster.ray.lease_names()
         cluster.kill_scheduler()
         for job in (running, waiting):
             spoil(cluster.store.whole, job, "{")
@@ -30,6 +31,7 @@ def test_a_scheduler_starts_and_works_beside_records_that_it_cannot_read(tmp_pat
         await cluster.ended([new, other])
         assert (await cluster.scheduler.in_hand()).unreadable.keys() == {running, waiting}
         assert cluster.container(running) is not None, "its container is left alone"
+        assert lease in await cluster.ray.lease_names(), "no other job gets the room of its container"
         assert cluster.store.whole.counts() == {Status.EXITED: 2, Status.RUNNING: 1, Status.TODO: 1}
 
     play(scene, tmp_path)
