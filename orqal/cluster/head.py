@@ -12,6 +12,7 @@ from typing import Any
 
 from orqal.cluster import node, processes, store_commands
 from orqal.cluster.processes import ClusterError, Report, free_port, home_id, keep_private, run
+from orqal.engine import job_directory
 from orqal.engine.client import Engine
 from orqal.engine.errors import EngineError
 from orqal.engine.usage import Cgroups
@@ -63,6 +64,12 @@ def up(
     if ray_port is not None:
         _check_port(address, ray_port, "--ray-port")
     keep_private(settings, report)
+    try:
+        problem = job_directory.claimed_before(settings.jobs_dir, home)
+    except OSError as error:
+        problem = f"the folder {settings.jobs_dir} cannot be used ({error})"
+    if problem:
+        raise ClusterError(f"Orqal cannot start: {problem}.")
     report(f"Opening the store: {settings.store_place}")
     store_commands.usable_store(settings, report=report).close()
     _make_tokens(settings)

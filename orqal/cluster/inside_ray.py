@@ -30,7 +30,7 @@ from orqal.cluster.processes import MARK, NODE_MARK
 from orqal.engine.client import Engine
 from orqal.engine.errors import EngineError
 from orqal.engine.usage import Cgroups
-from orqal.models import DISK_FULL, HostInfo
+from orqal.models import DISK_FULL, REFUSED, HostInfo
 from orqal.settings import Settings
 from orqal.text import counted
 
@@ -133,6 +133,8 @@ async def joined(name: str) -> None:
 
     async def ready() -> bool:
         host = await scheduler.host(name)
+        if host is not None and host.state.startswith(REFUSED):
+            sys.exit(f"The host {name} takes no work. Its state: {host.state}.")
         return host is not None and (_works(host) or host.state in ("draining", "drained"))
 
     await _await(scheduler, ready, f"The host {name} takes no work")

@@ -23,6 +23,8 @@ LISTED = 10_000
 """Names of files in a job's directory that its record lists at most."""
 
 _JOB_ID = re.compile("[0-9a-f]{24}")
+_OWNER = ".cluster"
+"""The file in the folder of all jobs' directories that names the cluster which the folder belongs to."""
 
 
 def create(path: Path) -> BinaryIO:
@@ -61,6 +63,33 @@ def _make(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with suppress(FileExistsError):
         path.mkdir()
+
+
+def claimed_before(jobs_dir: Path, cluster: str) -> str | None:
+    """Claim the folder of all jobs' directories for a cluster, and make it if it is missing. If another cluster has
+    claimed it before, return why it cannot be used; otherwise None.
+
+    Two clusters with the same folder would each take the directories of the other one's jobs for left-over ones.
+
+    Raises:
+        OSError: it cannot be made or read.
+    """
+    jobs_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    claim, partial = jobs_dir / _OWNER, jobs_dir / f"{_OWNER}.{secrets.token_hex(4)}"
+    if not claim.exists():
+        try:
+            partial.write_text(f"{cluster}\n")
+            with suppress(FileExistsError):
+                os.link(partial, claim)  # the first one wins, on NFS too
+        finally:
+            partial.unlink(missing_ok=True)
+    owner = claim.read_text().strip()
+    if owner == cluster:
+        return None
+    return (
+        f"the folder {jobs_dir} belongs to another Orqal (its cluster is {owner}; this one is {cluster}). Set "
+        f"ORQAL_JOBS_DIR to another folder. If that Orqal is gone for good, remove the file {claim}"
+    )
 
 
 def directories(jobs_dir: Path) -> list[str]:

@@ -4,7 +4,7 @@ Everything may import it. It imports nothing of Orqal but states.py.
 """
 
 from orqal.models.attempt import Attempt, ErrorType, Fault, JobError, RetryPolicy
-from orqal.models.cluster import DISK_FULL, AppInfo, BatchInfo, HostInfo, Load
+from orqal.models.cluster import DISK_FULL, REFUSED, AppInfo, BatchInfo, HostInfo, Load
 from orqal.models.fields import (
     MAX_MEMORY_FACTOR,
     MAX_NAME,
@@ -35,6 +35,7 @@ __all__ = [
     "MAX_PARAMS",
     "MAX_RETRIES",
     "MAX_RETRY_DELAY",
+    "REFUSED",
     "UNITS",
     "AppInfo",
     "Attempt",

@@ -52,6 +52,8 @@ class Load(BaseModel):
 
 DISK_FULL = "disk full"
 """The state of a host whose disks have too little room begins with this."""
+REFUSED = "refused"
+"""The state of a host that cannot be used before someone changes its settings begins with this."""
 
 
 class HostInfo(BaseModel):
@@ -61,7 +63,8 @@ class HostInfo(BaseModel):
     node_id: str
     address: str
     state: str
-    """`ready`, or why it gets no work; `draining` while its last jobs run, then `drained`; `disk full: …`."""
+    """`ready`, or why it gets no work, such as `disk full: …` or `refused: …`; `draining` while its last jobs run, then
+    `drained`."""
     labels: dict[str, str] = Field(default_factory=dict)
     docker_version: str = ""
     threads: float = 0

@@ -27,7 +27,7 @@ from orqal.engine import job_directory
 from orqal.engine.client import ContainerKey
 from orqal.engine.errors import EngineError, Unreachable
 from orqal.engine.job_directory import Piece, Removed
-from orqal.models import ContainerStart, Load, Outcome
+from orqal.models import REFUSED, ContainerStart, Load, Outcome
 from orqal.scheduling.lifecycle import Wish
 from orqal.settings import Settings
 from orqal.text import counted
@@ -42,6 +42,8 @@ _RETRY = 5.0
 """Seconds before what a daemon refused is asked of it again."""
 _SAMPLERS = 8
 """Threads that ask what containers use, where that must be asked: each waits up to a second for its answer."""
+_CLAIM_AGAIN = 5.0
+"""Seconds between two looks whether the folder of jobs' directories can be used now."""
 _REMOVAL_TIME = 10.0
 """Seconds after which a call that removes directories answers, whether all are gone or not."""
 _DIRECTORY_TIME = 5.0
@@ -56,6 +58,7 @@ class Host(HostApi):
     ) -> None:
         """`cluster` marks the containers of this cluster. Call this on the event loop on which the host lives."""
         self._settings = settings
+        self._cluster = cluster
         self._node_id = node_id
         self._incarnation = uuid.uuid4().hex
         self._scheduler = scheduler
@@ -85,7 +88,24 @@ class Host(HostApi):
             end_earlier=self._end_earlier,
             remove_late=lambda key, creating: self._background.spawn(self._remove_late(key, creating)),
         )
+        self._refusal: str | None = "opening the folder of jobs' directories"
+        """Why the host can do nothing, in the words of its state; None if it can."""
+        self._background.spawn(self._claim_folder())
         self._background.spawn(self._report_forever())
+
+    async def _claim_folder(self) -> None:
+        """Claim the folder of jobs' directories for this cluster. Until that is done the host gets no work."""
+        while self._refusal is not None:
+            try:
+                problem = await self._loop.run_in_executor(
+                    self._cleaner, job_directory.claimed_before, self._settings.jobs_dir, self._cluster
+                )
+            except OSError as error:
+                problem = f"the folder of jobs' directories cannot be used ({error})"
+            self._refusal = None if problem is None else f"{REFUSED}: {problem}"
+            await self._measure_and_report()
+            if problem is not None:
+                await asyncio.sleep(_CLAIM_AGAIN)
 
     # For the Scheduler
 
@@ -337,7 +357,7 @@ class Host(HostApi):
 
     def _present(self) -> HostReport:
         return HostReport(
-            state=self._engine.state,
+            state=self._refusal or self._engine.state,
             docker_version=self._engine.info.version if self._engine.info else "",
             load=self._load,
             images=self._engine.images,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -222,3 +223,19 @@ def test_what_is_not_reached_in_time_is_neither_gone_nor_stuck(tmp_path: Path) -
     job.mkdir()
     assert job_directory.remove_directories(tmp_path, [job.name], within=0) == ([], {})
     assert job.exists()
+
+
+def test_a_folder_belongs_to_the_cluster_that_was_there_first(tmp_path: Path) -> None:
+    jobs = tmp_path / "new" / "jobs"
+    assert [job_directory.claimed_before(jobs, "one") for _ in range(2)] == [None, None]
+    why = job_directory.claimed_before(jobs, "other")
+    assert why is not None and "its cluster is one" in why and f"remove the file {jobs}/.cluster" in why
+    assert [path.name for path in jobs.iterdir()] == [".cluster"] and job_directory.directories(jobs) == []
+    (jobs / ".cluster").unlink()
+    assert job_directory.claimed_before(jobs, "other") is None
+
+
+def test_of_many_clusters_that_claim_a_folder_at_the_same_time_one_gets_it(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        problems = list(pool.map(lambda number: job_directory.claimed_before(tmp_path, f"c{number}"), range(64)))
+    assert problems.count(None) == 1

@@ -12,6 +12,7 @@ import pytest
 from orqal.actors.host import engine_watch, host
 from orqal.actors.host.host import Host
 from orqal.actors.interfaces import SchedulerApi, WrapperCalls
+from orqal.engine import job_directory
 from orqal.engine.client import ContainerKey
 from orqal.engine.errors import Unreachable
 from orqal.models import Outcome
@@ -135,5 +136,21 @@ def test_a_container_that_was_made_although_the_answer_was_lost_is_used(daemon: 
         await until(lambda: recorder.starts)
         assert daemon.started == set(daemon.containers.values()) == {recorder.starts[0].start.container_id}
         running.cancel()
+
+    play(daemon, scene)
+
+
+def test_a_host_whose_folder_belongs_to_another_cluster_gets_no_work_until_that_changes(
+    daemon: ScriptedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "_CLAIM_AGAIN", 0.05)
+    jobs = tmp_path / "jobs"
+    job_directory.claimed_before(jobs, "another")
+
+    async def scene(actor: Host, recorder: Recorder) -> None:
+        await until(lambda: states(recorder)[-1:] and states(recorder)[-1].startswith("refused: the folder"))
+        assert "ready" not in states(recorder)
+        (jobs / ".cluster").unlink()
+        await until(lambda: states(recorder)[-1] == "ready")
 
     play(daemon, scene)

@@ -78,7 +78,7 @@ async def test_a_disk_with_too_little_room_is_reported_and_so_is_room(
         return shortage
 
     jobs = tmp_path / "jobs"
-    jobs.mkdir()
+    jobs.mkdir(exist_ok=True)
     assert await reported(lambda shortage: shortage is None) is None
     with mounted(jobs, size="8m"):
         shortage = await reported(lambda shortage: shortage is not None)
