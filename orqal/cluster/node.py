@@ -208,6 +208,9 @@ def ray_environment(settings: Settings, name: str, head: str, *, no_token: bool 
     return {
         MARK: home_id(settings),
         NODE_MARK: name,
+        # Ray gives its processes titles, and would write them over this environment. Then the agents of a raylet that
+        # has died could not be found, and while the head is away they live on for a minute.
+        "SPT_NOENV": "1",
         # Absolute, because Ray's processes have another working directory.
         **({"DOCKER_CERT_PATH": str(Path(path).absolute())} if (path := os.environ.get("DOCKER_CERT_PATH")) else {}),
         "ORQAL_HOME": str(settings.home),

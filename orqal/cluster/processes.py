@@ -81,7 +81,7 @@ def keep_private(settings: Settings, report: Report) -> None:
 def find(home: str, node: str | None = None) -> set[psutil.Process]:
     """Return the processes of a home, or of one of its nodes, and their descendants.
 
-    Descendants are included because Ray's agents overwrite their environment with their title.
+    Descendants are included because a wrapper may start programs in another environment.
     """
     found: set[psutil.Process] = set()
     for process in psutil.process_iter():

@@ -33,6 +33,17 @@ def _hosts_when(orqal: Orqal, condition: Callable[[dict[str, Any]], bool]) -> di
     return hosts
 
 
+def test_ray_s_titles_hide_no_process_from_orqal_down(orqal: Orqal) -> None:
+    """A process whose parent has died is found by its environment alone."""
+    [raylet] = [process for process in orqal.processes() if process.name() == "raylet"]
+    titles = {}
+    for process in raylet.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            titles["".join(process.cmdline()[:1])] = process.environ().get("ORQAL_CLUSTER_ID")
+    assert {"ray::DashboardAgent", "ray::RuntimeEnvAgent"} < titles.keys()
+    assert set(titles.values()) == {orqal.cluster}
+
+
 @contextmanager
 def _second_node(orqal: Orqal) -> Iterator[str]:
     """Another Ray node on this machine, in front of the same daemon: its name."""
