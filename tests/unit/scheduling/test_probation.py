@@ -161,4 +161,4 @@ class AnyStarts(RuleBasedStateMachine):
 
 
 TestAnyStarts = AnyStarts.TestCase
-TestAnyStarts.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestAnyStarts.settings = settings(max_examples=settings().max_examples, stateful_step_count=40)

@@ -124,7 +124,7 @@ def test_a_host_that_hangs_keeps_the_directories_of_no_other_host(tmp_path: Path
         assert h1.directories and h2.directories
         node = cluster.ray.node_of("h1")
         assert node is not None and node.actor is not None
-        node.actor[0].freeze(2_000)
+        node.actor[0].freeze(400)
         cleaning = asyncio.ensure_future(cluster.scheduler.clean(CleanTarget.ALL))
         await cluster.wait(1)
         assert h1.directories and not h2.directories and not cleaning.done()
@@ -135,7 +135,7 @@ def test_a_host_that_hangs_keeps_the_directories_of_no_other_host(tmp_path: Path
         assert h2.directories
         await cluster.wait(200)
         assert not h2.directories and h1.directories
-        await cluster.until(lambda: not h1.directories, within=3_000)
+        await cluster.until(lambda: not h1.directories, within=1_000)
 
     play(scene, tmp_path, TWO_HOSTS, job_ttl=100.0)
 
