@@ -4,10 +4,11 @@
     make chaos ARGS='--seed 7 --rounds 1 --store mongodb'
 
 First the jobs are in SQLite, then in a MongoDB. A user submits named batches, one after the other, as long as faults
-happen. In a round each fault happens once, in an order and to hosts that follow from the seed. Each happens when all
-works again after the one before. Then what the API says of the jobs, and what it said to the user, are compared with
-the containers' own record of their runs (each adds a line to a file of its host when it begins, and when it ends), with
-the Docker daemons, with Ray, and with what `orqal doctor` finds.
+happen. Of every five jobs the user cancels one, and one has a time limit that it would exceed. In a round each fault
+happens once, and then `--pairs` random pairs of faults at the same time, in an order and to hosts that follow from the
+seed. Each step begins when all works again after the one before. Then what the API says of the jobs, and what it said
+to the user, are compared with the containers' own record of their lives (tests/support/ledger.py), with the Docker
+daemons, with Ray, and with what `orqal doctor` finds.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,22 +31,32 @@ import httpx
 from examples.local_image import DEMO_IMAGE
 from orqal.client import Client
 from tests.cluster.faults import API_TOKEN, WITHIN, Faults, Happened, supervised, supervisor_log, wait_for
-from tests.cluster.host import Unavailable
+from tests.cluster.host import Host, Unavailable
 from tests.cluster.lab import Lab, give_image, told
 from tests.cluster.namespaces import Namespaces
+from tests.support.ledger import Life, Outage, lives, must_have_ended, together
 from tests.support.mongo_server import Server, server
 
 LEDGER = "ledger"
-"""The file in /tmp of each host into which containers write that they run."""
+"""The file in /tmp of each host into which containers write that they live."""
+CANCELLED, LIMITED = 3, 4
+"""Of every five jobs, by their numbers: which one the user cancels, and which one has a time limit."""
+TOO_LONG = 900
+"""Seconds that these two would take."""
+TIME_LIMIT = 3.0
+"""Seconds that the second of them may take."""
+ENDS_WITHIN = 15.0
+"""Seconds in which a container ends that was cancelled or has come to its time limit, while all works: the time that it
+has between SIGTERM and SIGKILL, and that in which parts of Orqal that were away find each other again."""
 LINES = 500
 """Lines that each container prints before it sleeps, and again afterwards."""
 SLICE = 15
 """Jobs of a batch. Two batches are under way."""
 AFTER = 600.0
 """Seconds in which the jobs that are left after the last fault must end."""
-SERVICES = f"""
+SERVICES = f'''
 class Square(AbstractWrapper):
-    '''Prints a lot before and after a while, and the number that is its input; its result is the square.'''
+    """Prints a lot before and after a while, and the number that is its input; its result is the square."""
     docker_url = "{DEMO_IMAGE}"
     threads = 1
     memory_in_gb = 0.1
@@ -54,18 +64,23 @@ class Square(AbstractWrapper):
     working_dir = None
     volumes = {{"/tmp": {{"bind": "/host", "mode": "rw"}}}}
     def get_cmd(self, params):
-        number, job = self.job.input, self.job.id
-        tell = f"{{number}} {{job}} >>/host/{LEDGER}"
-        print = "seq {LINES}"
-        work = f"{{print}}; sleep {{params['seconds']}}; {{print}}; echo {{number}}"
-        return ["sh", "-c", f"echo begin {{tell}}; {{work}}; echo end {{tell}}"]
+        number, job, beats = self.job.input, self.job.id, 2 * params["seconds"]
+        return ["sh", "-c", f"""
+            read me </etc/hostname
+            tell() {{{{ read now rest </proc/uptime; echo "$1 {{number}} {{job}} $me $now" >>/host/{LEDGER}; }}}}
+            tell begin
+            seq {LINES}
+            for beat in $(seq {{beats}}); do tell beat; sleep 0.5; done
+            seq {LINES}
+            echo {{number}}
+            tell end"""]
     def set_result(self, job):
         *lines, number, rest = job.stdout
         whole = lines == [str(line) for line in range(1, {LINES} + 1)] * 2
         job.set_result(int(number) ** 2 if whole else "its output is not whole")
-"""
+'''
 USER = f"""
-import json, sys, time
+import json, random, sys, time
 from pathlib import Path
 from orqal import Job, OrqalError, batch, wait
 
@@ -78,16 +93,28 @@ def insist(work):
             time.sleep(1)
 
 def submit(first):
-    jobs = [
-        Job(app="Square", input=number, params={{"seconds": 1 + number * 7 % 4}}, use_cache=False)
-        for number in range(first, first + {SLICE})
-    ]
+    jobs = []
+    for number in range(first, first + {SLICE}):
+        kind, seconds = number % 5, 1 + number * 7 % 4
+        jobs.append(Job(
+            app="Square",
+            input=number,
+            params={{"seconds": {TOO_LONG} if kind in ({CANCELLED}, {LIMITED}) else seconds}},
+            timeout={TIME_LIMIT} if kind == {LIMITED} else None,
+            use_cache=False,
+        ))
     return batch(jobs, f"numbers from {{first}}")
 
 def collect(jobs):
+    answered = {{}}
+    for job in jobs:
+        if job.input % 5 == {CANCELLED}:
+            time.sleep(random.random())
+            insist(job.cancel)
+            answered[job.id] = time.clock_gettime(time.CLOCK_BOOTTIME)
     insist(lambda: wait(jobs))
     for job in jobs:
-        told.append([job.id, job.current_status, insist(lambda: job.result)])
+        told.append([job.id, job.current_status, insist(lambda: job.result), answered.get(job.id)])
 
 told, last, first = [], [], 0
 while not Path(sys.argv[1]).exists():
@@ -113,21 +140,34 @@ class Report:
     lost: list[str] = field(default_factory=list)
     """Jobs without an outcome, or with a wrong one."""
     double: list[str] = field(default_factory=list)
-    """Jobs that are there twice, or runs that no attempt on record explains."""
+    """Jobs that are there twice, runs that no attempt on record explains, and containers of one job that lived at the
+    same time, unless one of them was on a host that was given up."""
+    late: list[str] = field(default_factory=list)
+    """Containers that went on after a cancel or their time limit."""
+    cancels: int = 0
+    """Cancels that were answered."""
+    cut_off: int = 0
+    """Jobs that had two containers at the same time, because a host that was cut off had been given up."""
+    outages: list[Outage] = field(default_factory=list)
+    """From the beginning of each step until all worked again."""
+    steps: set[str] = field(default_factory=set)
+    """The different steps: faults, and faults that happened at the same time."""
     leftovers: list[str] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
-        """Nothing is lost, double or left over."""
-        return not (self.lost or self.double or self.leftovers)
+        """Nothing is lost, double, late or left over."""
+        return not (self.lost or self.double or self.late or self.leftovers)
 
     def __str__(self) -> str:
-        bad = {"lost": self.lost, "double": self.double, "leftovers": self.leftovers}
+        bad = {"lost": self.lost, "double": self.double, "late": self.late, "leftovers": self.leftovers}
         lines = [
-            f"faults     {len(self.happened)}",
+            f"faults     {len(self.happened)}, of {len(self.steps)} kinds and combinations",
             f"jobs       {self.jobs} in {self.seconds:.0f} s",
+            f"cancels    {self.cancels} answered",
             f"reruns     {self.reruns}",
             f"moved      {self.moved}",
+            f"cut off    {self.cut_off}",
             *(f"{name:10} {len(words)}" + "".join(f"\n           {one}" for one in words[:20])
               for name, words in bad.items()),
             "",
@@ -179,10 +219,14 @@ def run(
             try:
                 wait_for(lambda: all(host["jobs"] for host in lab.hosts().values()), "jobs run on all hosts", WITHIN)
                 for lanes in plan(sorted(faults.all), chance):
-                    say(" | ".join(", ".join(lane) for lane in lanes))
+                    step = " | ".join(", ".join(lane) for lane in lanes)
+                    say(step)
+                    report.steps.add(step)
+                    before = _uptime()
                     for happened in faults.happen_together(lanes):
                         report.happened.append(happened)
                         say(f"  {happened.host}: {happened.fault}: all works again after {happened.recovered:.1f} s")
+                    report.outages.append(Outage(before, _uptime()))
                     say(f"  {_progress(lab)}")
                 stop.touch()
                 answer = user.communicate(timeout=AFTER)[0]
@@ -200,12 +244,19 @@ def run(
     return report
 
 
-def one_by_one(rounds: int, only: str) -> Callable[[list[str], random.Random], list[list[list[str]]]]:
-    """Return a plan of so many rounds. In each round every fault whose name contains `only` happens once."""
+def one_by_one(rounds: int, only: str, pairs: int) -> Callable[[list[str], random.Random], list[list[list[str]]]]:
+    """Return a plan of so many rounds. In each round every fault whose name contains `only` happens once, and then so
+    many pairs of such faults, each at the same time. One of a pair is always a host's, because the head's parts need
+    the head."""
 
     def plan(faults: list[str], chance: random.Random) -> list[list[list[str]]]:
         wanted = [fault for fault in faults if only in fault]
-        return [[[fault]] for _ in range(rounds) for fault in chance.sample(wanted, len(wanted))]
+        hosts = [fault for fault in wanted if Faults.is_of_a_host(fault)]
+        steps: list[list[list[str]]] = []
+        for _ in range(rounds):
+            steps += [[[fault]] for fault in chance.sample(wanted, len(wanted))]
+            steps += [[[chance.choice(hosts)], [chance.choice(wanted)]] for _ in range(pairs if hosts else 0)]
+        return steps
 
     return plan
 
@@ -214,26 +265,32 @@ def _check(lab: Lab, answers: list[list[Any]], report: Report) -> None:
     """Compare what the user got, what the store has, what the containers wrote, and what is on the hosts."""
     report.jobs = len(answers)
     records = {job["_id"]: job for job in Client(f"{lab.root}/api", API_TOKEN).jobs(10**9)}
-    begun, ended = _runs(lab, "begin"), _runs(lab, "end")
-    for number, (job, status, result) in enumerate(answers):
-        record = records.get(job)
+    lived = lives({host.name: _ledger(host) for host in lab.cluster.hosts})
+    for number, (job, status, result, cancelled_at) in enumerate(answers):
+        record, containers = records.get(job), lived.get(job, [])
+        report.cancels += cancelled_at is not None
         if record is None:
             report.lost.append(f"{job}: the store does not have it")
-        elif (record["input"], record["current_status"], status, result) != (number, "exited", "exited", number**2):
+            continue
+        outcome = (record["current_status"], (record["error"] or {}).get("type"))
+        expected = {CANCELLED: ("error", "cancelled"), LIMITED: ("error", "timeout")}.get(number % 5, ("exited", None))
+        whole = outcome[0] == "error" or result == number**2
+        if (record["input"], outcome, status, whole) != (number, expected, expected[0], True):
             how = {key: record[key] for key in ("host", "attempt", "exit_code", "error", "stdout_bytes", "inspect")}
             report.lost.append(
-                f"{job}: {record['current_status']}, {how}, after {record['attempts']}; "
+                f"{job}: {outcome} instead of {expected}, {how}, after {record['attempts']}; "
                 f"the user got: {status}, {result}"
             )
-        elif not ended[job]:
+        elif outcome[0] == "exited" and not any(life.ended for life in containers):
             report.lost.append(f"{job}: it has ended on record, but no container has")
-        elif begun[job] > record["attempt"]:
-            report.double.append(f"{job}: {begun[job]} containers for {record['attempt']} attempts")
-    known = {job for job, _, _ in answers}
+        elif len(containers) > record["attempt"]:
+            report.double.append(f"{job}: {len(containers)} containers for {record['attempt']} attempts")
+        _check_times(report, record, containers, cancelled_at)
+    known = {job for job, *_ in answers}
     report.double += [
         f"{job}: the user does not know of it (number {records[job]['input']})" for job in records.keys() - known
     ]
-    report.reruns = sum(begun.values()) - len(begun)
+    report.reruns = sum(map(len, lived.values())) - len(lived)
     errors = [attempt["error"] or {} for record in records.values() for attempt in record["attempts"]]
     report.moved = sum(error.get("type") == "host_lost" for error in errors)
 
@@ -246,14 +303,35 @@ def _check(lab: Lab, answers: list[list[Any]], report: Report) -> None:
     report.leftovers += [f"doctor: {finding['what']}" for finding in checkup["findings"]]
 
 
-def _runs(lab: Lab, what: str) -> Counter[str]:
-    """Return how many containers of each job have written that they `begin`, or `end`."""
-    found: Counter[str] = Counter()
-    for host in lab.cluster.hosts:
-        file = host.tmp / LEDGER
-        lines = file.read_text().splitlines() if file.exists() else []
-        found.update(line.split()[2] for line in lines if line.startswith(f"{what} "))
-    return found
+def _check_times(report: Report, record: dict[str, Any], containers: list[Life], cancelled_at: float | None) -> None:
+    """Check that no two containers of a job lived at the same time, and that none went on when it had to end."""
+    given_up = {each["host"] for each in record["attempts"] if (each["error"] or {}).get("type") == "host_lost"}
+    pairs = together(containers)
+    report.cut_off += any({one.host, other.host} & given_up for one, other in pairs)
+    report.double += [
+        f"{record['_id']}: its containers {one} and {other} lived at the same time, after {record['attempts']}"
+        for one, other in pairs
+        if not {one.host, other.host} & given_up
+    ]
+    for life in containers:
+        since = cancelled_at if record["input"] % 5 == CANCELLED else life.begun + TIME_LIMIT
+        if record["input"] % 5 not in (CANCELLED, LIMITED) or since is None:
+            continue
+        limit = must_have_ended(since, ENDS_WITHIN, report.outages)
+        if life.seen > limit:
+            report.late.append(
+                f"{record['_id']}: {life} had to end at {since:.1f}, which was {life.seen - since:.1f} s before it did"
+            )
+
+
+def _ledger(host: Host) -> str:
+    file = host.tmp / LEDGER
+    return file.read_text(errors="replace") if file.exists() else ""
+
+
+def _uptime() -> float:
+    """The seconds since the machine's start, as in /proc/uptime."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _placement_groups(lab: Lab) -> list[str]:
@@ -290,6 +368,7 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=1, help="the order of the faults, and whom they hit")
     parser.add_argument("--rounds", type=int, default=3, help="how often each fault happens")
+    parser.add_argument("--pairs", type=int, default=6, help="how many pairs of faults happen in each round")
     parser.add_argument("--store", choices=("sqlite", "mongodb"), help="where the jobs are kept; both, one by one")
     parser.add_argument("--only", default="", help="only the faults with this word in their names")
     options = parser.parse_args()
@@ -317,7 +396,7 @@ def main() -> int:
                 report = run(
                     cluster,
                     seed=options.seed,
-                    plan=one_by_one(options.rounds, options.only),
+                    plan=one_by_one(options.rounds, options.only, options.pairs),
                     mongo=mongo,
                     say=say,
                 )

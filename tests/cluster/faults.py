@@ -1,5 +1,5 @@
-"""Faults of a cluster: parts of an Orqal, daemons and machines are killed, links are cut, the store's disk or database
-fails. And an Orqal that is started again wherever it dies, as under systemd."""
+"""Faults of a cluster: parts of an Orqal, daemons and machines are killed or frozen, links are cut, disks are full, the
+database fails, wrapper files break. And an Orqal that is started again wherever it dies, as under systemd."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ WITHIN = 180.0
 """Seconds in which all must work again after a fault."""
 HOME = "/root/.orqal"
 """ORQAL_HOME on each host."""
+JOBS = f"{HOME}/jobs"
+"""ORQAL_JOBS_DIR on each host: a disk of its own, except on the head."""
 API_TOKEN, JOIN_TOKEN = "a" * 43, "b" * 64
 """Known beforehand, because the hosts start at once, and each waits for the head."""
 _SUPERVISOR = "supervisor-of-orqal"
 """A word in the command line of the process that starts Orqal again where it has died."""
 _LOG = "/tmp/supervisor.log"
+_JOBS_DISK = f"mkdir -p -m 700 {HOME} {JOBS} && mount -t tmpfs -o size=2g,mode=700 tmpfs {JOBS}"
 
 
 class Happened(NamedTuple):
@@ -68,6 +71,14 @@ class Faults:
             "link down for 10 s": lambda host: self._link(host, 10),
             "link down beyond the limit": lambda host: self._link(host, LOST_AFTER + 10),
             "host without power": self._power,
+            "Scheduler frozen for 8 s": lambda _: self._freeze(self.lab.head, "Scheduler", 8),
+            "HostActor frozen for 8 s": lambda host: self._freeze(host, "HostActor", 8),
+            "HostActor frozen beyond the limit": lambda host: self._freeze(host, "HostActor", LOST_AFTER + 10),
+            "dockerd frozen for 5 s": lambda host: self._freeze_docker(host, 5),
+            "dockerd frozen for 20 s": lambda host: self._freeze_docker(host, 20),
+            "wrapper file broken for 20 s": lambda _: self._spoil_wrapper("this is no Python", 20),
+            "wrapper file away for 20 s": lambda _: self._spoil_wrapper(None, 20),
+            "disk of the jobs full for 20 s": lambda host: self._fill_jobs(host, 20),
             "orqal down, and up": lambda _: self._down(),
             "everything on the head killed": lambda _: self._head(),
             **(
@@ -97,7 +108,7 @@ class Faults:
         members = self.random.sample(self.lab.cluster.hosts[1:], 2)
 
         def choose(lane: Sequence[str]) -> Host:
-            if not any(self._is_of_a_host(fault) for fault in lane):
+            if not any(self.is_of_a_host(fault) for fault in lane):
                 return self.lab.head
             # The head has parts of its own that must not go with a host.
             if len(lanes) == 1 and all("HostActor" in fault or "dockerd" in fault for fault in lane):
@@ -129,8 +140,9 @@ class Faults:
         return happened
 
     @staticmethod
-    def _is_of_a_host(fault: str) -> bool:
-        return any(word in fault for word in ("HostActor", "raylet", "dockerd", "link", "power"))
+    def is_of_a_host(fault: str) -> bool:
+        """True if a fault happens to one of the hosts, and not to the head as such."""
+        return any(word in fault for word in ("HostActor", "raylet", "dockerd", "link", "power", "of the jobs"))
 
     def well(self) -> bool:
         """The API answers, and every host is ready."""
@@ -143,18 +155,50 @@ class Faults:
 
     def _kill(self, host: Host, kind: str) -> None:
         """SIGKILL to an actor's processes; return when there is another one."""
-        # While a HostActor runs a job, Ray calls its process by that.
-        titles = re.compile(f"ray::({kind}|.+ on {host.name}$)" if kind == "HostActor" else f"ray::{kind}")
-
-        def found() -> set[psutil.Process]:
-            return {process for process in processes(host) if titles.match("".join(_cmdline(process)[:1]))}
-
-        before = found()
+        before = _actors(host, kind)
         assert before, f"no {kind} on {host.name}"
         for process in before:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        wait_for(lambda: bool(found() - before), f"another {kind} on {host.name}", WITHIN)
+        wait_for(lambda: bool(_actors(host, kind) - before), f"another {kind} on {host.name}", WITHIN)
+
+    def _freeze(self, host: Host, kind: str, seconds: float) -> None:
+        """Stop an actor's processes for a while. Whoever finds them silent may kill them meanwhile."""
+        frozen = _actors(host, kind)
+        assert frozen, f"no {kind} on {host.name}"
+        for process in frozen:
+            with contextlib.suppress(psutil.Error):
+                process.suspend()
+        try:
+            time.sleep(seconds)
+        finally:
+            for process in frozen:
+                with contextlib.suppress(psutil.Error):
+                    process.resume()
+
+    def _freeze_docker(self, host: Host, seconds: float) -> None:
+        host.run(["pkill", "-STOP", "dockerd"])
+        try:
+            time.sleep(seconds)
+        finally:
+            host.run(["pkill", "-CONT", "dockerd"])
+
+    def _spoil_wrapper(self, text: str | None, seconds: float) -> None:
+        """Give the wrapper file this text for a while; None: remove it."""
+        good = self.lab.services.read_text()
+        if text is None:
+            self.lab.services.unlink()
+        else:
+            self.lab.services.write_text(text)
+        try:
+            time.sleep(seconds)
+        finally:
+            self.lab.services.write_text(good)
+
+    def _fill_jobs(self, host: Host, seconds: float) -> None:
+        """Let a host's disk for the jobs' directories be full for a while."""
+        fill = f"dd if=/dev/zero of={JOBS}/fill bs=1M 2>/dev/null; sleep {seconds:g}; rm {JOBS}/fill"
+        host.run(["bash", "-c", fill])
 
     def _raylet(self, host: Host) -> None:
         host.run(["pkill", "-KILL", "raylet"])
@@ -181,6 +225,7 @@ class Faults:
         host.power_off()
         self._await_loss(host)
         host.power_on()
+        host.run(["bash", "-c", _JOBS_DISK])
         _supervise(self.lab, host)
 
     def _down(self) -> None:
@@ -221,6 +266,8 @@ def supervised(cluster: Namespaces, services: str, store: str | None) -> Iterato
     # The store has a disk of its own, which can be full. What lies below it is seen from outside.
     disk = f"{secrets} && mount -t tmpfs -o size=2g,mode=700 tmpfs {HOME} && {secrets}"
     lab.head.run(["bash", "-c", disk])
+    for host in cluster.hosts[1:]:
+        host.run(["bash", "-c", _JOBS_DISK])
     try:
         for host in cluster.hosts:
             _supervise(lab, host)
@@ -238,6 +285,8 @@ def supervised(cluster: Namespaces, services: str, store: str | None) -> Iterato
                 with contextlib.suppress(psutil.Error):
                     process.kill()
         lab.head.run(["umount", "--lazy", HOME], check=False)
+        for host in cluster.hosts[1:]:
+            host.run(["umount", "--lazy", JOBS], check=False)
         for host in cluster.hosts:
             wipe(host, lab)
             host.run(["rm", "-f", _LOG])
@@ -273,6 +322,13 @@ def wait_for(condition: Callable[[], bool], what: str, within: float) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {within:g} s: {what}")
         time.sleep(0.2)
+
+
+def _actors(host: Host, kind: str) -> set[psutil.Process]:
+    """The processes of an actor on a host, by the class of the actor or the beginning of its name."""
+    # While a HostActor runs a job, Ray calls its process by that.
+    titles = re.compile(f"ray::({kind}|.+ on {host.name}$)" if kind == "HostActor" else f"ray::{kind}")
+    return {process for process in processes(host) if titles.match("".join(_cmdline(process)[:1]))}
 
 
 def _cmdline(process: psutil.Process) -> list[str]:

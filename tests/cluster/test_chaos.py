@@ -41,7 +41,8 @@ def test_nothing_is_lost(cluster: Namespaces) -> None:
         print(f"seed {seed}", *said, sep="\n")
         raise
     print(f"seed {seed}", *said, report, sep="\n")
-    assert (report.lost, report.double, report.leftovers) == ([], [], [])
+    assert (report.lost, report.double, report.late, report.leftovers) == ([], [], [], [])
+    assert report.cancels
     assert len(report.happened) == sum(len(lane) for step in STEPS for lane in step)
     assert report.jobs >= 2 * chaos.SLICE, "how many more there were depends on how fast this machine is"
     assert report.moved, "no job of the host that was cut off ran elsewhere"
