@@ -17,7 +17,7 @@ from tests.support.mongo_server import Server, server
 # How long an example takes depends more on the machine than on the code.
 hypothesis.settings.register_profile("orqal", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 # For `make test-fast`; `make test` tries all 100 examples.
-hypothesis.settings.register_profile("fast", hypothesis.settings.get_profile("orqal"), max_examples=25)
+hypothesis.settings.register_profile("fast", hypothesis.settings.get_profile("orqal"), max_examples=10)
 hypothesis.settings.load_profile("orqal")
 
 PROGRAMS = (

@@ -39,13 +39,13 @@ def daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ScriptedEngine:
 
 
 def play(daemon: ScriptedEngine, scene: Callable[[Host, Recorder], Coroutine[Any, Any, None]]) -> None:
-    """Play a scene with a host that has connected."""
+    """Play a scene with a host that has connected and reported."""
 
     async def played() -> None:
         recorder = Recorder()
         actor = Host(Settings(), "test", "node", cast(SchedulerApi, recorder), cast(WrapperCalls, None))
         try:
-            await until(actor._engine.connected.is_set)
+            await until(lambda: actor._engine.connected.is_set() and states(recorder))
             await scene(actor, recorder)
         finally:
             daemon.thaw()
