@@ -163,7 +163,7 @@ class Faults:
         wait_for(lambda: bool(_actors(host, kind) - before), f"another {kind} on {host.name}", WITHIN)
 
     def _freeze(self, host: Host, kind: str, seconds: float) -> None:
-        """Stop an actor's processes for a while. Whoever finds them silent may kill them meanwhile."""
+        """Stop an actor's processes for a while. Ray may kill them meanwhile, because they do not answer."""
         frozen = _actors(host, kind)
         assert frozen, f"no {kind} on {host.name}"
         for process in frozen:
