@@ -81,7 +81,7 @@ class ClusterAccess:
         return record
 
     async def check_batch(self, name: str) -> None:
-        """Make sure that there is a batch of this name.
+        """Check that a batch has this name.
 
         Raises:
             NotFound: there is none.

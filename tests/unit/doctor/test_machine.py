@@ -82,7 +82,7 @@ def test_a_folder_that_is_in_use_or_was_just_written_is_not_stale(settings: Sett
 
 @contextmanager
 def named(name: str, home: Path, tmp_path: Path, *options: str) -> Iterator[None]:
-    """Run a process with a name and options of Ray's, for a home."""
+    """Run a process that looks like one of Ray's of this home: with its name and options."""
     program = tmp_path / name
     shutil.copy("/bin/sh", program)
     command = [str(program), "-c", "echo up; read -r end", *options]

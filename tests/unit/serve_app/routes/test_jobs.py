@@ -155,7 +155,7 @@ class Canceller:
 
 @pytest.fixture
 def canceller(api: FastAPI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Canceller:
-    """The application's Scheduler. There are jobs 1 to 5 of a batch, of which job 2 has ended, and another one, 6."""
+    """The application's Scheduler. A batch has the jobs 1 to 5; job 2 has ended. Job 6 is in no batch."""
     monkeypatch.setattr(cluster_access, "JOBS_AT_ONCE", 2)
     store = SqliteStore(tmp_path / "jobs.sqlite")
     records = [job(id=f"{number:024x}", batch="b" if number < 6 else "c", app="A") for number in range(1, 7)]
