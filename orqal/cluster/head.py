@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orqal.cluster import node, processes, store_commands
-from orqal.cluster.processes import ClusterError, Report, free_port, home_id, keep_private, run
+from orqal.cluster.processes import ClusterError, Report, free_ports, home_id, keep_private, run
 from orqal.engine import job_directory
 from orqal.engine.client import Engine
 from orqal.engine.errors import EngineError
@@ -62,6 +62,10 @@ def up(
     offered = node.resources(settings)
     _check_port(address, port, "--port")
     if ray_port is not None:
+        if ray_port == port:
+            raise ClusterError(
+                f"The API and Ray cannot both listen on port {port}. Choose another one with --ray-port."
+            )
         _check_port(address, ray_port, "--ray-port")
     keep_private(settings, report)
     try:
@@ -73,8 +77,10 @@ def up(
     report(f"Opening the store: {settings.store_place}")
     store_commands.usable_store(settings, report=report).close()
     _make_tokens(settings)
-    head = f"{address}:{ray_port or free_port(address, 6379)}"
-    dashboard = LOOPBACK, free_port(LOOPBACK, 8265)
+    # Another Ray on this machine may occupy the usual ports.
+    usual = (address, ray_port or 6379), (LOOPBACK, 8265), (address, 10001)
+    head_port, dashboard_port, client_port = free_ports(*usual, taken=[port])
+    head, dashboard = f"{address}:{head_port}", (LOOPBACK, dashboard_port)
     name = socket.gethostname()
     info = {
         "cluster": home,
@@ -95,6 +101,7 @@ def up(
             name=name,
             head=head,
             dashboard=dashboard,
+            client_port=client_port,
             offered=offered,
             labels=labels or {},
             autoscaling_config=autoscaling_config,

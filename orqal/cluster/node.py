@@ -16,7 +16,6 @@ from orqal.cluster.processes import (
     ClusterError,
     NodeEnded,
     Report,
-    free_port,
     home_id,
     run,
     stop,
@@ -92,11 +91,13 @@ def start_head(
     name: str,
     head: str,
     dashboard: tuple[str, int],
+    client_port: int,
     offered: Mapping[str, float],
     labels: Mapping[str, str],
     autoscaling_config: Path | None,
 ) -> None:
-    """Start the Ray cluster's head on this machine. `head` and `dashboard` are the addresses where they listen.
+    """Start the Ray cluster's head on this machine. `head` and `dashboard` are the addresses where they listen,
+    `client_port` is where Ray's client server does.
 
     Raises:
         NodeEnded: it failed in a way that another try may not.
@@ -108,8 +109,7 @@ def start_head(
         *("--dashboard-host", dashboard[0], "--dashboard-port", str(dashboard[1])),
         *("--num-cpus", str(min(os.cpu_count() or 1, _MAX_CPUS))),
         *("--object-store-memory", str(_HEAD_OBJECT_STORE_BYTES)),
-        # Another Ray on this machine may occupy the usual port.
-        *("--ray-client-server-port", str(free_port(address, 10001))),
+        *("--ray-client-server-port", str(client_port)),
     ]
     if autoscaling_config is not None:
         options += ["--autoscaling-config", str(autoscaling_config)]
@@ -153,10 +153,8 @@ def _start(
         # node is a process and some 80 MB lighter. The dashboard shows the logs all the same.
         *("--include-log-monitor", "false"),
         *("--resources", json.dumps(offered), "--labels", ",".join(f"{key}={value}" for key, value in labels.items())),
-        # Another Ray node on this machine may occupy the usual ports. That of the metrics is not opened.
-        *("--metrics-export-port", str(free_port(address))),
-        *("--dashboard-agent-listen-port", str(free_port(address))),
-        *("--dashboard-agent-grpc-port", str(free_port(address))),
+        # Another Ray node on this machine may occupy the usual ports.
+        *("--metrics-export-port", "0", "--dashboard-agent-listen-port", "0", "--dashboard-agent-grpc-port", "0"),
     ]
     remove_temporary_folder(settings, name)
     try:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import select
 import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import psutil
@@ -32,6 +33,8 @@ _DIE_WITHIN_S = 3.0
 """Seconds that processes get to end after SIGKILL."""
 _LOOK_AGAIN_S = 0.5
 """Seconds after which processes that were started meanwhile are looked for."""
+_SPARE_PORTS = range(20000, 32768)
+"""Ray gives 10002 to 19999 to its workers, and Linux 32768 and above to connections."""
 _LINES_SHOWN = 15
 """Lines of a failed command's output in the error."""
 _RAYLET, _GCS = "raylet", "gcs_server"
@@ -228,14 +231,26 @@ def run(
         raise ClusterError(f"{doing} failed:\n{shown}\n(The whole output is in {log}.)")
 
 
-def free_port(address: str, wanted: int = 0) -> int:
-    """Return the wanted port of this machine's address if it is free, or any free port."""
+def free_ports(*wanted: tuple[str, int], taken: Collection[int] = ()) -> list[int]:
+    """Return a port for each address and the number wanted there, which is kept if it is free.
+
+    All differ, on whatever address they are, as Ray demands, and none is in `taken`. Those that replace a number are
+    neither among the ports of Ray's workers nor among those that the kernel gives to any connection that goes out.
+    """
+    ports: list[int] = []
+    spare = random.sample(_SPARE_PORTS, len(_SPARE_PORTS))
+    for address, number in wanted:
+        choice = (each for each in (number, *spare) if each and each not in {*taken, *ports})
+        ports.append(next(each for each in choice if _is_free(address, each)))
+    return ports
+
+
+def _is_free(address: str, port: int) -> bool:
     with socket.socket() as probe:
         # Closed connections of a server that has just ended do not occupy its port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((address, wanted))
+            probe.bind((address, port))
         except OSError:
-            probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-    return port
+            return False
+    return True

@@ -20,6 +20,7 @@ import docker
 import psutil
 
 from orqal.cluster.node import temporary_folder
+from orqal.cluster.processes import free_ports
 from orqal.settings import Settings
 from tests.support.api import Api
 
@@ -29,9 +30,7 @@ ORQAL = (str(Path(sys.executable).with_name("orqal")),)
 
 def free_port() -> int:
     """Return a port that no process uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    [port] = free_ports(("127.0.0.1", 0))
     return port
 
 

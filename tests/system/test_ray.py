@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support.orqal_process import Orqal, free_port
+from tests.support.orqal_process import Orqal
 
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
 
@@ -50,7 +50,7 @@ def _second_node(orqal: Orqal) -> Iterator[str]:
     command = [
         *(*RAY, "start", "--address", _ray_environment(orqal)["RAY_ADDRESS"], "--node-name", "second", "--block"),
         *("--num-cpus", "0", "--resources", json.dumps({"threads": 1, "ram_gb": 1}), "--disable-usage-stats"),
-        *("--metrics-export-port", str(free_port()), "--dashboard-agent-listen-port", str(free_port())),
+        *("--metrics-export-port", "0", "--dashboard-agent-listen-port", "0"),
     ]
     process = subprocess.Popen(
         command, env=_ray_environment(orqal) | {"ORQAL_CLUSTER_ID": orqal.cluster}, stdout=subprocess.DEVNULL

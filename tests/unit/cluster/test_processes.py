@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -112,3 +113,30 @@ def test_an_interrupt_ends_the_command(tmp_path: Path, monkeypatch: pytest.Monke
             heard=interrupted,
         )
     assert not psutil.pid_exists(pids[0])
+
+
+def test_free_ports_differ_even_on_several_addresses() -> None:
+    places = [("127.0.0.1", 0), ("127.0.0.2", 0)]
+    for _ in range(50):
+        ports = processes.free_ports(*places * 3, taken=[20000])
+        assert len({*ports, 20000}) == 7
+
+
+def test_a_wanted_port_is_kept_unless_it_is_used_or_taken() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        used = other.getsockname()[1]
+        [replaced] = processes.free_ports(("127.0.0.1", used))
+    assert replaced != used
+    # As where the API is to listen on Ray's usual port, or two parts of Ray on one.
+    [first, second] = processes.free_ports(("127.0.0.1", replaced), ("127.0.0.2", replaced))
+    assert first == replaced != second
+    [other_one] = processes.free_ports(("127.0.0.1", replaced), taken=[replaced])
+    assert other_one != replaced
+
+
+def test_a_spare_port_is_one_that_nobody_gets_by_chance() -> None:
+    kernel = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    for port in processes.free_ports(*[("127.0.0.1", 1)] * 20, taken=[1]):
+        assert 19999 < port < int(kernel[0])
