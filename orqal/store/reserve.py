@@ -23,9 +23,9 @@ class Reserve:
     again as soon as there is room for it and as much besides.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._bytes = 0
+    def __init__(self, path: Path, size: int = RESERVE_BYTES) -> None:
+        """`size`: its bytes, at most."""
+        self._path, self._most = path, size
 
     def make(self) -> bool:
         """Make the file, unless it exists. Return False if there is too little room for it."""
@@ -33,12 +33,12 @@ class Reserve:
             return True
         try:
             disk = shutil.disk_usage(self._path.parent)
-            self._bytes = min(RESERVE_BYTES, disk.total // SMALLEST_PART)
-            if disk.free < 2 * self._bytes:
+            size = min(self._most, disk.total // SMALLEST_PART)
+            if disk.free < 2 * size:
                 return False
             self._path.touch(0o600)
             with self._path.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, self._bytes)
+                os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             self._path.unlink(missing_ok=True)
             log.warning("no room is reserved for deleting jobs (%s: %s)", self._path, error)

@@ -27,7 +27,7 @@ from orqal.store.protocol import (
     StoreError,
     Submission,
 )
-from orqal.store.reserve import Reserve
+from orqal.store.reserve import RESERVE_BYTES, Reserve
 from orqal.store.sqlite_schema import COPIED_TABLES, FINAL, USABLE, prepare
 
 T = TypeVar("T")
@@ -63,8 +63,10 @@ class SqliteStore:
 
     failures: ClassVar[Failures] = (sqlite3.OperationalError,)
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, reserve_bytes: int = RESERVE_BYTES) -> None:
         """Open the file. The writer makes the file and its folder if they are missing, and upgrades an older schema.
+
+        `reserve_bytes`: what the writer keeps free for deletions on a full disk, at most.
 
         Raises:
             StoreError: a newer Orqal wrote the file.
@@ -74,7 +76,7 @@ class SqliteStore:
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._decoder = Decoder()
-        self._reserve = Reserve(path.with_name(f"{path.name}-reserve"))
+        self._reserve = Reserve(path.with_name(f"{path.name}-reserve"), reserve_bytes)
         self._looks: dict[int, _Look] = {}
         """What the last looks at old batches have found, by the `seq` of the batch."""
         if not read_only:

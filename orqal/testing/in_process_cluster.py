@@ -39,6 +39,7 @@ NODE_LOST = 3.0
 """Seconds after which Ray takes a node that does not answer for dead."""
 LEASE_WITHIN = 5.0
 """Seconds within which a lease is given, if there is room."""
+_RESERVE_BYTES = 4096
 
 
 class _Calls:
@@ -68,14 +69,11 @@ class _Calls:
             await asyncio.sleep(self._rng.uniform(0.1, 1.5))
             raise ActorAway("it is not there")
         process, target = found
-        task = process.spawn(getattr(target, name)(*args, **options))
-        died = asyncio.ensure_future(process.died.wait())
-        await asyncio.wait({task, died}, return_when=asyncio.FIRST_COMPLETED)
-        died.cancel()
-        if not task.done():
+        answer = await process.answer(getattr(target, name)(*args, **options))
+        if answer is None:
             raise ActorAway("it died")
         await asyncio.sleep(self._rng.uniform(0.0005, 0.003))
-        return task.result()
+        return answer.result()
 
 
 @dataclass
@@ -257,7 +255,8 @@ class InProcessCluster:
         self.clock = VirtualClock(loop)
         self.scheduler: SchedulerApi = cast(SchedulerApi, _Calls(lambda: self._current, self.rng, again=True))
         """The Scheduler, for clients and hosts: a call that it does not survive is repeated."""
-        self.store = StoreWithFaults(SqliteStore(self.settings.store_path))
+        # The usual reserve would take longer to make, in a folder in memory, than the whole life of a cluster.
+        self.store = StoreWithFaults(SqliteStore(self.settings.store_path, reserve_bytes=_RESERVE_BYTES))
         self.ray = ScriptedCluster(self.rng, self.scheduler, self.settings.host_lost_after)
         self.machines: dict[str, ScriptedMachine] = {}
         for number, (name, (threads, ram_gb)) in enumerate(self._hosts.items()):

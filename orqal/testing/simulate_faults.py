@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import gc
 import logging
 import multiprocessing
 import os
@@ -31,12 +33,15 @@ from orqal.testing.in_process_cluster import InProcessCluster
 from orqal.testing.scripted_host import Container, Life
 from orqal.testing.virtual_time import VirtualLoop, run
 
-FAULTY_FOR = 45.0
-"""Virtual seconds during which faults happen."""
+FAULTY_FOR = (10.0, 20.0, 45.0)
+"""Virtual seconds during which faults happen: in short lives it is easier to see what went wrong, long ones have more
+faults on top of each other."""
 AT_ONCE = 0.5
 """Virtual seconds in which a container is ended that was started after its cancel was answered."""
 SETTLED_WITHIN = 3_000.0
 """Virtual seconds after the last fault within which every job has ended."""
+GONE_WITHIN = 30.0
+"""Virtual seconds after the last job's end within which the last container is gone."""
 UNEXPECTED = ("a task in the background failed", "failed inside", "ImpossibleEvent", "a decision failed", "is invalid")
 """Words in the log that no fault of the environment explains."""
 
@@ -78,6 +83,7 @@ class FaultyLife:
         self._rng = rng = random.Random(seed)  # noqa: S311 - a simulation
         self._hosts = {f"h{n}": (float(rng.choice([1, 2, 4])), 8.0) for n in range(1, rng.randint(2, 4) + 1)}
         lost_after = rng.choice([5.0, 20.0, 60.0])
+        self._faulty_for = rng.choice(FAULTY_FOR)
         self._cluster = InProcessCluster(folder, self._hosts, rng=rng, host_lost_after=lost_after)
         self._answered: dict[str, JobSpec] = {}
         self._cancelled: dict[str, float] = {}
@@ -99,7 +105,10 @@ class FaultyLife:
                 await cluster.ended(self._answered, SETTLED_WITHIN)
             except TimeoutError as error:
                 raise Broken(str(error)) from error
-            await asyncio.sleep(30)  # containers go a moment after their jobs' ends
+            # Containers and leases go a moment after their jobs' ends. What should not start then would do so soon.
+            with contextlib.suppress(TimeoutError):
+                await cluster.until(lambda: not any(each.containers for each in cluster.machines.values()), GONE_WITHIN)
+            await asyncio.sleep(5)
             await self._check()
         return self.report
 
@@ -108,7 +117,7 @@ class FaultyLife:
     async def _user(self, number: int) -> None:
         """Submits jobs, waits, cancels some."""
         rng, loop = self._rng, asyncio.get_running_loop()
-        while loop.time() < FAULTY_FOR:
+        while loop.time() < self._faulty_for:
             specs = [self._spec(f"user{number}") for _ in range(rng.randint(1, 4))]
             try:
                 ids = await self._cluster.submit(*specs)
@@ -165,7 +174,7 @@ class FaultyLife:
             self._others_hold,
             self._host_is_drained,
         ]
-        while loop.time() < FAULTY_FOR:
+        while loop.time() < self._faulty_for:
             await asyncio.sleep(rng.expovariate(1 / 5))
             kind = rng.choice(kinds)
             self.report.faults[kind.__name__.strip("_").replace("_", " ")] += 1
@@ -377,6 +386,13 @@ def simulate(seed: int) -> Report:
         logging.getLogger("orqal").removeHandler(log)
 
 
+def _collect_seldom() -> None:
+    """Spare Python looking for garbage among what was imported, and often: lives are short."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
 def main(args: list[str] | None = None) -> int:
     """Simulate lives until the seeds or the time are used up; 1 if something did not hold."""
     parser = argparse.ArgumentParser(prog="python -m orqal.testing.simulate_faults", description=__doc__)
@@ -399,7 +415,7 @@ def main(args: list[str] | None = None) -> int:
     warnings.simplefilter("ignore")  # coroutines of killed processes are never awaited
     begun, lives, failed = time.monotonic(), Report(0), list[Report]()
     seeds = range(options.first, options.first + options.seeds)
-    with multiprocessing.Pool(options.processes) as pool:
+    with multiprocessing.Pool(options.processes, _collect_seldom) as pool:
         for number, report in enumerate(pool.imap_unordered(simulate, seeds, chunksize=4), 1):
             lives.jobs, lives.reruns = lives.jobs + report.jobs, lives.reruns + report.reruns
             lives.faults += report.faults

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import heapq
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
@@ -19,6 +21,9 @@ T = TypeVar("T")
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=timezone.utc)
 """What a virtual clock shows when its loop starts."""
+
+_RESOLUTION = 1e-9
+"""Timers that are so many seconds apart, or less, are due together."""
 
 _process: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
 
@@ -38,6 +43,8 @@ class Process:
         """Until this time none of its code runs, though it is alive."""
         self.thawing = 0
         """Callbacks that wait for that time: they run in the order in which they came."""
+        self._asked: dict[asyncio.Future[None], None] = {}
+        """Done when what others wait for in this process has ended, or the process has."""
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run work in this process."""
@@ -47,15 +54,34 @@ class Process:
         _process.set(self)
         return asyncio.ensure_future(work)
 
+    async def answer(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T] | None:
+        """Run work in this process, and return it when it has ended; None if the process dies before."""
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked[over] = None
+        task = self.spawn(work)
+        task.add_done_callback(lambda _: _release(over))
+        try:
+            await over
+        finally:
+            self._asked.pop(over, None)
+        return task if task.done() else None
+
     def kill(self) -> None:
         """End it, as SIGKILL would."""
         self.alive = False
         self.died.set()
+        for each in [*self._asked]:
+            _release(each)
 
     def freeze(self, seconds: float) -> None:
         """Stop it for a while, as SIGSTOP would."""
         self.frozen_until = max(self.frozen_until, asyncio.get_running_loop().time() + seconds)
         self.thawing = 0
+
+
+def _release(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -65,8 +91,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """`thread_delay`: seconds that a call in a thread takes at most."""
         super().__init__()
         self._present = 0.0
+        # Of BaseEventLoop, whose types do not show them.
+        self._ready: deque[asyncio.Handle]
+        self._scheduled: list[Any]
+        self._stopping: bool
+        self._timer_cancelled_count: int
         self._rng, self._thread_delay = rng, thread_delay
-        self._selector: Any = self  # BaseEventLoop asks its selector how long to wait
         self.set_exception_handler(self._on_problem)
         self.problems: list[dict[str, Any]] = []
         """What asyncio reported: exceptions that no one has taken."""
@@ -74,19 +104,28 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self._present
 
-    def select(self, timeout: float | None) -> list[Any]:
-        """Let time pass, as selectors.BaseSelector.select would wait.
+    def _run_once(self) -> None:
+        """Run what is ready; let time pass until the next timer if nothing is. As BaseEventLoop's, but without events.
 
         Raises:
             Stuck: there is nothing to wait for.
         """
-        if timeout is None:
-            raise Stuck("nothing is scheduled any more")
-        self._present += max(0.0, timeout)
-        return []
-
-    def _process_events(self, event_list: list[Any]) -> None:
-        """There are no events but timers."""
+        ready, timers = self._ready, self._scheduled
+        if not ready and not self._stopping:
+            while timers and timers[0]._cancelled:
+                heapq.heappop(timers)._scheduled = False
+                self._timer_cancelled_count -= 1
+            if not timers:
+                raise Stuck("nothing is scheduled any more")
+            self._present = max(self._present, timers[0]._when)
+            while timers and timers[0]._when <= self._present + _RESOLUTION:
+                timer = heapq.heappop(timers)
+                timer._scheduled = False
+                ready.append(timer)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
 
     def _write_to_self(self) -> None:
         """There is no other thread that could wake the loop."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from orqal.models import Status
-from orqal.store import SqliteStore, reserve
+from orqal.store import SqliteStore
 from tests.support.stores import add, done, job, jobs
 
 
@@ -41,8 +41,7 @@ class FullDisk:
 def test_a_full_disk_can_be_cleaned_and_takes_no_new_jobs_until_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reserve, "RESERVE_BYTES", 1 << 16)
-    with closing(SqliteStore(tmp_path / "orqal.sqlite")) as store:
+    with closing(SqliteStore(tmp_path / "orqal.sqlite", reserve_bytes=1 << 16)) as store:
         kept = tmp_path / "orqal.sqlite-reserve"
         assert kept.stat().st_size == 1 << 16
         old, waiting = jobs(200), job()
