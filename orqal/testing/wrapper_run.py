@@ -94,8 +94,8 @@ class _GivenClass(WrapperRef):
         return self._wrapper  # type: ignore[attr-defined, no-any-return] # WrapperRef is frozen
 
 
-async def _no_earlier(key: ContainerKey) -> None:
-    """There is one attempt."""
+async def _nothing(*_: object) -> None:
+    """What an attempt need not do here."""
 
 
 class _ThisProcess:
@@ -218,7 +218,8 @@ async def _on_docker(settings: Settings, job: JobRecord, app: AppInfo, ref: Wrap
             samplers=samplers,
             on_start=lambda key, start: None,
             on_change=lambda: None,
-            end_earlier=_no_earlier,
+            end_earlier=_nothing,
+            measure_disks=_nothing,
             remove_late=lambda key, creating: None,
         )
         assert engine.info is not None

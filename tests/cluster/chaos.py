@@ -52,6 +52,8 @@ LINES = 500
 """Lines that each container prints before it sleeps, and again afterwards."""
 SLICE = 15
 """Jobs of a batch. Two batches are under way."""
+DOCKER_DISK_MB = 2_000
+"""The size of the disk that each Docker daemon has for its data."""
 AFTER = 600.0
 """Seconds in which the jobs that are left after the last fault must end."""
 SERVICES = f'''
@@ -291,8 +293,7 @@ def _check(lab: Lab, answers: list[list[Any]], report: Report) -> None:
         f"{job}: the user does not know of it (number {records[job]['input']})" for job in records.keys() - known
     ]
     report.reruns = sum(map(len, lived.values())) - len(lived)
-    errors = [attempt["error"] or {} for record in records.values() for attempt in record["attempts"]]
-    report.moved = sum(error.get("type") == "host_lost" for error in errors)
+    report.moved = sum(_given_up(attempt) for record in records.values() for attempt in record["attempts"])
 
     with contextlib.suppress(TimeoutError):  # what is still there is reported below
         wait_for(lambda: not any(map(lab.containers, lab.cluster.hosts)), "all containers are removed", 60)
@@ -305,7 +306,7 @@ def _check(lab: Lab, answers: list[list[Any]], report: Report) -> None:
 
 def _check_times(report: Report, record: dict[str, Any], containers: list[Life], cancelled_at: float | None) -> None:
     """Check that no two containers of a job lived at the same time, and that none went on when it had to end."""
-    given_up = {each["host"] for each in record["attempts"] if (each["error"] or {}).get("type") == "host_lost"}
+    given_up = {each["host"] for each in record["attempts"] if _given_up(each)}
     pairs = together(containers)
     report.cut_off += any({one.host, other.host} & given_up for one, other in pairs)
     report.double += [
@@ -322,6 +323,12 @@ def _check_times(report: Report, record: dict[str, Any], containers: list[Life],
             report.late.append(
                 f"{record['_id']}: {life} had to end at {since:.1f}, which was {life.seen - since:.1f} s before it did"
             )
+
+
+def _given_up(attempt: dict[str, Any]) -> bool:
+    """True if an attempt ended because its host was away for too long, and not because it was drained."""
+    error = attempt["error"] or {}
+    return error.get("type") == "host_lost" and "drained" not in error["message"]
 
 
 def _ledger(host: Host) -> str:
@@ -383,7 +390,7 @@ def main() -> int:
     try:
         with contextlib.ExitStack() as stack:
             say("starting three hosts with a Docker daemon each")
-            cluster = stack.enter_context(Namespaces(3))
+            cluster = stack.enter_context(Namespaces(3, docker_disk_mb=DOCKER_DISK_MB))
             give_image(cluster.hosts)
             stores: dict[str, Server | None] = {"SQLite": None} if options.store != "mongodb" else {}
             if options.store != "sqlite":

@@ -6,23 +6,27 @@ from __future__ import annotations
 import contextlib
 import random
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import httpx
 import psutil
 
-from tests.cluster.host import SYSTEM_PATH, Host
+from tests.cluster.host import SYSTEM_PATH, Host, call
 from tests.cluster.lab import PORT, Lab, processes, wipe
 from tests.cluster.namespaces import Namespaces
 from tests.support.mongo_server import Server
 
 LOST_AFTER = 25.0
 """ORQAL_HOST_LOST_AFTER, in seconds."""
+CLOCK_OFF = 7_200
+"""Seconds that a clock is set ahead or back."""
 WITHIN = 180.0
 """Seconds in which all must work again after a fault."""
 HOME = "/root/.orqal"
@@ -34,6 +38,12 @@ API_TOKEN, JOIN_TOKEN = "a" * 43, "b" * 64
 _SUPERVISOR = "supervisor-of-orqal"
 """A word in the command line of the process that starts Orqal again where it has died."""
 _LOG = "/tmp/supervisor.log"
+_FORGOTTEN = "services-are-forgotten"
+"""While this file is in the head's HOME, Orqal is started without its wrapper file."""
+_CLOCK = "clock"
+"""A file in /tmp of a host with the seconds that its clock is ahead."""
+_OF_A_HOST = "HostActor", "raylet", "dockerd", "link", "host ", "of a host", "of the jobs", "of Docker"
+"""Words in the names of faults that happen to one of the hosts."""
 _JOBS_DISK = f"mkdir -p -m 700 {HOME} {JOBS} && mount -t tmpfs -o size=2g,mode=700 tmpfs {JOBS}"
 
 
@@ -79,7 +89,15 @@ class Faults:
             "wrapper file broken for 20 s": lambda _: self._spoil_wrapper("this is no Python", 20),
             "wrapper file away for 20 s": lambda _: self._spoil_wrapper(None, 20),
             "disk of the jobs full for 20 s": lambda host: self._fill_jobs(host, 20),
+            "disk of Docker full for 20 s": lambda host: self._fill_docker(host, 20),
+            "clock of a host ahead for 20 s": lambda host: self._set_clock(host, CLOCK_OFF, 20),
+            "clock of a host behind for 20 s": lambda host: self._set_clock(host, -CLOCK_OFF, 20),
+            "clock of the head ahead for 20 s": lambda _: self._set_clock(self.lab.head, CLOCK_OFF, 20),
+            "clock of the head behind for 20 s": lambda _: self._set_clock(self.lab.head, -CLOCK_OFF, 20),
+            "host drained for 10 s": lambda host: self._drain(host, 10),
+            "host drained at once, for 10 s": lambda host: self._drain(host, 10, "--now"),
             "orqal down, and up": lambda _: self._down(),
+            "up without the wrapper file for 20 s": lambda _: self._up_without_services(20),
             "everything on the head killed": lambda _: self._head(),
             **(
                 {"database killed, back after 60 s": lambda _: self._database(60)}
@@ -88,6 +106,10 @@ class Faults:
                 else {"disk of the store full for 20 s": lambda _: self._disk(20)}
             ),
         }
+        if not all(host.has_docker_disk for host in self.lab.cluster.hosts):
+            del self.all["disk of Docker full for 20 s"]
+        if not _clock(self.lab).exists():
+            self.all = {name: fault for name, fault in self.all.items() if not name.startswith("clock")}
 
     def happen(self, fault: str) -> Happened:
         """Let something happen to some host, and return when all works again.
@@ -142,7 +164,7 @@ class Faults:
     @staticmethod
     def is_of_a_host(fault: str) -> bool:
         """True if a fault happens to one of the hosts, and not to the head as such."""
-        return any(word in fault for word in ("HostActor", "raylet", "dockerd", "link", "power", "of the jobs"))
+        return any(word in fault for word in _OF_A_HOST)
 
     def well(self) -> bool:
         """The API answers, and every host is ready."""
@@ -199,6 +221,46 @@ class Faults:
         """Let a host's disk for the jobs' directories be full for a while."""
         fill = f"dd if=/dev/zero of={JOBS}/fill bs=1M 2>/dev/null; sleep {seconds:g}; rm {JOBS}/fill"
         host.run(["bash", "-c", fill])
+
+    def _fill_docker(self, host: Host, seconds: float) -> None:
+        """Let the disk of a host's Docker daemon be full for a while."""
+        host.fill_docker_disk()
+        try:
+            time.sleep(seconds)
+        finally:
+            host.empty_docker_disk()
+
+    def _set_clock(self, host: Host, ahead: int, seconds: float) -> None:
+        """Let the clock of a host's Python programs be so many seconds ahead for a while, as if someone had set it."""
+        (host.tmp / _CLOCK).write_text(str(ahead))
+        try:
+            time.sleep(seconds)
+        finally:
+            (host.tmp / _CLOCK).unlink()
+
+    def _drain(self, host: Host, seconds: float, *options: str) -> None:
+        """Let a host get no jobs for a while, as an administrator does."""
+        self._insist("drain", host.name, *options)
+        try:
+            time.sleep(seconds)
+        finally:
+            self._insist("undrain", host.name)
+
+    def _insist(self, *command: str) -> None:
+        """Give a command until it is carried out: another fault may be under way."""
+        wait_for(lambda: self.lab.orqal(*command, check=False).returncode == 0, f"orqal {command[0]} works", WITHIN)
+
+    def _up_without_services(self, seconds: float) -> None:
+        """Let someone start Orqal without the setting that names the wrapper file, and notice it after a while."""
+        forgotten = self.lab.head.home / _FORGOTTEN
+        forgotten.touch()
+        try:
+            self._down()
+            wait_for(lambda: bool(self._states()), "the API answers", WITHIN)
+            time.sleep(seconds)
+        finally:
+            forgotten.unlink()
+        self._down()
 
     def _raylet(self, host: Host) -> None:
         host.run(["pkill", "-KILL", "raylet"])
@@ -268,6 +330,8 @@ def supervised(cluster: Namespaces, services: str, store: str | None) -> Iterato
     lab.head.run(["bash", "-c", disk])
     for host in cluster.hosts[1:]:
         host.run(["bash", "-c", _JOBS_DISK])
+    if compiler := shutil.which("cc"):
+        call(compiler, "-shared", "-fPIC", "-O2", "-o", str(_clock(lab)), str(Path(__file__).with_name("clock.c")))
     try:
         for host in cluster.hosts:
             _supervise(lab, host)
@@ -292,6 +356,11 @@ def supervised(cluster: Namespaces, services: str, store: str | None) -> Iterato
             host.run(["rm", "-f", _LOG])
 
 
+def _clock(lab: Lab) -> Path:
+    """The library that sets clocks (clock.c). It is missing where there is no C compiler."""
+    return lab.cluster.directory / "clock.so"
+
+
 def supervisor_log(host: Host) -> str:
     """What Orqal has said on a host since it was first started."""
     file = host.directory / f"root{_LOG}"
@@ -302,12 +371,14 @@ def _supervise(lab: Lab, host: Host) -> None:
     """Run Orqal on a host as systemd would, which starts it again when it dies."""
     if host is lab.head:
         command = f"orqal up --address {host.address} --port {PORT} --block"
+        command = f"if [ -e ~/{_FORGOTTEN} ]; then ORQAL_SERVICES=/nowhere.py {command}; else {command}; fi"
     else:
         command = f"orqal join {lab.head.address} --block"
     again = f"while :; do {command}; sleep 1; done >>{_LOG} 2>&1"
+    clock = {"LD_PRELOAD": str(_clock(lab)), "ORQAL_TEST_CLOCK": f"/tmp/{_CLOCK}"} if _clock(lab).exists() else {}
     host.run(
         ["bash", "-c", 'setsid --fork bash -c "$1" "$0" </dev/null >/dev/null 2>&1', _SUPERVISOR, again],
-        lab.settings | {"ORQAL_JOIN_TOKEN": JOIN_TOKEN, "TERM": "dumb"},
+        lab.settings | {"ORQAL_JOIN_TOKEN": JOIN_TOKEN, "TERM": "dumb"} | clock,
     )
 
 

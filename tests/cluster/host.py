@@ -66,6 +66,35 @@ class Host:
         """A DOCKER_HOST that reaches its daemon from inside and outside. The usual socket works inside, too."""
         return f"unix://{self.directory}/docker.sock"
 
+    @property
+    def docker_root(self) -> Path:
+        """The folder of its daemon's data, at the same path inside and outside."""
+        return self.directory / "docker"
+
+    @property
+    def has_docker_disk(self) -> bool:
+        """Whether that folder is a disk of its own."""
+        return self.docker_root.is_mount()
+
+    def add_docker_disk(self, megabytes: int) -> None:
+        """Let the daemon's data have a new disk of its own, which hides what it had. The host is off."""
+        self.docker_root.mkdir(exist_ok=True)
+        call("mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=711", "tmpfs", str(self.docker_root))
+
+    def remove_docker_disk(self) -> None:
+        """Remove the disk with all that is on it, if there is one. The host is off."""
+        if self.has_docker_disk:
+            call("umount", str(self.docker_root))
+
+    def fill_docker_disk(self) -> None:
+        """Leave no room on the daemon's disk."""
+        fill = 'fallocate -l "$(df --output=avail -B1 "$0" | tail -n 1)" "$0/fill"; cat /dev/zero >"$0/more"'
+        self.run(["bash", "-c", f"({fill}) 2>/dev/null", self.docker_root], check=False)
+
+    def empty_docker_disk(self) -> None:
+        """Undo that."""
+        self.run(["bash", "-c", 'rm -f "$0/fill" "$0/more"', self.docker_root])
+
     def docker(self, timeout: int = 60) -> docker.DockerClient:
         """A client of its daemon; the caller closes it."""
         return docker.DockerClient(base_url=self.docker_host, timeout=timeout)
@@ -196,7 +225,7 @@ class Host:
         """
         assert self.dockerd is not None
         command = [
-            *("dockerd", "--data-root", str(self.directory / "docker")),
+            *("dockerd", "--data-root", str(self.docker_root)),
             # systemd's cgroup driver cannot be reached from here.
             *("--exec-opt", "native.cgroupdriver=cgroupfs"),
             *("--host", "unix:///run/docker.sock", "--host", self.docker_host),

@@ -35,12 +35,17 @@ class Namespaces:
     Args:
         count: the number of hosts, which are called h1 and so on.
         dockerd: more options for each host's Docker daemon.
+        docker_disk_mb: the size of a disk of its own for each Docker daemon's data, which can be full; None: the
+            machine's.
         keep: whether the cluster stays when this process has ended, until it is taken down.
     """
 
-    def __init__(self, count: int = 3, *, dockerd: Sequence[str] = (), keep: bool = False) -> None:
+    def __init__(
+        self, count: int = 3, *, dockerd: Sequence[str] = (), docker_disk_mb: int | None = None, keep: bool = False
+    ) -> None:
         self.count = count
         self.dockerd = tuple(dockerd)
+        self.docker_disk_mb = docker_disk_mb
         self.keep = keep
         self.name = ""
         """orq0 and so on."""
@@ -127,6 +132,8 @@ class Namespaces:
         known = self.directory / "known_hosts"
         for host in self.hosts:
             host.directory.mkdir()
+            if self.docker_disk_mb is not None:
+                host.add_docker_disk(self.docker_disk_mb)
             public = _make_key(host.directory / "ssh_host_key")
             with known.open("a") as file:
                 file.write(f"{host.name},{host.address} {public}")
@@ -177,6 +184,7 @@ def clean(name: str) -> None:
     directory = RUNS / name
     for host in hosts_of(name):
         host.power_off()
+        host.remove_docker_disk()
     for rule in _rules(name):
         with contextlib.suppress(RuntimeError):  # there is no such rule any more
             while True:

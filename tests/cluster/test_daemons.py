@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from bson import ObjectId
 
 from orqal.models import ErrorType
+from tests.cluster.faults import wait_for
 from tests.cluster.host import Host
+from tests.cluster.lab import give_image
 from tests.cluster.namespaces import Namespaces
 from tests.support.host_actor import Actors, ended, shell
 
@@ -119,8 +123,7 @@ def test_a_frozen_daemon_is_silent_and_what_runs_goes_on(host: Host, actors: Act
     try:
         outcome = actors.do(actor.run(shell("true"))).result(60)
         assert (outcome.host_failed, outcome.start) == (True, None)
-        states = [args[1].state for method, args in actors.recorder.calls if method == "report"]
-        assert states[-1].startswith("silent: ")
+        assert actors.recorder.reports[-1].state.startswith("silent: ")
     finally:
         host.run(["pkill", "-CONT", "-x", "dockerd"])
     container.exec_run(["sh", "-c", ": >/tmp/go"])
@@ -130,3 +133,37 @@ def test_a_frozen_daemon_is_silent_and_what_runs_goes_on(host: Host, actors: Act
     while [left.id for left in actors.client.containers.list(all=True, filters={"label": label})] != [container.id]:
         assert time.monotonic() < deadline, "the daemon has created a container later, and it is left"
         time.sleep(0.1)
+
+
+@pytest.fixture
+def small_disk(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    """The host with a disk for its daemon's data that can be filled, and actors that look as if they were on it."""
+    here = os.uname()
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename=host.name, release=here.release))
+    host.power_off()
+    host.add_docker_disk(megabytes=1_500)
+    host.power_on()
+    give_image([host])
+    yield host
+    host.power_off()
+    host.remove_docker_disk()
+    host.power_on()
+
+
+@pytest.mark.parametrize("emptied", [True, False], ids=["before the end", "after the end"])
+def test_what_prints_while_docker_s_disk_is_full_runs_again(small_disk: Host, actors: Actors, emptied: bool) -> None:
+    """Docker loses what it cannot write, says so to nobody, and reports a normal end."""
+    script = "trap 'echo over; exit 0' USR2; trap 'echo lost; sleep 77 & wait' USR1; while :; do sleep 0.1; done"
+    running = actors.begin(actors.actor(), shell(script))
+    process = str(actors.container().attrs["State"]["Pid"])
+    small_disk.fill_docker_disk()
+    small_disk.run(["kill", "-USR1", process])
+    wait_for(lambda: small_disk.run(["pgrep", "-x", "-f", "sleep 77"], check=False).returncode == 0, "it prints", 60)
+    if emptied:
+        wait_for(lambda: actors.recorder.reports[-1].shortage is not None, "the host has noticed it", 60)
+        small_disk.empty_docker_disk()
+    small_disk.run(["kill", "-USR2", process])
+    outcome = running.result(60)
+    assert "lost" not in outcome.output.stdout
+    assert (ended(outcome)[:2], outcome.passing) == ((ErrorType.DOCKER_ERROR, 0), True)
+    assert outcome.error is not None and "disk" in outcome.error.message

@@ -16,7 +16,7 @@ from bson import ObjectId
 
 from orqal.actors.host.host import Host
 from orqal.actors.interfaces import SchedulerApi
-from orqal.actors.messages import Order
+from orqal.actors.messages import HostReport, Order
 from orqal.actors.wrapper_processes import WrapperProcesses
 from orqal.engine.client import Engine
 from orqal.engine.usage import Cgroups
@@ -43,6 +43,11 @@ class Recorder:
     def starts(self) -> list[Any]:
         """The reports of containers that were started."""
         return [args[0] for method, args in self.calls if method == "started"]
+
+    @property
+    def reports(self) -> list[HostReport]:
+        """What the host has reported of itself."""
+        return [args[1] for method, args in self.calls if method == "report"]
 
 
 def make_host(cluster: str, recorder: Recorder) -> Host:

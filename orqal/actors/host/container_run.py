@@ -56,6 +56,8 @@ class HostParts:
     """Called when the host has another image."""
     end_earlier: Callable[[ContainerKey], Awaitable[None]]
     """Ends and removes what earlier attempts at a job have left on this host: two of them must never run at once."""
+    measure_disks: Callable[[], Awaitable[None]]
+    """Finds out whether Docker's disk is full, so that it may have lost what containers have printed."""
     remove_late: Callable[[ContainerKey, Awaitable[str]], object]
     """Called with an attempt that is over, and with the call that may still create its container: the container is
     removed when it is there."""
@@ -354,6 +356,8 @@ class ContainerRun:
             error = self._stopped(
                 f"after its program had exited with {ended.exit_code}, before its files were here"
             ).error
+        if error is None:
+            await self._parts.measure_disks()
         if error is None and (others := self._engine.death(ended.container).by_others):
             error, passing = JobError(type=ErrorType.DOCKER_ERROR, message=others), True
         if error is None and (self._must_end.is_set() or not will_retry(self._order.job, ended.exit_code)):

@@ -44,6 +44,8 @@ class Death:
     """The kernel has killed a process of it for lack of memory."""
     unread: bool = False
     """Its daemon was down while it ran, and did not read its output again when it was back."""
+    unwritten: bool = False
+    """The disk of its daemon was full while it ran. Docker drops what it cannot write, and goes on."""
 
     @property
     def by_others(self) -> str | None:
@@ -66,6 +68,8 @@ class Death:
                 "its container ended just when its Docker daemon came back: without `live-restore` Docker then loses a "
                 "part of its output"
             )
+        if self.unwritten:
+            return "the disk of its Docker daemon was full while it ran: Docker then loses what containers print"
         return None
 
 
@@ -163,6 +167,11 @@ class EngineWatch:
     def death(self, container: str) -> Death:
         """The end of a container. Ask before the container starts, so that its end is not missed."""
         return self._deaths.setdefault(container, Death())
+
+    def logs_are_lost(self) -> None:
+        """Note for all containers that the daemon has no room for what they print."""
+        for death in self._deaths.values():
+            death.unwritten = True
 
     def forget(self, container: str) -> None:
         """Drop what is known of a container's end."""

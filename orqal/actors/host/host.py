@@ -86,6 +86,7 @@ class Host(HostApi):
             on_start=self._on_start,
             on_change=self._report_now,
             end_earlier=self._end_earlier,
+            measure_disks=self._measure_disks,
             remove_late=lambda key, creating: self._background.spawn(self._remove_late(key, creating)),
         )
         self._refusal: str | None = "opening the folder of jobs' directories"
@@ -325,6 +326,8 @@ class Host(HostApi):
     async def _measure_disks(self) -> None:
         info = self._engine.info
         await self._disks.look(info.data_root if info is not None and info.local else None)
+        if self._disks.room.docker_is_full:
+            self._engine.logs_are_lost()
 
     def _report_now(self) -> None:
         self._background.spawn(self._scheduler.report(self._node_id, self._present()))
@@ -363,5 +366,5 @@ class Host(HostApi):
             images=self._engine.images,
             pulling=self._pulls.under_way,
             incarnation=self._incarnation,
-            shortage=self._disks.shortage,
+            shortage=self._disks.room.shortage,
         )

@@ -47,6 +47,7 @@ class Lab:
         self.engine = engine
         self.watch = EngineWatch("cluster", None, self._on_connect, lambda: None)
         self.started = asyncio.Event()
+        self.disk_is_full = False
         self._samplers = ThreadPoolExecutor(1)
         self.parts = HostParts(
             settings=settings,
@@ -57,6 +58,7 @@ class Lab:
             on_start=self._on_start,
             on_change=lambda: None,
             end_earlier=self._nothing,
+            measure_disks=self._measure_disks,
             remove_late=lambda key, creating: None,
         )
 
@@ -68,6 +70,10 @@ class Lab:
 
     async def _nothing(self, key: ContainerKey) -> None:
         return
+
+    async def _measure_disks(self) -> None:
+        if self.disk_is_full:
+            self.watch.logs_are_lost()
 
     async def begin(self, ref: WrapperRef = PLAIN, timeout: float | None = None) -> ContainerRun:
         """Start an attempt, and return it when its container runs."""
@@ -322,3 +328,22 @@ async def test_a_wrapper_may_mount_that_read_only_and_other_folders_as_it_likes(
     assert engine.spec is not None and engine.spec.volumes == volumes
     run.stop(Wish.CANCEL)
     await within(run.task)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+async def test_what_ends_on_a_full_disk_runs_again_whatever_its_exit_code(lab: Lab, code: int) -> None:
+    run = await lab.begin(READS)
+    lab.disk_is_full = True
+    lab.engine.output.end()
+    lab.engine.exit(code)
+    outcome = await within(run.task)
+    assert (ended(outcome), outcome.passing) == ((ErrorType.DOCKER_ERROR, code), True)
+    assert outcome.output.result is None
+
+
+async def test_what_is_stopped_on_a_full_disk_stays_stopped(lab: Lab) -> None:
+    run = await lab.begin(timeout=0.05)
+    lab.disk_is_full = True
+    lab.engine.output.end()
+    outcome = await within(run.task)
+    assert (ended(outcome)[0], outcome.passing) == (ErrorType.TIMEOUT, False)
