@@ -27,7 +27,6 @@ from orqal.actors.host.engine_watch import EngineWatch
 from orqal.actors.host.image_pulls import ImagePulls
 from orqal.actors.messages import Order
 from orqal.engine import job_directory
-from orqal.engine.client import ContainerKey
 from orqal.engine.errors import Unreachable
 from orqal.models import AppInfo, ErrorType, JobError, JobRecord, JobSpec, Outcome, Output, Resources, Status, now
 from orqal.scheduling.lifecycle import Wish
