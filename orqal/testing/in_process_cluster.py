@@ -314,6 +314,13 @@ class InProcessCluster:
         """The process of the Scheduler that runs."""
         return self._current[0] if self._current is not None else None
 
+    @property
+    def frozen_until(self) -> float:
+        """When the last of the processes that are frozen now goes on, on the loop's clock."""
+        actors = [self.ray.node_of(name) for name in self._hosts]
+        processes = [self.scheduler_process, *(state.actor[0] for state in actors if state and state.actor)]
+        return max((process.frozen_until for process in processes if process is not None), default=0.0)
+
     async def _load(self, source: Source) -> list[App]:
         await asyncio.sleep(self.load_time)
         return catalog.load(source, 1 << 40)

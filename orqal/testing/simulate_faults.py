@@ -99,6 +99,7 @@ class FaultyLife:
             users = [asyncio.ensure_future(self._user(number)) for number in range(2)]
             faults = [asyncio.ensure_future(self._fault()) for _ in range(2)]
             await asyncio.gather(*users, *faults)
+            await asyncio.sleep(max(0.0, cluster.frozen_until - asyncio.get_running_loop().time()))
             for name in self._hosts:
                 await cluster.scheduler.undrain(name)
             try:
