@@ -57,6 +57,8 @@ _NOT_FOR_JOBS = "AUDIT_WRITE", "MKNOD", "NET_RAW", "SETFCAP", "SETPCAP"
 """Capabilities that Docker gives to root in a container, and jobs do not get. With MKNOD and SETFCAP a job could leave
 a device or a program in a mount that makes another user of the host root. With NET_RAW it could forge packets."""
 _EVENTS = ("die", "kill", "oom")
+_ENDED = ("exited", "dead")
+"""States of a container that has ended."""
 _LOG_FILES, _LOG_FILES_IN_CAP = 10, 8
 """Files of a capped log. When a file is full, the oldest is dropped, so that at least 9 full ones remain: more than the
 cap, by more than our count of its bytes may be wrong (see orqal.engine.output)."""
@@ -157,8 +159,8 @@ class Past(NamedTuple):
     killed: set[str]
     """Containers to which it has sent a signal that ends programs. A daemon without `live-restore` that finds
     containers running at its start kills them before anyone can listen."""
-    ended: set[str]
-    """Containers whose end it has seen."""
+    ended: dict[str, int | None]
+    """Containers whose end it has seen, and the exit code of the event."""
     all_since_its_start: bool
     """True if it has forgotten nothing since its start."""
 
@@ -367,7 +369,7 @@ class Engine:
         with translated("inspect the container"):
             found = self._api.inspect_container(container)
         state = found["State"]
-        if state["Status"] not in ("exited", "dead"):
+        if state["Status"] not in _ENDED:
             return None
         labels = found["Config"]["Labels"] or {}
         return Ended(
@@ -410,6 +412,28 @@ class Engine:
             one_shot = version_gte(self._api.api_version, "1.41") or None
             stats: dict[str, Any] = self._api.stats(container, stream=False, one_shot=one_shot)
         return stats
+
+    def has_ended(self, container: str) -> bool:
+        """True if a container that was started has ended, also if the daemon has missed its end.
+
+        A daemon whose containerd was away, as during an upgrade, believes for ever that what ended meanwhile runs
+        (seen with Docker 20.10). Such a container has no processes, and the daemon finds out when it is to send a
+        signal: one that does nothing to programs that run.
+        """
+        with translated("inspect the container"):
+            state = self._api.inspect_container(container)["State"]
+        if state["Status"] in _ENDED:
+            return True
+        # Most daemons are on this machine, whose kernel knows. What a daemon measures may take it a second.
+        if _is_in(state["Pid"], container) or (self.stats(container).get("pids_stats") or {}).get("current"):
+            return False
+        with translated("send the container a signal"):
+            try:
+                self._api.kill(container, signal="SIGCONT")
+            except docker.errors.APIError as error:
+                if error.status_code not in (404, 409):  # it is gone, or does not run
+                    raise
+        return self.ended(container) is not None
 
     def stop(self, container: str, grace: int) -> None:
         """Send SIGTERM, and SIGKILL after `grace` seconds. Nothing happens if the container has ended or is gone."""
@@ -497,7 +521,7 @@ class Engine:
             out_of_memory={event.container for event in events if event.out_of_memory},
             started={str(event["Actor"]["ID"]) for event in ours if event["Action"] == "start"},
             killed={event.container for event in events if event.killed},
-            ended={event.container for event in events if not event.killed and not event.out_of_memory},
+            ended={e.container: e.exit_code for e in events if not e.killed and not e.out_of_memory},
             all_since_its_start=len(known) < _REMEMBERED,
         )
 
@@ -575,6 +599,14 @@ def _log_cap(options: Mapping[str, str]) -> int:
 
 def _by_socket() -> bool:
     return (os.environ.get("DOCKER_HOST") or "unix://").startswith("unix://")
+
+
+def _is_in(process: int, container: str) -> bool:
+    """True if a process of this machine is in a container. Its id may be one of another machine's."""
+    try:
+        return process > 0 and container in Path(f"/proc/{process}/cgroup").read_text()
+    except OSError:
+        return False
 
 
 def _seconds(time: str) -> float:

@@ -151,6 +151,8 @@ class Event(NamedTuple):
     out_of_memory: bool = False
     """True if the kernel has killed a process of it, because the container's memory was used up. If both are False,
     the container has ended."""
+    exit_code: int | None = None
+    """The exit code that the daemon reports with its end. It may know another one afterwards: see Death."""
 
 
 class Events:
@@ -164,7 +166,8 @@ class Events:
             for event in self._stream:
                 container, killed = str(event["Actor"]["ID"]), event["Action"] == "kill"
                 if not killed or event["Actor"]["Attributes"].get("signal") in _ENDING:
-                    yield Event(container, killed, event["Action"] == "oom")
+                    code = event["Actor"]["Attributes"].get("exitCode")
+                    yield Event(container, killed, event["Action"] == "oom", None if code is None else int(code))
         except (requests.RequestException, docker.errors.DockerException, OSError, ValueError):
             return
 

@@ -1,6 +1,6 @@
 """Jobs on three hosts while parts are killed at random; then a check from the outside that nothing is lost.
 
-    make chaos                                            # forty minutes; needs root
+    make chaos                                            # an hour and a half; needs root
     make chaos ARGS='--seed 7 --rounds 1 --store mongodb'
 
 First the jobs are in SQLite, then in a MongoDB. A user submits named batches, one after the other, as long as faults

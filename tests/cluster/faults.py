@@ -42,7 +42,9 @@ _FORGOTTEN = "services-are-forgotten"
 """While this file is in the head's HOME, Orqal is started without its wrapper file."""
 _CLOCK = "clock"
 """A file in /tmp of a host with the seconds that its clock is ahead."""
-_OF_A_HOST = "HostActor", "raylet", "dockerd", "link", "host ", "of a host", "of the jobs", "of Docker"
+_OF_A_DAEMON = "HostActor", "dockerd", "containerd", "shims"
+"""Words in the names of faults that do not matter to the other parts of a host."""
+_OF_A_HOST = *_OF_A_DAEMON, "raylet", "link", "host ", "of a host", "of the jobs", "of Docker"
 """Words in the names of faults that happen to one of the hosts."""
 _JOBS_DISK = f"mkdir -p -m 700 {HOME} {JOBS} && mount -t tmpfs -o size=2g,mode=700 tmpfs {JOBS}"
 
@@ -78,6 +80,8 @@ class Faults:
             "raylet killed": self._raylet,
             "dockerd killed, containers die": lambda host: self._dockerd(host, "--live-restore=false"),
             "dockerd killed, containers live": lambda host: self._dockerd(host, "--live-restore=true"),
+            "containerd killed": self._containerd,
+            "shims of containers killed": self._shims,
             "link down for 10 s": lambda host: self._link(host, 10),
             "link down beyond the limit": lambda host: self._link(host, LOST_AFTER + 10),
             "host without power": self._power,
@@ -133,7 +137,7 @@ class Faults:
             if not any(self.is_of_a_host(fault) for fault in lane):
                 return self.lab.head
             # The head has parts of its own that must not go with a host.
-            if len(lanes) == 1 and all("HostActor" in fault or "dockerd" in fault for fault in lane):
+            if len(lanes) == 1 and all(any(word in fault for word in _OF_A_DAEMON) for fault in lane):
                 return self.random.choice(self.lab.cluster.hosts)
             return members.pop()
 
@@ -277,6 +281,21 @@ class Faults:
         # The daemon that starts decides what becomes of the containers.
         host.stop_docker("KILL")
         host.start_docker(option)
+
+    def _containerd(self, host: Host) -> None:
+        """Kill containerd. dockerd starts another, and the containers go on."""
+        before = host.run(["pidof", "containerd"]).stdout
+        host.run(["pkill", "-KILL", "-x", "containerd"])
+
+        def another() -> bool:
+            now = host.run(["pidof", "containerd"], check=False).stdout
+            return bool(now.strip()) and now != before
+
+        wait_for(another, f"another containerd on {host.name}", WITHIN)
+
+    def _shims(self, host: Host) -> None:
+        """Kill the processes that hold the containers and read their output, as the kernel may for lack of memory."""
+        host.run(["pkill", "-KILL", "-f", "^[^ ]*containerd-shim"], check=False)  # there may be no container
 
     def _link(self, host: Host, seconds: float) -> None:
         host.link_down()

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from bson import ObjectId
 
+from orqal.actors.host import engine_watch
 from orqal.models import ErrorType
 from tests.cluster.faults import wait_for
 from tests.cluster.host import Host
@@ -84,8 +85,11 @@ def test_what_ends_while_a_daemon_comes_back_is_whole_or_runs_again(host: Host, 
     host.stop_docker("KILL")
     host.start_docker(option)
     outcomes = [each.result(60) for each in running]
-    whole = "".join(f"{number}\n" for number in range(1, LINES + 1)) * 2
-    assert {outcome.output.stdout == whole for outcome in outcomes if outcome.error is None} <= {True}
+    whole = [f"{number}" for number in range(1, LINES + 1)] * 2
+    ended_well = {number: outcome for number, outcome in enumerate(outcomes) if outcome.error is None}
+    output = {number: outcome.output.stdout.splitlines() for number, outcome in ended_well.items()}
+    cut = {number: (len(lines), lines[-1:]) for number, lines in output.items() if lines != whole}
+    assert not cut, {number: ended_well[number].inspect for number in cut}
     assert all(outcome.passing for outcome in outcomes if outcome.error is not None)
 
 
@@ -133,6 +137,40 @@ def test_a_frozen_daemon_is_silent_and_what_runs_goes_on(host: Host, actors: Act
     while [left.id for left in actors.client.containers.list(all=True, filters={"label": label})] != [container.id]:
         assert time.monotonic() < deadline, "the daemon has created a container later, and it is left"
         time.sleep(0.1)
+
+
+def test_a_container_whose_shim_is_killed_runs_again(host: Host, option: str, actors: Actors) -> None:
+    """The process that holds a container and reads its output dies. Docker reports an end as of a program."""
+    running = actors.begin(actors.actor(), shell(WAIT))
+    container = actors.container().id
+    host.run(["pkill", "-KILL", "-f", f"containerd-shim.*{container}"])
+    outcome = running.result(60)
+    assert outcome.error is not None, ended(outcome)
+    assert (outcome.error.type, outcome.passing) == (ErrorType.DOCKER_ERROR, True)
+
+
+@pytest.mark.parametrize("same_actor", [True, False])
+def test_the_end_of_a_container_while_containerd_is_away_is_noticed(
+    host: Host, option: str, actors: Actors, monkeypatch: pytest.MonkeyPatch, same_actor: bool
+) -> None:
+    """As during an upgrade. The daemon believes that it runs for ever."""
+    monkeypatch.setattr(engine_watch, "_LOOK_EVERY", 1.0)
+    actor, wanted = actors.actor(), shell(WAIT)
+    ending = actors.begin(actor, wanted)
+    process = actors.container().attrs["State"]["Pid"]
+    going_on = actors.begin(actor, shell(WAIT))
+    before = host.run(["pidof", "containerd"]).stdout
+    if not same_actor:
+        actors.forget(actor)
+    host.run(["bash", "-c", f"pkill -KILL -x containerd; touch /proc/{process}/root/tmp/go"])
+    if not same_actor:
+        ending = actors.do(actors.actor().run(wanted))
+    assert ended(ending.result(100)) == (None, 0, "on\nover\n")
+    wait_for(lambda: host.run(["pidof", "containerd"], check=False).stdout not in (before, ""), "another one", 60)
+    if same_actor:
+        [container] = actors.client.containers.list(filters={"label": f"orqal.cluster={actors.cluster}"})
+        host.run(["touch", f"/proc/{container.attrs['State']['Pid']}/root/tmp/go"])
+        assert ended(going_on.result(60)) == (None, 0, "on\nover\n")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import docker
 import pytest
 
+from orqal.engine import client
 from orqal.engine.client import ContainerKey, ContainerSpec, Ended, Engine
 from orqal.engine.errors import EngineError
 from orqal.engine.usage import Cgroups, Usage
@@ -163,3 +164,17 @@ def test_the_daemon_tells_nothing_of_what_does_not_run(engine: Engine) -> None:
     _, container = start(engine, None, "exit 0")
     end(engine, container)
     assert Usage.of_stats(engine.stats(container)) == Usage()
+
+
+@pytest.mark.parametrize("on_this_machine", [True, False])
+def test_whether_a_container_has_ended(engine: Engine, monkeypatch: pytest.MonkeyPatch, on_this_machine: bool) -> None:
+    if not on_this_machine:
+        monkeypatch.setattr(client, "_is_in", lambda process, container: False)
+    _, runs = start(engine, None, "trap 'echo woken' CONT; echo on; while :; do sleep 0.1; done")
+    output(engine, runs, until=b"on")
+    assert not engine.has_ended(runs)
+    engine.stop(runs, 0)
+    assert output(engine, runs) == "on\n", "it was sent a signal although it runs"
+    _, over = start(engine, None, "exit 0")
+    end(engine, over)
+    assert engine.has_ended(over)

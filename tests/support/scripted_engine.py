@@ -117,7 +117,7 @@ class ScriptedEngine:
         self.exit_unseen(code, ran=ran, out_of_memory=out_of_memory)
         if killed:
             self._tell(Event(CONTAINER, killed=True))
-        self._tell(Event(CONTAINER, killed=False))
+        self._tell(Event(CONTAINER, killed=False, exit_code=code))
 
     def kill_a_process_for_memory(self) -> None:
         self._tell(Event(CONTAINER, killed=False, out_of_memory=True))
@@ -167,7 +167,7 @@ class ScriptedEngine:
 
     def past(self) -> Past:
         self._asked()
-        ended = set() if self.ending is None else {CONTAINER}
+        ended = {} if self.ending is None else {CONTAINER: self.ending["exit_code"]}
         return Past(out_of_memory=set(), started=set(self.started), killed=set(), ended=ended, all_since_its_start=True)
 
     def events(self) -> ScriptedEvents:
@@ -211,6 +211,10 @@ class ScriptedEngine:
         assert self.spec is not None
         asked: dict[str, Any] = {"fail_on_oom": self.spec.fail_on_oom, "log_cap": self.spec.log_cap}
         return Ended(container=container, fetched=self.fetched, **asked, **self.ending)
+
+    def has_ended(self, container: str) -> bool:
+        self._asked()
+        return container == CONTAINER and self.ending is not None
 
     def fetch(self, container: str, path: str) -> ScriptedFiles:
         self.calls.append("fetch")

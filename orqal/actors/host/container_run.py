@@ -358,7 +358,7 @@ class ContainerRun:
             ).error
         if error is None:
             await self._parts.measure_disks()
-        if error is None and (others := self._engine.death(ended.container).by_others):
+        if error is None and (others := self._engine.death(ended.container).by_others(ended.exit_code)):
             error, passing = JobError(type=ErrorType.DOCKER_ERROR, message=others), True
         if error is None and (self._must_end.is_set() or not will_retry(self._order.job, ended.exit_code)):
             result, error = await self._result(ended, output, files)

@@ -27,6 +27,8 @@ _RECONNECT = 1.0
 """Seconds between two tries to reach a daemon that is away."""
 _ASK_EVERY = 3.0
 """Seconds between an answer of the daemon and the next question whether it is there."""
+_LOOK_EVERY = 30.0
+"""Seconds between two looks for containers whose end the daemon has missed."""
 _SILENT_AFTER = 10.0
 """Seconds within which a daemon answers such a question. Docker does so at once, however busy it is."""
 
@@ -46,12 +48,14 @@ class Death:
     """Its daemon was down while it ran, and did not read its output again when it was back."""
     unwritten: bool = False
     """The disk of its daemon was full while it ran. Docker drops what it cannot write, and goes on."""
+    exit_code: int | None = None
+    """What the event of its end said; None if it said nothing. If the process died that held the container (its shim),
+    that differs from the exit code in the container's state: Docker 20.10 says 255 and then 137."""
 
-    @property
-    def by_others(self) -> str | None:
+    def by_others(self, exit_code: int) -> str | None:
         """Why its program did not end by itself, or why that is not known, in words; None if it ended by itself.
 
-        Ask only for a container that Orqal has not stopped.
+        Ask only for a container that Orqal has not stopped. `exit_code`: the one in the container's state.
         """
         if self.killed:
             return (
@@ -68,6 +72,8 @@ class Death:
                 "its container ended just when its Docker daemon came back: without `live-restore` Docker then loses a "
                 "part of its output"
             )
+        if self.exit_code not in (None, exit_code):
+            return "the process that held its container (containerd-shim) died, so its exit code is not known"
         if self.unwritten:
             return "the disk of its Docker daemon was full while it ran: Docker then loses what containers print"
         return None
@@ -112,7 +118,10 @@ class EngineWatch:
         self._events: Events | None = None
         self._closed = threading.Event()
         self._asking = ThreadPoolExecutor(1, thread_name_prefix="docker ping")
-        self._watching = asyncio.create_task(self._watch_for_silence())
+        self._watching = [
+            asyncio.create_task(self._watch_for_silence()),
+            asyncio.create_task(self._look_for_missed_ends()),
+        ]
         threading.Thread(target=self._listen, name="docker events", daemon=True).start()
 
     async def do(self, call: Callable[[Engine], T], threads: ThreadPoolExecutor | None = None) -> T:
@@ -180,7 +189,8 @@ class EngineWatch:
     def close(self) -> None:
         """Let go of the daemon. Nothing can be asked of it afterwards."""
         self._closed.set()
-        self._watching.cancel()
+        for task in self._watching:
+            task.cancel()
         self._stop_listening()
         self._asking.shutdown(wait=False)
         self.threads.shutdown(wait=False)
@@ -219,6 +229,24 @@ class EngineWatch:
                 self.falls_silent(f"silent: its Docker daemon has not answered within {_SILENT_AFTER:g} s")
             except Exception:
                 log.exception("asking the Docker daemon whether it is there failed")
+
+    async def _look_for_missed_ends(self) -> None:
+        """Ask for each container that runs whether it does, because the daemon itself may not know."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY)
+            for container, death in list(self._deaths.items()):
+                if death.reported.is_set() or self.silent.is_set() or not self.connected.is_set():
+                    continue
+                try:
+                    if await self._has_ended(container):
+                        death.reported.set()
+                except EngineError as error:
+                    log.warning("it cannot be found out whether the container %s runs: %s", container, error)
+                except Exception:
+                    log.exception("asking whether a container runs failed")
+
+    async def _has_ended(self, container: str) -> bool:
+        return await self.do(lambda engine: engine.has_ended(container))
 
     def _listen(self) -> None:
         """In a thread: listen to the ends of containers, and connect again when the daemon was away."""
@@ -277,6 +305,7 @@ class EngineWatch:
             if state in ("exited", "dead"):
                 known = death.reported.is_set() or container in past.ended
                 death.unseen |= past.all_since_its_start and not known
+                death.exit_code = past.ended.get(container, death.exit_code)
                 death.reported.set()
         for container in self._deaths.keys() - {container for _, container, _ in seen.containers}:
             self._deaths[container].reported.set()  # someone has removed it
@@ -294,6 +323,7 @@ class EngineWatch:
             death.killed = True
         else:
             death.unseen = False  # it is listed as ended a moment before the daemon reports its end
+            death.exit_code = event.exit_code
             death.reported.set()
 
     def _disconnect(self, message: str) -> None:

@@ -87,4 +87,4 @@ def test_what_happens_to_containers() -> None:
         return {"Action": action, "Actor": {"ID": "c", "Attributes": attributes}}
 
     sent = [event("oom"), event("kill", signal="1"), event("kill", signal="15"), event("die", exitCode="0")]
-    assert list(Events(sent)) == [Event("c", False, True), Event("c", True), Event("c", False)]
+    assert list(Events(sent)) == [Event("c", False, True), Event("c", True), Event("c", False, exit_code=0)]

@@ -347,3 +347,18 @@ async def test_what_is_stopped_on_a_full_disk_stays_stopped(lab: Lab) -> None:
     lab.engine.output.end()
     outcome = await within(run.task)
     assert (ended(outcome)[0], outcome.passing) == (ErrorType.TIMEOUT, False)
+
+
+async def test_an_end_that_the_daemon_has_missed_is_noticed(
+    engine: ScriptedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_watch, "_LOOK_EVERY", 0.05)
+    monkeypatch.setenv("ORQAL_HOME", str(tmp_path))
+    lab = Lab(engine, Settings())
+    try:
+        run = await lab.begin()
+        engine.output.end()
+        engine.exit_unseen(3)
+        assert ended(await within(run.task)) == (None, 3)
+    finally:
+        lab.close()

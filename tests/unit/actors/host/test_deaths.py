@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from orqal.actors.host import engine_watch
-from orqal.actors.host.engine_watch import EngineWatch, Seen
+from orqal.actors.host.engine_watch import Death, EngineWatch, Seen
 from orqal.engine.client import ContainerKey, Engine, EngineInfo, Past
 from orqal.engine.errors import Unreachable
 
@@ -45,19 +45,27 @@ async def test_why_a_container_ended_that_had_ended_before_the_daemon_was_asked(
     monkeypatch.setattr(engine_watch, "Engine", away)
     watch = EngineWatch("cluster", None, lambda _: None, lambda: None)
     try:
-        occurred = {
-            kind: {"c"} if kind in events else set[str]() for kind in ("started", "killed", "ended", "out_of_memory")
-        }
+        occurred = {kind: {"c"} if kind in events else set[str]() for kind in ("started", "killed", "out_of_memory")}
         watch._connect(
             cast(Engine, None),
             INFO._replace(live_restore=live_restore),
             None,
             frozenset(),
-            Past(**occurred, all_since_its_start=all_known),
+            Past(**occurred, ended={"c": 0} if "ended" in events else {}, all_since_its_start=all_known),
             Seen([(ContainerKey("job", 1), "c", "exited")], set()),
         )
-        reason = watch.death("c").by_others
+        reason = watch.death("c").by_others(0)
         assert watch.death("c").reported.is_set()
         assert (reason is None) if why is None else (reason is not None and why in reason)
     finally:
         watch.close()
+
+
+@pytest.mark.parametrize(("in_event", "in_state"), [(255, 255), (137, 137), (0, 0), (None, 3)])
+def test_an_exit_code_that_the_daemon_reports_twice_is_the_program_s(in_event: int | None, in_state: int) -> None:
+    assert Death(exit_code=in_event).by_others(in_state) is None
+
+
+async def test_an_exit_code_that_the_daemon_does_not_stand_by_is_no_one_s() -> None:
+    reason = Death(exit_code=255).by_others(137)
+    assert reason is not None and "containerd-shim" in reason
