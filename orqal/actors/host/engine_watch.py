@@ -45,7 +45,7 @@ class Death:
     out_of_memory: bool = False
     """The kernel has killed a process of it for lack of memory."""
     unread: bool = False
-    """Its daemon was down while it ran, and did not read its output again when it was back."""
+    """Its daemon was down while it ran, and may not have read its output again when it was back."""
     unwritten: bool = False
     """The disk of its daemon was full while it ran. Docker drops what it cannot write, and goes on."""
     exit_code: int | None = None
@@ -68,10 +68,7 @@ class Death:
                 "output and does not know its exit code"
             )
         if self.unread:
-            return (
-                "its container ended just when its Docker daemon came back: without `live-restore` Docker then loses a "
-                "part of its output"
-            )
+            return "its container ended just when its Docker daemon came back: Docker then loses a part of its output"
         if self.exit_code not in (None, exit_code):
             return "the process that held its container (containerd-shim) died, so its exit code is not known"
         if self.unwritten:
@@ -298,11 +295,14 @@ class EngineWatch:
             death = self.death(container)
             death.killed |= container in past.killed
             death.out_of_memory |= container in past.out_of_memory
-            if state != "created" and not (death.reported.is_set() or info.live_restore or container in past.started):
-                # It is older than this daemon, which stops such containers at its start. It may have ended by itself
-                # just before that, and then the daemon reports an end like any other.
+            over = state in ("exited", "dead")
+            older = state != "created" and not (death.reported.is_set() or container in past.started)
+            if older and (over or not info.live_restore):
+                # It is older than this daemon. With `live-restore` the daemon reads its output again, unless it ended
+                # just before that. Otherwise the daemon stops it, unless it has ended by itself just before that. Ends
+                # of both kinds are reported like any other, though a part of the output is lost.
                 death.unread |= past.all_since_its_start
-            if state in ("exited", "dead"):
+            if over:
                 known = death.reported.is_set() or container in past.ended
                 death.unseen |= past.all_since_its_start and not known
                 death.exit_code = past.ended.get(container, death.exit_code)

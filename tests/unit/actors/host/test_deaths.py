@@ -28,7 +28,7 @@ STOPPED = "was stopped from outside"
         # It is older than the daemon.
         (False, {"ended"}, True, BACK),
         (False, {"ended", "killed"}, True, STOPPED),
-        (True, {"ended"}, True, BY_ITSELF),
+        (True, {"ended"}, True, BACK),
         (False, set(), True, DOWN),
         (True, set(), True, DOWN),
         # The daemon has forgotten the oldest events.
