@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -62,6 +63,18 @@ def keep_log(home: Path) -> None:
         kept.parent.mkdir(exist_ok=True)
         shutil.move(log, kept)
         console.print(f"Orqal's log is kept as {kept}.")
+
+
+def free_port() -> int:
+    """Return Orqal's usual port, or any other if that is used, perhaps by an Orqal of the user's own."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", 5001))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 @contextmanager
@@ -120,7 +133,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description="Run a batch over real files in real containers, and check every result."
     )
-    parser.add_argument("--port", type=int, default=5001, help="the API's port (default: %(default)s)")
+    parser.add_argument("--port", type=int, help="the API's port (default: 5001, or any other if that is used)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -131,7 +144,7 @@ def main() -> int:
         return 1
     files = pick_files(FOLDER, COUNT)
     try:
-        with own_orqal(arguments.port):
+        with own_orqal(arguments.port or free_port()):
             console.print(f"Submitting {len(files)} files in {FOLDER} to the app Checksum, one container for each.")
             jobs = batch([Job(app="Checksum", input=str(path)) for path in files], name="demo")
             wait(jobs)

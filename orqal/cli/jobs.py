@@ -107,7 +107,7 @@ def jobs(
     if shown.row_count:
         out().print(shown)
     else:
-        say("There is no such job.")
+        say("No job matches.")
 
 
 def job(id: Id, json: Json = False) -> None:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
 from orqal.cli.options import Retries, RetryDelay, RetryMemory, RetryOn, Timeout, pairs, retry_fields
 from orqal.cli.show import copy_output, print_json, say
-from orqal.client import Client
+from orqal.client import Client, OrqalError
 
 NO_EXIT_CODE = 125
 """The exit code if no container ended by itself. `docker run` uses it too."""
+_REASON_AFTER = 5.0
+"""Seconds after which a job that has not started says why."""
+_REASON_AGAIN = 30.0
+"""Seconds after which it says so again, if the reason is another one."""
 
 
 def run(
@@ -72,9 +79,10 @@ def run(
     client = Client()
     id = client.submit(document)
     try:
-        if not json:
-            copy_output(client.logs(id, follow=True))
-        change = next(client.changes([id]))
+        with _reasons_told(id):
+            if not json:
+                copy_output(client.logs(id, follow=True))
+            change = next(client.changes([id]))
     except (KeyboardInterrupt, BrokenPipeError) as cause:
         # The output no longer has a reader.
         client.cancel([id])
@@ -87,6 +95,33 @@ def run(
         say(f"{change.error.type.value}: {change.error.message}", "red")
         raise typer.Exit(change.exit_code or NO_EXIT_CODE)
     raise typer.Exit(change.exit_code or 0)
+
+
+@contextmanager
+def _reasons_told(id: str) -> Iterator[None]:
+    """Say on stderr why a job does not start: an image that is pulled for long, or no room on any host."""
+    over = threading.Event()
+
+    def tell() -> None:
+        client, told, pause = Client(), "", _REASON_AFTER
+        while not over.wait(pause):
+            pause = _REASON_AGAIN
+            try:
+                now = client.explain(id)
+            except OrqalError:  # whoever waits for the job says so
+                continue
+            if now["current_status"] not in ("todo", "init"):
+                return
+            if now["summary"] != told and not over.is_set():
+                told = now["summary"]
+                say(f"{id} has not started yet. {told}")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _checked_mount(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import secrets
 import socket
@@ -237,7 +238,9 @@ def _check_port(address: str, port: int, option: str) -> None:
         try:
             probe.bind((address, port))
         except OSError as error:
-            raise ClusterError(
-                f"Orqal cannot listen on port {port} of {address} ({error.strerror}): another program does, or this "
-                f"machine has no such address. Choose another port: `orqal up {option} {port + 1}`."
-            ) from error
+            if error.errno == errno.EADDRNOTAVAIL:
+                problem = f"this machine has no address {address}. `ip address` shows those that it has."
+            else:
+                another = f"Choose another port, for example `orqal up {option} {port + 1}`."
+                problem = f"it cannot listen on port {port} of {address} ({error.strerror}). {another}"
+            raise ClusterError(f"Orqal cannot start: {problem}") from error

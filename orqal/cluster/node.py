@@ -218,6 +218,8 @@ def ray_environment(settings: Settings, name: str, head: str, *, no_token: bool 
         "RAY_OVERRIDE_RESOURCES": "",
         # Checks the token also for requests that Serve's proxy answers by itself.
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "orqal.serve_app.middleware.proxy.middlewares",
+        # Serve would look after nothing for as long as the machine's clock was ahead.
+        "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": "orqal.actors.serve_controller.watch_clock",
         # With gRPC, Serve answers twice as many requests per second as with actor calls.
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
         # Replaces a dead proxy within 4 s instead of 30. One that lives may still take 10 s to answer, three times in a

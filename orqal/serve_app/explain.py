@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from datetime import datetime
+from itertools import groupby
 
 from orqal.actors.messages import WhyWaiting
-from orqal.models import JobRecord, Status
+from orqal.models import Fault, JobRecord, Status
 from orqal.scheduling.retries import of_how_many
 from orqal.serve_app.schemas import Explanation, HostReason
 
@@ -43,7 +44,8 @@ def _state(job: JobRecord, why: WhyWaiting, doing: str | None, moment: datetime)
     if job.current_status is Status.RUNNING:
         return f"It runs on {job.host}."
     if job.error is not None:
-        return f"It ended as {job.error.type.value}: {job.error.message.rstrip('.')}."
+        kind, message = job.error.type.value, job.error.message.rstrip(".")
+        return f"It ended as {kind}." if message == kind else f"It ended as {kind}: {message}."
     if job.ok:
         return f"It ran on {job.host} and exited with 0."
     return f"It ran on {job.host} and exited with {job.exit_code}; its output may say why."
@@ -61,18 +63,24 @@ def _notes(job: JobRecord) -> list[str]:
 
 def _pause(job: JobRecord, seconds: float) -> str:
     """Why a job waits before its next attempt."""
-    of = f" of {of_how_many(job.attempts, job.retry_policy)}" if job.retry_policy else ""
     last = job.attempts[-1] if job.attempts else None
+    # How often the infrastructure may still fail it depends on how it fails.
+    counted = job.retry_policy is not None and last is not None and last.fault is Fault.JOB
+    of = f" of {of_how_many(job.attempts, job.retry_policy)}" if counted and job.retry_policy else ""
     why = f" because attempt {last.number} {last.why}" if last else ""
     return f"It waits {math.ceil(seconds)} s before attempt {job.attempt}{of}{why}."
 
 
 def _history(job: JobRecord) -> list[str]:
-    sentences = [
-        f"Attempt {attempt.number} on {attempt.host} {attempt.why}"
-        + (f": {attempt.error.message.rstrip('.')}." if attempt.error else ".")
+    ends = [
+        (f"on {attempt.host} {attempt.why}" + (f": {attempt.error.message.rstrip('.')}" if attempt.error else ""))
         for attempt in job.attempts
     ]
+    sentences = []
+    for end, alike in groupby(zip(ends, job.attempts, strict=True), key=lambda pair: pair[0]):
+        numbers = [attempt.number for _, attempt in alike]
+        which = f"Attempt {numbers[0]}" if len(numbers) == 1 else f"Attempts {numbers[0]} to {numbers[-1]}"
+        sentences.append(f"{which} {end}.")
     if job.retry_of:
         sentences.append(f"It is the retry of {job.retry_of}.")
     if job.retried_as:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import random
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +17,10 @@ from typing import NamedTuple
 import httpx
 import psutil
 
-from tests.cluster.host import SYSTEM_PATH, Host, call
+from tests.cluster.host import SYSTEM_PATH, Host
 from tests.cluster.lab import PORT, Lab, processes, wipe
 from tests.cluster.namespaces import Namespaces
+from tests.support import clocks
 from tests.support.mongo_server import Server
 
 LOST_AFTER = 25.0
@@ -349,8 +349,7 @@ def supervised(cluster: Namespaces, services: str, store: str | None) -> Iterato
     lab.head.run(["bash", "-c", disk])
     for host in cluster.hosts[1:]:
         host.run(["bash", "-c", _JOBS_DISK])
-    if compiler := shutil.which("cc"):
-        call(compiler, "-shared", "-fPIC", "-O2", "-o", str(_clock(lab)), str(Path(__file__).with_name("clock.c")))
+    clocks.library(cluster.directory)
     try:
         for host in cluster.hosts:
             _supervise(lab, host)
@@ -376,7 +375,7 @@ def supervised(cluster: Namespaces, services: str, store: str | None) -> Iterato
 
 
 def _clock(lab: Lab) -> Path:
-    """The library that sets clocks (clock.c). It is missing where there is no C compiler."""
+    """The library that sets clocks. It is missing where there is no C compiler."""
     return lab.cluster.directory / "clock.so"
 
 

@@ -81,6 +81,28 @@ def test_volumes_are_sent_only_if_there_are_any(run: Callable[..., Done], server
     assert "volumes" not in second
 
 
+def test_a_job_that_does_not_start_says_why_and_again_if_the_reason_changes(
+    server: StandInServer, container: Callable[..., None], run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pause in "_REASON_AFTER", "_REASON_AGAIN":
+        monkeypatch.setattr(f"orqal.cli.run.{pause}", 0.01)
+    container(0)
+    begun, release = threading.Event(), threading.Event()
+    server.answers[f"GET job/{A}/logs"] = held(begun, release, frame(1, b""))
+    reasons = iter(["h is pulling img:latest.", "h is pulling img:latest.", "It waits 15 s before attempt 2."])
+
+    def explain(request: Request) -> Reply:
+        reason = next(reasons, None)
+        if reason is None:
+            release.set()
+        return Reply({"current_status": "init" if reason else "running", "summary": reason or "It runs on h."})
+
+    server.answers[f"GET job/{A}/explain"] = explain
+    assert run("run", "img").err == (
+        f"{A} has not started yet. h is pulling img:latest.\n{A} has not started yet. It waits 15 s before attempt 2.\n"
+    )
+
+
 def test_ctrl_c_cancels_the_job(server: StandInServer) -> None:
     asked, release = threading.Event(), threading.Event()
     server.answers["POST job"] = A.encode()

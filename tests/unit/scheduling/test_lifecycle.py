@@ -151,10 +151,8 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.acquiring and not isinstance(self.phase, life.OnHost))
     @rule()
     def fail_to_use_a_lease(self) -> None:
-        self.acquiring.pop(0)
-        self.given += 1
-        self.leases.add(f"lease {self.given}")
-        self.happen(life.FailedInside("no", lease=f"lease {self.given}"))
+        _, former = self.acquiring.pop(0)
+        self.happen(life.FailedInside("no", lease=self._granted(former)))
 
     @precondition(lambda self: self.running)
     @rule()
@@ -169,13 +167,15 @@ class Life(RuleBasedStateMachine):
         if not well:
             self.happen(life.LeaseRefused(place.node_id, former))
             return
-        if former in self.leases:
-            assert former is not None
-            self.happen(life.LeaseGranted(former, place.node_id))
-            return
+        self.happen(life.LeaseGranted(self._granted(former), place.node_id))
+
+    def _granted(self, former: str | None) -> str:
+        """A lease: the one that the job had before, if it still exists, or a new one."""
+        if former is not None and former in self.leases:
+            return former
         self.given += 1
         self.leases.add(f"lease {self.given}")
-        self.happen(life.LeaseGranted(f"lease {self.given}", place.node_id))
+        return f"lease {self.given}"
 
     @precondition(lambda self: self.saving)
     @rule(storable=st.sampled_from([True, True, True, False]))

@@ -51,6 +51,27 @@ def test_attempts_and_retries_are_named() -> None:
     assert "the retry of x" in summary and "Its retry is y" in summary
 
 
+def test_attempts_that_ended_alike_are_told_once() -> None:
+    record = job()
+    for message in ("gone", "gone", "broken"):
+        placed = record.model_copy(update={"host": "h"})
+        record = placed.to_do_again(placed.failed(ErrorType.HOST_LOST, message).over(Fault.INFRASTRUCTURE))
+    summary = explained(record, moment=NOON).summary
+    assert "Attempts 1 to 2 on h ended as host_lost: gone. Attempt 3 on h ended as host_lost: broken." in summary
+
+
+def test_a_failure_of_the_infrastructure_promises_no_last_attempt() -> None:
+    first = job(host="h").failed(ErrorType.HOST_LOST, "gone").over(Fault.INFRASTRUCTURE)
+    again = {"attempt": 2, "attempts": [first], "not_before": NOON + timedelta(seconds=9)}
+    summary = explained(job(**again, retry_policy=RetryPolicy(retries=3)), moment=NOON).summary
+    assert summary.startswith("It waits 9 s before attempt 2 because attempt 1 ended as host_lost.")
+
+
+def test_a_cancelled_job_says_so_once() -> None:
+    cancelled = job().failed(ErrorType.CANCELLED, "cancelled")
+    assert explained(cancelled, moment=NOON).summary == "It ended as cancelled."
+
+
 def test_the_cache_is_explained() -> None:
     cache = explained(job(cache_miss="use_cache was off"), moment=NOON).cache
     assert cache == "No earlier job was reused: use_cache was off."
