@@ -40,7 +40,7 @@ PROGRAMS = (
 
 GROUPS = {"tests/engine": "engine", "tests/system": "engine", "tests/cluster": "namespaces"}
 """The folders whose tests share something that is slow to start, and what they share."""
-ALONE = frozenset(f"tests/system/test_{name}.py" for name in ("autoscaler", "killer", "openapi", "store"))
+ALONE = frozenset(f"tests/system/test_{name}.py" for name in ("autoscaler", "clock", "killer", "openapi", "store"))
 """Modules in these folders that share nothing: they start an Orqal of their own."""
 
 

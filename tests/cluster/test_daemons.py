@@ -61,9 +61,12 @@ def test_a_daemon_that_ends_and_starts_again(host: Host, option: str, actors: Ac
     running = actors.begin(actors.actor(), shell(WAIT))
     process = actors.container().attrs["State"]["Pid"]
     host.stop_docker(signal)
+    wait_for(lambda: actors.recorder.reports[-1].state != "ready", "the host has noticed it", 60)
     host.start_docker(option)
     if "true" in option:
-        # The container went on all the time, and its output is whole.
+        # The container went on all the time, and its output is whole. It does not end before the host has found the
+        # daemon again, because then it would run again.
+        wait_for(lambda: actors.recorder.reports[-1].state == "ready", "the host is back", 60)
         host.run(["touch", f"/proc/{process}/root/tmp/go"])
         assert ended(running.result(60)) == (None, 0, "on\nover\n")
     else:
