@@ -108,7 +108,7 @@ def _reasons_told(id: str) -> Iterator[None]:
             pause = _REASON_AGAIN
             try:
                 now = client.explain(id)
-            except OrqalError:  # whoever waits for the job says so
+            except OrqalError:  # the one who waits for the job says so
                 continue
             if now["current_status"] not in ("todo", "init"):
                 return

@@ -349,7 +349,7 @@ def supervised(cluster: Namespaces, services: str, store: str | None) -> Iterato
     lab.head.run(["bash", "-c", disk])
     for host in cluster.hosts[1:]:
         host.run(["bash", "-c", _JOBS_DISK])
-    clocks.library(cluster.directory)
+    clocks.build(cluster.directory)
     try:
         for host in cluster.hosts:
             _supervise(lab, host)

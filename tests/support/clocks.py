@@ -9,7 +9,7 @@ from pathlib import Path
 _SOURCE = Path(__file__).with_name("clock.c")
 
 
-def library(folder: Path) -> Path | None:
+def build(folder: Path) -> Path | None:
     """Make the library that sets clocks, and return its path; None where there is no C compiler.
 
     In processes with this library in LD_PRELOAD, Python sees a clock that is ahead by the seconds in the file that

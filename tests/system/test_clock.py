@@ -22,7 +22,7 @@ LOOKED = 8.0
 def wrong_clock() -> Iterator[tuple[Orqal, Path]]:
     """An Orqal, and the file that sets its clock."""
     home = Path(tempfile.mkdtemp(prefix="orqal-test-"))
-    library, clock = clocks.library(home), home / "clock"
+    library, clock = clocks.build(home), home / "clock"
     if library is None:
         shutil.rmtree(home)
         pytest.skip("needs a C compiler, for the library that sets clocks")
