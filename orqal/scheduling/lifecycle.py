@@ -643,7 +643,7 @@ def _failed_inside(phase: Phase | None, event: FailedInside, now: datetime) -> S
     if isinstance(phase, Waiting | Orphaned | Storing):  # these go on by themselves
         return phase, _drop(event.lease)
     record = event.record if phase is None or isinstance(phase, Placed) else phase.record
-    before: list[Effect] = []
+    before: list[Effect] = [*_drop(event.lease)]
     match phase:
         case Placed(place, Wish.CANCEL) if record is None:  # the cancel must not be forgotten
             return Withdrawn(), [Free(place, None), ReadRecord()]
