@@ -12,7 +12,6 @@ import hashlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orqal import Job, OrqalError, batch, wait
+from orqal.cluster.processes import free_ports
 
 FOLDER = Path("/usr/bin")
 """The folder that the app Checksum may read."""
@@ -63,18 +63,6 @@ def keep_log(home: Path) -> None:
         kept.parent.mkdir(exist_ok=True)
         shutil.move(log, kept)
         console.print(f"Orqal's log is kept as {kept}.")
-
-
-def free_port() -> int:
-    """Return Orqal's usual port, or any other if that is used, perhaps by an Orqal of the user's own."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", 5001))
-        except OSError:
-            probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @contextmanager
@@ -144,7 +132,8 @@ def main() -> int:
         return 1
     files = pick_files(FOLDER, COUNT)
     try:
-        with own_orqal(arguments.port or free_port()):
+        # An Orqal of the user's own may use the usual port.
+        with own_orqal(arguments.port or free_ports(("127.0.0.1", 5001))[0]):
             console.print(f"Submitting {len(files)} files in {FOLDER} to the app Checksum, one container for each.")
             jobs = batch([Job(app="Checksum", input=str(path)) for path in files], name="demo")
             wait(jobs)

@@ -25,7 +25,7 @@ def wrong_clock() -> Iterator[tuple[Orqal, Path]]:
     library, clock = clocks.build(home), home / "clock"
     if library is None:
         shutil.rmtree(home)
-        pytest.skip("needs a C compiler, for the library that sets clocks")
+        pytest.skip("needs a C compiler: the clock is set by a library that is compiled here")
     orqal = Orqal(home, settings={"LD_PRELOAD": str(library), "ORQAL_TEST_CLOCK": str(clock)})
     try:
         orqal.up()
