@@ -414,14 +414,17 @@ class Engine:
         return stats
 
     def has_ended(self, container: str) -> bool:
-        """True if a container that was started has ended, also if the daemon has missed its end.
+        """True if a container that was started has ended or is gone, also if the daemon has missed its end.
 
         A daemon whose containerd was away, as during an upgrade, believes for ever that what ended meanwhile runs
         (seen with Docker 20.10). Such a container has no processes, and the daemon finds out when it is to send a
         signal: one that does nothing to programs that run.
         """
         with translated("inspect the container"):
-            state = self._api.inspect_container(container)["State"]
+            try:
+                state = self._api.inspect_container(container)["State"]
+            except docker.errors.NotFound:
+                return True
         if state["Status"] in _ENDED:
             return True
         # Most daemons are on this machine, whose kernel knows. What a daemon measures may take it a second.

@@ -115,9 +115,14 @@ class ScriptedEngine:
     def exit(self, code: int, *, ran: float = 1.0, out_of_memory: bool = False, killed: bool = False) -> None:
         """The container ends."""
         self.exit_unseen(code, ran=ran, out_of_memory=out_of_memory)
+        self.tell_the_end(killed=killed)
+
+    def tell_the_end(self, *, killed: bool = False) -> None:
+        """The events of the container's end come."""
+        assert self.ending is not None
         if killed:
             self._tell(Event(CONTAINER, killed=True))
-        self._tell(Event(CONTAINER, killed=False, exit_code=code))
+        self._tell(Event(CONTAINER, killed=False, exit_code=self.ending["exit_code"]))
 
     def kill_a_process_for_memory(self) -> None:
         self._tell(Event(CONTAINER, killed=False, out_of_memory=True))
@@ -205,12 +210,13 @@ class ScriptedEngine:
 
     def ended(self, container: str) -> Ended | None:
         self._asked()
+        ending = self.ending
         self.calls.append("ended")
-        if self.ending is None:
+        if ending is None:
             return None
         assert self.spec is not None
         asked: dict[str, Any] = {"fail_on_oom": self.spec.fail_on_oom, "log_cap": self.spec.log_cap}
-        return Ended(container=container, fetched=self.fetched, **asked, **self.ending)
+        return Ended(container=container, fetched=self.fetched, **asked, **ending)
 
     def has_ended(self, container: str) -> bool:
         self._asked()

@@ -336,8 +336,14 @@ class ContainerRun:
                 self._usage = self._usage.at_least(Usage.of_stats(stats))
 
     async def _how_it_ended(self) -> Ended:
+        """How the container ended, once its end has been reported.
+
+        A daemon that was restarted may show that a container has ended before its events have said why: that it was
+        the daemon itself that stopped it, for instance.
+        """
         container = self.container
         assert container is not None
+        await self._engine.death(container).reported.wait()
         ended = await self._engine.do(lambda engine: engine.ended(container))
         if ended is None:
             raise EngineError(

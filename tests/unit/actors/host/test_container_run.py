@@ -211,9 +211,12 @@ async def test_a_program_that_exited_before_it_could_be_stopped_is_recorded_with
 ) -> None:
     run = await lab.begin(timeout=timeout)
     lab.engine.output.end()
+    await until(lambda: "ended" in lab.engine.calls)
     lab.engine.exit_unseen(3, ran=0.1)
     if timeout is None:
         run.stop(Wish.CANCEL)
+    await until(lambda: lab.engine.calls.count("ended") == 2)
+    lab.engine.tell_the_end()
     assert ended(await within(run.task)) == (None, 3)
     assert "stop" not in lab.engine.calls
 
@@ -242,9 +245,30 @@ async def test_another_process_of_the_actor_knows_whether_it_was_stopped(
     lab.engine.output.end()
     lab.engine.exit_unseen(code)
     lab.watch.death(CONTAINER).killed = killed
+    lab.engine.tell_the_end()
     order = an_order(PLAIN)
     again = lab.again(replace(order, wish=Wish.CANCEL))
     assert ended(await within(again.task)) == (type, code)
+
+
+@pytest.mark.parametrize("why", ["a cancel", "its time limit"])
+async def test_a_program_that_its_daemon_has_stopped_did_not_end_by_itself_though_that_is_told_late(
+    lab: Lab, why: str
+) -> None:
+    """A daemon that restarts without `live-restore` stops all containers before it tells anything."""
+    run = await lab.begin(READS, timeout=0.2 if why == "its time limit" else None)
+    lab.engine.output.end()
+    await until(lambda: "ended" in lab.engine.calls)
+    lab.engine.exit_unseen(137, ran=0.1)
+    if why == "a cancel":
+        run.stop(Wish.CANCEL)
+    await until(lambda: lab.engine.calls.count("ended") == 2)
+    # It must be seen to wait: whoever asks for more than how it ended is on the way to its outcome.
+    await asyncio.wait({run.task}, timeout=0.2)
+    assert lab.engine.calls == ["ended", "ended"]
+    lab.engine.tell_the_end(killed=True)
+    outcome = await within(run.task)
+    assert (ended(outcome), outcome.passing) == ((ErrorType.DOCKER_ERROR, 137), True)
 
 
 @pytest.mark.parametrize(
