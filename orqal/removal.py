@@ -44,7 +44,7 @@ def remove(path: Path, deadline: float = math.inf) -> None:
     are left alone. `deadline`: in seconds of `time.monotonic`.
 
     Raises:
-        OSError: something cannot be removed. This is the first reason.
+        OSError: something cannot be removed. This is the first reason, or the first other one than a missing right.
         Unfinished: the deadline has passed.
     """
     try:
@@ -171,7 +171,7 @@ class _Removal:
 
     def _failed(self, name: str, error: OSError) -> None:
         self._way[-1].stuck.add(name)
-        if self.reason is None:
+        if self.reason is None or (isinstance(self.reason, PermissionError) and not isinstance(error, PermissionError)):
             self.reason = type(error)(error.errno, error.strerror, self._path(name))
 
     def _path(self, name: str) -> str:

@@ -276,9 +276,9 @@ def _of_leftovers(host: HostFacts, facts: Cluster) -> Iterator[Finding]:
             what=f"On {host.name}, {counted(len(stuck), 'directory', 'directories')} of deleted jobs cannot be "
             f"removed: {'; '.join(stuck[:STUCK_SHOWN])}{more}.",
             why="They occupy the disk.",
-            remedy="They may belong to the containers' root, have files that are immutable (`lsattr`), or have a file "
-            "system mounted in them. Remove them on the host as root. Orqal tries again every hour, and at once with "
-            "`orqal clean old`.",
+            remedy="They may have files that are immutable (`lsattr`), or a file system mounted in them, or belong to "
+            "another user while the Docker daemon, which could remove them, is away. Remove them on the host as root. "
+            "Orqal tries again every hour, and at once with `orqal clean old`.",
         )
     for job in sorted(gone - host.stuck.keys()):
         yield Finding(

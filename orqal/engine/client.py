@@ -26,6 +26,7 @@ from docker.utils import kwargs_from_env, parse_repository_tag, version_gte
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 
+from orqal.engine import daemon_removal
 from orqal.engine.errors import EngineError, broken_off, explanation, not_pulled, translated
 from orqal.engine.image_names import is_name, with_tag
 from orqal.engine.streams import Archive, Events, Logs, Pull
@@ -456,6 +457,14 @@ class Engine:
             except docker.errors.APIError as error:
                 if error.status_code != 409:  # 409: it is being removed already
                     raise
+
+    def replace_by_empty_files(self, folder: Path, names: Iterable[str]) -> None:
+        """Have the daemon, as root, replace what has these names in a folder of its machine by empty files.
+
+        See orqal.engine.daemon_removal.
+        """
+        with translated("remove files"):
+            daemon_removal.replace_by_empty_files(self._api, self.cluster, folder, names)
 
     def logs(self, container: str, *, stdout: bool = True, stderr: bool = True, follow: bool = False) -> Logs:
         """A container's output so far; with `follow`, also what comes until the container ends."""

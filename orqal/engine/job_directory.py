@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
+import psutil
+
 from orqal.removal import Unfinished, remove
 
 LISTED = 10_000
@@ -106,6 +108,8 @@ class Removed(NamedTuple):
     """The ids of the jobs whose directories are gone."""
     stuck: dict[str, str]
     """Why a directory cannot be removed, in words, by the id of its job. What could be removed of it is gone."""
+    denied: frozenset[str] = frozenset()
+    """Those of the stuck ones that root could probably remove, and in which nothing is mounted."""
 
 
 def remove_directories(
@@ -115,7 +119,7 @@ def remove_directories(
 
     `within`: seconds for all of them; `each_within`: seconds for each, so that one does not keep the others waiting.
     """
-    removed = Removed([], {})
+    gone, stuck, denied = list[str](), dict[str, str](), set[str]()
     over = time.monotonic() + within
     for job in filter(_JOB_ID.fullmatch, jobs):
         begun = time.monotonic()
@@ -123,12 +127,21 @@ def remove_directories(
             break
         try:
             remove(jobs_dir / job, min(over, begun + each_within))
-            removed.gone.append(job)
+            gone.append(job)
         except Unfinished:
             pass
         except OSError as error:
-            removed.stuck[job] = f"{error.strerror}: {error.filename}"
-    return removed
+            stuck[job] = f"{error.strerror}: {error.filename}"
+            if isinstance(error, PermissionError):
+                denied.add(job)
+    return Removed(gone, stuck, frozenset(denied - _with_mounts(jobs_dir) if denied else denied))
+
+
+def _with_mounts(jobs_dir: Path) -> set[str]:
+    """The names in a folder in which, or below which, something is mounted."""
+    mounts = [Path(partition.mountpoint) for partition in psutil.disk_partitions(all=True)]
+    folder = jobs_dir.resolve()
+    return {mount.relative_to(folder).parts[0] for mount in mounts if folder in mount.parents}
 
 
 def listing(directory: Path) -> list[str]:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -75,6 +75,8 @@ class Host(HostApi):
         self._cleaner = ThreadPoolExecutor(1, thread_name_prefix="cleaning")
         self._stuck: dict[str, str] = {}
         """Why a directory could not be removed, by the id of its job."""
+        self._daemon_removes: asyncio.Task[None] | None = None
+        """The daemon removes directories that this process may not remove, or has done so."""
         self._early_stops: dict[ContainerKey, Wish] = {}
         """Stops that came before their orders."""
         self._parts = HostParts(
@@ -203,11 +205,12 @@ class Host(HostApi):
         return [key for key, container, _ in containers if container not in held]
 
     async def remove_directories(self, jobs: Sequence[str]) -> Removed:
-        removed = await self._loop.run_in_executor(
-            self._cleaner,
-            job_directory.remove_directories,
-            *(self._settings.jobs_dir, jobs, _REMOVAL_TIME, _DIRECTORY_TIME),
-        )
+        removed = await self._remove_what_may_be(jobs)
+        if removed.denied and self._engine.info is not None and self._engine.info.local:
+            await self._have_the_daemon_remove(removed.denied)
+            again = await self._remove_what_may_be(sorted(removed.denied))
+            stuck = {job: why for job, why in removed.stuck.items() if job not in removed.denied}
+            removed = Removed([*removed.gone, *again.gone], stuck | again.stuck)
         new = removed.stuck.keys() - self._stuck.keys()
         self._stuck |= removed.stuck
         for job in removed.gone:
@@ -219,6 +222,24 @@ class Host(HostApi):
                 self._stuck[min(new)],
             )
         return removed
+
+    async def _remove_what_may_be(self, jobs: Sequence[str]) -> Removed:
+        return await self._loop.run_in_executor(
+            self._cleaner,
+            job_directory.remove_directories,
+            *(self._settings.jobs_dir, jobs, _REMOVAL_TIME, _DIRECTORY_TIME),
+        )
+
+    async def _have_the_daemon_remove(self, jobs: Collection[str]) -> None:
+        """Have root's files removed that this process may not remove. This ends in time, done or not.
+
+        The daemon may then go on. Until it has done what it was asked before, it is asked nothing more.
+        """
+        if self._daemon_removes is None or self._daemon_removes.done():
+            folder = self._settings.jobs_dir
+            removing = self._engine.do(lambda engine: engine.replace_by_empty_files(folder, sorted(jobs)))
+            self._daemon_removes = self._background.spawn(_logged(removing))
+        await asyncio.wait({self._daemon_removes}, timeout=_REMOVAL_TIME)
 
     # For the API and for what stops a host
 
@@ -368,3 +389,10 @@ class Host(HostApi):
             incarnation=self._incarnation,
             shortage=self._disks.room.shortage,
         )
+
+
+async def _logged(removing: Awaitable[None]) -> None:
+    try:
+        await removing
+    except EngineError as error:
+        log.warning("the Docker daemon does not remove directories of deleted jobs: %s", error)

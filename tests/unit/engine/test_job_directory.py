@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orqal.engine import job_directory
-from orqal.engine.job_directory import create, listing, make_directory, read_piece
+from orqal.engine.job_directory import Removed, create, listing, make_directory, read_piece
 from tests.support.folders import mounted
 
 
@@ -198,7 +198,7 @@ def test_only_directories_of_jobs_are_listed_and_removed(tmp_path: Path) -> None
     (jobs_dir / ids[2]).symlink_to(outside)  # planted
     assert job_directory.directories(jobs_dir) == ids[:3]
     assert job_directory.directories(tmp_path / "none") == []
-    assert job_directory.remove_directories(jobs_dir, [*ids, "notes", "../outside"]) == (ids, {})
+    assert job_directory.remove_directories(jobs_dir, [*ids, "notes", "../outside"]) == Removed(ids, {})
     assert sorted(path.name for path in jobs_dir.iterdir()) == ["0" * 23, "notes"]
     assert (outside / "kept").exists()
 
@@ -214,14 +214,14 @@ def test_what_cannot_be_removed_does_not_keep_the_others(tmp_path: Path) -> None
         (below / "kept").touch()
         removed = job_directory.remove_directories(tmp_path, ids)
         assert (below / "kept").exists()
-    assert removed == ([ids[0], ids[2]], {ids[1]: f"another file system is mounted there: {below}"})
+    assert removed == Removed([ids[0], ids[2]], {ids[1]: f"another file system is mounted there: {below}"})
     assert [path.name for path in tmp_path.iterdir()] == [ids[1]]
 
 
 def test_what_is_not_reached_in_time_is_neither_gone_nor_stuck(tmp_path: Path) -> None:
     job = tmp_path / f"{1:024x}"
     job.mkdir()
-    assert job_directory.remove_directories(tmp_path, [job.name], within=0) == ([], {})
+    assert job_directory.remove_directories(tmp_path, [job.name], within=0) == Removed([], {})
     assert job.exists()
 
 

@@ -16,6 +16,7 @@ import pytest
 from orqal.actors.host.host import Host
 from orqal.actors.interfaces import SchedulerApi, WrapperCalls
 from orqal.actors.messages import HostReport
+from orqal.engine.job_directory import Removed
 from orqal.settings import Settings
 from tests.support.folders import mounted
 
@@ -59,7 +60,7 @@ async def test_a_directory_that_cannot_be_removed_is_logged_once_and_shown_to_th
     with mounted(stuck), caplog.at_level(logging.WARNING, "orqal.host"):
         for _ in range(3):
             removed = await host.remove_directories(JOBS)
-        assert removed == ([JOBS[0], JOBS[2]], {JOBS[1]: reason})
+        assert removed == Removed([JOBS[0], JOBS[2]], {JOBS[1]: reason})
         assert [record.getMessage() for record in caplog.records if "cannot be removed" in record.getMessage()] == [
             f"1 directory of deleted jobs cannot be removed now: {reason}"
         ]
