@@ -99,6 +99,9 @@ class Settings:
     min_free_space_gb: float = field(default_factory=lambda: _number("MIN_FREE_SPACE_GB", 1))
     """ORQAL_MIN_FREE_SPACE_GB (10^9 bytes; 1): free space of the disks with the jobs' directories and with Docker's
     images and containers. A host with less gets no new jobs; jobs that run go on. 0 switches this off."""
+    job_disk_gb: float = field(default_factory=lambda: _number("JOB_DISK_GB", 0))
+    """ORQAL_JOB_DISK_GB (10^9 bytes; 0): what a job's container may write into its own files and the job's directory if
+    its wrapper says nothing (`disk_in_gb`). 0 is no limit."""
     wrapper_timeout: float = field(default_factory=lambda: _number("WRAPPER_TIMEOUT", 60))
     """ORQAL_WRAPPER_TIMEOUT (seconds; 60): how long one call of a wrapper's method may take."""
     wrapper_memory_gb: float = field(default_factory=lambda: _number("WRAPPER_MEMORY_GB", 4))

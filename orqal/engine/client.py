@@ -41,6 +41,8 @@ LABEL_FILES = "orqal.files"
 
 LABEL_FAIL_ON_OOM = "orqal.fail-on-oom"
 """See ContainerSpec: `1` or empty."""
+LABEL_DISK_CAP = "orqal.disk-cap"
+"""See ContainerSpec: bytes, or empty."""
 LABEL_VERSION = "orqal.labels"
 """The version of all these labels. An Orqal that changes what they mean can so read those of containers that an older
 one has started."""
@@ -112,6 +114,8 @@ class ContainerSpec:
     """Bytes of its output that the daemon keeps at least, as they are on its disk; 0 for all."""
     fail_on_oom: bool = False
     """Its end is an error if the kernel has killed any of its processes for lack of memory."""
+    disk_cap: int = 0
+    """Bytes that it may write into its own files and the job's directory; 0 for no limit. Docker enforces none."""
     mounted: str | None = None
     """The job's directory, which exists at this path on the daemon's machine."""
     fetched: str | None = None
@@ -148,6 +152,8 @@ class MadeOf(NamedTuple):
     image_digest: str
     """The image's id, `sha256:` and 64 hex digits."""
     cmd: list[str]
+    disk_cap: int
+    """See ContainerSpec."""
 
 
 class Past(NamedTuple):
@@ -322,6 +328,7 @@ class Engine:
                         # Always set, because the image may have such a label of its own.
                         LABEL_FILES: spec.fetched or "",
                         LABEL_FAIL_ON_OOM: "1" if spec.fail_on_oom else "",
+                        LABEL_DISK_CAP: str(spec.disk_cap or ""),
                         LABEL_VERSION: _LABELS_VERSION,
                     },
                 )
@@ -387,7 +394,17 @@ class Engine:
         """What a container was made of."""
         with translated("inspect the container"):
             found = self._api.inspect_container(container)
-        return MadeOf(str(found["Config"]["Image"]), str(found["Image"]), list(found["Config"]["Cmd"] or []))
+        made = found["Config"]
+        disk_cap = int((made["Labels"] or {}).get(LABEL_DISK_CAP) or 0)
+        return MadeOf(str(made["Image"]), str(found["Image"]), list(made["Cmd"] or []), disk_cap)
+
+    def written(self, container: str) -> int:
+        """Bytes that a container has written into its own files, which are not those of its mounts."""
+        url = f"{self._api.base_url}/v{self._api.api_version}/containers/{container}/json"
+        with translated("measure the container's files"):
+            response = self._api.get(url, params={"size": "1"})
+            response.raise_for_status()
+            return int(response.json().get("SizeRw") or 0)
 
     def started(self, container: str) -> bool:
         """True if a container was started, whether or not it has ended."""

@@ -21,6 +21,7 @@ class ErrorType(str, Enum):
     DOCKER_ERROR = "docker_error"
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"
+    OUT_OF_DISK = "out_of_disk"
     HOST_LOST = "host_lost"
     CANCELLED = "cancelled"
 

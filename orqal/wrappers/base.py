@@ -108,6 +108,9 @@ class AbstractWrapper:
     fail_on_oom: bool = False
     """End a job as "out_of_memory" if any of its processes is killed for lack of memory, even if the command then exits
     with 0."""
+    disk_in_gb: float | None = None
+    """What the container may write into its own files and the job's directory, in 10^9 bytes. A container that is found
+    to have written more is stopped. None is the host's ORQAL_JOB_DISK_GB."""
     create_dir: bool = False
     """Make the job's directory (mode 0777, containing `params.json`) before the start, and mount it."""
     environment: dict[str, str] | None = None

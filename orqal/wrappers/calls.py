@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic_core
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from orqal.settings import Settings
 from orqal.wrappers.base import AbstractWrapper, WrapperJob
@@ -32,6 +32,7 @@ class Command:
     working_dir: str | None = None
     create_dir: bool = False
     fail_on_oom: bool = False
+    disk_in_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
 _COMMAND = TypeAdapter(Command)
@@ -63,6 +64,7 @@ def prepare(ref: WrapperRef, job: WrapperJob, memory: int | None) -> Command | F
                 "working_dir": wrapper.working_dir,
                 "create_dir": bool(wrapper.create_dir),
                 "fail_on_oom": bool(wrapper.fail_on_oom),
+                "disk_in_gb": wrapper.disk_in_gb,
             }
             pydantic_core.to_json(command)  # raises for lone surrogates, which neither Docker nor the store accepts
             return _COMMAND.validate_python(command)

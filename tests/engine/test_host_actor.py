@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import pytest
 from bson import ObjectId
 
+from orqal.actors.host import disk_use
 from orqal.actors.host.container_run import ContainerRun
 from orqal.actors.messages import Order
 from orqal.engine.client import Engine
@@ -193,6 +194,24 @@ def test_a_flood_of_output_keeps_its_end_and_says_so(lab: Actors, monkeypatch: p
     assert 1_000_000 < outcome.stdout_bytes / 2 * 29 < 1_300_000
     short = lab.do(actor.run(shell("yes | head -n 10000"))).result(60)
     assert (short.stdout_bytes, short.output_cut) == (20_000, None)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["the same actor", "another actor"])
+def test_who_writes_more_than_its_cap_is_stopped(lab: Actors, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    monkeypatch.setenv("ORQAL_JOB_DISK_GB", "0.02")
+    monkeypatch.setattr(disk_use, "_PAUSE", 0.2)
+    actor = lab.actor()
+    small = shell("dd if=/dev/zero of=/some bs=1M count=10; sleep 1; echo on")
+    assert ended(lab.do(actor.run(small)).result(60)) == (None, 0, "on\n")
+    lab.do(actor.release(small.job.id, 1)).result(60)
+    large = shell("while [ ! -e /tmp/go ]; do sleep 0.1; done; dd if=/dev/zero of=/much bs=1M count=30; sleep 1000")
+    running = lab.begin(actor, large)
+    if not known:
+        lab.forget(actor)
+        monkeypatch.setenv("ORQAL_JOB_DISK_GB", "0")  # what holds is what held at its start
+        running = lab.do(lab.actor().run(large))
+    assert lab.container().exec_run(["sh", "-c", ": > /tmp/go"])[0] == 0
+    assert ended(running.result(60)) == (ErrorType.OUT_OF_DISK, 137, "")
 
 
 def test_who_stops_its_container_has_it_run_again(lab: Actors) -> None:

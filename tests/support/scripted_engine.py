@@ -96,6 +96,10 @@ class ScriptedEngine:
         """Of the container that was created last."""
         self.ending: dict[str, Any] | None = None
         """How the container has ended; None while it runs."""
+        self.writes = 0
+        """Bytes that the container has written into its own files."""
+        self.unmeasured: EngineError | None = None
+        """What it answers instead."""
         self.fetched: str | None = None
         """Where the job's directory is in the container; None if it is on this machine."""
         self.files = ScriptedFiles()
@@ -206,7 +210,15 @@ class ScriptedEngine:
         return 1.0 if container in self.started else None
 
     def made_of(self, container: str) -> MadeOf:
-        return MadeOf("i:latest", "sha256:1", ["x"])
+        assert self.spec is not None
+        return MadeOf("i:latest", "sha256:1", ["x"], self.spec.disk_cap)
+
+    def written(self, container: str) -> int:
+        self._asked()
+        self.calls.append("written")
+        if self.unmeasured is not None:
+            raise self.unmeasured
+        return self.writes
 
     def ended(self, container: str) -> Ended | None:
         self._asked()

@@ -19,7 +19,7 @@ SPOILED: dict[str, tuple[Callable[[JobRecord], str | bytes], str | None]] = {
     "no text": (lambda record: encode(record).encode()[:40] + b"\xff\xfe", None),
     "a field is missing": (lambda record: encode(record).replace('"ctime"', '"c"'), None),
     "a state of a newer Orqal": (lambda record: encode(record).replace('"todo"', '"paused"'), "paused"),
-    "an error of a newer Orqal": (lambda record: encode(record).replace('"timeout"', '"out_of_disk"'), None),
+    "an error of a newer Orqal": (lambda record: encode(record).replace('"timeout"', '"out_of_luck"'), None),
 }
 """What may be wrong with a record: how it looks then, and the state that the store has apart from it. The job must have
 ended with a timeout, except where its state is replaced."""

@@ -45,6 +45,7 @@ def test_defaults(tmp_path: Path) -> None:
         "keep_threads": 0,
         "keep_ram_gb": 0,
         "min_free_space_gb": 1,
+        "job_disk_gb": 0,
         "wrapper_timeout": 60,
         "wrapper_memory_gb": 4,
         "output_cap": 1 << 20,

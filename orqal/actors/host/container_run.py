@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from orqal import mounts
+from orqal.actors.host import disk_use
 from orqal.actors.host.engine_watch import EngineWatch
 from orqal.actors.host.image_pulls import ImagePulls, WantedImage
 from orqal.actors.interfaces import NoProcess, WrapperCalls
@@ -70,6 +71,7 @@ class _End(Enum):
 
     BY_ITSELF = "by itself"
     TIMED_OUT = "timed out"
+    OUT_OF_DISK = "out of disk"
     STOPPED = "stopped"
 
 
@@ -100,6 +102,8 @@ class ContainerRun:
         """The daemon was asked to stop the container because the attempt must end."""
         self._start: ContainerStart | None = None
         """What is known of the container's start; None if the Scheduler knows it."""
+        self._disk_cap: int | None = None
+        """Bytes that the container may write; 0 is no limit, and None is not known yet."""
         self._usage = Usage()
         """What the daemon has reported while the container ran."""
         self.stop(order.wish)
@@ -143,9 +147,8 @@ class ContainerRun:
                     raise _Stopped
                 await self._engine.unless_silent(self._parts.end_earlier(self._key))
                 await self._start_container()
-            elif self._order.job.container_id is None and self._start is None:
-                # The actor died before it could report the start.
-                await self._find_out_start(ran)
+            elif self._disk_cap is None or (self._order.job.container_id is None and self._start is None):
+                await self._attach(ran)
             if self._ended is None:
                 with self._sampled():
                     self._ended = await self._end(ran or 0.0)
@@ -190,10 +193,12 @@ class ContainerRun:
             pids_limit=self._settings.pids_limit,
             log_cap=self._settings.log_cap,
             fail_on_oom=command.fail_on_oom,
+            disk_cap=int((command.disk_in_gb or self._settings.job_disk_gb) * 1e9),
             cgroup_parent=self._engine.cgroups.parent(self._key) if self._engine.cgroups else None,
             mounted=str(self._directory) if command.create_dir and not self._carries_files else None,
             fetched=str(self._directory) if command.create_dir and self._carries_files else None,
         )
+        self._disk_cap = spec.disk_cap
         container = self.container = await self._create(spec)
         # Before the start, so that no end is missed.
         self._engine.death(container)
@@ -234,13 +239,17 @@ class ContainerRun:
                 self._parts.remove_late(self._key, call)
             raise
 
-    async def _find_out_start(self, ran: float) -> None:
+    async def _attach(self, ran: float) -> None:
+        """Find out what an earlier process of the actor knew of the container. `ran`: seconds since its start."""
         container = self.container
         assert container is not None
         made = await self._engine.do(lambda engine: engine.made_of(container))
-        self._report_start(
-            ContainerStart(made.image, made.image_digest, made.cmd, container, str(self._directory), ago=ran)
-        )
+        self._disk_cap = made.disk_cap
+        if self._order.job.container_id is None and self._start is None:
+            # That process died before it could report the start.
+            self._report_start(
+                ContainerStart(made.image, made.image_digest, made.cmd, container, str(self._directory), ago=ran)
+            )
 
     def _report_start(self, start: ContainerStart) -> None:
         self._start = start
@@ -298,21 +307,37 @@ class ContainerRun:
                 return _End.TIMED_OUT
             signalled = ended.exit_code in _KILLED and not ended.out_of_memory
             stopped = self._stopping or death.killed or signalled
-            return _End.STOPPED if stopped and self._must_end.is_set() else _End.BY_ITSELF
-        reported, must_end = (asyncio.ensure_future(event.wait()) for event in (death.reported, self._must_end))
+            if stopped and self._must_end.is_set():
+                return _End.STOPPED
+            return _End.OUT_OF_DISK if stopped and await self._has_written_too_much() else _End.BY_ITSELF
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(e.wait()) for e in (death.reported, self._must_end)]
+        if self._disk_cap:
+            waits.append(asyncio.ensure_future(disk_use.above(self._disk_cap, self._measure_written)))
         try:
             left = None if timeout is None else max(0.0, timeout - ran)
-            await asyncio.wait({reported, must_end}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(waits, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            reported.cancel()
-            must_end.cancel()
+            for wait in waits:
+                wait.cancel()
         # It may have ended a moment ago.
         if death.reported.is_set() or await self._engine.do(lambda engine: engine.ended(container)) is not None:
             return _End.BY_ITSELF
         self._stopping = self._must_end.is_set()
-        end = _End.STOPPED if self._stopping else _End.TIMED_OUT
+        end = _End.STOPPED if self._stopping else _End.OUT_OF_DISK if done else _End.TIMED_OUT
         await self._engine.do(lambda engine: engine.stop(container, self._settings.stop_grace))
         return end
+
+    async def _measure_written(self) -> int:
+        """Bytes that the container has written into its own files, and into the job's directory if that is here."""
+        container = self.container
+        assert container is not None
+        written = await self._engine.do(lambda engine: engine.written(container), self._parts.samplers)
+        if not self._carries_files:
+            written += await self._in_thread(job_directory.size, self._directory)
+        return written
+
+    async def _has_written_too_much(self) -> bool:
+        return bool(self._disk_cap) and await self._measure_written() > (self._disk_cap or 0)
 
     @contextmanager
     def _sampled(self) -> Iterator[None]:
@@ -434,6 +459,10 @@ class ContainerRun:
         if end is _End.TIMED_OUT:
             message = f"it ran longer than its timeout of {self._order.timeout:g} s and was stopped"
             return JobError(type=ErrorType.TIMEOUT, message=message)
+        if end is _End.OUT_OF_DISK:
+            message = f"its files took more than the {(self._disk_cap or 0) / 1e9:g} GB that it may write"
+            advice = "give the app more disk_in_gb, or the host more ORQAL_JOB_DISK_GB"
+            return JobError(type=ErrorType.OUT_OF_DISK, message=f"{message}, and it was stopped; {advice}")
         if end is _End.STOPPED:
             return self._stopped().error
         if oom_killed and (ended.exit_code or ended.fail_on_oom):

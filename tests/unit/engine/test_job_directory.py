@@ -10,7 +10,8 @@ import pytest
 
 from orqal.engine import job_directory
 from orqal.engine.job_directory import Removed, create, listing, make_directory, read_piece
-from tests.support.folders import mounted
+from orqal.removal import remove
+from tests.support.folders import mounted, nest
 
 
 @pytest.fixture
@@ -239,3 +240,17 @@ def test_of_many_clusters_that_claim_a_folder_at_the_same_time_one_gets_it(tmp_p
     with ThreadPoolExecutor(16) as pool:
         problems = list(pool.map(lambda number: job_directory.claimed_before(tmp_path, f"c{number}"), range(64)))
     assert problems.count(None) == 1
+
+
+def test_the_size_of_a_directory_is_what_it_takes_on_the_disk(tmp_path: Path) -> None:
+    job = tmp_path / f"{1:024x}"
+    assert job_directory.size(job) == 0
+    nest(job, 1500)
+    empty = job_directory.size(job)
+    (job / "file").write_bytes(bytes(1 << 20))
+    os.link(job / "file", job / "same")
+    (job / "link").symlink_to(tmp_path.parent)
+    with (job / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    assert (1 << 20) <= job_directory.size(job) - empty < (1 << 20) + 50_000
+    remove(job)

@@ -57,6 +57,7 @@ def test_prepare_returns_everything_that_a_wrapper_sets() -> None:
         """
         volumes = {"/a": {"bind": "/b", "mode": "ro"}}
         environment = {"N": 5}
+        disk_in_gb = 2
         network = "none"
         create_dir = True
         fail_on_oom = True
@@ -73,6 +74,7 @@ def test_prepare_returns_everything_that_a_wrapper_sets() -> None:
         working_dir=None,
         create_dir=True,
         fail_on_oom=True,
+        disk_in_gb=2,
     )
 
 
@@ -96,6 +98,8 @@ def test_prepare_returns_everything_that_a_wrapper_sets() -> None:
         ("docker_url = None\ndef get_cmd(self, params): return 'x'", "docker_url is not the name of an image: None"),
         ("docker_url = ''\ndef get_cmd(self, params): return 'x'", "docker_url is not the name of an image"),
         ("docker_url = property(lambda self: 1/0)\ndef get_cmd(self, params): return 'x'", "ZeroDivisionError"),
+        ("disk_in_gb = 0\ndef get_cmd(self, params): return 'x'", "W.disk_in_gb is invalid"),
+        ("disk_in_gb = float('inf')\ndef get_cmd(self, params): return 'x'", "W.disk_in_gb is invalid"),
         ("volumes = 5\ndef get_cmd(self, params): return 'x'", "W.volumes"),
         ("volumes = {'/a': 5}\ndef get_cmd(self, params): return 'x'", "W.volumes"),
         ("volumes = {'/a': {'bind': 5}}\ndef get_cmd(self, params): return 'x'", "W.volumes"),

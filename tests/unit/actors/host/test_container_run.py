@@ -11,13 +11,13 @@ from typing import TypeVar
 
 import pytest
 
-from orqal.actors.host import container_run, engine_watch
+from orqal.actors.host import container_run, disk_use, engine_watch
 from orqal.actors.host.container_run import ContainerRun, HostParts
 from orqal.actors.host.engine_watch import EngineWatch
 from orqal.actors.host.image_pulls import ImagePulls
 from orqal.actors.messages import Order
 from orqal.engine.client import ContainerKey
-from orqal.engine.errors import Unreachable
+from orqal.engine.errors import EngineError, Unreachable
 from orqal.models import ContainerStart, ErrorType, Outcome
 from orqal.scheduling.lifecycle import Wish
 from orqal.settings import Settings
@@ -37,6 +37,7 @@ IGNORES = ref_of("""
     def get_cmd(self, params): return 'x'
     def set_result(self, job): job.set_result(job.exit_code)
 """)
+SMALL = replace(ref_of("disk_in_gb = 0.001\ndef get_cmd(self, params): return 'x'"), makes_result=False)
 STRICT = replace(ref_of("fail_on_oom = True\ndef get_cmd(self, params): return 'x'"), makes_result=False)
 
 
@@ -352,6 +353,65 @@ async def test_a_wrapper_may_mount_that_read_only_and_other_folders_as_it_likes(
     assert engine.spec is not None and engine.spec.volumes == volumes
     run.stop(Wish.CANCEL)
     await within(run.task)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What containers have written is measured very often."""
+    monkeypatch.setattr(disk_use, "_PAUSE", 0.01)
+    monkeypatch.setattr(disk_use, "_SHARE", 0)
+
+
+@pytest.mark.parametrize("where", ["its own files", "the job's directory"])
+async def test_a_container_that_writes_more_than_it_may_is_stopped(
+    lab: Lab, tmp_path: Path, soon: None, where: str
+) -> None:
+    run = await lab.begin(SMALL)
+    lab.engine.output.end()
+    lab.engine.writes = 900_000
+    await until(lambda: lab.engine.calls.count("written") > 3)
+    assert not run.task.done()
+    if where == "its own files":
+        lab.engine.writes = 1_000_001
+    else:
+        folder = tmp_path / "jobs" / run._order.job.id
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "file").write_bytes(bytes(200_000))
+    outcome = await within(run.task)
+    assert (ended(outcome), outcome.passing) == ((ErrorType.OUT_OF_DISK, 143), False)
+    assert outcome.error is not None and "0.001 GB" in outcome.error.message and "disk_in_gb" in outcome.error.message
+
+
+async def test_what_cannot_be_measured_now_is_measured_again(lab: Lab, soon: None) -> None:
+    run = await lab.begin(SMALL)
+    lab.engine.output.end()
+    lab.engine.unmeasured = EngineError(ErrorType.DOCKER_ERROR, "not now")
+    await until(lambda: lab.engine.calls.count("written") > 3)
+    assert not run.task.done()
+    lab.engine.unmeasured, lab.engine.writes = None, 2_000_000
+    assert ended(await within(run.task)) == (ErrorType.OUT_OF_DISK, 143)
+
+
+async def test_without_a_cap_nothing_is_measured(lab: Lab, soon: None) -> None:
+    run = await lab.begin()
+    lab.engine.output.end()
+    lab.engine.exit(0)
+    await within(run.task)
+    assert "written" not in lab.engine.calls
+
+
+@pytest.mark.parametrize(("writes", "type"), [(2_000_000, ErrorType.OUT_OF_DISK), (2_000, ErrorType.DOCKER_ERROR)])
+async def test_what_was_stopped_for_what_it_had_written_is_known_to_another_process_of_the_actor(
+    lab: Lab, writes: int, type: ErrorType
+) -> None:
+    first = await lab.begin(SMALL)
+    first.task.cancel()
+    lab.engine.output.end()
+    lab.engine.exit(143, killed=True)
+    lab.engine.writes = writes
+    await until(lambda: lab.watch.death(CONTAINER).killed)
+    again = lab.again(first._order)
+    assert ended(await within(again.task)) == (type, 143)
 
 
 @pytest.mark.parametrize("code", [0, 3])
