@@ -82,7 +82,7 @@ def remove_as_nobody(home: Path, cluster: str) -> tuple[list[str], dict[str, str
 def left(cluster: str) -> int:
     """How many containers and images the daemon has that were made to remove files."""
     client = docker.from_env()
-    mine = {"label": f"{LABEL_REMOVER}={cluster}"}
+    mine: dict[str, str | list[str] | bool] | None = {"label": f"{LABEL_REMOVER}={cluster}"}
     try:
         return len(client.containers.list(all=True, filters=mine)) + len(client.images.list(all=True, filters=mine))
     finally:

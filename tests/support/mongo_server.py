@@ -57,9 +57,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def server(listen: str = "127.0.0.1") -> Iterator[Server | None]:
-    """Yield a server, or None if there is none. A server that is started here listens at this address."""
-    port, folder = free_port(), Path(tempfile.mkdtemp(prefix="orqal-mongo-"))
+def server(listen: str = "127.0.0.1", folder: Path | None = None) -> Iterator[Server | None]:
+    """Yield a server, or None if there is none. A server that is started here listens at this address, and has its
+    files in a new folder or in this one, which is removed in the end."""
+    port, folder = free_port(), folder or Path(tempfile.mkdtemp(prefix="orqal-mongo-"))
     address = f"mongodb://{listen}:{port}"
     commands = {
         "mongod": (shutil.which("mongod"), "--port", port, "--bind_ip", listen, "--dbpath", folder),

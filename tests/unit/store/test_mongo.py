@@ -4,9 +4,11 @@ and errors that help."""
 from __future__ import annotations
 
 import itertools
+import os
 import resource
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +21,8 @@ from orqal.settings import Settings
 from orqal.store import JobFilter, JobGone, StoreError, Submission, mongo_documents
 from orqal.store.mongo import MongoStore
 from tests.support.broken_mongo import Broken
-from tests.support.mongo_server import Server
+from tests.support.folders import mounted
+from tests.support.mongo_server import Server, server
 from tests.support.orqal_process import free_port
 from tests.support.stores import NOON, add, done, expired, job, jobs, store_of
 
@@ -55,6 +58,37 @@ def test_a_reader_writes_nothing_when_it_opens(mongo: Server, mongo_url: str) ->
     reader.close()
     with MongoClient[dict[str, Any]](mongo_url) as client:
         assert client.get_default_database().list_collection_names() == []
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount")
+def test_a_server_whose_disk_is_full_takes_no_jobs_and_loses_none(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with mounted(disk, size="40m"), server(folder=_folder(disk / "data")) as small:
+        if small is None or small.restart is None:
+            pytest.skip("only a server that is started here can have a disk of its own")
+        store = MongoStore(small.url("orqal_test_full"), "cluster")
+        try:
+            kept = [job() for _ in range(10)]
+            add(store, kept)
+            with (disk / "fill").open("wb") as file, pytest.raises(OSError, match="No space"):
+                while True:
+                    file.write(bytes(1 << 16))
+                    file.flush()
+            refused = jobs(200, input="x" * 10_000)
+            with pytest.raises(store.failures):
+                add(store, refused)
+            assert {record.id for record in store_of(store)} == {record.id for record in kept}
+            (disk / "fill").unlink()
+            add(store, refused)
+            assert len(store_of(store)) == 210
+        finally:
+            store.close()
 
 
 # Large and odd values
