@@ -24,15 +24,15 @@ from orqal.store.transfer import FileContents, Progress
 def usable_store(settings: Settings, *, loading: bool = False, report: Report = lambda step: None) -> Store:
     """Open the store for writing. `loading`: its contents will be loaded from another store.
 
-    If an older Orqal wrote it, it is upgraded. A SQLite file is copied first; `report` is called with where, and how to
-    go back.
+    If an older Orqal wrote it, it is copied first, and then upgraded; `report` is called with where the copy is, and
+    how to go back.
 
     Raises:
         ClusterError: it cannot be used.
     """
     try:
         _keep_before_upgrade(settings, report)
-        return open_store(settings, loading=loading)
+        return open_store(settings, loading=loading, report=report)
     except StoreError as error:
         raise ClusterError(str(error)) from None
     except (sqlite3.Error, OSError) as error:
@@ -40,6 +40,7 @@ def usable_store(settings: Settings, *, loading: bool = False, report: Report = 
 
 
 def _keep_before_upgrade(settings: Settings, report: Report) -> None:
+    """Copy a SQLite file of an older Orqal. A MongoStore does the same by itself."""
     path = settings.store_path
     if settings.store_is_mongo or not path.exists() or (schema := transfer.older_schema(path)) is None:
         return

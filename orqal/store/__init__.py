@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from orqal.settings import Settings
 from orqal.store.protocol import (
     BatchPage,
@@ -35,9 +37,15 @@ __all__ = [
 ]
 
 
-def open_store(settings: Settings, *, read_only: bool = False, loading: bool = False) -> Store:
+def open_store(
+    settings: Settings,
+    *,
+    read_only: bool = False,
+    loading: bool = False,
+    report: Callable[[str], None] = lambda _: None,
+) -> Store:
     """Open the store that ORQAL_STORE names. `loading`: its contents will be loaded from another store, so an earlier
-    load may have been interrupted.
+    load may have been interrupted. `report`: called before a MongoDB of an older Orqal is copied and upgraded.
 
     Raises:
         StoreError: the store cannot be used.
@@ -47,7 +55,7 @@ def open_store(settings: Settings, *, read_only: bool = False, loading: bool = F
     from orqal.store.mongo import MongoStore  # importing pymongo takes time
 
     cluster = settings.cluster_path.read_text().strip()
-    return MongoStore(settings.store, cluster, read_only=read_only, loading=loading)
+    return MongoStore(settings.store, cluster, read_only=read_only, loading=loading, report=report)
 
 
 def store_failures(settings: Settings) -> Failures:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, ClassVar
@@ -27,7 +27,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from orqal.models import BatchInfo, JobRecord, Output, Status
 from orqal.settings import MONGO_DATABASE, store_place
-from orqal.store import mongo_documents
+from orqal.store import mongo_copy, mongo_documents
 from orqal.store.encoding import FINAL, UNFINISHED, Decoder, distinct, hosts_of, moment, seconds
 from orqal.store.mongo_commits import SCHEMA_VERSION, CommitLog, touch
 from orqal.store.mongo_documents import (
@@ -77,9 +77,18 @@ class MongoStore:
 
     failures: ClassVar[Failures] = (PyMongoError,)
 
-    def __init__(self, url: str, cluster: str, *, read_only: bool = False, loading: bool = False) -> None:
-        """Connect. The writer makes the indexes, and completes what the previous writer began. `loading`: `load` will
-        be called, so an earlier load may have been interrupted.
+    def __init__(
+        self,
+        url: str,
+        cluster: str,
+        *,
+        read_only: bool = False,
+        loading: bool = False,
+        report: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Connect. The writer makes the indexes, and completes what the previous writer began. If an older Orqal wrote
+        the documents, it copies them, tells `report` where and how to go back, and upgrades them. `loading`: `load`
+        will be called, so an earlier load may have been interrupted.
 
         Raises:
             StoreError: the URL is invalid. For the writer also: the server is unreachable or refuses, or the database
@@ -103,12 +112,12 @@ class MongoStore:
         self._decoder = Decoder()
         if not read_only:
             try:
-                self._prepare(store_place(url), cluster, loading)
+                self._prepare(store_place(url), cluster, loading, report)
             except BaseException:
                 self.close()
                 raise
 
-    def _prepare(self, place: str, cluster: str, loading: bool) -> None:
+    def _prepare(self, place: str, cluster: str, loading: bool, report: Callable[[str], None]) -> None:
         try:
             self._log.claim(place, cluster, loading)
             for name, indexes in INDEXES.items():
@@ -116,6 +125,8 @@ class MongoStore:
                     self._database[name].create_indexes([index])
             self._log.recover()
             if self._log.schema < SCHEMA_VERSION:
+                report(mongo_copy.how_to_go_back(place, self._log.schema))
+                mongo_copy.keep(self._database, self._log.schema)
                 self._upgrade()
         except OperationFailure as error:
             raise StoreError(

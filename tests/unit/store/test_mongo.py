@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from bson import SON
 from pymongo import MongoClient, monitoring
+from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect
 
 from orqal.models import ErrorType, Outcome, Output, Status
@@ -184,6 +185,54 @@ def test_documents_of_the_first_schema_are_upgraded(mongo_url: str, store: Mongo
     assert expired(store, NOON + timedelta(hours=13.5)) == {early.id, late.id}
     assert store_of(store) == [waiting]
     store.close()
+
+
+@pytest.mark.parametrize("broken_at", [None, 1, 2, 5, 8, 9, 10])
+def test_documents_are_copied_before_they_are_upgraded_and_one_can_go_back(
+    mongo_url: str, store: MongoStore, broken_at: int | None
+) -> None:
+    records = jobs(3, batch="b")
+    add(store, records)
+    ended = done(records[0])
+    store.update([ended], {ended.id: Output(stdout="x" * (5 << 20), result=[1])})
+    store._collections.meta.update_one({"_id": "cluster"}, {"$set": {"schema": 1}})
+    before = documents(store)
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        if broken_at is not None:
+            _break_copying(patch, broken_at)
+            with pytest.raises(StoreError, match="No MongoDB answers"):
+                MongoStore(mongo_url, "cluster", report=said.append)
+            assert documents(store) == before, "it was upgraded though it could not be copied"
+    for _ in range(2):  # once it is upgraded, nothing more is copied
+        MongoStore(mongo_url, "cluster", report=said.append).close()
+    assert len(said) == (1 if broken_at is None else 2)
+    assert '`db.getCollection("schema_1_jobs").renameCollection("jobs", true)`' in said[0]
+    assert documents(store)["meta"] != before["meta"]
+    database = store._database
+    for name in database.list_collection_names(filter={"name": {"$regex": "^schema_1_"}}):
+        database[name.removeprefix("schema_1_")].drop()  # FerretDB does not do this when it renames
+        database[name].rename(name.removeprefix("schema_1_"))
+    assert documents(store) == before
+
+
+def documents(store: MongoStore) -> dict[str, list[Any]]:
+    found = {**store._collections.tables(), "meta": store._collections.meta}
+    return {name: sorted(collection.find({}), key=repr) for name, collection in found.items()}
+
+
+def _break_copying(patch: pytest.MonkeyPatch, at: int) -> None:
+    """The connection breaks before a collection is copied for the n-th time, counting dropping and writing."""
+    left = itertools.count(1)
+    for method in ("drop", "insert_many"):
+        original = getattr(Collection, method)
+
+        def call(self: Any, *args: Any, _original: Any = original, **more: Any) -> Any:
+            if next(left) == at:
+                raise AutoReconnect("gone")
+            return _original(self, *args, **more)
+
+        patch.setattr(Collection, method, call)
 
 
 @pytest.mark.parametrize(
