@@ -387,8 +387,10 @@ def simulate(seed: int) -> Report:
         logging.getLogger("orqal").removeHandler(log)
 
 
-def _collect_seldom() -> None:
+def _prepare() -> None:
     """Spare Python looking for garbage among what was imported, and often: lives are short."""
+    # Coroutines of killed processes become garbage wherever they are. Some cannot even be closed.
+    sys.unraisablehook = lambda _: None
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
@@ -415,16 +417,20 @@ def main(args: list[str] | None = None) -> int:
     logging.getLogger("orqal").propagate = False
     warnings.simplefilter("ignore")  # coroutines of killed processes are never awaited
     begun, lives, failed = time.monotonic(), Report(0), list[Report]()
+    told = begun
     seeds = range(options.first, options.first + options.seeds)
-    with multiprocessing.Pool(options.processes, _collect_seldom) as pool:
+    with multiprocessing.Pool(options.processes, _prepare) as pool:
         for number, report in enumerate(pool.imap_unordered(simulate, seeds, chunksize=4), 1):
             lives.jobs, lives.reruns = lives.jobs + report.jobs, lives.reruns + report.reruns
             lives.faults += report.faults
             if report.problem:
                 failed.append(report)
                 print(f"\nseed {report.seed}: {report.problem}", file=sys.stderr, flush=True)
-            if sys.stderr.isatty():
-                print(f"\r{number} of {len(seeds)} lives, {len(failed)} failed", end="", file=sys.stderr, flush=True)
+            if sys.stderr.isatty() or time.monotonic() > told + 60:
+                told = time.monotonic()
+                begin, end = ("\r", "") if sys.stderr.isatty() else ("", "\n")
+                line = f"{begin}{number} of {len(seeds)} lives, {len(failed)} failed"
+                print(line, end=end, file=sys.stderr, flush=True)
     took = time.monotonic() - begun
     print(
         f"{len(seeds)} lives of clusters in {took:.0f} s ({len(seeds) / took:.0f}/s): {lives.jobs:,} jobs, "
