@@ -104,6 +104,8 @@ class ContainerRun:
         """What is known of the container's start; None if the Scheduler knows it."""
         self._disk_cap: int | None = None
         """Bytes that the container may write; 0 is no limit, and None is not known yet."""
+        self._too_much = asyncio.Event()
+        """It was found to have written more."""
         self._usage = Usage()
         """What the daemon has reported while the container ran."""
         self.stop(order.wish)
@@ -150,7 +152,7 @@ class ContainerRun:
             elif self._disk_cap is None or (self._order.job.container_id is None and self._start is None):
                 await self._attach(ran)
             if self._ended is None:
-                with self._sampled():
+                with self._sampled(), self._disk_watched():
                     self._ended = await self._end(ran or 0.0)
             return await self._outcome(await self._how_it_ended(), self._ended)
         except _Stopped:
@@ -309,13 +311,12 @@ class ContainerRun:
             stopped = self._stopping or death.killed or signalled
             if stopped and self._must_end.is_set():
                 return _End.STOPPED
-            return _End.OUT_OF_DISK if stopped and await self._has_written_too_much() else _End.BY_ITSELF
-        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(e.wait()) for e in (death.reported, self._must_end)]
-        if self._disk_cap:
-            waits.append(asyncio.ensure_future(disk_use.above(self._disk_cap, self._measure_written)))
+            cap = self._disk_cap if stopped else 0
+            return _End.OUT_OF_DISK if cap and await self._measure_written() > cap else _End.BY_ITSELF
+        waits = {asyncio.ensure_future(event.wait()) for event in (death.reported, self._must_end, self._too_much)}
         try:
             left = None if timeout is None else max(0.0, timeout - ran)
-            done, _ = await asyncio.wait(waits, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
@@ -323,9 +324,24 @@ class ContainerRun:
         if death.reported.is_set() or await self._engine.do(lambda engine: engine.ended(container)) is not None:
             return _End.BY_ITSELF
         self._stopping = self._must_end.is_set()
-        end = _End.STOPPED if self._stopping else _End.OUT_OF_DISK if done else _End.TIMED_OUT
+        otherwise = _End.OUT_OF_DISK if self._too_much.is_set() else _End.TIMED_OUT
+        end = _End.STOPPED if self._stopping else otherwise
         await self._engine.do(lambda engine: engine.stop(container, self._settings.stop_grace))
         return end
+
+    @contextmanager
+    def _disk_watched(self) -> Iterator[None]:
+        """Find out meanwhile whether the container writes more than it may."""
+        watching = asyncio.create_task(self._watch_disk(self._disk_cap)) if self._disk_cap else None
+        try:
+            yield
+        finally:
+            if watching:
+                watching.cancel()
+
+    async def _watch_disk(self, cap: int) -> None:
+        await disk_use.above(cap, self._measure_written)
+        self._too_much.set()
 
     async def _measure_written(self) -> int:
         """Bytes that the container has written into its own files, and into the job's directory if that is here."""
@@ -335,9 +351,6 @@ class ContainerRun:
         if not self._carries_files:
             written += await self._in_thread(job_directory.size, self._directory)
         return written
-
-    async def _has_written_too_much(self) -> bool:
-        return bool(self._disk_cap) and await self._measure_written() > (self._disk_cap or 0)
 
     @contextmanager
     def _sampled(self) -> Iterator[None]:
