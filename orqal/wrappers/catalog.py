@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import decode_source
 from pathlib import Path
 
 from orqal.models import AppInfo
@@ -114,7 +115,10 @@ def _from_entry_point(source: Source) -> Iterator[App]:
 
 
 def _from_file(file: Path) -> Iterator[App]:
-    source = file.read_text("utf-8")
+    try:
+        source = decode_source(file.read_bytes())
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise ValueError(f"it is neither UTF-8 nor what a `# coding: …` in its first lines says ({error})") from None
     namespace = execute(source, str(file))
     for name, value in namespace.items():
         if is_wrapper(value) and value.__module__ == namespace["__name__"] and not name.startswith("_"):

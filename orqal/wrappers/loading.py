@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from orqal.wrappers.base import AbstractWorker, AbstractWrapper
@@ -47,16 +49,32 @@ class WrapperRef:
         return checked(execute(self.source, self.origin)[self.name], self.name)
 
 
+_module_names: dict[str, str] = {}
+"""The name of the module that was made of a file last, by the file's origin."""
+
+
 def execute(source: str, origin: str) -> dict[str, Any]:
-    """Run the text of a wrapper file and return its names. It may use the base class without importing it."""
-    namespace: dict[str, Any] = {
-        "__name__": f"orqal_services_{hashlib.sha256(source.encode()).hexdigest()[:12]}",
-        "__file__": origin,
-        "AbstractWrapper": AbstractWrapper,
-        "AbstractWorker": AbstractWorker,
-    }
-    exec(compile(source, origin, "exec"), namespace)  # noqa: S102 - the administrator's own file
-    return namespace
+    """Return the names of a wrapper file. They are those of a module, which is executed once in a process.
+
+    The file may use the base class without importing it.
+
+    Raises:
+        BaseException: the author's code may raise anything. The next call executes it again.
+    """
+    name = "orqal_services_" + digest(origin + "\0" + source)[:12]
+    if name not in sys.modules:
+        sys.modules.pop(_module_names.get(origin, ""), None)  # its version before
+        module = sys.modules[name] = ModuleType(name)
+        module.__file__ = origin
+        module.__dict__.update(AbstractWrapper=AbstractWrapper, AbstractWorker=AbstractWorker)
+        try:
+            # Without the `from __future__ import …` of this file.
+            exec(compile(source, origin, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - its purpose
+        except BaseException:
+            del sys.modules[name]
+            raise
+        _module_names[origin] = name
+    return vars(sys.modules[name])
 
 
 def is_wrapper(value: Any) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
+import sys
+import textwrap
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -65,7 +68,7 @@ def test_a_file_that_cannot_be_loaded_is_listed_with_its_error(tmp_path: Path, t
 def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_bytes(b"\xff\xfe\0")
     (app,) = catalog.load(Source("mine", "o", file=tmp_path / "mine.py"), MEMORY)
-    assert app.info.name == "mine" and "UnicodeDecodeError" in str(app.info.error)
+    assert app.info.name == "mine" and "it is neither UTF-8" in str(app.info.error)
 
 
 @pytest.mark.parametrize(
@@ -129,3 +132,95 @@ def test_the_built_in_apps() -> None:
     assert all(app.info.error is None and app.info.doc and app.ref.trusted for app in apps.values())
     assert [name for name, app in apps.items() if not app.ref.makes_result] == ["Test", "Run"]
     assert apps["Run"].info.docker_url is None
+
+
+AS_A_MODULE = {
+    "dataclasses": """
+        from dataclasses import dataclass, field
+        from typing import ClassVar
+
+        @dataclass
+        class Point:
+            x: int
+            y: "list[int]" = field(default_factory=list)
+            names: ClassVar[dict[str, int]] = {}
+        MADE = Point(1).y
+    """,
+    "pydantic models that name each other": """
+        from pydantic import BaseModel
+
+        class Tree(BaseModel):
+            left: "Tree | None" = None
+            leaf: "Leaf | None" = None
+        class Leaf(BaseModel):
+            name: str
+        MADE = Tree(leaf=Leaf(name="x")).model_dump()
+    """,
+    "its annotations are what it says": """
+        class Thing:
+            size: int
+        assert Thing.__annotations__ == {"size": int}
+    """,
+    "annotations that are resolved later": """
+        from __future__ import annotations
+        import typing
+        class Thing:
+            other: Later
+        class Later: pass
+        assert typing.get_type_hints(Thing) == {"other": Later}
+    """,
+    "it is a module": """
+        import sys
+        assert sys.modules[__name__].__dict__ is globals() and __file__.endswith("mine.py")
+    """,
+}
+
+
+@pytest.mark.parametrize("text", AS_A_MODULE.values(), ids=AS_A_MODULE.keys())
+def test_a_file_behaves_as_an_imported_module(tmp_path: Path, text: str) -> None:
+    text = textwrap.dedent(text) + "class A(AbstractWrapper):\n    docker_url = 'a'\n"
+    apps = loaded(tmp_path, text)
+    assert apps["A"].info.error is None, apps
+    assert pickle.loads(pickle.dumps(apps["A"].ref)).load().docker_url == "a"
+
+
+def test_a_file_is_executed_once_in_a_process_and_anew_when_it_has_changed(tmp_path: Path) -> None:
+    text = """
+        import os
+        os.environ["EXECUTED"] = os.environ.get("EXECUTED", "") + "{}"
+        class A(AbstractWrapper):
+            docker_url = "a"
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXECUTED", "")
+        ref = loaded(tmp_path, text.format(1))["A"].ref
+        before = set(sys.modules)
+        assert ref.load() is ref.load() is loaded(tmp_path, text.format(1))["A"].ref.load()
+        assert os.environ["EXECUTED"] == "1"
+        loaded(tmp_path, text.format(2))["A"].ref.load()
+        assert os.environ["EXECUTED"] == "12"
+        assert len(set(sys.modules) - before) == 1 == len(before - set(sys.modules)), "the old version stays in memory"
+
+
+def test_a_file_that_failed_is_executed_again(tmp_path: Path) -> None:
+    text = f"""
+        open({str(tmp_path / "needed")!r})
+        class A(AbstractWrapper):
+            docker_url = "a"
+    """
+    before = set(sys.modules)
+    assert "FileNotFoundError" in (loaded(tmp_path, text)["mine"].info.error or "")
+    assert set(sys.modules) == before
+    (tmp_path / "needed").touch()
+    assert loaded(tmp_path, text)["A"].info.error is None
+
+
+@pytest.mark.parametrize(
+    ("cookie", "encoding"), [("# -*- coding: latin-1 -*-\n", "latin-1"), ("", "utf-8-sig"), ("", "utf-8")]
+)
+def test_a_file_has_the_encoding_that_it_says(tmp_path: Path, cookie: str, encoding: str) -> None:
+    text = f"{cookie}class Café(AbstractWrapper):\n    'Ça va.'\n    docker_url = 'a'\n"
+    (tmp_path / "mine.py").write_bytes(text.encode(encoding))
+    (app,) = catalog.load(Source("mine", "o", file=tmp_path / "mine.py"), MEMORY)
+    assert (app.info.name, app.info.doc) == ("Café", "Ça va.")
+    assert app.ref.load().__doc__ == "Ça va."
