@@ -10,9 +10,9 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,17 +20,18 @@ from typing import Any, NamedTuple
 import docker
 import docker.auth
 import docker.errors
+import psutil
 import requests
 from docker.types import LogConfig, Mount
 from docker.utils import kwargs_from_env, parse_repository_tag, version_gte
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 
-from orqal.engine import daemon_removal
+from orqal.engine import daemon_removal, option_arguments
 from orqal.engine.errors import EngineError, broken_off, explanation, not_pulled, translated
 from orqal.engine.image_names import is_name, with_tag
 from orqal.engine.streams import Archive, Events, Logs, Pull
-from orqal.models import ErrorType, Resources
+from orqal.models import ContainerOptions, ErrorType, Resources
 from orqal.text import shorten
 
 LABEL_CLUSTER = "orqal.cluster"
@@ -66,6 +67,8 @@ _LOG_FILES, _LOG_FILES_IN_CAP = 10, 8
 """Files of a capped log. When a file is full, the oldest is dropped, so that at least 9 full ones remain: more than the
 cap, by more than our count of its bytes may be wrong (see orqal.engine.output)."""
 _NO_LOG_CAP = "1t"
+_CAP_SYS_RESOURCE = 1 << 24
+"""The bit of this capability in /proc/PID/status; see linux/capability.h."""
 _REMEMBERED = 256
 """Events that a daemon remembers (eventsLimit in moby's daemon/events/events.go)."""
 
@@ -84,6 +87,10 @@ class EngineInfo(NamedTuple):
     """True if it runs on this machine, and not in a virtual machine of its own."""
     data_root: str = ""
     """The folder of its images and containers, on its own machine."""
+    has_init: bool = True
+    """It has a program that can be process 1 of a container."""
+    limits_can_be_raised: bool = False
+    """It is known to be able to give containers higher limits than its own."""
     live_restore: bool = False
     """True if containers go on when it ends, and it reads their output again when it is back."""
 
@@ -114,6 +121,10 @@ class ContainerSpec:
     """Bytes of its output that the daemon keeps at least, as they are on its disk; 0 for all."""
     fail_on_oom: bool = False
     """Its end is an error if the kernel has killed any of its processes for lack of memory."""
+    options: ContainerOptions = field(default_factory=ContainerOptions)
+    """Without SUBMITTER as its `user`."""
+    groups: Sequence[int] = ()
+    """Further groups of its user."""
     disk_cap: int = 0
     """Bytes that it may write into its own files and the job's directory; 0 for no limit. Docker enforces none."""
     mounted: str | None = None
@@ -192,6 +203,8 @@ class Engine:
             info = self._api.info()
         # A socket here may lead to another machine, or into a virtual one.
         here = info["Name"], info["KernelVersion"]
+        local = _by_socket() and here == (os.uname().nodename, os.uname().release)
+        rootless = "name=rootless" in (info.get("SecurityOptions") or ())
         return EngineInfo(
             name=info["Name"],
             version=info["ServerVersion"],
@@ -201,7 +214,9 @@ class Engine:
             cgroup_driver=info["CgroupDriver"],
             data_root=info["DockerRootDir"],
             live_restore=bool(info.get("LiveRestoreEnabled")),
-            local=_by_socket() and here == (os.uname().nodename, os.uname().release),
+            has_init=(info.get("InitCommit") or {}).get("ID") != "N/A",
+            limits_can_be_raised=local and not rootless and _daemons_may_raise_limits(),
+            local=local,
         )
 
     def ping(self, within: float) -> None:
@@ -226,8 +241,8 @@ class Engine:
         found = {image: self.image_id(image) for image in images}
         return {image: digest for image, digest in found.items() if digest is not None}
 
-    def image_id(self, image: str) -> str | None:
-        """The id of an image; None if the daemon does not have it.
+    def image_id(self, image: str, platform: str | None = None) -> str | None:
+        """The id of an image; None if the daemon does not have it, or not for this platform.
 
         Raises:
             EngineError: this is not the name of an image.
@@ -235,17 +250,19 @@ class Engine:
         reference = _reference(image)
         with translated("inspect the image"):
             try:
-                image_id: str = self._api.inspect_image(reference)["Id"]  # type: ignore[no-untyped-call]
+                found = self._api.inspect_image(reference)  # type: ignore[no-untyped-call]
             except docker.errors.ImageNotFound:
                 return None
             except docker.errors.APIError as error:
                 if error.status_code != 400:
                     raise
                 raise _no_name(reference, f": {explanation(error)}") from error
-            return image_id
+        if platform is not None and not _is_for(platform, found):
+            return None
+        return str(found["Id"])
 
-    def pull(self, image: str) -> Pull:
-        """Begin to pull an image.
+    def pull(self, image: str, platform: str | None = None) -> Pull:
+        """Begin to pull an image. `platform`: such as `linux/arm64`; None is the daemon's own.
 
         Raises:
             EngineError: it cannot be pulled; see `passing`. Waiting for the pull may raise this, too.
@@ -256,7 +273,7 @@ class Engine:
             login = self._login(reference, repository)
             response = self._api.post(
                 f"{self._api.base_url}/v{self._api.api_version}/images/create",
-                params={"fromImage": repository, "tag": tag},
+                params={"fromImage": repository, "tag": tag} | ({"platform": platform} if platform else {}),
                 headers={"X-Registry-Auth": login} if login else {},
                 stream=True,
                 timeout=(_CONNECT_TIMEOUT, _SILENCE),
@@ -306,6 +323,8 @@ class Engine:
                 memswap_limit=spec.resources.mem_bytes,
                 pids_limit=spec.pids_limit,
                 cgroup_parent=spec.cgroup_parent,
+                **option_arguments.of_host_config(spec.options),
+                group_add=list(spec.groups) or None,
                 security_opt=["no-new-privileges"],
                 cap_drop=list(_NOT_FOR_JOBS),
                 network_mode=spec.network,
@@ -317,6 +336,7 @@ class Engine:
                     image=reference,
                     # With None the image's own command runs.
                     command=spec.cmd or None,
+                    **option_arguments.of_container(spec.options),
                     host_config=host_config,
                     environment=spec.environment,
                     working_dir=spec.working_dir,
@@ -614,6 +634,13 @@ class _Tcp(HTTPAdapter):
         super().init_poolmanager(*args, **options)
 
 
+def _is_for(platform: str, image: Mapping[str, Any]) -> bool:
+    """True if an image, as the daemon shows it, is for a platform such as `linux/arm64` or `linux/arm/v7`."""
+    parts = platform.split("/")
+    own = [image["Os"], image["Architecture"], image.get("Variant") or ""]
+    return parts == own[: len(parts)] if len(parts) > 1 else platform in own[:2]
+
+
 def _log_options(cap: int) -> dict[str, str]:
     """The options of the log driver for ContainerSpec.log_cap."""
     size, files = (str(-(-cap // _LOG_FILES_IN_CAP)), _LOG_FILES) if cap > 0 else (_NO_LOG_CAP, 1)
@@ -624,6 +651,17 @@ def _log_cap(options: Mapping[str, str]) -> int:
     """The cap that these options were made for, rounded up; 0 for none, as in containers of earlier versions."""
     size = options.get("max-size", "")
     return int(size) * _LOG_FILES_IN_CAP if size.isdecimal() else 0
+
+
+def _daemons_may_raise_limits() -> bool:
+    """True if the Docker daemons of this machine have the right to raise limits. In a container they may lack it."""
+    rights = []
+    for process in psutil.process_iter(["name"]):
+        if process.info["name"] in ("dockerd", "containerd"):
+            with suppress(OSError):
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                rights += [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")]
+    return bool(rights) and all(right & _CAP_SYS_RESOURCE for right in rights)
 
 
 def _by_socket() -> bool:

@@ -40,6 +40,22 @@ class Unreachable(EngineError):
         super().__init__(ErrorType.DOCKER_ERROR, message, passing=True)
 
 
+_MISSING_COMMAND, _BARRED_COMMAND = 127, 126
+"""The exit codes that shells and `docker run` have for these."""
+_MISSING_COMMAND_WORDS = "the command does not exist in the image"
+_BARRED_COMMAND_WORDS = "the command cannot be executed in the image"
+_INIT_SAYS = re.compile(r"\[FATAL tini \(\d+\)\] (exec .+ failed: .+)\n")
+"""What the init (tini, https://github.com/krallin/tini) prints if it cannot start the command, and nothing else."""
+
+
+def not_executed(exit_code: int, stdout: str, stderr: str) -> str | None:
+    """Why the init of a container could not start its command, in words; None if it could, as far as is known."""
+    words = {_MISSING_COMMAND: _MISSING_COMMAND_WORDS, _BARRED_COMMAND: _BARRED_COMMAND_WORDS}.get(exit_code)
+    if words is None or stdout or (said := _INIT_SAYS.fullmatch(stderr)) is None:
+        return None
+    return f"Docker would not start the container: {words}: {said[1]}"
+
+
 @contextmanager
 def translated(action: str) -> Iterator[None]:
     """Turn the SDK's exceptions into EngineError, with words for the job's user."""
@@ -48,9 +64,9 @@ def translated(action: str) -> Iterator[None]:
     except docker.errors.APIError as error:
         words, code = explanation(error), None
         if re.search(r"executable file not found|exec.*no such file or directory", words):
-            code, words = 127, f"the command does not exist in the image: {words}"
+            code, words = _MISSING_COMMAND, f"{_MISSING_COMMAND_WORDS}: {words}"
         elif re.search(r"exec.*permission denied", words):
-            code, words = 126, f"the command cannot be executed in the image: {words}"
+            code, words = _BARRED_COMMAND, f"{_BARRED_COMMAND_WORDS}: {words}"
         passing = code is None and _passes(error)
         raise EngineError(
             ErrorType.DOCKER_ERROR, f"Docker would not {action}: {words}", code, passing=passing
@@ -117,9 +133,19 @@ def explanation(error: docker.errors.APIError) -> str:
     return str(error.explanation or error).strip().rstrip(".")
 
 
+_OF_THE_REQUEST = (
+    "unable to find (user|group)|no matching entries in (passwd|group)|could not select device driver|unresolvable CDI"
+    "|wrong rlimit value|error setting rlimit|is not a directory|invalid (mount|mode|volume)|exec format error"
+    "|error mounting .*: (invalid argument|not a directory)"
+)
+"""What the daemon says, with a 5xx, of requests that it would refuse again."""
+
+
 def _passes(error: docker.errors.APIError) -> bool:
     """True if the request is not to blame: the daemon is in trouble (its disk is full, say), or someone removed a
     container or image that existed a moment ago."""
+    if re.search(_OF_THE_REQUEST, str(error.explanation), re.IGNORECASE):
+        return False
     if error.status_code == 404:
         return re.search("No such (container|image)", str(error.explanation)) is not None
     return error.status_code is None or error.status_code in (408, 409, 429) or error.status_code >= 500

@@ -5,6 +5,7 @@ Everything may import it. It imports nothing of Orqal but states.py.
 
 from orqal.models.attempt import Attempt, ErrorType, Fault, JobError, RetryPolicy
 from orqal.models.cluster import DISK_FULL, REFUSED, AppInfo, BatchInfo, HostInfo, Load
+from orqal.models.container_options import SUBMITTER, ContainerOptions
 from orqal.models.fields import (
     MAX_MEMORY_FACTOR,
     MAX_NAME,
@@ -36,12 +37,14 @@ __all__ = [
     "MAX_RETRIES",
     "MAX_RETRY_DELAY",
     "REFUSED",
+    "SUBMITTER",
     "UNITS",
     "AppInfo",
     "Attempt",
     "BatchInfo",
     "BatchName",
     "Change",
+    "ContainerOptions",
     "ContainerStart",
     "ErrorType",
     "Fault",

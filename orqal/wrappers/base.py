@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 
@@ -117,6 +118,33 @@ class AbstractWrapper:
     """Environment variables of the container."""
     network: str | None = None
     """Docker's network mode; None is the daemon's default. With "none" a container starts in two thirds of the time."""
+    entrypoint: Sequence[str] | str | None = None
+    """What runs instead of the image's entrypoint, before the command; an empty list is nothing."""
+    user: str | None = None
+    """Whom the program runs as: a user of the image, "UID:GID", or "@submitter", which is the account on the host that
+    has the name of the job's user; None is the image's own."""
+    init: bool = True
+    """A small init is process 1: it passes signals on, and reaps processes that the program leaves behind."""
+    read_only: bool = False
+    """The container's own files can only be read. Its mounts and the job's directory can be written."""
+    tmpfs: Mapping[str, str] | Sequence[str] = ()
+    """Folders in memory, with their options: {"/scratch": "size=64m"}. They count as the job's memory."""
+    shm_size: int | str | None = None
+    """The size of /dev/shm: bytes, or a text such as "1g"; None is 64 MiB."""
+    ulimits: Mapping[str, int | tuple[int, int]] = MappingProxyType({})
+    """Limits of setrlimit(2), or pairs of a soft and a hard one: {"stack": -1}. -1 is no limit. Unless they are named,
+    `core` is 0, and `nofile` is 1048576 if the Docker daemon is on the host and may raise it."""
+    extra_hosts: Mapping[str, str] = MappingProxyType({})
+    """Names of hosts and their addresses: {"database": "10.0.0.5"}. "host-gateway" is the address of the host."""
+    platform: str | None = None
+    """The platform of the image, such as "linux/arm64"."""
+    pull: str = "missing"
+    """When the host pulls the image: if it is "missing", "always" before a job, or "never"."""
+    runtime: str | None = None
+    """The OCI runtime, such as "nvidia", if the host's Docker daemon has it."""
+    gpus: Sequence[str] | str | int | None = None
+    """"all", how many, or a list of their ids or CDI names ("nvidia.com/gpu=0"). Docker gets this as it is, and Orqal
+    does not count GPUs."""
 
     def __init__(self, job: WrapperJob) -> None:
         self.log = logging.getLogger(f"orqal.wrappers.{type(self).__name__}")
@@ -124,8 +152,8 @@ class AbstractWrapper:
 
     @property
     def working_dir(self) -> str | None:
-        """The command's working directory: by default the job's. None is the image's own."""
-        return self.job.wd
+        """The command's working directory: by default the job's, if it has one. None is the image's own."""
+        return self.job.wd if self.create_dir else None
 
     def get_cmd(self, params: dict[str, Any]) -> str | list[str]:
         """Return the command for `self.job.input`: a list of arguments, or one line to split as a shell would."""

@@ -7,6 +7,7 @@ up memory, and only its own job suffers. Arguments and results are plain data.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 import pydantic_core
 from pydantic import Field, TypeAdapter, ValidationError
 
+from orqal.models import ContainerOptions
 from orqal.settings import Settings
 from orqal.wrappers.base import AbstractWrapper, WrapperJob
 from orqal.wrappers.limits import memory_limit
@@ -33,6 +35,7 @@ class Command:
     create_dir: bool = False
     fail_on_oom: bool = False
     disk_in_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    options: ContainerOptions = field(default_factory=ContainerOptions)
 
 
 _COMMAND = TypeAdapter(Command)
@@ -55,7 +58,13 @@ def prepare(ref: WrapperRef, job: WrapperJob, memory: int | None) -> Command | F
                 return Failure(f"{ref.name}.docker_url is not the name of an image: {image!r}")
             if not (isinstance(cmd, str) or (isinstance(cmd, list | tuple) and all(map(_is_str, cmd)))):
                 return Failure(f"{ref.name}.get_cmd returned neither a string nor a list of strings: {cmd!r:.200}")
-            command = {
+            if isinstance(cmd, str) and (problem := _cannot_be_split(cmd)):
+                return Failure(
+                    f"{ref.name}.get_cmd returned a command line that cannot be split as a shell would ({problem}): "
+                    f"{cmd!r:.200}. Return a list of arguments instead."
+                )
+            options = {name: _plain(getattr(wrapper, name)) for name in ContainerOptions.model_fields}
+            command: dict[str, Any] = {
                 "image": image,
                 "cmd": cmd if isinstance(cmd, str) else list(cmd),
                 "volumes": _default_volumes() if wrapper.volumes is None else wrapper.volumes,
@@ -67,11 +76,10 @@ def prepare(ref: WrapperRef, job: WrapperJob, memory: int | None) -> Command | F
                 "disk_in_gb": wrapper.disk_in_gb,
             }
             pydantic_core.to_json(command)  # raises for lone surrogates, which neither Docker nor the store accepts
+            command["options"] = ContainerOptions.model_validate(options)
             return _COMMAND.validate_python(command)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        return Failure(f"{ref.name}.{place} is invalid: {first['msg']}, not {first['input']!r:.200}")
+        return Failure(f"{ref.name}.{invalid(error)}")
     except BaseException as error:  # the author's code may raise SystemExit too
         return Failure(f"{ref.name}.get_cmd failed: {explain(error)}")
 
@@ -96,6 +104,29 @@ def conclude(ref: WrapperRef, job: WrapperJob, cap: int, memory: int | None) -> 
             "Write large results to a file in the job's directory (create_dir = True)."
         )
     return encoded
+
+
+def invalid(error: ValidationError) -> str:
+    """Describe the first thing that pydantic finds wrong."""
+    first = error.errors(include_url=False)[0]
+    if not first["loc"]:
+        return first["msg"].removeprefix("Value error, ")
+    place = ".".join(map(str, first["loc"]))
+    return f"{place} is invalid: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r:.200}"
+
+
+def _cannot_be_split(line: str) -> str | None:
+    """Why the docker SDK could not split a command line; None if it can."""
+    try:
+        shlex.split(line)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """The value of an attribute, as pydantic and pickle take it."""
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _default_volumes() -> dict[str, dict[str, str]]:

@@ -162,7 +162,7 @@ def test_a_stop_during_a_restart_of_the_daemon_is_carried_out(lab: Actors, monke
 
     monkeypatch.setattr(Engine, "stop", away)
     lab.do(actor.stop(wanted.job.id, 1, evicted=False)).result(60)
-    assert ended(running.result(60)) == (ErrorType.CANCELLED, 137, "on\n")
+    assert ended(running.result(60)) == (ErrorType.CANCELLED, 143, "on\n")
 
 
 def test_a_job_that_will_be_tried_again_gets_no_result(lab: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +211,7 @@ def test_who_writes_more_than_its_cap_is_stopped(lab: Actors, monkeypatch: pytes
         monkeypatch.setenv("ORQAL_JOB_DISK_GB", "0")  # what holds is what held at its start
         running = lab.do(lab.actor().run(large))
     assert lab.container().exec_run(["sh", "-c", ": > /tmp/go"])[0] == 0
-    assert ended(running.result(60)) == (ErrorType.OUT_OF_DISK, 137, "")
+    assert ended(running.result(60)) == (ErrorType.OUT_OF_DISK, 143, "")
 
 
 def test_who_stops_its_container_has_it_run_again(lab: Actors) -> None:
@@ -242,7 +242,7 @@ def test_whoever_stopped_it_for_its_time_its_time_was_over(lab: Actors) -> None:
     while time.time() < seconds(container.attrs["State"]["StartedAt"]) + 2:
         time.sleep(0.1)
     container.stop(timeout=1)
-    assert ended(lab.do(lab.actor().run(wanted)).result(60)) == (ErrorType.TIMEOUT, 137, "on\n")
+    assert ended(lab.do(lab.actor().run(wanted)).result(60)) == (ErrorType.TIMEOUT, 143, "on\n")
 
 
 def test_a_job_makes_no_device_although_it_is_root(lab: Actors) -> None:

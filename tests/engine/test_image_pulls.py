@@ -19,6 +19,7 @@ from orqal.actors.host.image_pulls import ImagePulls, WantedImage
 from orqal.engine import client as docker_engine
 from orqal.engine.client import Engine
 from orqal.engine.errors import EngineError
+from orqal.engine.streams import Pull
 from orqal.models import ErrorType
 from tests.support import registry as registries
 from tests.support.registry import Registry, a_registry
@@ -199,9 +200,14 @@ async def test_what_would_be_refused_again_is_not_tried_again(
     if file:
         logins.write_text(file(registry))  # noqa: ASYNC240
     image = image.replace(":latest", f":{tag}")
-    asked = []
+    asked: list[str] = []
     pull = engine.pull
-    engine.pull = lambda name: asked.append(name) or pull(name)  # type: ignore[method-assign,assignment,func-returns-value]
+
+    def counted(image: str, platform: str | None = None) -> Pull:
+        asked.append(image)
+        return pull(image, platform)
+
+    engine.pull = counted  # type: ignore[method-assign]
     with pytest.raises(EngineError, match=words) as caught:
         await have(ImagePulls(60, lambda: None), engine, image)
     assert caught.value.type is kind and not caught.value.passing

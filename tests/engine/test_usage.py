@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Iterator
+from typing import Any
 
 import docker
 import pytest
@@ -14,7 +15,7 @@ from orqal.engine.client import ContainerKey, ContainerSpec, Ended, Engine
 from orqal.engine.errors import EngineError
 from orqal.engine.usage import Cgroups, Usage
 from orqal.logstream import Decoder
-from orqal.models import Resources
+from orqal.models import ContainerOptions, Resources
 from tests.support.orqal_process import cgroups_of
 
 pytestmark = pytest.mark.docker
@@ -45,7 +46,7 @@ def cgroups(engine: Engine) -> Iterator[Cgroups]:
     assert cgroups_of(engine.cluster) == []
 
 
-def make(engine: Engine, cgroups: Cgroups | None, *cmd: str) -> tuple[ContainerKey, str]:
+def make(engine: Engine, cgroups: Cgroups | None, *cmd: str, **options: Any) -> tuple[ContainerKey, str]:
     """A container, not yet started."""
     key = ContainerKey(secrets.token_hex(12), 1)
     spec = ContainerSpec(
@@ -60,6 +61,7 @@ def make(engine: Engine, cgroups: Cgroups | None, *cmd: str) -> tuple[ContainerK
         pids_limit=64,
         cgroup_parent=cgroups.parent(key) if cgroups else None,
         log_cap=0,
+        options=ContainerOptions(**options),
     )
     return key, engine.create(spec)
 
@@ -140,7 +142,7 @@ def test_limits_hold_below_a_cgroup_of_ours(engine: Engine, cgroups: Cgroups) ->
 
 
 def test_a_start_that_fails_leaves_a_cgroup_that_can_be_removed(engine: Engine, cgroups: Cgroups) -> None:
-    key, container = make(engine, cgroups, "no-such-program")
+    key, container = make(engine, cgroups, "true", tmpfs={"/x": "size=nonsense"})
     with pytest.raises(EngineError):
         engine.start(container)
     assert cgroups.attempts() == {key}

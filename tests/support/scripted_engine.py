@@ -161,7 +161,7 @@ class ScriptedEngine:
         self._asked()
         return {}
 
-    def image_id(self, image: str) -> str:
+    def image_id(self, image: str, platform: str | None = None) -> str:
         self._asked()
         return "sha256:1"
 

@@ -13,18 +13,18 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from orqal import mounts
-from orqal.actors.host import disk_use
+from orqal.actors.host import container_options, disk_use
 from orqal.actors.host.engine_watch import EngineWatch
 from orqal.actors.host.image_pulls import ImagePulls, WantedImage
 from orqal.actors.interfaces import NoProcess, WrapperCalls
 from orqal.actors.messages import Order
 from orqal.engine import archive, job_directory, usage
 from orqal.engine.client import ContainerKey, ContainerSpec, Ended
-from orqal.engine.errors import EngineError, Unreachable
+from orqal.engine.errors import EngineError, Unreachable, not_executed
 from orqal.engine.image_names import with_tag
 from orqal.engine.output import CollectedOutput, Collecting
 from orqal.engine.usage import Usage
-from orqal.models import ContainerStart, ErrorType, JobError, Outcome, Output
+from orqal.models import ContainerOptions, ContainerStart, ErrorType, JobError, Outcome, Output
 from orqal.scheduling.lifecycle import Wish
 from orqal.scheduling.retries import will_retry
 from orqal.settings import Settings
@@ -176,7 +176,10 @@ class ContainerRun:
         command = await self._unless_stopped(self._prepare())
         if not self._carries_files:
             self._check_volumes(command)
-        digest = await self._engine.unless_silent(self._have_image(command.image))
+        engine_info = self._engine.info
+        assert engine_info is not None  # connected once, and never forgotten
+        options, groups = container_options.resolved(command.options, self._order.job.user, engine_info)
+        digest = await self._engine.unless_silent(self._have_image(command.image, options))
         if (name := with_tag(command.image)) not in self._engine.images:
             self._engine.images |= {name}
             self._parts.on_change()  # other jobs that need this image should come here too
@@ -194,6 +197,8 @@ class ContainerRun:
             network=command.network,
             pids_limit=self._settings.pids_limit,
             log_cap=self._settings.log_cap,
+            options=options,
+            groups=groups,
             fail_on_oom=command.fail_on_oom,
             disk_cap=int((command.disk_in_gb or self._settings.job_disk_gb) * 1e9),
             cgroup_parent=self._engine.cgroups.parent(self._key) if self._engine.cgroups else None,
@@ -257,11 +262,11 @@ class ContainerRun:
         self._start = start
         self._parts.on_start(self._key, start)
 
-    async def _have_image(self, image: str) -> str:
+    async def _have_image(self, image: str, options: ContainerOptions) -> str:
         """The id of an image, once it is here."""
         engine = self._engine.client
         assert engine is not None  # connected once, and never forgotten
-        with self._parts.pulls.of(engine, image) as self.image:
+        with self._parts.pulls.of(engine, image, options.pull, options.platform) as self.image:
             try:
                 return await self._unless_stopped(self.image.id)
             finally:
@@ -400,6 +405,8 @@ class ContainerRun:
             error = self._stopped(
                 f"after its program had exited with {ended.exit_code}, before its files were here"
             ).error
+        if error is None and (why := not_executed(ended.exit_code, output.stdout.text, output.stderr.text)):
+            error = JobError(type=ErrorType.DOCKER_ERROR, message=why)
         if error is None:
             await self._parts.measure_disks()
         if error is None and (others := self._engine.death(ended.container).by_others(ended.exit_code)):

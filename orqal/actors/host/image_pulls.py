@@ -24,8 +24,8 @@ _PAUSES = 1.0, 15.0
 class WantedImage:
     """An image that attempts wait for. Await `id`; `str()` describes the progress."""
 
-    def __init__(self, image: str) -> None:
-        self.image = image
+    def __init__(self, image: str, policy: str, platform: str | None) -> None:
+        self.image, self.policy, self.platform = image, policy, platform
         self.id: asyncio.Task[str]
         self.waiting = 0
         """How many attempts wait for it."""
@@ -50,23 +50,29 @@ class ImagePulls:
         those from which images are pulled; none stands for all.
         """
         self._patience, self._changed, self._registries = patience, changed, registries
-        self._wanted: dict[str, WantedImage] = {}
+        self._wanted: dict[tuple[str, str, str | None], WantedImage] = {}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker pull")
 
     @property
     def under_way(self) -> frozenset[str]:
         """The names of the images that are being pulled, with their tags."""
-        return frozenset(image for image, wanted in self._wanted.items() if wanted.pulled)
+        return frozenset(image for (image, _, _), wanted in self._wanted.items() if wanted.pulled)
 
     @contextmanager
-    def of(self, engine: Engine, image: str) -> Iterator[WantedImage]:
-        """Want an image: it is pulled if it is missing. The pull stops when no one wants the image any more."""
-        reference = with_tag(image)
-        wanted = self._wanted.get(reference)
+    def of(
+        self, engine: Engine, image: str, policy: str = "missing", platform: str | None = None
+    ) -> Iterator[WantedImage]:
+        """Want an image. The pull stops when no one wants the image any more. `policy`, `platform`: see
+        ContainerOptions.
+
+        Those who want it while it is being pulled share the pull, also if they want one "always".
+        """
+        key = with_tag(image), policy, platform
+        wanted = self._wanted.get(key)
         if wanted is None:
-            wanted = self._wanted[reference] = WantedImage(image)
+            wanted = self._wanted[key] = WantedImage(image, policy, platform)
             wanted.id = asyncio.create_task(self._have(engine, wanted))
-            wanted.id.add_done_callback(lambda task: self._over(reference, task))
+            wanted.id.add_done_callback(lambda task: self._over(key, task))
         wanted.waiting += 1
         try:
             yield wanted
@@ -74,22 +80,29 @@ class ImagePulls:
             wanted.waiting -= 1
             if not wanted.waiting and not wanted.id.done():
                 wanted.id.cancel()
-                self._over(reference, wanted.id)
+                self._over(key, wanted.id)
                 if wanted.pull is not None:
                     wanted.pull.close()
 
-    def _over(self, reference: str, task: asyncio.Task[str]) -> None:
+    def _over(self, key: tuple[str, str, str | None], task: asyncio.Task[str]) -> None:
         # Its exception is retrieved, even if no one waits any more.
         failed = not task.done() or task.cancelled() or task.exception() is not None
-        wanted = self._wanted.get(reference)
+        wanted = self._wanted.get(key)
         if wanted is not None and wanted.id is task:
-            del self._wanted[reference]
+            del self._wanted[key]
             if wanted.pulled and failed:
                 self._changed()
 
     async def _have(self, engine: Engine, wanted: WantedImage) -> str:
-        if found := await self._call(engine.image_id, wanted.image):
+        found = await self._call(engine.image_id, wanted.image, wanted.platform)
+        if found and wanted.policy != "always":
             return found
+        if wanted.policy == "never":
+            raise EngineError(
+                ErrorType.IMAGE_NOT_FOUND,
+                f"the image {wanted.image!r} is not on the host, and its wrapper says that it is never pulled. Load it "
+                "there (`docker load`, `docker import`).",
+            )
         if self._registries and registry(wanted.image) not in self._registries:
             raise EngineError(
                 ErrorType.PULL_FAILED,
@@ -118,7 +131,7 @@ class ImagePulls:
     async def _pull(self, engine: Engine, wanted: WantedImage) -> str:
         pull = await self._call(self._open, engine, wanted)
         await self._call(pull.wait)
-        found = await self._call(engine.image_id, wanted.image)
+        found = await self._call(engine.image_id, wanted.image, wanted.platform)
         if not found:  # someone has removed it at once
             raise EngineError(
                 ErrorType.PULL_FAILED,
@@ -128,7 +141,7 @@ class ImagePulls:
         return found
 
     def _open(self, engine: Engine, wanted: WantedImage) -> Pull:
-        pull = wanted.pull = engine.pull(wanted.image)
+        pull = wanted.pull = engine.pull(wanted.image, wanted.platform)
         if not wanted.waiting:  # no one has wanted it since before the daemon answered
             pull.close()
         return pull

@@ -30,7 +30,6 @@ def test_the_seed_s_example_runs_as_printed(tmp_path: Path) -> None:
         image="radare/radare2",
         cmd="rabin2 -I /database/a.exe",
         volumes={"/database": {"bind": "/database", "mode": "ro"}},
-        working_dir="/wd",
     )
     result = calls.conclude(ref, a_job(outputs=(RABIN2_OUTPUT, "")), 1000, MEMORY)
     assert isinstance(result, bytes) and json.loads(result) == RABIN2_RESULT

@@ -22,10 +22,10 @@ class Daemon:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def image_id(self, image: str) -> str | None:
+    def image_id(self, image: str, platform: str | None = None) -> str | None:
         return "sha256:1" if image == PRESENT else None
 
-    def pull(self, image: str) -> Pull:
+    def pull(self, image: str, platform: str | None = None) -> Pull:
         self.asked.append(image)
         raise EngineError(ErrorType.PULL_FAILED, "asked")
 

@@ -1,0 +1,125 @@
+"""What can be said of a container beyond its image, its command and what it may use: the options of `docker run`."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+SUBMITTER = "@submitter"
+"""As `user`: the account on the host that has the name of the job's user."""
+_SIZES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_USER = re.compile(r"[\w.-]+(:[\w.-]+)?", re.ASCII)
+_HOST = re.compile(r"[\w.-]+", re.ASCII)
+_LIMITED = (
+    *("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio"),
+    *("rttime", "sigpending", "stack"),
+)
+"""What setrlimit(2) limits, as runc names it."""
+_CDI_NAME = re.compile(r"[^/=]+/[^/=]+=[^/=]+")
+
+
+def _bytes(value: Any) -> Any:
+    """Read a size as Docker does: a number of bytes, or a text such as `512m`."""
+    if not isinstance(value, str):
+        return value
+    if (size := re.fullmatch(r"(\d+)([bkmg]?)b?", value.strip().lower())) is None:
+        raise ValueError("must be a number of bytes, or a text such as '512m' or '1g'")
+    return int(size[1]) * _SIZES[size[2]]
+
+
+def _user(value: str) -> str:
+    if value != SUBMITTER and not _USER.fullmatch(value):
+        raise ValueError(f"must be USER, UID, USER:GROUP or UID:GID, or {SUBMITTER}")
+    return value
+
+
+def _absolute(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError("must be an absolute path")
+    return path
+
+
+def _folders(value: Any) -> Any:
+    """A list of folders stands for folders without options."""
+    return dict.fromkeys(value, "") if isinstance(value, list | tuple) else value
+
+
+def _limited(name: str) -> str:
+    if name not in _LIMITED:
+        raise ValueError(f"must be one of {', '.join(_LIMITED)}")
+    return name
+
+
+def _limits(value: Any) -> Any:
+    """One number stands for both limits."""
+    return (value, value) if isinstance(value, int) else value
+
+
+def _host_name(name: str) -> str:
+    if not _HOST.fullmatch(name):
+        raise ValueError("must be the name of a host")
+    return name
+
+
+def _devices(value: Any) -> Any:
+    if isinstance(value, bool) or value in (0, [], ()):
+        raise ValueError("must be 'all', a number from 1, or a list of ids or of CDI names")
+    if isinstance(value, list | tuple):
+        named = [isinstance(name, str) and bool(_CDI_NAME.fullmatch(name)) for name in value]
+        if any(named) and not all(named):
+            raise ValueError("must be a list of ids, or of CDI names such as 'nvidia.com/gpu=0', but not of both")
+    return value
+
+
+Word = Annotated[str, Field(min_length=1)]
+Limit = Annotated[int, Field(ge=-1)]
+
+
+_Limited = Annotated[str, AfterValidator(_limited)]
+
+
+class ContainerOptions(BaseModel):
+    """Options of a container. None or an empty value is Docker's own default, unless it says something else."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    entrypoint: Annotated[list[str] | str | None, Field()] = None
+    """What runs instead of the image's entrypoint: a program and its first arguments, or one text, which is split as a
+    shell would. An empty list or text is no entrypoint, so that the command runs itself."""
+    user: Annotated[Word, AfterValidator(_user)] | None = None
+    """Whom the program runs as: a user of the image, or `UID:GID`."""
+    init: bool = True
+    """A small init is process 1. It passes signals on, and reaps processes that the program leaves behind."""
+    read_only: bool = False
+    """The container's own files can only be read. What is mounted, `tmpfs` and the job's directory can be written."""
+    tmpfs: Annotated[dict[Annotated[str, AfterValidator(_absolute)], str], BeforeValidator(_folders)] = Field(
+        default_factory=dict
+    )
+    """Folders in memory, with the options of mount(8): `{"/scratch": "size=64m"}`. They count as the job's memory."""
+    shm_size: Annotated[int, BeforeValidator(_bytes), Field(gt=0)] | None = None
+    """The size of /dev/shm in bytes, or a text such as `1g`; Docker gives 64 MiB."""
+    ulimits: dict[
+        Annotated[str, AfterValidator(_limited)], Annotated[tuple[Limit, Limit], BeforeValidator(_limits)]
+    ] = Field(default_factory=dict)
+    """Limits of setrlimit(2), soft and hard: `{"stack": (8388608, -1)}`; -1 is no limit. Unless they are named here,
+    `core` is 0, and `nofile` is 1,048,576 if the Docker daemon is on the host and may raise it."""
+    extra_hosts: dict[Annotated[str, AfterValidator(_host_name)], Word] = Field(default_factory=dict)
+    """Names of hosts and their addresses; the address `host-gateway` is the host's own."""
+    platform: Annotated[str, Field(pattern="^[a-z0-9]+(/[a-z0-9]+){0,2}$")] | None = None
+    """The platform of the image, such as `linux/arm64`."""
+    pull: Literal["missing", "always", "never"] = "missing"
+    """When the image is pulled: if the host does not have it, before each job, or never."""
+    runtime: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = None
+    """The OCI runtime, such as `nvidia`, if the host's Docker daemon has it."""
+    gpus: Annotated[Literal["all"] | Annotated[int, Field(ge=1)] | list[Word] | None, BeforeValidator(_devices)] = None
+    """`all`, how many, or a list of their ids or CDI names (`nvidia.com/gpu=0`). Docker gets this as it is, and Orqal
+    does not count GPUs."""
+
+    @model_validator(mode="after")
+    def _limits_in_order(self) -> ContainerOptions:
+        for name, (soft, hard) in self.ulimits.items():
+            if hard != -1 and (soft == -1 or soft > hard):
+                raise ValueError(f"ulimits.{name}: the soft limit {soft} is above the hard limit {hard}")
+        return self

@@ -1,0 +1,145 @@
+"""The options of a container, with a real Docker daemon: each is in force, and an impossible one is told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bson import ObjectId
+
+from orqal.actors.host.host import Host
+from orqal.actors.messages import Order
+from orqal.models import ErrorType, JobRecord, Outcome, Resources, now
+from tests.support.host_actor import Actors
+from tests.support.wrappers import ref_of
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
+
+
+@pytest.fixture(scope="module")
+def lab(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Actors]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORQAL_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("ORQAL_STOP_GRACE", "5")
+        actors = Actors(f"test-{ObjectId()}")
+        actors.host = actors.actor()  # type: ignore[attr-defined]
+        yield actors
+        actors.clear()
+
+
+def run(
+    lab: Actors, cmd: str | list[str], attributes: str = "", user: str = "u", timeout: float | None = None
+) -> Outcome:
+    """Run a command in the demo's image; `attributes` is a part of the wrapper's text."""
+    ref = ref_of(
+        f"docker_url = 'orqal/demo'\nnetwork = 'none'\nworking_dir = None\n{attributes}\n"
+        f"def get_cmd(self, params): return {cmd!r}\n"
+    )
+    job = JobRecord(app="W", id=str(ObjectId()), ctime=now(), user=user)
+    # A trusted one needs no process of its own, and so no Ray.
+    order = Order(job, replace(ref, trusted=True, makes_result=False), Resources.of(1, 0.1), timeout)
+    host: Host = lab.host  # type: ignore[attr-defined]
+    outcome = lab.do(host.run(order)).result(60)
+    lab.do(host.release(job.id, 1)).result(60)
+    return outcome
+
+
+def printed(lab: Actors, script: str, attributes: str = "", **more: Any) -> str:
+    outcome = run(lab, ["sh", "-c", script], attributes, **more)
+    assert outcome.error is None, outcome
+    return outcome.output.stdout
+
+
+@pytest.mark.parametrize(
+    ("attributes", "script", "expected"),
+    [
+        ("", "cat /proc/1/comm", "docker-init\n"),
+        ("init = False", "cat /proc/1/comm", "sh\n"),
+        ("user = '1234:99'", "while read n a b; do case $n in [UG]id:) echo $a;; esac; done </proc/self/status",
+         "1234\n99\n"),
+        ("user = 'nobody'", "while read n a b; do case $n in Uid:) echo $a;; esac; done </proc/self/status", "65534\n"),
+        ("read_only = True", "echo x 2>/dev/null >/new || echo refused", "refused\n"),
+        ("read_only = True\ntmpfs = {'/new': 'size=1m'}", "echo x >/new/file && cat /new/file", "x\n"),
+        ("tmpfs = ['/new']", "while read d m t r; do test $m = /new && echo $t; done </proc/mounts; :", "tmpfs\n"),
+        ("shm_size = '3m'", "while read d m t o r; do test $m = /dev/shm && echo $o; done </proc/mounts; :",
+         "rw,nosuid,nodev,noexec,relatime,size=3072k\n"),
+        ("", "ulimit -c; ulimit -Hc", "0\n0\n"),
+        ("ulimits = {'nofile': (99, 100), 'core': (0, -1)}", "ulimit -n; ulimit -Hn; ulimit -Hc",
+         "99\n100\nunlimited\n"),
+        ("extra_hosts = {'base': '10.0.0.5'}", "while read a n; do test $n = base && echo $a; done </etc/hosts; :",
+         "10.0.0.5\n"),
+    ],
+)  # fmt: skip
+def test_what_a_wrapper_says_is_in_force(lab: Actors, attributes: str, script: str, expected: str) -> None:
+    assert printed(lab, script, attributes) == expected
+
+
+def test_the_entrypoint(lab: Actors) -> None:
+    assert run(lab, ["hello"], "entrypoint = ['echo', 'well,']").output.stdout == "well, hello\n"
+    assert run(lab, "hello there", "entrypoint = 'echo well,'").output.stdout == "well, hello there\n"
+    assert run(lab, ["echo", "alone"], "entrypoint = []").output.stdout == "alone\n"
+
+
+def test_the_submitter_s_files_are_the_submitter_s(lab: Actors, tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    volume = f"user = '@submitter'\nvolumes = {{{str(tmp_path)!r}: {{'bind': '/data', 'mode': 'rw'}}}}"
+    printed(lab, "echo x >/data/mine", volume, user="nobody")
+    assert (tmp_path / "mine").stat().st_uid == 65534
+    refused = run(lab, ["true"], volume, user="no-such-user")
+    assert refused.error is not None and "has no account 'no-such-user'" in refused.error.message
+
+
+def test_a_program_ends_at_once_by_a_signal_that_it_does_not_handle(lab: Actors) -> None:
+    """Process 1 of a container would ignore it, and use up the time between SIGTERM and SIGKILL."""
+    outcome = run(lab, ["sleep", "1000"], timeout=1)
+    assert (outcome.error and outcome.error.type, outcome.exit_code) == (ErrorType.TIMEOUT, 143)
+    outcome = run(lab, ["sh", "-c", "kill -9 $$; echo on"])
+    assert (outcome.error, outcome.exit_code, outcome.output.stdout) == (None, 137, "")
+
+
+def test_processes_that_are_left_behind_are_reaped(lab: Actors) -> None:
+    script = """
+        sh -c 'sleep 0.2 & :'
+        (sleep 1
+         for one in /proc/[0-9]*/stat; do read pid name state rest <$one && test $state = Z && echo $pid $name; done) &
+        exec sleep 2
+    """
+    assert printed(lab, script) == ""
+    assert "(sleep)" in printed(lab, script, "init = False")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "type", "words"),
+    [
+        ("user = 'nobody-here'", ErrorType.DOCKER_ERROR, "unable to find user nobody-here"),
+        ("user = '0:nogrp'", ErrorType.DOCKER_ERROR, "unable to find group nogrp"),
+        ("runtime = 'nope'", ErrorType.DOCKER_ERROR, "nknown.* runtime"),
+        ("gpus = 'all'", ErrorType.DOCKER_ERROR, "could not select device driver"),
+        ("ulimits = {'nofile': 1 << 40}", ErrorType.DOCKER_ERROR, "error setting rlimit"),
+        ("working_dir = '/bin/sh'", ErrorType.DOCKER_ERROR, "is not a directory"),
+        ("volumes = {'/usr': {'bind': '/bin/sh', 'mode': 'ro'}}", ErrorType.DOCKER_ERROR, "not a directory"),
+        ("tmpfs = {'/x': 'size=nonsense'}", ErrorType.DOCKER_ERROR, "invalid argument"),
+        ("extra_hosts = {'x': 'nonsense'}", ErrorType.DOCKER_ERROR, "invalid IP address"),
+        ("volumes = {'/usr': {'bind': '/x', 'mode': 'nope'}}", ErrorType.DOCKER_ERROR, "invalid mode"),
+        ("network = 'nope'", ErrorType.DOCKER_ERROR, "network nope not found"),
+        ("docker_url = 'orqal/none:such'\npull = 'never'", ErrorType.IMAGE_NOT_FOUND, "is never pulled"),
+        ("user = 'a b'", ErrorType.WRAPPER_ERROR, "W.user is invalid: must be USER"),
+        ("ulimits = {'files': 1}", ErrorType.WRAPPER_ERROR, "W.ulimits.files.* is invalid: must be one of as, core"),
+        ("ulimits = {'nofile': (2, 1)}", ErrorType.WRAPPER_ERROR, "the soft limit 2 is above the hard limit 1"),
+    ],
+)
+def test_what_will_never_be_is_told_at_once(lab: Actors, attributes: str, type: ErrorType, words: str) -> None:
+    outcome = run(lab, ["true"], attributes)
+    assert outcome.error is not None and outcome.error.type is type, outcome
+    assert not outcome.passing, "it would be tried again"
+    with pytest.raises(AssertionError, match=words):
+        raise AssertionError(outcome.error.message)
+
+
+def test_a_command_line_that_cannot_be_split_is_told_at_once(lab: Actors) -> None:
+    outcome = run(lab, "cat it's.txt")
+    assert outcome.error is not None and outcome.error.type is ErrorType.WRAPPER_ERROR and not outcome.passing
+    assert "cannot be split as a shell would (No closing quotation)" in outcome.error.message

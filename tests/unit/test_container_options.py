@@ -1,0 +1,156 @@
+"""What may be said of a container: how it is read, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+from pydantic import ValidationError
+
+from orqal.actors.host import container_options
+from orqal.actors.host.container_options import resolved
+from orqal.engine import client
+from orqal.engine.client import EngineInfo
+from orqal.engine.errors import EngineError
+from orqal.engine.option_arguments import of_container, of_host_config
+from orqal.models import SUBMITTER, ContainerOptions, ErrorType
+from orqal.wrappers import AbstractWrapper
+
+INFO = EngineInfo("h", "24.0", 2, 4 << 30, "id", "none", local=True)
+
+
+def test_a_wrapper_that_says_nothing_has_the_defaults() -> None:
+    said = {name: getattr(AbstractWrapper, name) for name in ContainerOptions.model_fields}
+    said |= {name: dict(value) for name, value in said.items() if name in ("ulimits", "extra_hosts")}
+    assert ContainerOptions.model_validate(said) == ContainerOptions()
+
+
+@pytest.mark.parametrize(
+    ("given", "means"),
+    [
+        ({"user": "daemon"}, {"user": "daemon"}),
+        ({"user": "1000:100"}, {"user": "1000:100"}),
+        ({"shm_size": "1g"}, {"shm_size": 1 << 30}),
+        ({"shm_size": "64MB"}, {"shm_size": 64 << 20}),
+        ({"shm_size": 5}, {"shm_size": 5}),
+        ({"tmpfs": ["/a"]}, {"tmpfs": {"/a": ""}}),
+        ({"tmpfs": {"/a": "size=1m"}}, {"tmpfs": {"/a": "size=1m"}}),
+        ({"ulimits": {"stack": -1}}, {"ulimits": {"stack": (-1, -1)}}),
+        ({"ulimits": {"nofile": (10, 20)}}, {"ulimits": {"nofile": (10, 20)}}),
+        ({"gpus": "all"}, {"gpus": "all"}),
+        ({"gpus": 2}, {"gpus": 2}),
+        ({"gpus": ["nvidia.com/gpu=0"]}, {"gpus": ["nvidia.com/gpu=0"]}),
+        ({"platform": "linux/arm/v7"}, {"platform": "linux/arm/v7"}),
+    ],
+)
+def test_what_people_write_is_understood(given: dict[str, Any], means: dict[str, Any]) -> None:
+    assert ContainerOptions.model_validate(given).model_dump(exclude_defaults=True) == means
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"user": "a b"},
+        {"user": ""},
+        {"user": "@somebody"},
+        {"user": "1:2:3"},
+        {"shm_size": "much"},
+        {"shm_size": 0},
+        {"shm_size": -1},
+        {"tmpfs": ["relative"]},
+        {"ulimits": {"files": 5}},
+        {"ulimits": {"nofile": (20, 10)}},
+        {"ulimits": {"nofile": (-1, 10)}},
+        {"ulimits": {"nofile": -2}},
+        {"ulimits": {"nofile": "many"}},
+        {"extra_hosts": {"a b": "1.2.3.4"}},
+        {"extra_hosts": {"a": ""}},
+        {"platform": "Linux"},
+        {"platform": "linux/../x"},
+        {"pull": "sometimes"},
+        {"runtime": "a/b"},
+        {"gpus": 0},
+        {"gpus": True},
+        {"gpus": []},
+        {"gpus": "some"},
+        {"gpus": ["0", "nvidia.com/gpu=1"]},
+        {"entrypoint": 5},
+        {"privileged": True},
+    ],
+)
+def test_what_cannot_be_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ContainerOptions.model_validate(given)
+
+
+def test_limits_have_defaults_that_a_wrapper_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    powerful = INFO._replace(limits_can_be_raised=True)
+    options, _ = resolved(ContainerOptions(), "u", powerful)
+    most = min(1 << 20, int(Path("/proc/sys/fs/nr_open").read_text()))
+    assert options.ulimits == {"core": (0, 0), "nofile": (most, most)}
+    options, _ = resolved(ContainerOptions(ulimits={"core": (-1, -1), "nofile": (5, 6)}), "u", powerful)
+    assert options.ulimits == {"core": (-1, -1), "nofile": (5, 6)}
+    monkeypatch.setattr(container_options, "_NOFILE", 100)
+    assert resolved(ContainerOptions(), "u", powerful)[0].ulimits["nofile"] == (100, 100)
+    assert resolved(ContainerOptions(), "u", INFO)[0].ulimits == {"core": (0, 0)}
+
+
+@pytest.mark.parametrize(("names", "may"), [(["dockerd"], True), (["dockerd", "containerd"], False), ([], False)])
+def test_a_daemon_without_the_right_is_not_asked_to_raise_limits(
+    monkeypatch: pytest.MonkeyPatch, names: list[str], may: bool
+) -> None:
+    bits = {"dockerd": "000001ffffffffff", "containerd": "000001fffeffffff"}
+    monkeypatch.setattr(
+        psutil,
+        "process_iter",
+        lambda _: [SimpleNamespace(info={"name": name}, pid=name) for name in ("init", *names)],
+    )
+    read = Path.read_text
+
+    def status(path: Path, *args: Any) -> str:
+        name = path.parent.name
+        return f"Name:\t{name}\nCapEff:\t{bits[name]}\n" if name in bits else read(path, *args)
+
+    monkeypatch.setattr(Path, "read_text", status)
+    assert client._daemons_may_raise_limits() is may
+
+
+def test_there_is_no_init_where_the_daemon_has_none() -> None:
+    assert resolved(ContainerOptions(), "u", INFO)[0].init
+    assert not resolved(ContainerOptions(init=False), "u", INFO)[0].init
+    assert not resolved(ContainerOptions(), "u", INFO._replace(has_init=False))[0].init
+
+
+def test_the_submitter_is_an_account_of_the_host_but_never_root() -> None:
+    wanted = ContainerOptions(user=SUBMITTER)
+    options, groups = resolved(wanted, "nobody", INFO)
+    assert options.user == "65534:65534" and 65534 in groups
+    for user, info, words in [
+        ("root", INFO, "is root on the host"),
+        ("no-such-user", INFO, "has no account 'no-such-user'"),
+        ("", INFO, "has no account ''"),
+        ("a\0b", INFO, "has no account"),
+        ("nobody", INFO._replace(local=False), "on another machine"),
+    ]:
+        with pytest.raises(EngineError, match=words) as caught:
+            resolved(wanted, user, info)
+        assert caught.value.type is ErrorType.WRAPPER_ERROR and not caught.value.passing
+
+
+def test_what_the_daemon_is_asked() -> None:
+    assert of_container(ContainerOptions())["entrypoint"] is None, "the image's own"
+    assert of_container(ContainerOptions(entrypoint=[]))["entrypoint"] == [""]
+    assert of_container(ContainerOptions(entrypoint=""))["entrypoint"] == [""]
+    assert of_container(ContainerOptions(entrypoint="sh -c"))["entrypoint"] == "sh -c"
+
+    def devices(gpus: Any) -> Any:
+        [request] = of_host_config(ContainerOptions(gpus=gpus))["device_requests"]
+        return {name: value for name, value in request.items() if value}
+
+    assert devices("all") == {"Count": -1, "Capabilities": [["gpu"]]}
+    assert devices(2) == {"Count": 2, "Capabilities": [["gpu"]]}
+    assert devices(["0", "GPU-1"]) == {"DeviceIDs": ["0", "GPU-1"], "Capabilities": [["gpu"]]}
+    assert devices(["nvidia.com/gpu=0"]) == {"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=0"]}
