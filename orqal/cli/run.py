@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
+from itertools import chain
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +25,14 @@ _REASON_AFTER = 5.0
 """Seconds after which a job that has not started says why."""
 _REASON_AGAIN = 30.0
 """Seconds after which it says so again, if the reason is another one."""
+
+
+class Pull(str, Enum):
+    """When the image is pulled."""
+
+    MISSING = "missing"
+    ALWAYS = "always"
+    NEVER = "never"
 
 
 def run(
@@ -48,8 +61,61 @@ def run(
             help="Mount a path of the host that the administrator allows. May be repeated.",
         ),
     ] = None,
+    env_file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Set the environment variables in a file: lines K=V, or K for the value that K has here. May be "
+            "repeated.",
+        ),
+    ] = None,
     network: Annotated[
         str | None, typer.Option(metavar="none", help="With `none` the container has no network, and starts faster.")
+    ] = None,
+    workdir: Annotated[
+        str | None, typer.Option("-w", "--workdir", metavar="DIR", help="Where the command starts.")
+    ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(
+            "-u",
+            "--user",
+            metavar="USER",
+            help="Whom the command runs as: a user of the image, UID:GID, or @submitter for your account on the host.",
+        ),
+    ] = None,
+    entrypoint: Annotated[
+        str | None, typer.Option(metavar="CMD", help="What runs before the command; an empty text is nothing.")
+    ] = None,
+    init: Annotated[
+        bool, typer.Option(help="Run a small init as process 1, which passes signals on and reaps processes.")
+    ] = True,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Let the container's files only be read.")] = False,
+    tmpfs: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIR[:OPTIONS]", help="Mount a folder in memory: /scratch:size=64m. May be repeated."),
+    ] = None,
+    shm_size: Annotated[str | None, typer.Option(metavar="SIZE", help="The size of /dev/shm: 512m, 1g.")] = None,
+    ulimit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SOFT[:HARD]", help="Set a limit, as nofile=1024:4096; -1 is none. May be repeated."),
+    ] = None,
+    add_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME:ADDRESS", help="Let a name stand for an address. May be repeated."),
+    ] = None,
+    platform: Annotated[
+        str | None, typer.Option(metavar="PLATFORM", help="The platform of the image, such as linux/arm64.")
+    ] = None,
+    pull: Annotated[
+        Pull, typer.Option(metavar="missing|always|never", help="When the host pulls the image.", show_choices=False)
+    ] = Pull.MISSING,
+    runtime: Annotated[str | None, typer.Option(metavar="NAME", help="The OCI runtime, such as nvidia.")] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option(metavar="all|N|IDS", help="GPUs: all, how many, or ids or CDI names separated by commas."),
     ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print the job as JSON when it has ended, instead of its output.")
@@ -57,15 +123,32 @@ def run(
 ) -> None:
     """Run a command in an image, like `docker run --rm` but on any host.
 
-    Prints the command's output, and exits with its exit code. Ctrl-C ends the container.
+    Prints the command's output, and exits with its exit code. Ctrl-C, SIGTERM and SIGHUP end the container.
     """
     from orqal.cli.job_documents import job_document
 
     if network not in (None, "none"):
         raise typer.BadParameter("the only choice is none", param_hint="--network")
-    params: dict[str, Any] = {"image": image, "cmd": cmd or [], "env": dict(pairs(env, "-e")), "network": network}
+    variables = dict(chain.from_iterable(map(_variables, env_file or ()))) | dict(pairs(env, "-e"))
+    params: dict[str, Any] = {"image": image, "cmd": cmd or [], "env": variables, "network": network}
     if volume:
         params["volumes"] = [_checked_mount(text) for text in volume]
+    options = {
+        "working_dir": workdir,
+        "user": user,
+        "entrypoint": entrypoint,
+        "init": None if init else False,
+        "read_only": read_only or None,
+        "tmpfs": dict(_split(text, ":") for text in tmpfs) if tmpfs else None,
+        "shm_size": shm_size,
+        "ulimits": dict(map(_limit, ulimit)) if ulimit else None,
+        "extra_hosts": dict(_host(text) for text in add_host) if add_host else None,
+        "platform": platform,
+        "pull": None if pull is Pull.MISSING else pull.value,
+        "runtime": runtime,
+        "gpus": None if gpus is None else _gpus(gpus),
+    }
+    params |= {name: value for name, value in options.items() if value is not None}
     document = job_document(
         "Run",
         None,
@@ -77,24 +160,84 @@ def run(
         **retry_fields(retries, retry_on, retry_delay, retry_memory_factor),
     )
     client = Client()
-    id = client.submit(document)
-    try:
-        with _reasons_told(id):
-            if not json:
-                copy_output(client.logs(id, follow=True))
-            change = next(client.changes([id]))
-    except (KeyboardInterrupt, BrokenPipeError) as cause:
-        # The output no longer has a reader.
-        client.cancel([id])
-        if isinstance(cause, KeyboardInterrupt):
-            say("\nCancelled: the container ends.")
-        raise
+    with _ended_by_signals():
+        id = client.submit(document)
+        try:
+            with _reasons_told(id):
+                if not json:
+                    copy_output(client.logs(id, follow=True))
+                change = next(client.changes([id]))
+        except (KeyboardInterrupt, BrokenPipeError, SystemExit) as cause:
+            # The output no longer has a reader.
+            client.cancel([id])
+            if not isinstance(cause, BrokenPipeError):
+                say("\nCancelled: the container ends.")
+            raise
     if json:
         print_json(client.job(id))
     if change.error:
         say(f"{change.error.type.value}: {change.error.message}", "red")
         raise typer.Exit(change.exit_code or NO_EXIT_CODE)
     raise typer.Exit(change.exit_code or 0)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise SystemExit, as Ctrl-C raises KeyboardInterrupt."""
+
+    def end(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _variables(file: Path) -> Iterator[tuple[str, str]]:
+    """Read environment variables as `docker run --env-file` does: no quotes, no blanks around the equals sign."""
+    try:
+        lines = file.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{file} cannot be read: {error}", param_hint="--env-file") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        key, equals, value = line.lstrip().partition("=")
+        if not key or re.search(r"\s", key):
+            raise typer.BadParameter(f"{file}, line {number}: {line!r} is not K=V", param_hint="--env-file")
+        if equals:
+            yield key, value
+        elif key in os.environ:
+            yield key, os.environ[key]
+
+
+def _split(text: str, separator: str) -> tuple[str, str]:
+    first, _, rest = text.partition(separator)
+    return first, rest
+
+
+def _limit(text: str) -> tuple[str, list[int]]:
+    parts = re.fullmatch(r"([a-z]+)=(-?\d+)(?::(-?\d+))?", text)
+    if parts is None:
+        raise typer.BadParameter(f"{text!r} is not of the form NAME=SOFT[:HARD]", param_hint="--ulimit")
+    name, soft, hard = parts.groups()
+    return name, [int(soft), int(hard or soft)]
+
+
+def _host(text: str) -> tuple[str, str]:
+    name, address = _split(text, ":")
+    if not (name and address):
+        raise typer.BadParameter(f"{text!r} is not of the form NAME:ADDRESS", param_hint="--add-host")
+    return name, address
+
+
+def _gpus(text: str) -> str | int | list[str]:
+    if text == "all":
+        return text
+    return int(text) if text.isdecimal() else text.split(",")
 
 
 @contextmanager

@@ -17,6 +17,11 @@ PROGRAMS = "/usr/bin"
 _VOLUME = re.compile(r"(/[^:]*):(/[^:]*)(?::(ro|rw))?")
 
 
+def _param(name: str) -> Any:
+    """An attribute that is a param of the job."""
+    return property(lambda self: self.job.params.get(name, getattr(AbstractWrapper, name)))
+
+
 class Rabin2(AbstractWrapper):
     """Facts about a binary (its format, architecture, protections …), by radare2's `rabin2 -I`."""
 
@@ -152,9 +157,24 @@ class Run(AbstractWrapper):
         return mounts
 
     @property
-    def working_dir(self) -> None:
-        """None, which is the image's own, as with `docker run`."""
-        return
+    def working_dir(self) -> str | None:
+        """The param `working_dir`; by default the image's own, as with `docker run`."""
+        wanted = self.job.params.get("working_dir")
+        return None if wanted is None else str(wanted)
+
+    # The params of these names, as ContainerOptions describes them.
+    entrypoint = _param("entrypoint")
+    user = _param("user")
+    init = _param("init")
+    read_only = _param("read_only")
+    tmpfs = _param("tmpfs")
+    shm_size = _param("shm_size")
+    ulimits = _param("ulimits")
+    extra_hosts = _param("extra_hosts")
+    platform = _param("platform")
+    pull = _param("pull")
+    runtime = _param("runtime")
+    gpus = _param("gpus")
 
     def get_cmd(self, params: dict[str, Any]) -> list[str]:
         """Return the param `cmd`. If it is empty, the image's own command runs."""

@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -103,7 +104,70 @@ def test_a_job_that_does_not_start_says_why_and_again_if_the_reason_changes(
     )
 
 
-def test_ctrl_c_cancels_the_job(server: StandInServer) -> None:
+def test_the_options_of_docker_run_become_params(
+    run: Callable[..., Done], server: StandInServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answers.update({"POST job": A.encode(), f"GET job/{A}/logs": b"", "POST jobs/wait": ended(change(A))})
+    monkeypatch.setenv("FROM_HERE", "here")
+    monkeypatch.delenv("NOT_SET", raising=False)
+    file = tmp_path / "env"
+    file.write_text("# comment\n\nA=1=2\nB='quoted'\n  C=\nFROM_HERE\nNOT_SET\nK=file\n")
+    command = (
+        "-w /here -u @submitter --entrypoint= --no-init --read-only --tmpfs /a --tmpfs /b:size=1m,exec --shm-size 1g"
+    )
+    command += (
+        " --ulimit nofile=5:6 --ulimit stack=-1 --add-host db:10.0.0.5 --add-host six:fe80::1 --platform linux/arm64"
+    )
+    command += f" --pull always --runtime nvidia --gpus nvidia.com/gpu=0,nvidia.com/gpu=1 --env-file {file} -e K=option"
+    assert run("run", "i", *command.split()).code == 0
+    assert run("run", "i", "--gpus", "2").code == 0
+    assert run("run", "i", "--gpus", "all", "--init").code == 0
+    first, second, third = (json.loads(request.body)["params"] for request in server.asked("POST job"))
+    assert first == {
+        "image": "i",
+        "cmd": [],
+        "network": None,
+        "env": {"A": "1=2", "B": "'quoted'", "C": "", "FROM_HERE": "here", "K": "option"},
+        "working_dir": "/here",
+        "user": "@submitter",
+        "entrypoint": "",
+        "init": False,
+        "read_only": True,
+        "tmpfs": {"/a": "", "/b": "size=1m,exec"},
+        "shm_size": "1g",
+        "ulimits": {"nofile": [5, 6], "stack": [-1, -1]},
+        "extra_hosts": {"db": "10.0.0.5", "six": "fe80::1"},
+        "platform": "linux/arm64",
+        "pull": "always",
+        "runtime": "nvidia",
+        "gpus": ["nvidia.com/gpu=0", "nvidia.com/gpu=1"],
+    }
+    assert (second["gpus"], third["gpus"]) == (2, "all") and "init" not in third
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--ulimit nofile", "NAME=SOFT[:HARD]"),
+        ("--add-host db", "NAME:ADDRESS"),
+        ("--pull sometimes", "'sometimes'"),
+        ("--env-file /no/such", "does not exist"),
+        ("--env-file {file}", "line 1: 'a b=c' is not K=V"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_before_anything_is_sent(
+    run: Callable[..., Done], server: StandInServer, tmp_path: Path, option: str, words: str
+) -> None:
+    (tmp_path / "env").write_text("a b=c\n")
+    done = run("run", "i", *option.format(file=tmp_path / "env").split())
+    assert (done.code, server.asked("POST job")) == (2, [])
+    assert words in " ".join(done.err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_ctrl_c_and_signals_that_end_a_program_cancel_the_job(
+    server: StandInServer, number: signal.Signals, code: int
+) -> None:
     asked, release = threading.Event(), threading.Event()
     server.answers["POST job"] = A.encode()
     server.answers[f"GET job/{A}/logs"] = held(asked, release, frame(1, b"begun\n"))
@@ -111,10 +175,10 @@ def test_ctrl_c_cancels_the_job(server: StandInServer) -> None:
     process = start("run", "img")
     assert process.stdout is not None
     assert process.stdout.readline() == b"begun\n"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
     release.set()
-    assert process.returncode == 130
+    assert process.returncode == code
     assert b"Traceback" not in err
     assert b"Cancelled" in err
     assert json.loads(server.asked("POST jobs/cancel")[0].body) == {"ids": [A]}

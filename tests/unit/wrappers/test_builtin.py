@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orqal.models import ContainerOptions
 from orqal.wrappers import AbstractWrapper, builtin, calls, catalog
 from orqal.wrappers.calls import Command, Failure
 from orqal.wrappers.loading import WrapperRef
@@ -83,6 +84,15 @@ def test_run() -> None:
     assert command(builtin.Run, params={"image": "alpine", "env": None}) == Command(image="alpine", cmd=[])
     for bad in ({}, {"image": "alpine", "network": "host"}, {"image": ""}, {"image": "alpine", "env": 5}):
         assert isinstance(command(builtin.Run, params=bad), Failure)
+
+
+def test_run_takes_the_options_of_docker_run() -> None:
+    options = {"user": "5:6", "init": False, "ulimits": {"nofile": [5, 6]}, "tmpfs": {"/a": ""}, "pull": "never"}
+    made = command(builtin.Run, params={"image": "i", "working_dir": "/here", "entrypoint": "", **options})
+    assert isinstance(made, Command) and made.working_dir == "/here"
+    assert made.options == ContainerOptions.model_validate({**options, "entrypoint": ""})
+    bad = command(builtin.Run, params={"image": "i", "user": "a b"})
+    assert isinstance(bad, Failure) and "Run.user is invalid: must be USER" in bad.message
 
 
 # What Run may mount
