@@ -312,11 +312,14 @@ class Engine:
     def create(self, spec: ContainerSpec) -> str:
         """Create a container, not yet started, and return its id. If it exists already, return its id."""
         reference = _reference(spec.image)
+        binds, mounts = option_arguments.of_volumes(spec.volumes)
+        if spec.mounted:
+            mounts.append(Mount(spec.mounted, spec.mounted, type="bind"))
+        self._check_volumes(binds)
         with translated("create the container"):
             host_config = self._api.create_host_config(
-                binds=dict(spec.volumes),
-                # Unlike `binds`, this creates no folder if the source does not exist.
-                mounts=[Mount(spec.mounted, spec.mounted, type="bind")] if spec.mounted else None,
+                binds=binds,
+                mounts=mounts,
                 nano_cpus=spec.resources.nano_cpus,
                 mem_limit=spec.resources.mem_bytes,
                 # Equal to mem_limit: no swap on top of it.
@@ -359,11 +362,34 @@ class Engine:
                         f"the job's directory {spec.mounted} is not on the Docker daemon's machine. ORQAL_JOBS_DIR "
                         "must be on a file system that both machines have at that path; if unset, files are copied",
                     ) from error
+                if missing := re.search("source path does not exist: (.+)", explanation(error)):
+                    raise _not_there(missing[1]) from error
                 existing = self.find(spec.key) if error.status_code == 409 else None
                 if existing is None:
                     raise
                 return existing
         return str(container["Id"])
+
+    def _check_volumes(self, binds: Mapping[str, Mapping[str, str]]) -> None:
+        """Check that what is to be mounted exists: the daemon would make an empty folder or volume, which stays.
+
+        Raises:
+            EngineError: something does not.
+        """
+        for source in binds:
+            if source.startswith("/"):
+                if _by_socket() and not os.path.lexists(source):
+                    raise _not_there(source)
+                continue
+            with translated("look for the volume"):
+                try:
+                    self._api.inspect_volume(source)
+                except docker.errors.NotFound:
+                    raise EngineError(
+                        ErrorType.DOCKER_ERROR,
+                        f"the host has no volume {source!r}, which is to be mounted. A folder begins with a slash; a "
+                        "volume is made with `docker volume create`.",
+                    ) from None
 
     def find(self, key: ContainerKey) -> str | None:
         """The id of an attempt's container; None if there is none."""
@@ -597,6 +623,12 @@ def _reference(image: str) -> str:
     if not is_name(image):
         raise _no_name(image)
     return with_tag(image)
+
+
+def _not_there(path: str) -> EngineError:
+    return EngineError(
+        ErrorType.DOCKER_ERROR, f"{path}, which is to be mounted, does not exist on the Docker daemon's machine."
+    )
 
 
 def _no_name(image: str, why: str = "") -> EngineError:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from docker.types import DeviceRequest, Ulimit
+from docker.types import DeviceRequest, Mount, Ulimit
 
 from orqal.models import ContainerOptions
 
@@ -29,6 +29,23 @@ def of_container(options: ContainerOptions) -> dict[str, Any]:
     # The daemon takes an empty list for the image's own entrypoint, and an empty word for none.
     entrypoint = options.entrypoint if options.entrypoint is None else options.entrypoint or [""]
     return {"entrypoint": entrypoint, "user": options.user, "platform": options.platform}
+
+
+def of_volumes(volumes: Mapping[str, Mapping[str, str]]) -> tuple[dict[str, Mapping[str, str]], list[Mount]]:
+    """`binds` and `mounts` of `APIClient.create_host_config`, for volumes in the docker SDK's form.
+
+    For a mount the daemon makes no empty folder if the source does not exist, as it does for a bind. But only a bind
+    can have further options, such as the mode `z`.
+    """
+    binds: dict[str, Mapping[str, str]] = {}
+    mounts: list[Mount] = []
+    for source, volume in volumes.items():
+        mode = volume.get("mode", "rw")
+        if source.startswith("/") and mode in ("ro", "rw") and volume.keys() <= {"bind", "mode"}:
+            mounts.append(Mount(volume["bind"], source, type="bind", read_only=mode == "ro"))
+        else:
+            binds[source] = volume
+    return binds, mounts
 
 
 def _device_requests(gpus: str | int | Sequence[str] | None) -> list[DeviceRequest] | None:

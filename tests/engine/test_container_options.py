@@ -120,6 +120,10 @@ def test_processes_that_are_left_behind_are_reaped(lab: Actors) -> None:
         ("gpus = 'all'", ErrorType.DOCKER_ERROR, "could not select device driver"),
         ("ulimits = {'nofile': 1 << 40}", ErrorType.DOCKER_ERROR, "error setting rlimit"),
         ("working_dir = '/bin/sh'", ErrorType.DOCKER_ERROR, "is not a directory"),
+        ("volumes = {'/no/such': {'bind': '/x', 'mode': 'ro'}}", ErrorType.DOCKER_ERROR, "/no/such.* does not exist"),
+        ("volumes = {'/no/such': {'bind': '/x'}}", ErrorType.DOCKER_ERROR, "/no/such.* does not exist"),
+        ("volumes = {'/no/such': {'bind': '/x', 'mode': 'rw,z'}}", ErrorType.DOCKER_ERROR, "/no/such.* does not exist"),
+        ("volumes = {'nosuch': {'bind': '/x', 'mode': 'rw'}}", ErrorType.DOCKER_ERROR, "no volume 'nosuch'"),
         ("volumes = {'/usr': {'bind': '/bin/sh', 'mode': 'ro'}}", ErrorType.DOCKER_ERROR, "not a directory"),
         ("tmpfs = {'/x': 'size=nonsense'}", ErrorType.DOCKER_ERROR, "invalid argument"),
         ("extra_hosts = {'x': 'nonsense'}", ErrorType.DOCKER_ERROR, "invalid IP address"),
@@ -143,3 +147,22 @@ def test_a_command_line_that_cannot_be_split_is_told_at_once(lab: Actors) -> Non
     outcome = run(lab, "cat it's.txt")
     assert outcome.error is not None and outcome.error.type is ErrorType.WRAPPER_ERROR and not outcome.passing
     assert "cannot be split as a shell would (No closing quotation)" in outcome.error.message
+
+
+def test_what_is_mounted(lab: Actors, tmp_path: Path) -> None:
+    volume = f"orqal-test-{ObjectId()}"
+    (tmp_path / "file").write_text("x")
+    mounts = f"""{{
+        {str(tmp_path)!r}: {{'bind': '/rw'}},
+        {str(tmp_path / "file")!r}: {{'bind': '/file', 'mode': 'ro'}},
+        {volume!r}: {{'bind': '/volume', 'mode': 'rw'}},
+    }}"""
+    script = "cat /file; echo y >/rw/new; echo y 2>/dev/null >/file || echo refused; echo kept >/volume/x"
+    lab.client.volumes.create(volume)
+    try:
+        assert printed(lab, script, f"volumes = {' '.join(mounts.split())}") == "xrefused\n"
+        assert printed(lab, "cat /x/x", f"volumes = {{{volume!r}: {{'bind': '/x', 'mode': 'ro'}}}}") == "kept\n"
+    finally:
+        lab.client.volumes.get(volume).remove()
+    assert (tmp_path / "new").read_text() == "y\n"
+    assert not Path("/no").exists()

@@ -15,7 +15,7 @@ from orqal.actors.host.container_options import resolved
 from orqal.engine import client
 from orqal.engine.client import EngineInfo
 from orqal.engine.errors import EngineError
-from orqal.engine.option_arguments import of_container, of_host_config
+from orqal.engine.option_arguments import of_container, of_host_config, of_volumes
 from orqal.models import SUBMITTER, ContainerOptions, ErrorType
 from orqal.wrappers import AbstractWrapper
 
@@ -138,6 +138,20 @@ def test_the_submitter_is_an_account_of_the_host_but_never_root() -> None:
         with pytest.raises(EngineError, match=words) as caught:
             resolved(wanted, user, info)
         assert caught.value.type is ErrorType.WRAPPER_ERROR and not caught.value.passing
+
+
+def test_a_bind_becomes_a_mount_unless_it_says_more_than_a_mount_can() -> None:
+    volumes: dict[str, dict[str, str]] = {
+        "/a": {"bind": "/x"},
+        "/b": {"bind": "/y", "mode": "ro"},
+        "/c": {"bind": "/z", "mode": "rw,z"},
+        "/d": {"bind": "/w", "propagation": "rslave"},
+        "/e": {"bind": "/v", "ro": "1"},
+        "name": {"bind": "/u", "mode": "ro"},
+    }
+    binds, mounts = of_volumes(volumes)
+    assert binds == {source: volumes[source] for source in ("/c", "/d", "/e", "name")}
+    assert [(m["Source"], m["Target"], m["ReadOnly"]) for m in mounts] == [("/a", "/x", False), ("/b", "/y", True)]
 
 
 def test_what_the_daemon_is_asked() -> None:
