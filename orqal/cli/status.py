@@ -17,7 +17,11 @@ def apps(json: Json = False) -> None:
         return
     shown = table("app", "image", "threads", "memory", "what it does", "from")
     for app in found:
-        about = cell(app["error"], "red") if app.get("error") else cell((app.get("doc") or "").partition("\n")[0])
+        about = cell((app.get("doc") or "").partition("\n")[0])
+        if app.get("problem"):
+            about = cell(f"not its newest version: {app['problem']}", "yellow")
+        if app.get("error"):
+            about = cell(app["error"], "red")
         shown.add_row(
             cell(app["name"], "bold"),
             cell(app.get("docker_url")),
@@ -27,6 +31,8 @@ def apps(json: Json = False) -> None:
             cell(app.get("origin")),
         )
     out().print(shown)
+    for warning in (warning for app in found for warning in app.get("warnings") or ()):
+        print_text(f"Warning: {warning}")
 
 
 def status(json: Json = False) -> None:

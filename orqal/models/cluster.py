@@ -37,6 +37,8 @@ class AppInfo(BaseModel):
     """With `error`: jobs that name it are accepted, and wait until its file is back."""
     problem: str | None = None
     """Why jobs use its last good version, and not the newest one; None if they use the newest."""
+    warnings: list[str] = Field(default_factory=list)
+    """What its author has probably not meant, such as the misspelt name of an attribute, in sentences."""
 
 
 class Load(BaseModel):

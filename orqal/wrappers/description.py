@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -23,6 +25,23 @@ _LIMITS: dict[str, TypeAdapter[Any]] = {
 """The class attributes that must have a value before there is a job."""
 
 
+_KNOWN = [name for name in vars(AbstractWrapper) if not name.startswith("_")]
+_ALIKE = 0.75
+"""How much a name must be like a known one to be taken for a slip: see difflib.SequenceMatcher.ratio."""
+
+
+def _warnings(wrapper: type[AbstractWrapper], name: str) -> Iterator[str]:
+    """Find attributes whose names are almost those of a wrapper's attributes, which would be ignored."""
+    classes = (each for each in wrapper.__mro__ if each not in (AbstractWrapper, object))
+    own = dict.fromkeys(attribute for each in classes for attribute in vars(each))
+    missing = [known for known in _KNOWN if known not in own]
+    for attribute in own:
+        if attribute in _KNOWN or attribute.startswith("_"):
+            continue
+        if close := difflib.get_close_matches(attribute, missing, n=1, cutoff=_ALIKE):
+            yield f"{name}.{attribute} is ignored, because wrappers have no such attribute. Did you mean {close[0]}?"
+
+
 def describe(wrapper: type[AbstractWrapper], name: str, origin: str) -> AppInfo:
     """Return the app of this name. If an attribute has an invalid value, the app has an error."""
     image = inspect.getattr_static(wrapper, "docker_url", None)
@@ -35,6 +54,7 @@ def describe(wrapper: type[AbstractWrapper], name: str, origin: str) -> AppInfo:
             first = invalid.errors()[0]
             errors.append(f"{name}.{attribute} is invalid: {first['msg']}, not {first['input']!r}")
     return AppInfo(
+        warnings=list(_warnings(wrapper, name)),
         name=name,
         docker_url=image if isinstance(image, str) else None,
         doc=inspect.cleandoc(wrapper.__doc__ or "") if "__doc__" in vars(wrapper) else "",

@@ -16,6 +16,11 @@ def test_apps_hosts_status(run: Callable[..., Done], server: StandInServer) -> N
     assert run("apps", "--json").documents == [APPS]
     assert run("hosts", "--json").documents == [[HOST]]
     assert "SyntaxError" in run("apps").out
+    odd = [{"name": "A", "problem": "it is broken", "warnings": ["A.memory_gb is ignored."], "origin": "/x.py"}]
+    server.answers["GET apps"] = Reply(odd)
+    shown = run("apps")
+    assert "not its newest version" in " ".join(shown.out.split())
+    assert "Warning: A.memory_gb is ignored." in shown.out + shown.err
     assert "0.5 of 4" in run("hosts").out
     done = run("status")
     assert "todo 1,234" in done.out

@@ -224,3 +224,40 @@ def test_a_file_has_the_encoding_that_it_says(tmp_path: Path, cookie: str, encod
     (app,) = catalog.load(Source("mine", "o", file=tmp_path / "mine.py"), MEMORY)
     assert (app.info.name, app.info.doc) == ("Café", "Ça va.")
     assert app.ref.load().__doc__ == "Ça va."
+
+
+@pytest.mark.parametrize(
+    ("attribute", "meant"),
+    [
+        ("memory_gb = 1", "memory_in_gb"),
+        ("time_out = 5", "timeout"),
+        ("enviroment = {}", "environment"),
+        ("ulimit = {}", "ulimits"),
+        ("read_onyl = True", "read_only"),
+        ("def set_results(self, job): pass", "set_result"),
+        ("shmsize = 5", "shm_size"),
+    ],
+)
+def test_a_misspelt_attribute_is_warned_about(tmp_path: Path, attribute: str, meant: str) -> None:
+    text = f"class A(AbstractWrapper):\n    docker_url = 'a'\n    {attribute}\n    rules = 1\n    helper = len\n"
+    info = loaded(tmp_path, text)["A"].info
+    name = attribute.removeprefix("def ").split("(")[0].split(" =")[0]
+    assert info.error is None
+    assert info.warnings == [f"A.{name} is ignored, because wrappers have no such attribute. Did you mean {meant}?"]
+
+
+def test_attributes_of_one_s_own_are_no_mistake(tmp_path: Path) -> None:
+    text = """
+        class A(AbstractWrapper):
+            docker_url = "a"
+            database = "/x"
+            version = 3
+            options = ["-x"]
+            user = "nobody"
+            users = {}
+            def parse(self, line): return line
+            def get_result(self): return 1
+            def set_result(self, job): job.set_result(self.get_result())
+    """
+    assert loaded(tmp_path, text)["A"].info.warnings == []
+    assert all(app.info.warnings == [] for app in catalog.built_in())
