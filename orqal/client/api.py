@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from orqal.client import streams
 from orqal.client.errors import OrqalError
@@ -30,9 +30,12 @@ CHECKUP_TIMEOUT = 600.0
 
 
 def find_api(settings: Settings) -> str:
-    """Return the URL of the API: ORQAL_API_URL, or that of the Orqal that runs in `home`, or localhost:5001."""
+    """Return the URL of the API: ORQAL_API_URL, or that of the Orqal that runs in `home`, or localhost:5001.
+
+    An ORQAL_API_URL without a path is that of the server, whose API is at /api.
+    """
     if settings.api_url:
-        return settings.api_url
+        return settings.api_url if urlsplit(settings.api_url).path else f"{settings.api_url}/api"
     running = settings.running_cluster() or {}
     return str(running.get("api_url") or DEFAULT_API_URL).rstrip("/")
 

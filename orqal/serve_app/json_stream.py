@@ -37,7 +37,8 @@ class DocumentReader:
     """
 
     def __init__(self) -> None:
-        self._decode = codecs.getincrementaldecoder("utf-8")().decode
+        # Programs on Windows like to begin with a byte order mark, which is no part of the text.
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         self._json = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant)
         self._partial: _Partial | None = None
         self._number = 0

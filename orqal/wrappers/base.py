@@ -114,8 +114,8 @@ class AbstractWrapper:
     to have written more is stopped. None is the host's ORQAL_JOB_DISK_GB."""
     create_dir: bool = False
     """Make the job's directory (mode 0777, containing `params.json`) before the start, and mount it."""
-    environment: dict[str, str] | None = None
-    """Environment variables of the container."""
+    environment: Mapping[str, str | None] | None = None
+    """Environment variables of the container. One that is None is left out."""
     network: str | None = None
     """Docker's network mode; None is the daemon's default. With "none" a container starts in two thirds of the time."""
     entrypoint: Sequence[str] | str | None = None

@@ -68,7 +68,9 @@ def prepare(ref: WrapperRef, job: WrapperJob, memory: int | None) -> Command | F
                 "image": image,
                 "cmd": cmd if isinstance(cmd, str) else list(cmd),
                 "volumes": _default_volumes() if wrapper.volumes is None else wrapper.volumes,
-                "environment": {str(name): str(value) for name, value in (wrapper.environment or {}).items()},
+                "environment": {
+                    str(name): str(value) for name, value in (wrapper.environment or {}).items() if value is not None
+                },
                 "network": wrapper.network,
                 "working_dir": wrapper.working_dir,
                 "create_dir": bool(wrapper.create_dir),

@@ -25,8 +25,14 @@ def test_the_api_is_found_in_the_environment_then_at_home_then_at_the_default(
     for damaged in ("{", "[]", "{}", "null"):
         (tmp_path / "cluster.json").write_text(damaged)
         assert find_api(Settings()) == "http://localhost:5001/api"
-    monkeypatch.setenv("ORQAL_API_URL", "http://there/api/")
-    assert find_api(Settings()) == "http://there/api"
+    for given, url in [
+        ("http://there/api/", "http://there/api"),
+        ("http://there:5001", "http://there:5001/api"),
+        ("http://anyone:token@there/", "http://anyone:token@there/api"),
+        ("https://proxy/orqal/api", "https://proxy/orqal/api"),
+    ]:
+        monkeypatch.setenv("ORQAL_API_URL", given)
+        assert find_api(Settings()) == url
 
 
 # Jobs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from itertools import pairwise
 from typing import Any
@@ -52,9 +53,10 @@ DOCUMENTS = st.fixed_dictionaries(
     },
 )
 SPACE = st.text(" \t\r\n", max_size=3)
+BEFORE = st.builds("".join, st.tuples(st.sampled_from(["", codecs.BOM_UTF8.decode()]), SPACE))
 
 
-@given(st.lists(st.tuples(DOCUMENTS, SPACE, st.booleans()), max_size=5), SPACE, st.lists(st.integers(0, 10_000)))
+@given(st.lists(st.tuples(DOCUMENTS, SPACE, st.booleans()), max_size=5), BEFORE, st.lists(st.integers(0, 10_000)))
 def test_any_documents_with_any_separators_in_any_chunks(
     parts: list[tuple[dict[str, Any], str, bool]], before: str, places: list[int]
 ) -> None:

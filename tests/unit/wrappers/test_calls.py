@@ -55,7 +55,7 @@ def test_prepare_returns_everything_that_a_wrapper_sets() -> None:
     ref = ref_of(
         """
         volumes = {"/a": {"bind": "/b", "mode": "ro"}}
-        environment = {"N": 5}
+        environment = {"N": 5, "LEFT_OUT": None}
         disk_in_gb = 2
         network = "none"
         create_dir = True
