@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that move a terminal's cursor, change its state or turn the direction of text, and lone surrogates, which
@@ -35,6 +36,16 @@ def sentence(text: str) -> str:
 def counted(count: int, thing: str, things: str = "") -> str:
     """Return a number and its noun: "1 job", "1,234 jobs". `things`: the plural, unless it is `thing` with an s."""
     return f"{count:,} {thing if count == 1 else things or f'{thing}s'}"
+
+
+def exit_code(code: int | None) -> str:
+    """Return an exit code, with the name of the signal that it stands for as shells have it: "3", "137 (SIGKILL)"."""
+    if code is None or code <= 128:
+        return str(code)
+    try:
+        return f"{code} ({signal.Signals(code - 128).name})"
+    except ValueError:
+        return str(code)
 
 
 def size(count: float) -> str:

@@ -12,7 +12,7 @@ import typer
 from orqal.cli.options import Ids, batch_name, check_ids_or_batch
 from orqal.cli.show import PROBLEMS, fail, print_json, print_text, say
 from orqal.client import Client, progress_bar
-from orqal.text import duration
+from orqal.text import duration, exit_code
 
 if TYPE_CHECKING:
     from orqal.models import Change
@@ -79,7 +79,11 @@ def wait_for(
 def report_failures(failed: Sequence[Change], batch: str | None) -> None:
     """Print why the first PROBLEMS of the failed jobs failed, and what the user can do."""
     for change in failed[:PROBLEMS]:
-        why = f"{change.error.type.value}: {change.error.message}" if change.error else f"exit code {change.exit_code}"
+        why = (
+            f"{change.error.type.value}: {change.error.message}"
+            if change.error
+            else f"exit code {exit_code(change.exit_code)}"
+        )
         print_text(f"{change.id}  {why}")
     if len(failed) > PROBLEMS:
         print_text(f"… and {len(failed) - PROBLEMS:,} more that failed")

@@ -30,7 +30,7 @@ from orqal.cli.show import (
 )
 from orqal.client import Client
 from orqal.states import Status
-from orqal.text import duration, size
+from orqal.text import duration, exit_code, size
 
 LINES = 15
 """The most lines of each output that `job` shows."""
@@ -138,7 +138,7 @@ def job(id: Id, json: Json = False) -> None:
     row("cmd", record.get("cmd"))
     for name, value in _times(record):
         row(name, value)
-    row("exit code", record.get("exit_code"))
+    row("exit code", None if record.get("exit_code") is None else exit_code(record["exit_code"]))
     if (peak := record.get("peak_memory")) is not None:
         row("peak memory", size(peak))
     if (cpu := record.get("cpu_seconds")) is not None:

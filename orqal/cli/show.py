@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import typer
 
 from orqal.logstream import STDERR, Frame
+from orqal.text import exit_code as named
 from orqal.text import one_line, printable, shorten
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def state(job: Mapping[str, Any]) -> Text:
 
 def reason(error: Mapping[str, Any] | None, exit_code: int | None) -> str:
     """Return why a job or an attempt failed: its error, or else its exit code."""
-    return f"{error['type']}: {error['message']}" if error else f"exit code {exit_code}"
+    return f"{error['type']}: {error['message']}" if error else f"exit code {named(exit_code)}"
 
 
 def outcome(job: Mapping[str, Any]) -> Text:

@@ -1,6 +1,6 @@
 """What the parts of Orqal exchange: jobs, attempts, resources, apps and hosts. Data only.
 
-Everything may import it. It imports nothing of Orqal but states.py.
+Everything may import it. It imports nothing of Orqal but states.py and text.py.
 """
 
 from orqal.models.attempt import Attempt, ErrorType, Fault, JobError, RetryPolicy

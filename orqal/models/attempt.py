@@ -8,6 +8,7 @@ from enum import Enum
 from pydantic import BaseModel
 
 from orqal.models.fields import CAUSES, MemoryFactor, Retries, RetryDelay, RetryOn
+from orqal.text import exit_code
 
 
 class ErrorType(str, Enum):
@@ -80,4 +81,4 @@ class Attempt(BaseModel):
         """How it ended, in words that follow its number."""
         if self.error is not None:
             return f"ended as {self.error.type.value}"
-        return f"exited with {self.exit_code}"
+        return f"exited with {exit_code(self.exit_code)}"

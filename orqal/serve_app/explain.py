@@ -10,6 +10,7 @@ from orqal.actors.messages import WhyWaiting
 from orqal.models import Fault, JobRecord, Status
 from orqal.scheduling.retries import of_how_many
 from orqal.serve_app.schemas import Explanation, HostReason
+from orqal.text import exit_code
 
 NOT_WAITING = WhyWaiting()
 
@@ -48,7 +49,7 @@ def _state(job: JobRecord, why: WhyWaiting, doing: str | None, moment: datetime)
         return f"It ended as {kind}." if message == kind else f"It ended as {kind}: {message}."
     if job.ok:
         return f"It ran on {job.host} and exited with 0."
-    return f"It ran on {job.host} and exited with {job.exit_code}; its output may say why."
+    return f"It ran on {job.host} and exited with {exit_code(job.exit_code)}; its output may say why."
 
 
 def _notes(job: JobRecord) -> list[str]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orqal.text import counted, duration, one_line, printable, sentence, shorten, size
+from orqal.text import counted, duration, exit_code, one_line, printable, sentence, shorten, size
 
 
 @given(st.text())
@@ -99,3 +99,11 @@ def test_sizes(count: float, text: str) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [(0, "0"), (3, "3"), (128, "128"), (137, "137 (SIGKILL)"), (143, "143 (SIGTERM)"), (255, "255"), (None, "None")],
+)
+def test_an_exit_code_names_the_signal_that_it_stands_for(code: int | None, shown: str) -> None:
+    assert exit_code(code) == shown

@@ -28,6 +28,7 @@ from orqal.models import ContainerOptions, ContainerStart, ErrorType, JobError, 
 from orqal.scheduling.lifecycle import Wish
 from orqal.scheduling.retries import will_retry
 from orqal.settings import Settings
+from orqal.text import exit_code
 from orqal.wrappers import calls
 from orqal.wrappers.base import WrapperJob
 
@@ -403,7 +404,7 @@ class ContainerRun:
         error, passing, result = self._error(ended, end, oom_killed), False, None
         if error is None and not all_fetched:
             error = self._stopped(
-                f"after its program had exited with {ended.exit_code}, before its files were here"
+                f"after its program had exited with {exit_code(ended.exit_code)}, before its files were here"
             ).error
         if error is None and (why := not_executed(ended.exit_code, output.stdout.text, output.stderr.text)):
             error = JobError(type=ErrorType.DOCKER_ERROR, message=why)
@@ -525,12 +526,14 @@ class ContainerRun:
         if ref is None or not ref.makes_result:
             return None, None
         if output.stopped:
-            when = f"after its program had exited with {ended.exit_code}, before its result was made"
+            when = f"after its program had exited with {exit_code(ended.exit_code)}, before its result was made"
             return None, self._stopped(when).error
         job = self._wrapper_job(ended.exit_code, output, files)
         result = await self._call("set_result", calls.conclude, ref, job, self._settings.result_cap)
         if isinstance(result, calls.Failure):
-            return None, JobError(type=ErrorType.WRAPPER_ERROR, message=result.message)
+            # A program that failed is mostly why its output cannot be read.
+            first = f"its program exited with {exit_code(ended.exit_code)}, and then " if ended.exit_code else ""
+            return None, JobError(type=ErrorType.WRAPPER_ERROR, message=first + result.message)
         return json.loads(result), None
 
     def _wrapper_job(

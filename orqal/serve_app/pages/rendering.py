@@ -53,6 +53,7 @@ _templates.globals.update(
     list_url=formatting.list_url,
     between=formatting.seconds_between,
     now=now,
+    exit_code=text.exit_code,
 )
 _templates.filters.update(
     brief=formatting.brief,

@@ -38,6 +38,10 @@ IGNORES = ref_of("""
     def set_result(self, job): job.set_result(job.exit_code)
 """)
 SMALL = replace(ref_of("disk_in_gb = 0.001\ndef get_cmd(self, params): return 'x'"), makes_result=False)
+FAILS = ref_of("""
+    def get_cmd(self, params): return 'x'
+    def set_result(self, job): raise ValueError("nothing to read")
+""")
 STRICT = replace(ref_of("fail_on_oom = True\ndef get_cmd(self, params): return 'x'"), makes_result=False)
 
 
@@ -286,6 +290,22 @@ async def test_an_output_beyond_the_cap_says_so_and_makes_no_false_result(
     assert (ended(outcome), outcome.output.result) == ((type, 0), result)
     assert "ORQAL_LOG_CAP" in (outcome.output_cut or "") and outcome.output.stdout == "y\n" * 30
     assert outcome.error is None or "ORQAL_LOG_CAP" in outcome.error.message
+
+
+@pytest.mark.parametrize(
+    ("code", "first"),
+    [(0, ""), (3, "its program exited with 3, and then "), (139, "its program exited with 139 (SIGSEGV)")],
+)
+async def test_a_wrapper_that_cannot_read_a_failed_program_s_output_says_first_that_the_program_failed(
+    lab: Lab, code: int, first: str
+) -> None:
+    run = await lab.begin(FAILS)
+    lab.engine.output.end()
+    lab.engine.exit(code)
+    outcome = await within(run.task)
+    assert ended(outcome) == (ErrorType.WRAPPER_ERROR, code)
+    assert outcome.error is not None and outcome.error.message.startswith(first or "W.set_result failed")
+    assert "W.set_result failed: ValueError: nothing to read" in outcome.error.message
 
 
 @pytest.mark.parametrize("noticed_by", ["the state", "an event"])
