@@ -5,7 +5,9 @@ Checking needs pydantic, which takes a while to import. Commands import this mod
 
 from __future__ import annotations
 
+import difflib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -14,7 +16,10 @@ from pydantic import ValidationError
 
 from orqal.cli.show import PROBLEMS, fail, say
 from orqal.client import OrqalError, user_name
-from orqal.models import JobSpec
+from orqal.models import JobRecord, JobSpec
+
+_KEYS = {name if field.alias is None else field.alias for name, field in JobRecord.model_fields.items()}
+"""What a line may have: what a job is asked for with, and what the server says of jobs, which is then ignored."""
 
 # One job, from the command line
 
@@ -103,9 +108,11 @@ def line_document(spec: JobSpec | str, defaults: Mapping[str, Any]) -> bytes:
 
 def _spec(line: bytes) -> JobSpec | str:
     try:
-        document = json.loads(line, parse_constant=_refuse_constant)
+        document = json.loads(line, parse_constant=_refuse_constant, parse_float=_finite)
         if not isinstance(document, dict):
             return 'not a JSON object like {"app": …, "input": …}'
+        if unknown := [key for key in document if key not in _KEYS]:
+            return "; ".join(map(_unknown, unknown))
         return JobSpec.model_validate(document)
     except ValidationError as error:
         return _message(error)
@@ -113,6 +120,22 @@ def _spec(line: bytes) -> JobSpec | str:
         return f"not JSON: {error.msg} at column {error.colno}"
     except (ValueError, RecursionError) as error:
         return f"not JSON: {error}"
+
+
+def _unknown(key: str) -> str:
+    close = difflib.get_close_matches(key, JobSpec.model_fields, n=1)
+    return f"a job has no {key!r:.100}" + (f"; did you mean {close[0]!r}?" if close else "")
+
+
+def _finite(text: str) -> float:
+    """Read a number as the server does.
+
+    Raises:
+        ValueError: it is too large.
+    """
+    if math.isinf(value := float(text)):
+        raise ValueError(f"the number {text:.100} is too large")
+    return value
 
 
 def _refuse_constant(name: str) -> NoReturn:

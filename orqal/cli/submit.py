@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import secrets
 import shlex
 import shutil
 import sys
@@ -33,7 +34,10 @@ from orqal.cli.options import (
 )
 from orqal.cli.show import fail, out, print_json, print_text, results_table, say
 from orqal.client import Client, NotFound, SubmissionFailed, progress_bar
-from orqal.text import counted
+from orqal.text import counted, one_line, printable
+
+_STEM = 150
+"""Characters of a file's name in the name of a batch."""
 
 
 def submit(
@@ -138,9 +142,7 @@ def batch(
         for app, number in named.items():
             if problem := _problem_of_app(apps, app):
                 fail(f"{file}:{number}: {problem}", 2)
-        stem = "stdin" if file == "-" else Path(file).stem
-        title = name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-        batch_name(title)
+        title = name or _default_name(file)
         ids = _existing(client, name, total) if name else None
         if ids is None:
             lines.seek(0)
@@ -161,6 +163,12 @@ def batch(
             print_json({"_id": id, "batch": title})
     else:
         print_text(f"Wait for them:   orqal wait --batch {quoted}\nSee the results: orqal results {quoted}")
+
+
+def _default_name(file: str) -> str:
+    """Return a name for a batch that no other call has chosen: the same name would stand for the same jobs."""
+    stem = "stdin" if file == "-" else printable(one_line(Path(file).stem), "_")[:_STEM] or "batch"
+    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 def _submit(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from orqal.cli import show
+from orqal.models import check_batch_name
 from tests.support.command_line import Done, ended
 from tests.support.stand_in_server import (
     A,
@@ -137,6 +138,10 @@ def test_retry_options_are_sent(run: Callable[..., Done], server: StandInServer,
         (b'{"app": "Test", "input": NaN}', "NaN"),
         (b'{"app": "\xff"}', "utf-8"),
         (b"[" * 100_000, "not JSON"),
+        (b'{"app": "Test", "input": 1e400}', "the number 1e400 is too large"),
+        (b'{"app": "Test", "inputs": 1}', "a job has no 'inputs'; did you mean 'input'?"),
+        (b'{"app": "Test", "parms": {}}', "a job has no 'parms'; did you mean 'params'?"),
+        (b'{"app": "Test", "zzzzz": 1}', "a job has no 'zzzzz'"),
         (b'{"app": "Tset"}', "There is no app 'Tset'; did you mean Test?"),
     ],
 )
@@ -173,7 +178,7 @@ def test_a_batch_is_sent_in_parts_with_all_fields_of_its_lines(
 ) -> None:
     server.answers["POST jobs"] = numbered
     file = lines(
-        b'\xef\xbb\xbf{"app": "Test", "input": 0, "user": "u", "threads": 2, "parms": 1, "_id": null}\r',
+        b'\xef\xbb\xbf{"app": "Test", "input": 0, "user": "u", "threads": 2, "_id": null}\r',
         *(json.dumps({"app": "Test", "input": n, "params": {"n": n}}) for n in range(1, 2_001)),
     )
     done = run("batch", file, "--name", "a b", "--json")
@@ -222,6 +227,33 @@ def test_a_batch_without_a_name_is_named_after_its_file(
     name = server.asked("POST jobs")[0].query["batch"]
     assert name.startswith("jobs-20")
     assert f"orqal wait --batch {name}" in done.out
+    assert run("batch", lines('{"app": "Test", "input": 1}')).code == 0
+    assert server.asked("POST jobs")[1].query["batch"] != name, "two calls within a second are two batches"
+
+
+def test_a_batch_may_have_a_file_with_a_very_long_or_an_odd_name(
+    run: Callable[..., Done], server: StandInServer, tmp_path: Path
+) -> None:
+    server.answers["POST jobs"] = numbered
+    for stem in "x" * 250, "a\nb", ".jsonl":
+        file = tmp_path / f"{stem}.json"
+        file.write_text('{"app": "Test", "input": 1}')
+        assert run("batch", str(file)).code == 0
+        check_batch_name(server.asked("POST jobs")[-1].query["batch"])
+
+
+def test_records_that_the_server_has_given_can_be_submitted_again(
+    run: Callable[..., Done], server: StandInServer, lines: Callable[..., str]
+) -> None:
+    server.answers["POST jobs"] = numbered
+    assert (
+        run(
+            "batch", lines(json.dumps({"app": "Test", "input": 1, "_id": "a" * 24, "exit_code": 1, "stime": None}))
+        ).code
+        == 0
+    )
+    [sent] = server.asked("POST jobs")[0].documents
+    assert not sent.keys() & {"_id", "exit_code"}
 
 
 def test_an_existing_batch_is_waited_for_and_not_submitted_again(
