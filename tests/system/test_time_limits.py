@@ -35,6 +35,6 @@ def test_it_is_enforced_while_the_scheduler_is_away(orqal: Orqal) -> None:
     container = _container(orqal, job)
     with orqal.frozen("Scheduler"):
         # It stays, with its exit code, until the Scheduler has written down what became of it.
-        assert container.wait(timeout=60)["StatusCode"] == 137
+        assert container.wait(timeout=60)["StatusCode"] == 143
     ended = orqal.ended(job)
-    assert (ended["error"]["type"], ended["exit_code"], ended["attempt"]) == ("timeout", 137, 1)
+    assert (ended["error"]["type"], ended["exit_code"], ended["attempt"]) == ("timeout", 143, 1)

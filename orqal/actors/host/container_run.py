@@ -406,8 +406,9 @@ class ContainerRun:
             error = self._stopped(
                 f"after its program had exited with {exit_code(ended.exit_code)}, before its files were here"
             ).error
-        if error is None and (why := not_executed(ended.exit_code, output.stdout.text, output.stderr.text)):
-            error = JobError(type=ErrorType.DOCKER_ERROR, message=why)
+        never_ran = not_executed(ended.exit_code, output.stdout.text, output.stderr.text)
+        if error is None and never_ran:
+            error = JobError(type=ErrorType.DOCKER_ERROR, message=never_ran)
         if error is None:
             await self._parts.measure_disks()
         if error is None and (others := self._engine.death(ended.container).by_others(ended.exit_code)):
@@ -415,7 +416,7 @@ class ContainerRun:
         if error is None and (self._must_end.is_set() or not will_retry(self._order.job, ended.exit_code)):
             result, error = await self._result(ended, output, files)
         counted = self._engine.cgroups.usage(self._key) if self._engine.cgroups else Usage()
-        used = self._usage.at_least(counted)
+        used = Usage() if never_ran else self._usage.at_least(counted)
         return Outcome(
             error=error,
             passing=passing,
