@@ -63,11 +63,14 @@ def translated(action: str) -> Iterator[None]:
         yield
     except docker.errors.APIError as error:
         words, code = explanation(error), None
-        if re.search(r"executable file not found|exec.*no such file or directory", words):
+        no_init = "docker-init" in words
+        if no_init:
+            words = f"{words}. Its host's Docker has no init: install docker-init there, or use `init = False`"
+        elif re.search(r"executable file not found|exec.*no such file or directory", words):
             code, words = _MISSING_COMMAND, f"{_MISSING_COMMAND_WORDS}: {words}"
         elif re.search(r"exec.*permission denied", words):
             code, words = _BARRED_COMMAND, f"{_BARRED_COMMAND_WORDS}: {words}"
-        passing = code is None and _passes(error)
+        passing = no_init or (code is None and _passes(error))
         raise EngineError(
             ErrorType.DOCKER_ERROR, f"Docker would not {action}: {words}", code, passing=passing
         ) from error
