@@ -16,6 +16,9 @@ MEDIA_TYPE = "application/vnd.docker.multiplexed-stream"
 """The media type of this format in HTTP."""
 STDOUT, STDERR = 1, 2
 """The numbers of the streams."""
+ATTEMPT = 4
+"""Not one of Docker's: what follows is of another attempt at the job. The data is one byte, the attempt's number modulo
+256. It is sent only to those who ask for it."""
 
 _HEADER = struct.Struct(">LL")
 _STREAMS = {0 << 24: STDOUT, 1 << 24: STDOUT, 2 << 24: STDERR, 3 << 24: STDERR}
@@ -24,7 +27,7 @@ own errors."""
 
 
 class Frame(NamedTuple):
-    """A piece of output: its stream (STDOUT or STDERR) and its bytes."""
+    """A piece of output: its stream (STDOUT or STDERR) and its bytes; or an ATTEMPT."""
 
     stream: int
     data: bytes
@@ -42,7 +45,9 @@ class Decoder:
     parts, and need not fit into memory. Frames without data are left out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, attempts: bool = False) -> None:
+        """`attempts`: the stream may have frames ATTEMPT."""
+        self._numbers = _STREAMS | ({ATTEMPT << 24: ATTEMPT} if attempts else {})
         self._header = b""
         self._stream = STDOUT
         self._missing = 0
@@ -75,10 +80,10 @@ class Decoder:
 
     def _begin_frame(self, chunk: bytes, position: int) -> None:
         number, self._missing = _HEADER.unpack_from(chunk, position)
-        if number not in _STREAMS:
+        if number not in self._numbers:
             header = chunk[position : position + _HEADER.size]
             raise ValueError(f"{header!r} is not the header of a frame of output")
-        self._stream = _STREAMS[number]
+        self._stream = self._numbers[number]
         self.frames += 1
 
     @property

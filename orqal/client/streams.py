@@ -11,7 +11,7 @@ from orqal.client.errors import NotFound, OrqalError, RequestFailed, ServerUnrea
 from orqal.client.retry import Backoff
 from orqal.client.transport import Transport, connection_limit, parse_json, split_lines
 from orqal.files import replacing
-from orqal.logstream import MEDIA_TYPE, Decoder, Frame
+from orqal.logstream import ATTEMPT, MEDIA_TYPE, Decoder, Frame
 
 if TYPE_CHECKING:
     from orqal.models import Change
@@ -79,22 +79,30 @@ def _changes_until_broken(
 def output(transport: Transport, id: str, follow: bool, stream: str) -> Iterator[Frame]:
     """Yield a job's output, each byte once. `id`: as a part of a URL. See Client.logs."""
     received: Counter[int] = Counter()
+    attempt: bytes | None = None
     backoff = Backoff(advice=JOBS_GO_ON)
     while True:
-        # Each answer begins with the first byte of the output, so the part that is known already is left out.
+        # Each answer begins with the first byte of the present attempt's output, so the part that is known already is
+        # left out.
         known = Counter(received)
-        decoder = Decoder()
+        decoder = Decoder(attempts=follow)
         try:
             with transport.stream(
                 "GET",
                 f"job/{id}/logs",
-                params={"follow": str(int(follow)), "stream": stream},
+                params={"follow": str(int(follow)), "stream": stream} | ({"attempts": "1"} if follow else {}),
                 headers={"accept": MEDIA_TYPE},
                 timeout=HEARTBEAT_TIMEOUT if follow else transport.timeout,
             ) as response:
                 for chunk in response.iter_bytes():
                     backoff.reset()
                     for source, data in decoder.feed(chunk):
+                        if source == ATTEMPT:
+                            if data != attempt:
+                                attempt = data
+                                received.clear()
+                                known.clear()
+                            continue
                         repeated = min(known[source], len(data))
                         known[source] -= repeated
                         if fresh := data[repeated:]:

@@ -8,7 +8,7 @@ from contextlib import aclosing, suppress
 from orqal.actors.interfaces import ActorAway
 from orqal.actors.messages import NoReader
 from orqal.engine.output import NAMES
-from orqal.logstream import STDERR, STDOUT, Decoder, Frame
+from orqal.logstream import ATTEMPT, STDERR, STDOUT, Decoder, Frame
 from orqal.models import JobRecord, Status
 from orqal.serve_app.cluster_access import ClusterAccess
 from orqal.serve_app.errors import NotFound
@@ -19,9 +19,15 @@ STREAM_NAMES = {STDOUT: "stdout", STDERR: "stderr"}
 
 
 async def job_output(
-    cluster: ClusterAccess, news: NewsFeed, job_id: str, streams: frozenset[int], follow: bool
+    cluster: ClusterAccess,
+    news: NewsFeed,
+    job_id: str,
+    streams: frozenset[int],
+    follow: bool,
+    attempts: bool = False,
 ) -> AsyncGenerator[list[Frame], None]:
     """A job's output so far, in parts as they come. With `follow`, until the job ends, through all further attempts.
+    With `attempts`, a frame ATTEMPT comes before the output of each.
 
     Raises:
         NotFound: there is no job with this id.
@@ -29,10 +35,12 @@ async def job_output(
     """
     with news.watch([job_id]) as changes:
         job = await cluster.job(job_id)
-        sent = _Sent(job.attempt)
+        sent: _Sent | None = None
         while True:
-            if job.attempt != sent.attempt:
+            if sent is None or job.attempt != sent.attempt:
                 sent = _Sent(job.attempt)
+                if attempts:
+                    yield [Frame(ATTEMPT, bytes([job.attempt % 256]))]
             if job.current_status.final:
                 for stream in sorted(streams):
                     async for data in _stored(cluster, job, stream, start=sent.bytes[stream]):

@@ -37,15 +37,19 @@ async def get_logs(
     news: NewsDep,
     follow: Annotated[bool, Query(description="Continue until the job has ended.")] = False,
     stream: Annotated[str, Query(pattern="^(stdout|stderr|both)$")] = "both",
+    attempts: Annotated[
+        bool, Query(description="With streams kept apart: a frame of the stream 4 before each attempt's output.")
+    ] = False,
 ) -> Response:
     """A job's output so far; with `follow`, to its end. `Accept: application/vnd.docker.multiplexed-stream` keeps the
     two streams apart, in the format of the Docker Engine API; then there is also a frame without data whenever nothing
     else has come for 10 s."""
     job = await cluster.job(job_id)
-    output = job_output(cluster, news, job_id, STREAMS[stream], follow)
+    apart = MEDIA_TYPE in request.headers.get("accept", "")
+    output = job_output(cluster, news, job_id, STREAMS[stream], follow, attempts and apart)
     if job.current_status.final:  # Its output may be on a host that is away: then the answer is an error.
         output = await prefetched(output)
-    if MEDIA_TYPE in request.headers.get("accept", ""):
+    if apart:
         return StreamedResponse(with_heartbeats(_joined(output, encode), EMPTY_FRAME), media_type=MEDIA_TYPE)
     return plain_text(output)
 

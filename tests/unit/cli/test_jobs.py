@@ -201,4 +201,5 @@ def test_logs_are_bytes_on_their_own_streams(
         main(["logs", A, *options])
     assert caught.value.code == 0
     assert capfdbinary.readouterr() == (out, err)
-    assert server.requests[0].query == {"stream": stream, "follow": str(int("-f" in options))}
+    query = {"stream": stream, "follow": "1", "attempts": "1"} if "-f" in options else {"stream": stream, "follow": "0"}
+    assert server.requests[0].query == query

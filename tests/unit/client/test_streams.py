@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from orqal.client import STDERR, STDOUT, Client, Job, NotFound, OrqalError, ServerUnreachable, streams, wait
+from orqal.logstream import ATTEMPT
 from tests.support.stand_in_server import A, B, C, Reply, Request, StandInServer, change, frame, iter_reply, ndjson
 
 # How jobs end
@@ -126,6 +127,25 @@ def test_followed_logs_go_on_where_the_connection_broke(server: StandInServer, p
     assert b"".join(data for source, data in parts if source == STDOUT) == b"one two three"
     assert b"".join(data for source, data in parts if source == STDERR) == b"err 2"
     assert len(pauses) == 2
+
+
+def test_followed_logs_go_on_where_the_connection_broke_in_a_later_attempt(
+    server: StandInServer, pauses: list[float]
+) -> None:
+    def attempt(number: int) -> bytes:
+        return frame(ATTEMPT, bytes([number]))
+
+    server.answers[f"GET job/{A}/logs"] = [
+        Reply(attempt(1) + frame(1, b"first") + attempt(2) + frame(1, b"sec"), breaks=True),
+        Reply(attempt(2) + frame(1, b"second"), breaks=True),
+        Reply(attempt(3) + frame(1, b"third"), breaks=True),  # the end of the second was not seen
+        Reply(attempt(3) + frame(1, b"third") + frame(2, b"err")),
+    ]
+    parts = list(Client().logs(A, follow=True))
+    assert b"".join(data for source, data in parts if source == STDOUT) == b"firstsecondthird"
+    assert b"".join(data for source, data in parts if source == STDERR) == b"err"
+    assert {source for source, _ in parts} == {STDOUT, STDERR}
+    assert all(request.query["attempts"] == "1" for request in server.asked(f"GET job/{A}/logs"))
 
 
 def test_followed_logs_go_on_when_the_connection_has_died_silently(

@@ -14,7 +14,7 @@ from orqal.actors.interfaces import ActorAway
 from orqal.actors.messages import NoReader
 from orqal.actors.scheduler.change_feed import ChangeFeed
 from orqal.engine.job_directory import Piece
-from orqal.logstream import STDERR, STDOUT, Frame, encode
+from orqal.logstream import ATTEMPT, STDERR, STDOUT, Frame, encode
 from orqal.models import Change, Fault, HostInfo, JobRecord, Outcome, Output, Status, now
 from orqal.serve_app.errors import Unavailable
 from orqal.serve_app.job_output import job_output
@@ -141,13 +141,15 @@ async def test_a_repeated_job_is_read_from_its_next_attempts_start(store: Sqlite
         attempt_over.set()
 
     host.opened, host._ended = 1, end_attempt
-    async with output_of(store, record, host, changes) as output:
+    async with output_of(store, record, host, changes, attempts=True) as output:
+        assert await anext(output) == Frame(ATTEMPT, bytes([1]))
         assert b"".join([(await anext(output)).data for _ in range(4)]) == b"0123"
         following = asyncio.ensure_future(anext(output))
         await attempt_over.wait()
         store.update([last], {record.id: Output(stdout="01")})
         changes.add(Change.of(last))
-        assert await following == Frame(STDOUT, b"01")
+        assert await following == Frame(ATTEMPT, bytes([2]))
+        assert await anext(output) == Frame(STDOUT, b"01")
 
 
 async def test_only_the_streams_that_are_asked_for(store: SqliteStore) -> None:
