@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orqal.cluster import node, processes, store_commands
-from orqal.cluster.processes import ClusterError, Report, free_ports, home_id, keep_private, run
+from orqal.cluster.processes import ClusterError, NodeEnded, Report, free_ports, home_id, keep_private, run
 from orqal.engine import job_directory
 from orqal.engine.client import Engine
 from orqal.engine.errors import EngineError
@@ -78,35 +78,37 @@ def up(
     report(f"Opening the store: {settings.store_place}")
     store_commands.usable_store(settings, report=report).close()
     _make_tokens(settings)
-    # Another Ray on this machine may occupy the usual ports.
-    usual = (address, ray_port or 6379), (LOOPBACK, 8265), (address, 10001)
-    head_port, dashboard_port, client_port = free_ports(*usual, taken=[port])
-    head, dashboard = f"{address}:{head_port}", (LOOPBACK, dashboard_port)
     name = socket.gethostname()
-    info = {
-        "cluster": home,
-        "api_url": f"http://{address}:{port}/api",
-        "ray_address": head,
-        "dashboard_url": f"http://{dashboard[0]}:{dashboard[1]}",
-        "no_token": no_token,
-    }
-    environ = node.ray_environment(settings, name, head, no_token=no_token)
-    if autoscaling_config is not None:
-        environ["ORQAL_AUTOSCALING_CONFIG"] = str(autoscaling_config)
+    info: dict[str, Any] = {"cluster": home, "api_url": f"http://{address}:{port}/api", "no_token": no_token}
 
     def start() -> None:
         report(f"Starting Ray: {offered['threads']:g} threads and {offered['ram_gb']:g} GB for jobs")
-        node.start_head(
-            settings,
-            environ,
-            name=name,
-            head=head,
-            dashboard=dashboard,
-            client_port=client_port,
-            offered=offered,
-            labels=labels or {},
-            autoscaling_config=autoscaling_config,
-        )
+        # Another Ray on this machine may occupy the usual ports.
+        usual = (address, ray_port or 6379), (LOOPBACK, 8265), (address, 10001)
+        head_port, dashboard_port, client_port = free_ports(*usual, taken=[port])
+        head, dashboard = f"{address}:{head_port}", (LOOPBACK, dashboard_port)
+        info.update(ray_address=head, dashboard_url=f"http://{dashboard[0]}:{dashboard[1]}")
+        environ = node.ray_environment(settings, name, head, no_token=no_token)
+        if autoscaling_config is not None:
+            environ["ORQAL_AUTOSCALING_CONFIG"] = str(autoscaling_config)
+        try:
+            node.start_head(
+                settings,
+                environ,
+                name=name,
+                head=head,
+                dashboard=dashboard,
+                client_port=client_port,
+                offered=offered,
+                labels=labels or {},
+                autoscaling_config=autoscaling_config,
+            )
+        except NodeEnded:
+            raise
+        except ClusterError as error:
+            if ray_port is None and "already in use" in str(error):  # by one that was started at the same moment
+                raise NodeEnded(f"Another program has just taken port {head_port}.\n{error}") from error
+            raise
         settings.running_path.write_text(json.dumps(info, indent=2) + "\n")
         report(f"Starting the scheduler, this machine's host actor, and the API on {address}:{port}")
         _run_inside_ray(settings, "Starting the scheduler and the API", "deploy", home, address, str(port), node=name)
