@@ -399,6 +399,10 @@ class ScriptedHost(HostApi):
     async def release(self, job: str, attempt: int) -> None:
         key = ContainerKey(job, attempt)
         self._early_stops.pop(key, None)
+        run = self._runs.get(key)
+        if run is not None and run.task is not None and not run.task.done() and key not in self._machine.containers:
+            run.stop(Wish.CANCEL)
+            await asyncio.wait({run.task})
         self._runs.pop(key, None)
         with suppress(_Unreachable):
             await self._daemon()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -252,3 +254,29 @@ def test_a_job_makes_no_device_although_it_is_root(lab: Actors) -> None:
     assert (user, refused) == ("0", "refused"), outcome
     not_for_jobs = {"SETPCAP": 8, "NET_RAW": 13, "MKNOD": 27, "AUDIT_WRITE": 29, "SETFCAP": 31}
     assert [name for name, bit in not_for_jobs.items() if int(bounds, 16) >> bit & 1] == []
+
+
+def test_a_job_that_ended_while_its_container_was_prepared_starts_none(
+    lab: Actors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a cancel by a Scheduler that has just started, and did not know that the host was at it."""
+    preparing, go, real = threading.Event(), threading.Event(), ContainerRun._have_image
+
+    async def slowly(self: ContainerRun, *args: Any) -> str:
+        preparing.set()
+        await asyncio.to_thread(go.wait, 60)
+        return await real(self, *args)
+
+    monkeypatch.setattr(ContainerRun, "_have_image", slowly)
+    actor = lab.actor()
+    wanted = shell("sleep 1000")
+    running = lab.do(actor.run(wanted))
+    assert preparing.wait(60)
+    lab.do(actor.release(wanted.job.id, 1)).result(60)
+    go.set()
+    assert ended(running.result(60))[0] is ErrorType.CANCELLED
+    assert lab.recorder.starts == []
+    deadline = time.monotonic() + 30
+    while lab.containers() or actor._runs:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

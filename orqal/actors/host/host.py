@@ -130,7 +130,13 @@ class Host(HostApi):
     async def release(self, job: str, attempt: int) -> None:
         key = ContainerKey(job, attempt)
         self._early_stops.pop(key, None)
-        run = self._runs.pop(key, None)
+        run = self._runs.get(key)
+        if run is not None and run.container is None and not run.task.done():
+            # Its job has ended, and its container is still to come: a cancel after a restart of the Scheduler.
+            run.stop(Wish.CANCEL)
+            self._background.spawn(self._release_after(run, key))
+            return
+        self._runs.pop(key, None)
         container = (run.container if run else None) or self._parts.found.pop(key, None)
         if container is None:
             return
@@ -140,6 +146,10 @@ class Host(HostApi):
                 await self._in_thread(cgroups.remove, [key])
         except EngineError as error:
             log.warning("the container of %s stays for now: %s", job, error)
+
+    async def _release_after(self, run: ContainerRun, key: ContainerKey) -> None:
+        await asyncio.wait({run.task})
+        await self.release(*key)
 
     async def _remove(self, container: str) -> None:
         self._engine.forget(container)
