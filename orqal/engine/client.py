@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,14 +19,12 @@ from typing import Any, NamedTuple
 import docker
 import docker.auth
 import docker.errors
-import psutil
 import requests
 from docker.types import LogConfig, Mount
 from docker.utils import kwargs_from_env, parse_repository_tag, version_gte
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection
 
-from orqal.engine import daemon_removal, option_arguments
+from orqal.engine import daemon_removal, option_arguments, this_machine
+from orqal.engine.connection import Api
 from orqal.engine.errors import EngineError, broken_off, explanation, not_pulled, translated
 from orqal.engine.image_names import is_name, with_tag
 from orqal.engine.streams import Archive, Events, Logs, Pull
@@ -55,8 +52,6 @@ _SILENCE = 300.0
 """Seconds without progress after which a pull is given up."""
 _NAME_SHOWN = 200
 """Characters of an invalid name that an error shows."""
-_POOL = 64
-"""Connections to the daemon that are kept open."""
 _NOT_FOR_JOBS = "AUDIT_WRITE", "MKNOD", "NET_RAW", "SETFCAP", "SETPCAP"
 """Capabilities that Docker gives to root in a container, and jobs do not get. With MKNOD and SETFCAP a job could leave
 a device or a program in a mount that makes another user of the host root. With NET_RAW it could forge packets."""
@@ -67,8 +62,6 @@ _LOG_FILES, _LOG_FILES_IN_CAP = 10, 8
 """Files of a capped log. When a file is full, the oldest is dropped, so that at least 9 full ones remain: more than the
 cap, by more than our count of its bytes may be wrong (see orqal.engine.output)."""
 _NO_LOG_CAP = "1t"
-_CAP_SYS_RESOURCE = 1 << 24
-"""The bit of this capability in /proc/PID/status; see linux/capability.h."""
 _REMEMBERED = 256
 """Events that a daemon remembers (eventsLimit in moby's daemon/events/events.go)."""
 
@@ -195,7 +188,7 @@ class Engine:
         self.cluster = cluster
         self._logins = logins
         with translated("connect"):
-            self._api = _Api(timeout=int(_CONNECT_TIMEOUT), max_pool_size=_POOL, **kwargs_from_env())
+            self._api = Api(timeout=int(_CONNECT_TIMEOUT), **kwargs_from_env())
 
     def info(self) -> EngineInfo:
         """What the daemon is, and the capacity of its machine."""
@@ -203,7 +196,7 @@ class Engine:
             info = self._api.info()
         # A socket here may lead to another machine, or into a virtual one.
         here = info["Name"], info["KernelVersion"]
-        local = _by_socket() and here == (os.uname().nodename, os.uname().release)
+        local = this_machine.is_asked_by_socket() and here == (os.uname().nodename, os.uname().release)
         rootless = "name=rootless" in (info.get("SecurityOptions") or ())
         return EngineInfo(
             name=info["Name"],
@@ -215,7 +208,7 @@ class Engine:
             data_root=info["DockerRootDir"],
             live_restore=bool(info.get("LiveRestoreEnabled")),
             has_init=(info.get("InitCommit") or {}).get("ID") != "N/A",
-            limits_can_be_raised=local and not rootless and _daemons_may_raise_limits(),
+            limits_can_be_raised=local and not rootless and this_machine.daemons_may_raise_limits(),
             local=local,
         )
 
@@ -371,14 +364,14 @@ class Engine:
         return str(container["Id"])
 
     def _check_volumes(self, binds: Mapping[str, Mapping[str, str]]) -> None:
-        """Check that what is to be mounted exists: the daemon would make an empty folder or volume, which stays.
+        """Check that the sources of all mounts exist. The daemon would make an empty folder or volume otherwise.
 
         Raises:
-            EngineError: something does not.
+            EngineError: a source does not exist.
         """
         for source in binds:
             if source.startswith("/"):
-                if _by_socket() and not os.path.lexists(source):
+                if this_machine.is_asked_by_socket() and not os.path.lexists(source):
                     raise _not_there(source)
                 continue
             with translated("look for the volume"):
@@ -387,8 +380,8 @@ class Engine:
                 except docker.errors.NotFound:
                     raise EngineError(
                         ErrorType.DOCKER_ERROR,
-                        f"the host has no volume {source!r}, which is to be mounted. A folder begins with a slash; a "
-                        "volume is made with `docker volume create`.",
+                        f"the job mounts the volume {source!r}, which the host does not have. The path of a folder "
+                        "begins with a slash; `docker volume create` makes a volume.",
                     ) from None
 
     def find(self, key: ContainerKey) -> str | None:
@@ -492,7 +485,9 @@ class Engine:
         if state["Status"] in _ENDED:
             return True
         # Most daemons are on this machine, whose kernel knows. What a daemon measures may take it a second.
-        if _is_in(state["Pid"], container) or (self.stats(container).get("pids_stats") or {}).get("current"):
+        if this_machine.is_in(state["Pid"], container) or (self.stats(container).get("pids_stats") or {}).get(
+            "current"
+        ):
             return False
         with translated("send the container a signal"):
             try:
@@ -627,7 +622,7 @@ def _reference(image: str) -> str:
 
 def _not_there(path: str) -> EngineError:
     return EngineError(
-        ErrorType.DOCKER_ERROR, f"{path}, which is to be mounted, does not exist on the Docker daemon's machine."
+        ErrorType.DOCKER_ERROR, f"the job mounts {path}, which does not exist on the Docker daemon's machine."
     )
 
 
@@ -639,31 +634,6 @@ def container_name(image: str, key: ContainerKey) -> str:
     """The name of an attempt's container: `<image>_<job id>`, and from the second attempt on its number."""
     repository = re.sub(r"@.*|:[^/]*$", "", image).rsplit("/", 1)[-1]
     return f"{repository}_{key.job}" + (f"_{key.attempt}" if key.attempt > 1 else "")
-
-
-class _Api(docker.APIClient):
-    """The SDK's client, with what a daemon on another machine needs."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        if self.base_url.startswith(("http://", "https://")):
-            self.mount(self.base_url, _Tcp(pool_maxsize=_POOL))
-
-    def send(self, request: Any, **options: Any) -> requests.Response:
-        """Send a request. The method of `requests` would prefer REQUESTS_CA_BUNDLE to the daemon's ca.pem."""
-        return super().send(request, **options | ({"verify": self.verify} if isinstance(self.verify, str) else {}))
-
-
-class _Tcp(HTTPAdapter):
-    """Connections to another machine. If that machine is gone, a connection that waits for data fails within 30 s."""
-
-    def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        alive = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-        with suppress(AttributeError):  # not on every system
-            for option, value in (socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3):
-                alive.append((socket.IPPROTO_TCP, option, value))
-        options["socket_options"] = [*HTTPConnection.default_socket_options, *alive]
-        super().init_poolmanager(*args, **options)
 
 
 def _is_for(platform: str, image: Mapping[str, Any]) -> bool:
@@ -683,29 +653,6 @@ def _log_cap(options: Mapping[str, str]) -> int:
     """The cap that these options were made for, rounded up; 0 for none, as in containers of earlier versions."""
     size = options.get("max-size", "")
     return int(size) * _LOG_FILES_IN_CAP if size.isdecimal() else 0
-
-
-def _daemons_may_raise_limits() -> bool:
-    """True if the Docker daemons of this machine have the right to raise limits. In a container they may lack it."""
-    rights = []
-    for process in psutil.process_iter(["name"]):
-        if process.info["name"] in ("dockerd", "containerd"):
-            with suppress(OSError):
-                status = Path(f"/proc/{process.pid}/status").read_text()
-                rights += [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")]
-    return bool(rights) and all(right & _CAP_SYS_RESOURCE for right in rights)
-
-
-def _by_socket() -> bool:
-    return (os.environ.get("DOCKER_HOST") or "unix://").startswith("unix://")
-
-
-def _is_in(process: int, container: str) -> bool:
-    """True if a process of this machine is in a container. Its id may be one of another machine's."""
-    try:
-        return process > 0 and container in Path(f"/proc/{process}/cgroup").read_text()
-    except OSError:
-        return False
 
 
 def _seconds(time: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -116,6 +117,14 @@ class ContainerOptions(BaseModel):
     gpus: Annotated[Literal["all"] | Annotated[int, Field(ge=1)] | list[Word] | None, BeforeValidator(_devices)] = None
     """`all`, how many, or a list of their ids or CDI names (`nvidia.com/gpu=0`). Docker gets this as it is, and Orqal
     does not count GPUs."""
+
+    def on_a_host(
+        self, *, init: bool, default_limits: Mapping[str, tuple[int, int]], user: str | None
+    ) -> ContainerOptions:
+        """These options for a host. `init`: the host's daemon has one. `default_limits` are in force where `ulimits`
+        names none. `user` stands for SUBMITTER."""
+        values = dict(self) | {"init": self.init and init, "ulimits": {**default_limits, **self.ulimits}, "user": user}
+        return ContainerOptions.model_validate(values)
 
     @model_validator(mode="after")
     def _limits_in_order(self) -> ContainerOptions:

@@ -35,7 +35,7 @@ def keep(database: Database[Document], schema: int) -> None:
 
 
 def how_to_go_back(place: str, schema: int) -> str:
-    """What to tell whoever starts the upgrade of the database at this place."""
+    """The sentence that is shown before the database at this place is upgraded."""
     first = next(iter(TABLES))
     return (
         f"An older Orqal wrote {place}. Its collections are copied to {_kept(first, schema)} and so on in the same "

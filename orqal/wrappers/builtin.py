@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from orqal.engine.this_machine import is_asked_by_socket
 from orqal.mounts import lets_users_become_root, normal_path
 from orqal.settings import Settings
 from orqal.wrappers.base import AbstractWrapper, WrapperJob
@@ -205,18 +205,13 @@ def _mount(volume: str, allowed: Mapping[str, bool]) -> tuple[str, dict[str, str
             f"{path} may only be mounted read-only, because it is {path}:ro in the administrator's ORQAL_RUN_MOUNTS"
         )
     mode = mode or ("ro" if allowed[path] else "rw")
-    if mode == "rw" and _docker_is_here() and lets_users_become_root(path):
+    if mode == "rw" and is_asked_by_socket() and lets_users_become_root(path):
         raise ValueError(
             f"{path} may only be mounted read-only, because a job could leave a program there that makes other users "
             "of the host root. The administrator can mount its file system with the option nosuid, or let only Orqal's "
             "user enter it or a folder above it (chmod 0700)"
         )
     return path, {"bind": container, "mode": mode}
-
-
-def _docker_is_here() -> bool:
-    """True if the paths of this machine are those of the Docker daemon, as far as its address says."""
-    return (os.environ.get("DOCKER_HOST") or "unix://").startswith("unix://")
 
 
 BUILT_IN: tuple[type[AbstractWrapper], ...] = (Rabin2, Yara, Test, Checksum, Run)

@@ -10,7 +10,7 @@ from typing import Any
 import docker
 import pytest
 
-from orqal.engine import client
+from orqal.engine import this_machine
 from orqal.engine.client import ContainerKey, ContainerSpec, Ended, Engine
 from orqal.engine.errors import EngineError
 from orqal.engine.usage import Cgroups, Usage
@@ -171,7 +171,7 @@ def test_the_daemon_tells_nothing_of_what_does_not_run(engine: Engine) -> None:
 @pytest.mark.parametrize("on_this_machine", [True, False])
 def test_whether_a_container_has_ended(engine: Engine, monkeypatch: pytest.MonkeyPatch, on_this_machine: bool) -> None:
     if not on_this_machine:
-        monkeypatch.setattr(client, "_is_in", lambda process, container: False)
+        monkeypatch.setattr(this_machine, "is_in", lambda process, container: False)
     _, runs = start(engine, None, "trap 'echo woken' CONT; echo on; while :; do sleep 0.1; done")
     output(engine, runs, until=b"on")
     assert not engine.has_ended(runs)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from orqal.actors.host import container_options
 from orqal.actors.host.container_options import resolved
-from orqal.engine import client
+from orqal.engine import this_machine
 from orqal.engine.client import EngineInfo
 from orqal.engine.errors import EngineError
 from orqal.engine.option_arguments import of_container, of_host_config, of_volumes
@@ -115,7 +115,7 @@ def test_a_daemon_without_the_right_is_not_asked_to_raise_limits(
         return f"Name:\t{name}\nCapEff:\t{bits[name]}\n" if name in bits else read(path, *args)
 
     monkeypatch.setattr(Path, "read_text", status)
-    assert client._daemons_may_raise_limits() is may
+    assert this_machine.daemons_may_raise_limits() is may
 
 
 def test_there_is_no_init_where_the_daemon_has_none() -> None:

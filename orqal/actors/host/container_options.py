@@ -22,14 +22,13 @@ def resolved(options: ContainerOptions, user: str, engine: EngineInfo) -> tuple[
     Raises:
         EngineError: the host has no account for the submitter.
     """
-    groups: list[int] = []
+    account, groups = options.user, list[int]()
     limits = {"core": (0, 0)}
     if engine.limits_can_be_raised:
         limits["nofile"] = (_most_open_files(),) * 2
-    changes: dict[str, object] = {"init": options.init and engine.has_init, "ulimits": limits | options.ulimits}
     if options.user == SUBMITTER:
-        changes["user"], groups = _account(user, engine)
-    return options.model_copy(update=changes), groups
+        account, groups = _account(user, engine)
+    return options.on_a_host(init=engine.has_init, default_limits=limits, user=account), groups
 
 
 def _most_open_files() -> int:

@@ -268,7 +268,7 @@ async def test_a_program_that_its_daemon_has_stopped_did_not_end_by_itself_thoug
     if why == "a cancel":
         run.stop(Wish.CANCEL)
     await until(lambda: lab.engine.calls.count("ended") == 2)
-    # It must be seen to wait: whoever asks for more than how it ended is on the way to its outcome.
+    # It waits. If it did not, it would ask for the output next.
     await asyncio.wait({run.task}, timeout=0.2)
     assert lab.engine.calls == ["ended", "ended"]
     lab.engine.tell_the_end(killed=True)
