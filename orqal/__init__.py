@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orqal.client import Job, OrqalError, batch, services, wait
+    from orqal.client import Job, OrqalError, batch, download, services, wait
     from orqal.wrappers.base import AbstractWorker, AbstractWrapper
 
     __version__: str
@@ -26,6 +26,7 @@ __all__ = [
     "OrqalError",
     "__version__",
     "batch",
+    "download",
     "services",
     "wait",
 ]
@@ -36,6 +37,7 @@ _HOMES = {
     "Job": "orqal.client",
     "OrqalError": "orqal.client",
     "batch": "orqal.client",
+    "download": "orqal.client",
     "services": "orqal.client",
     "wait": "orqal.client",
 }

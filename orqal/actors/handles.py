@@ -24,6 +24,7 @@ from orqal.actors.messages import (
     WhyWaiting,
 )
 from orqal.engine.client import ContainerKey
+from orqal.engine.file_listing import FilePage
 from orqal.engine.job_directory import Piece, Removed
 from orqal.models import AppInfo, HostInfo, JobSpec, Outcome
 
@@ -221,6 +222,9 @@ class HostClient(HostApi):
 
     async def read_file(self, job: str, name: str, offset: int, size: int) -> Piece | None:
         return await answer(self.actor.read_file.remote(job, name, offset, size))
+
+    async def list_files(self, job: str, after: str | None, limit: int) -> FilePage | None:
+        return await answer(self.actor.list_files.remote(job, after, limit))
 
     async def examine(self) -> Examined:
         return await answer(self.actor.examine.remote())

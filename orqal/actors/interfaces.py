@@ -24,6 +24,7 @@ from orqal.actors.messages import (
     WhyWaiting,
 )
 from orqal.engine.client import ContainerKey
+from orqal.engine.file_listing import FilePage
 from orqal.engine.job_directory import Piece, Removed
 from orqal.models import AppInfo, HostInfo, JobSpec, Outcome, Resources
 from orqal.scheduling.demand import Bundle
@@ -254,6 +255,11 @@ class HostApi(Protocol):
 
     async def read_file(self, job: str, name: str, offset: int, size: int) -> Piece | None:
         """Up to `size` bytes of a file of a job's directory; None if there is no such file."""
+        ...
+
+    async def list_files(self, job: str, after: str | None, limit: int) -> FilePage | None:
+        """The first `limit` files of a job's directory, and of its folders, that come after the file `after`; None if
+        the job has no directory here."""
         ...
 
     async def examine(self) -> Examined:

@@ -12,6 +12,7 @@ something failed, 2 wrong usage, 130 after Ctrl-C. `orqal run` exits with the co
     clean.py          clean up
     jobs.py           look at jobs: jobs, job, explain, logs
     batches.py        look at batches: batches, results
+    files.py          list and download the files of jobs: files, download
     status.py         look at the apps and at the whole cluster: apps, status
     doctor.py         look for problems
     hosts.py          the Docker hosts: hosts, drain, undrain
@@ -40,6 +41,7 @@ from orqal.cli import (
     cancel,
     clean,
     doctor,
+    files,
     follow,
     hosts,
     jobs,
@@ -98,6 +100,8 @@ _COMMANDS: dict[str, dict[Callable[..., None], str]] = {
         jobs.job: "orqal job 65f0c0ffee65f0c0ffee65f0",
         jobs.explain: "orqal explain 65f0c0ffee65f0c0ffee65f0",
         jobs.logs: "orqal logs -f 65f0c0ffee65f0c0ffee65f0",
+        files.files: "orqal files nightly '*.csv'",
+        files.download: "orqal download nightly '*.csv' -o results",
         batches.batches: "orqal batches --limit 5",
         batches.results: "orqal results nightly --format csv -o nightly.csv",
         status.apps: "orqal apps",

@@ -11,8 +11,8 @@ import typer
 
 from orqal.cli.options import Ids, batch_name, check_ids_or_batch
 from orqal.cli.show import PROBLEMS, fail, print_json, print_text, say
-from orqal.client import Client, progress_bar
-from orqal.text import duration, exit_code
+from orqal.client import Client, NotFound, progress_bar
+from orqal.text import duration, exit_code, sentence
 
 if TYPE_CHECKING:
     from orqal.models import Change
@@ -55,6 +55,7 @@ def wait_for(
     """
     total = len(set(ids)) if ids or batch is None else int(client.batch(batch)["jobs"])
     failed: list[Change] = []
+    gone = ""
     begun = time.monotonic()
     again = f"orqal wait {_selection(ids, batch, IDS_IN_MESSAGES)}"
     try:
@@ -65,14 +66,24 @@ def wait_for(
                     failed.append(change)
                 if json:
                     print_json(change.model_dump(mode="json"))
+    except NotFound as error:  # of some, and all others have ended
+        if bar.done == 0:
+            raise
+        gone = str(error)
     except KeyboardInterrupt:
         say(f"Stopped waiting; the jobs go on. Wait again: {again}")
         raise typer.Exit(130) from None
     except TimeoutError:
         fail(f"{total - bar.done:,} of {total:,} jobs have not ended; they go on. Wait again: {again}")
+    if gone:
+        total = bar.done
     summary = f"{total - len(failed):,} ok, {len(failed):,} failed" if failed else "all ok" if total > 1 else "ok"
     ended = "1 job has" if total == 1 else f"{total:,} jobs have"
     say(f"{ended} ended after {duration(time.monotonic() - begun)}: {summary}.")
+    if gone:
+        if not json:
+            report_failures(failed, batch)
+        fail(sentence(gone))
     return failed
 
 

@@ -1,11 +1,12 @@
 """Orqal from Python: jobs, batches, waiting for them. It speaks HTTP only.
 
-`Job`, `batch`, `wait` and `services` are for notebooks and scripts. They share one `Client`, which the command line
-uses too. Each module imports only from those below it:
+`Job`, `batch`, `wait`, `download` and `services` are for notebooks and scripts. They share one `Client`, which the
+command line uses too. Each module imports only from those below it:
 
-    jobs.py        Job, batch, wait, services
+    jobs.py        Job, batch, wait, download, services
     api.py         the Client: a method for each route
     submission.py  jobs on their way to the server
+    downloads.py   many files at a time
     streams.py     long answers, resumed when the connection breaks
     transport.py   the connection: requests, streamed answers, errors
     retry.py       when a failed request is sent again, and for how long
@@ -14,6 +15,7 @@ uses too. Each module imports only from those below it:
 """
 
 from orqal.client.api import Client, find_api
+from orqal.client.downloads import Downloaded, RemoteFile
 from orqal.client.errors import (
     NotFound,
     OrqalError,
@@ -22,7 +24,7 @@ from orqal.client.errors import (
     SubmissionFailed,
     Unauthorized,
 )
-from orqal.client.jobs import Job, batch, services, user_name, wait
+from orqal.client.jobs import Job, batch, download, services, user_name, wait
 from orqal.client.progress import Progress, progress_bar
 from orqal.client.submission import Submission
 from orqal.logstream import STDERR, STDOUT
@@ -31,16 +33,19 @@ __all__ = [
     "STDERR",
     "STDOUT",
     "Client",
+    "Downloaded",
     "Job",
     "NotFound",
     "OrqalError",
     "Progress",
+    "RemoteFile",
     "RequestFailed",
     "ServerUnreachable",
     "Submission",
     "SubmissionFailed",
     "Unauthorized",
     "batch",
+    "download",
     "find_api",
     "progress_bar",
     "services",

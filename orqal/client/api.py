@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 from urllib.parse import quote, urlsplit
 
-from orqal.client import streams
+from orqal.client import downloads, streams
+from orqal.client.downloads import Downloaded, RemoteFile, download_path
 from orqal.client.errors import OrqalError
 from orqal.client.streams import HEARTBEAT_TIMEOUT
 from orqal.client.submission import Submission, submit_one
@@ -266,6 +267,38 @@ class Client:
         streams.download(self._transport, download_path(id, name), to)
         return to
 
+    def files(self, id: str, patterns: Sequence[str] = ()) -> Iterator[RemoteFile]:
+        """Yield the files of a job's directory and of all folders in it, also while the job runs.
+
+        `patterns`: only files that match one of them, as in a shell. A pattern without "/" is for a file's name in any
+        folder, one with "/" for its path below the directory.
+
+        Raises:
+            NotFound: there is no such job.
+            RequestFailed: the host with the files is away.
+        """
+        return downloads.files_of(self._transport, id, patterns)
+
+    def download_all(
+        self,
+        ids: Sequence[str],
+        to: Path,
+        patterns: Sequence[str] = (),
+        *,
+        folders: bool = True,
+        progress: bool | None = False,
+    ) -> Downloaded:
+        """Save the files of these jobs in the folder `to`, several at a time, and return what came of it.
+
+        `folders`: in a folder for each job, named by its id. `patterns`: see `files`. A file that is there already, of
+        the same size and time, is kept, and a file of which a part has come is continued: so the same call again goes
+        on where an earlier one was interrupted. What cannot be downloaded keeps nothing else waiting.
+
+        Raises:
+            ServerUnreachable: the server has been away for five minutes.
+        """
+        return downloads.download_all(self._transport, ids, to, patterns, folders=folders, progress=progress)
+
     # The cluster
 
     def apps(self) -> list[dict[str, Any]]:
@@ -358,8 +391,3 @@ def _check_batch_name(name: str) -> None:
         check_batch_name(name)
     except ValueError as error:
         raise OrqalError(f"{name!r} cannot be the name of a batch: {error}.") from None
-
-
-def download_path(id: str | None, name: str) -> str:
-    """Return the path of a file of a job's directory, relative to the API's URL."""
-    return f"job/{_part(id or '')}/download/{quote(name, safe='/')}"

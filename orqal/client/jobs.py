@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orqal.client.api import Client, download_path, find_api
+from orqal.client.api import Client, find_api
+from orqal.client.downloads import Downloaded
 from orqal.client.errors import NotFound, OrqalError
 from orqal.client.progress import progress_bar
 from orqal.logstream import STDERR, STDOUT
@@ -159,8 +160,14 @@ class Job:
 
     @property
     def files(self) -> dict[str, str]:
-        """The URL of each file in its directory, by name. They need the token, which `download` sends."""
-        return {name: f"{_client().base_url}/{download_path(self._id, name)}" for name in self.lswd}
+        """The URL of each file in its directory and in all folders there, by name, also while it runs.
+
+        The URLs need the token, which `download` sends.
+        """
+        if self._id is None:
+            return {}
+        client = _client()
+        return {file.name: f"{client.base_url}/{file.path}" for file in client.files(self._id) if file.is_regular}
 
     def create(self) -> None:
         """Submit it.
@@ -224,6 +231,14 @@ class Job:
         if target.is_dir():
             target /= Path(name).name
         return _client().download(self._submitted(), name, target)
+
+    def download_all(
+        self, to: str | os.PathLike[str], patterns: str | Sequence[str] = (), *, progress: bool | None = None
+    ) -> Downloaded:
+        """Save all files of its directory, or those that match a pattern, in the folder `to`. See `orqal.download`."""
+        return _client().download_all(
+            [self._submitted()], Path(to), _listed(patterns), folders=False, progress=progress
+        )
 
     def _submitted(self) -> str:
         if self._id is None:
@@ -351,18 +366,52 @@ def wait(jobs: Iterable[Job], timeout: float | None = None, progress: bool | Non
 
     `progress`: None shows a bar in a terminal or a notebook, and nothing elsewhere. A broken connection is made again.
 
+    A job that is not on the server any more has ended: a warning says how many there are.
+
     Raises:
         TimeoutError: some have not ended after `timeout` seconds.
+        NotFound: none of them is on the server.
         ServerUnreachable: the server has been away for five minutes.
     """
     waiting: dict[str, list[Job]] = {}
     for job in jobs:
         waiting.setdefault(job._submitted().lower(), []).append(job)
     with progress_bar("Waiting", len(waiting), progress) as bar:
-        for change in _client().changes(list(waiting), timeout=timeout):
-            for job in waiting.get(change.id, ()):
-                job._end(change)
-            bar.advance(failed=not change.ok)
+        try:
+            for change in _client().changes(list(waiting), timeout=timeout):
+                for job in waiting.get(change.id, ()):
+                    job._end(change)
+                bar.advance(failed=not change.ok)
+        except NotFound as error:  # of some, and all others have ended
+            if bar.done == 0:
+                raise
+            warnings.warn(str(error), stacklevel=2)
+
+
+def download(
+    jobs: Iterable[Job],
+    to: str | os.PathLike[str],
+    patterns: str | Sequence[str] = (),
+    *,
+    progress: bool | None = None,
+) -> Downloaded:
+    """Save the files of jobs in the folder `to`, in a folder for each job, named by its id. Return what came of it.
+
+    `patterns`: only files that match one of them, as in a shell: "*.csv" in any folder, "plots/*" by the path. What is
+    here already is kept, and what was interrupted is continued, so the same call again goes on. `progress`: None shows
+    a bar in a terminal or a notebook, and nothing elsewhere.
+
+    What cannot be downloaded, for example because its host is away, is in `failed` of what is returned.
+
+    Raises:
+        ServerUnreachable: the server has been away for five minutes.
+    """
+    ids = [job._submitted() for job in jobs]
+    return _client().download_all(ids, Path(to), _listed(patterns), progress=progress)
+
+
+def _listed(patterns: str | Sequence[str]) -> Sequence[str]:
+    return [patterns] if isinstance(patterns, str) else patterns
 
 
 def services() -> list[str]:

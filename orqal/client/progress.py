@@ -97,7 +97,7 @@ class _TerminalProgress(Progress):
 
     def update(self, done: int, total: int | None = None) -> None:
         super().update(done, total)
-        self._bar.update(self._task, completed=self.done, total=self.total)
+        self._bar.update(self._task, description=self.what, completed=self.done, total=self.total)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

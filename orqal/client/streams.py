@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from orqal.client.errors import NotFound, OrqalError, RequestFailed, ServerUnreachable
 from orqal.client.retry import Backoff
@@ -121,22 +121,49 @@ def output(transport: Transport, id: str, follow: bool, stream: str) -> Iterator
 
 def download(transport: Transport, path: str, to: Path) -> None:
     """Save the file at this path of the server as `to`, which appears when it is complete. See Client.download."""
-    backoff = Backoff()
-    headers: dict[str, str] = {}
     with replacing(to) as partial, partial.open("wb") as file:
-        while True:
-            try:
-                with transport.stream("GET", path, headers=headers) as response:
-                    if response.status_code != 206:  # the whole file, perhaps because it has changed
-                        file.seek(0)
-                        file.truncate()
-                    headers = {"if-range": response.headers.get("etag", "")}
-                    for chunk in response.iter_bytes():
-                        backoff.reset()
-                        file.write(chunk)
+        receive(transport, path, file)
+
+
+def receive(
+    transport: Transport,
+    path: str,
+    file: BinaryIO,
+    *,
+    etag: str | None = None,
+    on_bytes: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Write the file at this path of the server into `file`, after the part that is there already.
+
+    `etag`: that of the file of which a part may be there. If the server has another file now, all of it is written
+    anew. With `etag` a server that is away is waited for, also before anything has come. `on_bytes` is told how many
+    bytes have come, and a negative number if they count no more.
+
+    Raises:
+        OrqalError: the file cannot be had. What has come of it stays.
+    """
+    backoff, begun = Backoff(), False
+    headers = {"if-range": etag, "range": f"bytes={file.tell()}-"} if etag and file.tell() else {}
+    while True:
+        try:
+            with transport.stream("GET", path, headers=headers) as response:
+                if response.status_code != 206:  # the whole file, perhaps because it has changed
+                    on_bytes(-file.tell())
+                    file.seek(0)
+                    file.truncate()
+                begun = True
+                headers = {"if-range": response.headers.get("etag", "")}
+                for chunk in response.iter_bytes():
+                    backoff.reset()
+                    file.write(chunk)
+                    on_bytes(len(chunk))
+            return
+        except (ServerUnreachable, RequestFailed) as error:
+            if isinstance(error, RequestFailed) and error.status == 416:  # the part is the whole file
                 return
-            except (ServerUnreachable, RequestFailed) as error:
-                if not headers.get("if-range"):
-                    raise
-                backoff.pause(error)
-                headers["range"] = f"bytes={file.tell()}-"
+            can_go_on = headers.get("if-range") if begun else etag and isinstance(error, ServerUnreachable)
+            if not can_go_on:
+                raise
+            backoff.pause(error)
+        if headers:
+            headers["range"] = f"bytes={file.tell()}-"

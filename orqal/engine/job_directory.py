@@ -22,9 +22,6 @@ import psutil
 
 from orqal.removal import Unfinished, remove
 
-LISTED = 10_000
-"""Names of files in a job's directory that its record lists at most."""
-
 _JOB_ID = re.compile("[0-9a-f]{24}")
 _OWNER = ".cluster"
 """The file in the folder of all jobs' directories that names the cluster which the folder belongs to."""
@@ -160,16 +157,6 @@ def size(directory: Path) -> int:
     )
     number, _, _ = done.stdout.partition("\t")
     return int(number) if number.isdigit() else 0
-
-
-def listing(directory: Path) -> list[str]:
-    """The names in a job's directory, sorted; none if the directory does not exist."""
-    try:
-        with walk(directory, ()) as opened, os.scandir(opened) as entries:
-            names = [entry.name for _, entry in zip(range(LISTED), entries, strict=False)]
-    except OSError:  # it does not exist, is a link, or the container has made it unreadable
-        return []
-    return sorted(name.encode("utf-8", "replace").decode("utf-8") for name in names)
 
 
 class Piece(NamedTuple):

@@ -8,12 +8,15 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from orqal.doctor.findings import Checkup, Finding, Kind
+from orqal.engine.file_listing import Kind as FileKind
 from orqal.models import AppInfo, Attempt, BatchInfo, Change, Fault, HostInfo, JobRecord, Load, RetryPolicy, Status
 from orqal.serve_app.schemas import (
     BatchList,
     Cancelled,
     ClusterStatus,
     Explanation,
+    FileList,
+    FileView,
     Health,
     HostLoad,
     HostReason,
@@ -90,6 +93,19 @@ RESULT = ResultView(
     exit_code=0,
     error=None,
     result={"sha256": _SUM},
+)
+FILES = FileList(
+    files=[
+        FileView(
+            name="plots/day 1.png",
+            path="plots/day%201.png",
+            kind=FileKind.FILE,
+            size=40_960,
+            modified=_BEGUN + timedelta(seconds=2),
+            etag='"188fd3a2c4c4e000-a000"',
+        )
+    ],
+    cursor="plots/day%201.png",
 )
 EXPLANATION = Explanation(
     id=JOB_ID,

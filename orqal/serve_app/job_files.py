@@ -1,18 +1,25 @@
-"""Files of a job's directory, read in pieces from the host that has them."""
+"""Files of a job's directory, listed and read in pieces on the host that has them."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
-from typing import NamedTuple
+from datetime import datetime, timedelta, timezone
+from typing import NamedTuple, TypeVar
+from urllib.parse import quote
 
 from orqal.actors.interfaces import ActorAway, HostApi
+from orqal.engine.file_listing import FilePage, FoundFile
 from orqal.engine.job_directory import Piece
 from orqal.models import JobRecord
 from orqal.serve_app.cluster_access import ClusterAccess
 from orqal.serve_app.errors import NotFound, Unavailable
+from orqal.serve_app.schemas import FileView
+
+T = TypeVar("T")
 
 PIECE_BYTES = 1 << 20
 """The most bytes in one answer of the host."""
@@ -32,8 +39,8 @@ class JobFile(NamedTuple):
     name: str
     size: int
     """The file's size in bytes when it was found. What is appended later is not read."""
-    version: str
-    """A value that changes when the file is written to."""
+    etag: str
+    """A value that changes when the file is written to, as an HTTP header has it."""
 
     @classmethod
     async def on(cls, host: HostApi, job: str, name: str) -> JobFile | None:
@@ -43,7 +50,7 @@ class JobFile(NamedTuple):
             ActorAway: the host does not answer.
         """
         piece = await host.read_file(job, name, 0, 0)
-        return piece and cls(host, job, name, piece.size, f"{piece.modified:x}-{piece.size:x}")
+        return piece and cls(host, job, name, piece.size, _etag(piece.modified, piece.size))
 
     async def pieces(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
         """Its bytes from `start` to before `end`.
@@ -72,24 +79,73 @@ class JobFile(NamedTuple):
         return await self.host.read_file(self.job, self.name, start, size)
 
 
+def view(file: FoundFile) -> FileView:
+    """A file of a list as the API describes it."""
+    exact = os.fsencode(file.name)
+    return FileView(
+        name=exact.decode("utf-8", "replace"),
+        path=quote(exact, safe="/"),
+        kind=file.kind,
+        size=file.size,
+        modified=_moment(file.modified),
+        etag=_etag(file.modified, file.size),
+    )
+
+
+def _etag(modified: int, size: int) -> str:
+    return f'"{modified:x}-{size:x}"'
+
+
+def _moment(nanoseconds: int) -> datetime:
+    """The time that is so long after 1970, or the nearest that there is: a program can date its files as it likes."""
+    epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
+    try:
+        return epoch + timedelta(microseconds=nanoseconds // 1000)
+    except OverflowError:
+        return (datetime.max if nanoseconds > 0 else datetime.min).replace(tzinfo=timezone.utc)
+
+
 async def find_file(cluster: ClusterAccess, job: JobRecord, name: str) -> JobFile:
-    """A file of a job's directory. It is on the job's host or, if that has left, on another host with the directory.
+    """A file of a job's directory.
 
     Raises:
         NotFound: the job has no such file.
         Unavailable: the job's host is away, and no other host has the file.
+    """
+    file = await _where_it_is(cluster, job, lambda host: JobFile.on(host, job.id, name))
+    if file is None:
+        raise NotFound(f"the job {job.id} has no file {name!r}" + ("" if job.host else ": no host has run it"))
+    return file
+
+
+async def list_files(cluster: ClusterAccess, job: JobRecord, after: str | None, limit: int) -> FilePage:
+    """The first `limit` files of a job's directory that come after the file `after`. See engine.file_listing.
+
+    Raises:
+        Unavailable: the job's host is away, and no other host has the directory.
+    """
+    page = await _where_it_is(cluster, job, lambda host: host.list_files(job.id, after, limit))
+    return page or FilePage([], more=False)
+
+
+async def _where_it_is(
+    cluster: ClusterAccess, job: JobRecord, ask: Callable[[HostApi], Awaitable[T | None]]
+) -> T | None:
+    """What the job's host answers or, if that has left, another host with the job's directory. None if no host has it.
+
+    Raises:
+        Unavailable: the job's host is away, and no other host has the directory.
     """
     hosts = await cluster.scheduler.hosts()
     own = [host for host in hosts if host.name == job.host]
     for info in own or hosts:
         with suppress(ActorAway, ValueError):  # it is leaving at this moment
             host = await cluster.host_actor(info) if own else cluster.find_host(info.node_id)
-            if file := await JobFile.on(host, job.id, name):
-                return file
-            if own:
-                raise NotFound(f"the job {job.id} has no file {name!r}")
+            answer = await ask(host)
+            if own or answer is not None:
+                return answer
     if job.host is None:
-        raise NotFound(f"the job {job.id} has no file {name!r}: no host has run it")
+        return None
     raise Unavailable(
         f"the host {job.host} is away, and the files of the job {job.id} are on it. They can be read again "
         "when it is back (`orqal hosts`)"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from orqal.actors.messages import CleanTarget
+from orqal.engine.file_listing import Kind
 from orqal.models import MAX_NAME, BatchInfo, BatchName, JobError, JobRecord, Output, Status
 
 Id = Annotated[str, Field(pattern="^[0-9a-f]{24}$")]
@@ -67,6 +69,32 @@ class JobPage(BaseModel):
     """A part of the list of jobs."""
 
     jobs: list[JobRecord]
+    cursor: str | None
+    """Pass it as `cursor` to get the next part; null if this is the last part."""
+
+
+class FileView(BaseModel):
+    """A file of a job's directory or of a folder in it."""
+
+    name: str
+    """Its path below the directory, with `/`. Bytes that are not UTF-8 are shown as `�`."""
+    path: str
+    """The same path, exact and percent-encoded: what follows `download/` in the file's URL."""
+    kind: Kind
+    """Only a `file` can be downloaded. A `link` is a symbolic link, a `folder` is one that may not be read or is nested
+    too deep, and `other` is a pipe, a socket or a device."""
+    size: int
+    """In bytes."""
+    modified: datetime
+    """When it was last written to, by the clock of its file system."""
+    etag: str
+    """The `ETag` that a download of the file has, if it is not written to meanwhile."""
+
+
+class FileList(BaseModel):
+    """A part of the files of a job."""
+
+    files: list[FileView]
     cursor: str | None
     """Pass it as `cursor` to get the next part; null if this is the last part."""
 

@@ -19,6 +19,7 @@ from orqal.actors.interfaces import HostApi, SchedulerApi
 from orqal.actors.messages import Examined, HostReport, Order, Started
 from orqal.doctor.facts import Machine
 from orqal.engine.client import ContainerKey
+from orqal.engine.file_listing import FilePage
 from orqal.engine.job_directory import Piece, Removed
 from orqal.models import ContainerStart, ErrorType, JobError, Load, Outcome, Output, Resources
 from orqal.scheduling.lifecycle import Wish
@@ -454,6 +455,9 @@ class ScriptedHost(HostApi):
         return sorted(self._machine.directories)
 
     async def read_file(self, job: str, name: str, offset: int, size: int) -> Piece | None:
+        return None
+
+    async def list_files(self, job: str, after: str | None, limit: int) -> FilePage | None:
         return None
 
     async def examine(self) -> Examined:

@@ -26,7 +26,7 @@ from orqal.actors.host.container_run import ContainerRun, HostParts
 from orqal.actors.host.engine_watch import EngineWatch
 from orqal.actors.host.image_pulls import ImagePulls
 from orqal.actors.messages import Order
-from orqal.engine import job_directory
+from orqal.engine import file_listing, job_directory
 from orqal.engine.errors import Unreachable
 from orqal.models import AppInfo, ErrorType, JobError, JobRecord, JobSpec, Outcome, Output, Resources, Status, now
 from orqal.scheduling.lifecycle import Wish
@@ -188,7 +188,7 @@ def _played(
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    files = job_directory.listing(directory)
+    files = file_listing.top_level(directory)
     result, error = None, None
     if ref.makes_result:
         seen = _as_seen(job, directory, exit_code=played.exit_code, lswd=files, outputs=(played.stdout, played.stderr))

@@ -1,4 +1,4 @@
-"""Folders that are hard to remove."""
+"""Folders that are hard to remove, and what is in a folder."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def nest(folder: Path, depth: int) -> None:
         here = below
     os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=here))
     os.close(here)
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    """Return the content of all files below a folder by their names."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @contextmanager

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import pytest
 
@@ -149,6 +150,37 @@ def change(id: str, exit_code: int = 0, error: dict[str, str] | None = None) -> 
     status = "error" if error else "exited"
     ok = status == "exited" and exit_code == 0
     return {"_id": id, "current_status": status, "ok": ok, "exit_code": exit_code, "error": error}
+
+
+FILE_TIME = "2026-01-02T03:04:05.000006Z"
+
+
+def files_listed(*names: str | bytes, size: int = 4, kind: str = "file", cursor: str | None = None) -> dict[str, Any]:
+    """Return files as the server lists them, all of the same size."""
+    files = []
+    for name in names:
+        exact = os.fsencode(name)
+        files.append(
+            {
+                "name": exact.decode("utf-8", "replace"),
+                "path": quote(exact, safe="/"),
+                "kind": kind,
+                "size": size,
+                "modified": FILE_TIME,
+                "etag": '"v1"',
+            }
+        )
+    return {"files": files, "cursor": cursor}
+
+
+def serve_files(server: StandInServer, job: str, names: Iterable[str | bytes], content: bytes = b"data") -> None:
+    """Let a job have these files."""
+    names = list(names)
+    server.answers[f"GET job/{job}/files"] = files_listed(*names, size=len(content))
+    for name in names:
+        server.answers[f"GET job/{job}/download/{quote(os.fsencode(name), safe='/')}"] = Reply(
+            content, headers={"etag": '"v1"'}
+        )
 
 
 def record(id: str, **more: Any) -> dict[str, Any]:

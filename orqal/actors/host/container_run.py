@@ -18,7 +18,7 @@ from orqal.actors.host.engine_watch import EngineWatch
 from orqal.actors.host.image_pulls import ImagePulls, WantedImage
 from orqal.actors.interfaces import NoProcess, WrapperCalls
 from orqal.actors.messages import Order
-from orqal.engine import archive, job_directory, usage
+from orqal.engine import archive, file_listing, job_directory, usage
 from orqal.engine.client import ContainerKey, ContainerSpec, Ended
 from orqal.engine.errors import EngineError, Unreachable, not_executed
 from orqal.engine.image_names import with_tag
@@ -399,7 +399,7 @@ class ContainerRun:
         """Collect what the ended container has left behind."""
         all_fetched = not ended.fetched or await self._fetch(ended.container, ended.fetched)
         output = await self._collect(ended)
-        files = await self._in_thread(job_directory.listing, self._directory)
+        files = await self._in_thread(file_listing.top_level, self._directory)
         oom_killed = self._ran_out_of_memory(ended)
         error, passing, result = self._error(ended, end, oom_killed), False, None
         if error is None and not all_fetched:

@@ -23,9 +23,10 @@ from orqal.actors.interfaces import HostApi, SchedulerApi, WrapperCalls
 from orqal.actors.messages import Examined, HostReport, Order, Started
 from orqal.doctor import machine as checkup
 from orqal.doctor.facts import Machine
-from orqal.engine import job_directory
+from orqal.engine import file_listing, job_directory
 from orqal.engine.client import ContainerKey
 from orqal.engine.errors import EngineError, Unreachable
+from orqal.engine.file_listing import FilePage
 from orqal.engine.job_directory import Piece, Removed
 from orqal.models import REFUSED, ContainerStart, Load, Outcome
 from orqal.scheduling.lifecycle import Wish
@@ -290,6 +291,12 @@ class Host(HostApi):
         try:
             return await self._in_thread(job_directory.read_piece, self._settings.jobs_dir / job, name, offset, size)
         except FileNotFoundError:
+            return None
+
+    async def list_files(self, job: str, after: str | None, limit: int) -> FilePage | None:
+        try:
+            return await self._in_thread(file_listing.files_below, self._settings.jobs_dir / job, after, limit)
+        except OSError:
             return None
 
     async def examine(self) -> Examined:

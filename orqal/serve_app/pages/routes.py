@@ -13,14 +13,16 @@ from fastapi.routing import APIRoute
 
 from orqal.actors.interfaces import ActorAway
 from orqal.actors.messages import WhyWaiting
-from orqal.models import AppInfo, BatchInfo, Status, now
+from orqal.models import AppInfo, BatchInfo, JobRecord, Status, now
 from orqal.serve_app.cluster_access import ClusterAccess
 from orqal.serve_app.dependencies import ClusterDep
-from orqal.serve_app.errors import ApiError, NotFound
+from orqal.serve_app.errors import ApiError, NotFound, Unavailable
 from orqal.serve_app.explain import NOT_WAITING, explained
+from orqal.serve_app.job_files import list_files, view
 from orqal.serve_app.pages.formatting import JOBS_PER_PAGE, Segment, bar, brief, page_count
 from orqal.serve_app.pages.process_logs import LogUnavailable, process_log
 from orqal.serve_app.pages.rendering import HEADERS, render
+from orqal.serve_app.schemas import FileList
 from orqal.store import JobFilter, Page
 from orqal.text import sentence
 
@@ -28,6 +30,8 @@ T = TypeVar("T")
 
 LAST_PAGE = 10**9
 RECENT_BATCHES = 10
+FILES_SHOWN = 200
+"""Files of a job on its page."""
 SCHEDULER_TIMEOUT = 5.0
 """Seconds that a page waits for the Scheduler."""
 
@@ -164,9 +168,22 @@ async def one_job(cluster: ClusterDep, job_id: str) -> Response:
     if job.current_status is Status.TODO:
         why = await _unless_restarting(cluster.scheduler.why_waiting(job.id))
     explanation = explained(job, why or NOT_WAITING, await cluster.doing(job), moment=now())
+    files = await _files(cluster, job)
     restarting = "It waits. The scheduler is restarting; in a few seconds the reason will be shown here."
     summary = restarting if why is None else explanation.summary
-    return await render("job.html", job=job, output=output, summary=summary, cache=explanation.cache)
+    return await render("job.html", job=job, output=output, summary=summary, cache=explanation.cache, files=files)
+
+
+async def _files(cluster: ClusterAccess, job: JobRecord) -> FileList | None:
+    """The first files of a job; None if the host with them does not answer."""
+    if job.host is None:
+        return FileList(files=[], cursor=None)
+    try:
+        page = await asyncio.wait_for(list_files(cluster, job, None, FILES_SHOWN), SCHEDULER_TIMEOUT)
+    except (ActorAway, Unavailable, asyncio.TimeoutError):
+        return None
+    files = [view(file) for file in page.files]
+    return FileList(files=files, cursor=files[-1].path if page.more else None)
 
 
 @pages.get("/logs/{process}")

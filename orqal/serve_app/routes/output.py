@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Annotated
+from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter, Header, HTTPException, Query, Request
 from fastapi.responses import Response
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from orqal.logstream import MEDIA_TYPE, STDERR, STDOUT, Frame, encode
+from orqal.serve_app import examples
 from orqal.serve_app.byte_range import requested_range
 from orqal.serve_app.dependencies import ClusterDep, NewsDep
-from orqal.serve_app.job_files import find_file
+from orqal.serve_app.job_files import find_file, list_files, view
 from orqal.serve_app.job_output import job_output
 from orqal.serve_app.routes.documentation import ALWAYS, NO_JOB, problems
 from orqal.serve_app.routes.parameters import JobId
 from orqal.serve_app.routes.streaming import StreamedResponse, prefetched, with_heartbeats
+from orqal.serve_app.schemas import FileList
 
 STREAMS = {"stdout": frozenset({STDOUT}), "stderr": frozenset({STDERR}), "both": frozenset({STDOUT, STDERR})}
+FILES_AT_ONCE = 10_000
+"""The most files in one answer."""
 EMPTY_FRAME = encode(Frame(STDOUT, b""))
 """A heartbeat in the format of Docker's streams."""
+
+
+class _AnyName(PathConvertor):
+    """A path with any characters, line breaks included."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("any_name", _AnyName())
 
 router = APIRouter(tags=["jobs"], responses=ALWAYS)
 
@@ -68,7 +84,42 @@ async def _joined(
 
 
 @router.get(
-    "/job/{job_id}/download/{path:path}",
+    "/job/{job_id}/files",
+    responses={
+        **NO_JOB,
+        **problems(
+            _503="the files' host is away, or the scheduler is restarting; try again after `Retry-After` seconds",
+        ),
+        **examples.shown(examples.FILES),
+    },
+)
+async def get_files(
+    job_id: JobId,
+    cluster: ClusterDep,
+    limit: Annotated[int, Query(ge=1, le=FILES_AT_ONCE, description="The most files in the answer.")] = 1000,
+    cursor: Annotated[
+        str | None,
+        Query(
+            pattern="^[!-~]+$",
+            description="The `cursor` of the previous answer, to get the next part of the list.",
+        ),
+    ] = None,
+) -> FileList:
+    """The files of a job's directory and of all folders in it, also while the job runs, in the order of a walk in which
+    each folder's names are sorted by their bytes."""
+    job = await cluster.job(job_id)
+    page = await list_files(cluster, job, None if cursor is None else _exact(cursor), limit)
+    files = [view(file) for file in page.files]
+    return FileList(files=files, cursor=files[-1].path if page.more else None)
+
+
+def _exact(path: str) -> str:
+    """The name of a file from its percent-encoded path. Bytes that are not UTF-8 become surrogates."""
+    return os.fsdecode(unquote_to_bytes(path))
+
+
+@router.get(
+    "/job/{job_id}/download/{path:any_name}",
     response_class=Response,
     responses={
         **NO_JOB,
@@ -82,6 +133,7 @@ async def _joined(
     },
 )
 async def download(
+    request: Request,
     job_id: JobId,
     path: str,
     cluster: ClusterDep,
@@ -91,8 +143,10 @@ async def download(
     ] = None,
 ) -> Response:
     """A file of the job's directory, or a part of it, from whichever host has it."""
-    file = await find_file(cluster, await cluster.job(job_id), path)
-    etag = f'"{file.version}"'
+    # In `path` bytes that are not UTF-8 have been replaced.
+    _, found, exact = request.scope.get("raw_path", b"").partition(b"/download/")
+    file = await find_file(cluster, await cluster.job(job_id), _exact(exact.decode("ascii")) if found else path)
+    etag = file.etag
     headers = {"Accept-Ranges": "bytes", "ETag": etag}
     try:
         part = requested_range(range, file.size) if if_range in (None, etag) else None

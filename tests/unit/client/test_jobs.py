@@ -60,7 +60,6 @@ def test_a_job_is_created_and_loaded(server: StandInServer) -> None:
     assert sent == {"app": "Test", "input": "/x", "params": {"k": 1}, "use_cache": True, "timeout": 5}
     assert (job.id, job._id, job.current_status, job.host) == (A, A, "exited", "h")
     assert job.stdout == ["out", ""]
-    assert job.files == {}
     assert callable(job.wait)
 
 
@@ -148,9 +147,7 @@ def test_logs_are_text_even_where_a_character_is_cut(server: StandInServer) -> N
 
 
 def test_a_file_is_downloaded_with_the_token_and_appears_when_complete(server: StandInServer, tmp_path: Path) -> None:
-    server.answers[f"GET job/{A}"] = record(A, lswd=["a b#.txt"])
     job = Job(A)
-    assert job.files == {"a b#.txt": f"{server.url}/job/{A}/download/a%20b%23.txt"}
     server.answers[f"GET job/{A}/download/a%20b%23.txt"] = [Reply(b"half", breaks=True), Reply(b"all of it")]
     with pytest.raises(ServerUnreachable, match="broke"):
         job.download("a b#.txt", tmp_path)

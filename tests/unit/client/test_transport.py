@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from orqal.client import Client, Job, NotFound, OrqalError, RequestFailed, ServerUnreachable, Unauthorized, services
 from orqal.client.transport import split_lines
 from tests.support.chunks import CUTS, chunked
-from tests.support.stand_in_server import A, Reply, StandInServer, ndjson, record
+from tests.support.stand_in_server import A, Reply, StandInServer, ndjson, serve_files
 
 
 @given(st.binary(), CUTS)
@@ -156,7 +156,7 @@ def test_no_message_and_no_address_shows_the_password(
     server: StandInServer, with_password: Callable[[str], None]
 ) -> None:
     with_password("x:hunter2")
-    server.answers[f"GET job/{A}"] = record(A, lswd=["f"])
+    serve_files(server, A, ["f"])
     assert Job(A).files == {"f": f"{server.url}/job/{A}/download/f"}
     server.answers["GET apps"] = Reply({"detail": "No token"}, 401)
     with pytest.raises(Unauthorized, match="ORQAL_API_URL") as refused:

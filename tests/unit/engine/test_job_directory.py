@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from orqal.engine import job_directory
-from orqal.engine.job_directory import Removed, create, listing, make_directory, read_piece
+from orqal.engine.file_listing import top_level
+from orqal.engine.job_directory import Removed, create, make_directory, read_piece
 from orqal.removal import remove
 from tests.support.folders import mounted, nest
 
@@ -71,7 +72,7 @@ def test_a_planted_link_in_place_of_a_directory_is_not_followed(tmp_path: Path, 
         create(planted / "orqal.stdout")
     assert outside.parent.stat().st_mode == mode
     assert [file.name for file in outside.parent.iterdir()] == ["secret"]
-    assert listing(planted) == []
+    assert top_level(planted) == []
 
 
 def test_a_missing_folder_of_directories_is_made_private(tmp_path: Path) -> None:
@@ -155,29 +156,6 @@ def test_a_refused_read_leaves_nothing_open(traps: Path) -> None:
             read_piece(traps, name, 0, 1)
     read_piece(traps, "inside", 0, 1)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
-
-
-# Listing
-
-
-def test_a_listing_is_sorted_text(job: Path) -> None:
-    for name in ("b", "a", "é"):
-        (job / name).touch()
-    (job / os.fsdecode(b"\xff")).touch()
-    names = listing(job)
-    assert names == ["?", "a", "b", "é"]
-
-
-def test_a_listing_is_bounded(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_directory, "LISTED", 3)
-    for name in range(10):
-        (job / str(name)).touch()
-    assert len(listing(job)) == 3
-
-
-def test_a_missing_directory_lists_nothing(job: Path) -> None:
-    (job / "file").touch()
-    assert listing(job / "missing") == listing(job / "file") == []
 
 
 def test_a_planted_directory_is_moved_aside(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 
 from orqal.actors.interfaces import ActorAway
 from orqal.actors.messages import WhyWaiting
+from orqal.engine.file_listing import FilePage, FoundFile, Kind
 from orqal.models import (
     AppInfo,
     Attempt,
@@ -58,6 +59,7 @@ class StandIn:
         self.store = self
         self.listed: list[BatchInfo] = []
         self.skipped: list[int] = []
+        self.files: list[FoundFile] = []
 
     async def read(self, call: Callable[..., Any], *args: Any) -> Any:
         return call(*args)
@@ -90,6 +92,16 @@ class StandIn:
             load=Load.model_construct(cpu=12.4, mem=250, images={HOSTILE: 2}),
         )
         return [host]
+
+    async def host_actor(self, host: HostInfo) -> StandIn:
+        return self
+
+    def find_host(self, node_id: str) -> StandIn:
+        return self
+
+    async def list_files(self, job: str, after: str | None, limit: int) -> FilePage:
+        self._answer()
+        return FilePage(self.files[:limit], len(self.files) > limit)
 
     async def apps(self) -> list[AppInfo]:
         self._answer()
@@ -191,7 +203,6 @@ def everything_hostile() -> JobRecord:
         cmd=["sh", HOSTILE],
         container_id=HOSTILE,
         wd=HOSTILE,
-        lswd=[HOSTILE.replace("\ud800", "")],
         cache_miss=HOSTILE,
         stdout_bytes=1,
         truncated=["stdout"],
@@ -203,6 +214,7 @@ async def test_nothing_hostile_becomes_markup() -> None:
     job = everything_hostile()
     cluster = StandIn(job, output=Output.model_construct(stdout=HOSTILE, stderr=HOSTILE, result={HOSTILE: HOSTILE}))
     cluster.listed = [batch(HOSTILE.replace("\ud800", ""), 3)]
+    cluster.files = [FoundFile(HOSTILE.replace("\ud800", ""), Kind.FILE, 0, 0)]
     client = Site(cluster)
     name = quote(HOSTILE[:-1], safe="")
     for path in ("/", "/jobs/all", f"/job/{job.id}", f"/jobs/all?batch={name}", f"/jobs/{name}", f"/logs/{name}"):
@@ -234,7 +246,6 @@ async def test_the_page_of_a_job_shows_everything() -> None:
         image_digest="sha256:abc",
         cmd=["rabin2", "-I", "a b"],
         container_id="c0ffee",
-        lswd=["out put?.csv"],
         peak_memory=123_456_789,
         cpu_seconds=11.5,
         stdout_bytes=3_000_000,
@@ -249,7 +260,13 @@ async def test_the_page_of_a_job_shows_everything() -> None:
         batch="June & July",
     )
     lines = "".join(f"line {number}\n" for number in range(20_000))
-    site = Site(StandIn(job, output=Output(stdout=lines, result={"arch": "x86"})))
+    cluster = StandIn(job, output=Output(stdout=lines, result={"arch": "x86"}))
+    cluster.files = [
+        FoundFile("out put?.csv", Kind.FILE, 4_200, 0),
+        FoundFile("a/\udcff", Kind.LINK, 0, 0),
+        *(FoundFile(f"z{number}", Kind.FILE, 1, 0) for number in range(routes.FILES_SHOWN)),
+    ]
+    site = Site(cluster)
     html = unescape((await site.get(f"/job/{job.id}")).text)
     for expected in (
         "/bin/sh",
@@ -269,6 +286,9 @@ async def test_the_page_of_a_job_shows_everything() -> None:
         "the image has changed",
         "2 times",
         "download/out%20put%3F.csv",
+        "4.2 kB",
+        "a/\ufffd <small>link",
+        "orqal files",
         f"/job/{'0' * 24}",
         f"/job/{'1' * 24}",
         "/jobs/all?batch=June+%26+July",
@@ -276,6 +296,13 @@ async def test_the_page_of_a_job_shows_everything() -> None:
         assert expected in html, expected
     assert "line 9\n" not in html
     assert "data-live" not in html.partition("<script>")[0]
+
+
+async def test_files_on_a_host_that_does_not_answer_are_said_to_be_there() -> None:
+    job = record(9, current_status=Status.EXITED, exit_code=0, host="lab-1")
+    html = (await Site(StandIn(job, down=True)).get(f"/job/{job.id}")).text
+    assert "They are on the host lab-1, which does not answer now." in html
+    assert "<h2>Files" not in (await Site(StandIn(record(9), down=True)).get(f"/job/{job.id}")).text
 
 
 async def test_a_waiting_job_says_why_and_is_kept_up_to_date() -> None:

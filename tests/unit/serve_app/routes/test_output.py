@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
 from orqal.actors.scheduler.change_feed import ChangeFeed
+from orqal.engine.file_listing import FilePage, FoundFile, Kind
 from orqal.engine.job_directory import Piece
 from orqal.logstream import MEDIA_TYPE, STDERR, STDOUT, Decoder, Frame
 from orqal.models import Outcome, Output, now
@@ -22,13 +26,20 @@ from tests.support.stores import add, job
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
 
 CONTENT = bytes(range(100))
+ODD = os.fsdecode(b"\n%2F?\xff")
+"""A name as Linux allows it."""
 
 
 class Files:
-    """A HostActor with one file."""
+    """A HostActor with two files."""
 
     async def read_file(self, job: str, name: str, offset: int, size: int) -> Piece | None:
-        return Piece(CONTENT[offset : offset + size], len(CONTENT), 7) if name == "a/file" else None
+        return Piece(CONTENT[offset : offset + size], len(CONTENT), 7) if name in ("a/file", ODD) else None
+
+    async def list_files(self, job: str, after: str | None, limit: int) -> FilePage | None:
+        files = [FoundFile("a/file", Kind.FILE, 100, 7), FoundFile(ODD, Kind.LINK, 0, 10**30)]
+        left = files if after is None else files[1:] if after == "a/file" else []
+        return FilePage(left[:limit], len(left) > limit)
 
 
 async def get(
@@ -41,7 +52,7 @@ async def get(
     ended: bool = True,
 ) -> httpx.Response:
     """Return the answer about a job. `host`: the job's host is in the cluster. `ended`: the job has ended."""
-    store = SqliteStore(tmp_path / "jobs.sqlite")
+    store = SqliteStore(tmp_path / f"{uuid4().hex}.sqlite")
     record = job(host="h")
     add(store, [record])
     if ended:
@@ -120,3 +131,23 @@ async def test_all_of_a_file_is_sent_if_it_has_changed(api: FastAPI, tmp_path: P
 
 async def test_a_file_that_the_job_does_not_have_is_a_404(api: FastAPI, tmp_path: Path) -> None:
     assert (await get(api, "download/other", tmp_path)).status_code == 404
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_files_are_listed_part_by_part_with_their_exact_paths(api: FastAPI, tmp_path: Path, ended: bool) -> None:
+    whole = (await get(api, "files", tmp_path, ended=ended)).json()
+    assert [file["name"] for file in whole["files"]] == ["a/file", "\n%2F?\ufffd"] and whole["cursor"] is None
+    file, link = whole["files"]
+    assert (file["kind"], file["size"], file["modified"]) == ("file", 100, "1970-01-01T00:00:00Z")
+    assert link["kind"] == "link" and link["modified"].startswith("9999")
+    assert (await get(api, f"download/{file['path']}", tmp_path)).headers["etag"] == file["etag"]
+    assert (await get(api, f"download/{link['path']}", tmp_path)).content == CONTENT
+    first = (await get(api, "files?limit=1", tmp_path)).json()
+    assert first["files"] == [file]
+    rest = (await get(api, f"files?cursor={quote(first['cursor'])}", tmp_path)).json()
+    assert rest == {"files": [link], "cursor": None}
+
+
+async def test_files_on_a_host_that_is_away_are_a_503(api: FastAPI, tmp_path: Path) -> None:
+    answer = await get(api, "files", tmp_path, host=False)
+    assert answer.status_code == 503 and "the host h is away" in answer.json()["detail"]
