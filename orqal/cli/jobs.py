@@ -29,6 +29,7 @@ from orqal.cli.show import (
     when,
 )
 from orqal.client import Client
+from orqal.extended_json import decoded
 from orqal.states import Status
 from orqal.text import duration, exit_code, size
 
@@ -156,7 +157,7 @@ def job(id: Id, json: Json = False) -> None:
         row(f"attempt {attempt['number']}", _attempt(attempt))
     if again := exact(moment(record.get("not_before"))):
         row("tried again", f"not before {again}, as attempt {record['attempt']}")
-    row("result", record.get("result"))
+    row("result", decoded(record.get("result")))
     row("files", "  ".join(record.get("lswd") or ()))
     console = out()
     console.print(shown)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import typer
 
+from orqal.extended_json import decoded
 from orqal.logstream import STDERR, Frame
 from orqal.text import exit_code as named
 from orqal.text import one_line, printable, shorten
@@ -37,7 +38,13 @@ _DIGEST_CHARACTERS = 12
 
 def plain(value: Any) -> str:
     """Return a value as text without characters that control a terminal. A value that is not text is shown as JSON."""
-    text = value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+    text = (
+        value
+        if isinstance(value, str)
+        else ""
+        if value is None
+        else json.dumps(value, ensure_ascii=False, default=repr)
+    )
     return printable(text)
 
 
@@ -120,7 +127,7 @@ def outcome(job: Mapping[str, Any]) -> Text:
     """Return the result of a job, or its error."""
     if error := job.get("error"):
         return cell(shorten(reason(error, None), _ERROR_CHARACTERS), "red")
-    return cell(job.get("result"))
+    return cell(decoded(job.get("result")))
 
 
 def moment(text: str | None) -> datetime | None:

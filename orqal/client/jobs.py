@@ -18,6 +18,7 @@ from orqal.client.api import Client, find_api
 from orqal.client.downloads import Downloaded
 from orqal.client.errors import NotFound, OrqalError
 from orqal.client.progress import progress_bar
+from orqal.extended_json import decoded
 from orqal.logstream import STDERR, STDOUT
 from orqal.settings import Settings
 from orqal.states import Status
@@ -181,6 +182,7 @@ class Job:
     def load(self) -> str | None:
         """Bring all attributes up to date, and return `current_status`."""
         record = _client().job(self._submitted())
+        record["result"] = decoded(record.get("result"))
         # A newer server may send a key that is the name of a method of this class; it must not hide the method.
         self.__dict__.update({key: value for key, value in record.items() if not hasattr(type(self), key)})
         self._loaded = True

@@ -28,6 +28,7 @@ from orqal.actors.host.image_pulls import ImagePulls
 from orqal.actors.messages import Order
 from orqal.engine import file_listing, job_directory
 from orqal.engine.errors import Unreachable
+from orqal.extended_json import decoded
 from orqal.models import AppInfo, ErrorType, JobError, JobRecord, JobSpec, Outcome, Output, Resources, Status, now
 from orqal.scheduling.lifecycle import Wish
 from orqal.settings import Settings
@@ -251,7 +252,7 @@ def _ended(job: JobRecord, outcome: Outcome, command: Command | None, directory:
         exit_code=job.exit_code,
         stdout=outcome.output.stdout,
         stderr=outcome.output.stderr,
-        result=outcome.output.result,
+        result=decoded(outcome.output.result),
         files=tuple(job.lswd),
         directory=directory,
     )

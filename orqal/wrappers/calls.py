@@ -6,7 +6,6 @@ up memory, and only its own job suffers. Arguments and results are plain data.
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Annotated, Any
 import pydantic_core
 from pydantic import Field, TypeAdapter, ValidationError
 
+from orqal import extended_json
 from orqal.models import ContainerOptions
 from orqal.settings import Settings
 from orqal.wrappers.base import AbstractWrapper, WrapperJob
@@ -89,14 +89,14 @@ def prepare(ref: WrapperRef, job: WrapperJob, memory: int | None) -> Command | F
 def conclude(ref: WrapperRef, job: WrapperJob, cap: int, memory: int | None) -> bytes | Failure:
     """Let the wrapper read the output, and return the job's result as JSON of at most `cap` bytes.
 
-    Numbers that JSON lacks (NaN, infinities) become null. The call may use `memory` more bytes; None is no limit.
+    See `extended_json` for what becomes of values that JSON lacks. The call may use `memory` more bytes; None is no
+    limit.
     """
     try:
         with memory_limit(memory):
             ref.load()(job).set_result(job)
-            encoded = pydantic_core.to_json(job.result, inf_nan_mode="null")
+            encoded = extended_json.encode(job.result, pydantic_core.to_jsonable_python)
             # Parse it as its readers will: they refuse values that are too deep and numbers that are too long.
-            json.loads(encoded)
             pydantic_core.from_json(encoded)
     except BaseException as error:
         return Failure(f"{ref.name}.set_result failed: {explain(error)}")

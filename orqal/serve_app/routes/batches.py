@@ -14,6 +14,7 @@ from urllib.parse import quote
 from fastapi import APIRouter
 from fastapi.responses import Response
 
+from orqal.extended_json import decoded
 from orqal.models import BatchInfo, BatchName, JobRecord, Output
 from orqal.serve_app import examples
 from orqal.serve_app.cluster_access import ClusterAccess, slices
@@ -166,7 +167,7 @@ def _flat(part: Iterable[tuple[JobRecord, Output]]) -> Iterator[dict[str, Any]]:
         result = output.result
         row |= (
             {f"result.{key}": value for key, value in result.items()}
-            if isinstance(result, dict)
+            if isinstance(result, dict) and isinstance(decoded(result), dict)
             else {"result": result}
         )
         yield row
@@ -176,8 +177,13 @@ def _csv_text(names: list[str], rows: Iterable[dict[str, Any]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text)
     for row in rows:
-        values = (row.get(name) for name in names)
-        writer.writerow(
-            ["" if value is None else value if isinstance(value, str) else json.dumps(value) for value in values]
-        )
+        writer.writerow([_cell(row.get(name)) for name in names])
     return text.getvalue().encode()
+
+
+def _cell(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    # Programs that read tables know NaN, Infinity and -Infinity.
+    number = decoded(value)
+    return json.dumps(number if isinstance(number, float) else value)

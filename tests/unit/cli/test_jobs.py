@@ -203,3 +203,12 @@ def test_logs_are_bytes_on_their_own_streams(
     assert capfdbinary.readouterr() == (out, err)
     query = {"stream": stream, "follow": "1", "attempts": "1"} if "-f" in options else {"stream": stream, "follow": "0"}
     assert server.requests[0].query == query
+
+
+def test_a_result_that_json_lacks_is_shown_to_people_and_stays_json_for_programs(
+    run: Callable[..., Done], server: StandInServer
+) -> None:
+    result = {"a": {"$numberDouble": "NaN"}, "b": {"$binary": {"base64": "/w==", "subType": "00"}}}
+    server.answers[f"GET job/{A}"] = record(A, result=result)
+    assert '{"a": NaN, "b": "b\'\\\\xff\'"}' in run("job", A).out
+    assert run("job", A, "--json").documents[0]["result"] == result

@@ -284,3 +284,9 @@ def test_ids_in_capitals_are_the_same_ids(server: StandInServer) -> None:
     wait([job])
     assert job.ok
     assert [c.id for c in Client().changes([A.upper()])] == [A]
+
+
+def test_a_result_is_again_what_the_wrapper_made(server: StandInServer) -> None:
+    result = {"a": [{"$numberDouble": "Infinity"}], "b": {"$binary": {"base64": "/w==", "subType": "00"}}}
+    server.answers[f"GET job/{A}"] = record(A, result=result)
+    assert Job(A).result == {"a": [float("inf")], "b": b"\xff"}

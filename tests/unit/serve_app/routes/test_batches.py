@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
 
+from orqal.models import Outcome, Output, now
 from orqal.serve_app import cluster_access
 from orqal.store import SqliteStore
 from tests.support.serve_app import client_of, cluster_with
@@ -51,3 +55,21 @@ async def test_no_more_ids_of_a_batch_are_in_memory_than_are_sent_at_a_time(
     async for part in cluster_with(SimpleNamespace(batch_ids=batch_ids, failures=())).batch_ids("b"):
         parts.append((len(part), len(read) - 1))  # one was read to see whether there is such a batch
     assert parts == [(3, 3), (3, 6), (3, 9), (1, 10)]
+
+
+async def test_a_table_has_numbers_that_json_lacks_as_programs_read_them(api: FastAPI, tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "jobs.sqlite")
+    both = jobs(2, batch="b")
+    add(store, both)
+    results: list[Any] = []
+    nan, data = {"$numberDouble": "NaN"}, {"$binary": {"base64": "eA==", "subType": "00"}}
+    results += [{"score": nan, "data": data}, {"$numberDouble": "-Infinity"}]
+    for job, result in zip(both, results, strict=True):
+        store.update([job.ended(Outcome(exit_code=0), now())], {job.id: Output(result=result)})
+    async with client_of(api, cluster_with(store)) as client:
+        table = await client.get("/api/batches/b/results?format=csv")
+        lines = await client.get("/api/batches/b/results")
+    first, second = csv.DictReader(io.StringIO(table.text))
+    assert first["result.score"] == "NaN" and json.loads(first["result.data"]) == data
+    assert second["result"] == "-Infinity"
+    assert [json.loads(line)["result"] for line in lines.text.splitlines()][1] == {"$numberDouble": "-Infinity"}

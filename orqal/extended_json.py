@@ -1,0 +1,123 @@
+"""Python values as JSON that loses nothing without saying so. It imports only the standard library.
+
+What JSON lacks is written as in MongoDB's Extended JSON (canonical, version 2): NaN and the infinities as
+`{"$numberDouble": "NaN"}`, bytes as `{"$binary": {"base64": "…", "subType": "00"}}`. `decoded` makes them again
+what they were. Source: https://www.mongodb.com/docs/manual/reference/mongodb-extended-json/
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import json
+import math
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, Set, ValuesView
+from enum import Enum
+from typing import Any
+
+_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def encode(value: Any, other: Callable[[Any], Any]) -> bytes:
+    """Return a value as JSON in UTF-8.
+
+    Dataclasses and models of pydantic become objects, sequences, sets and iterators become lists, enumerations their
+    values, numbers and arrays of numpy the numbers or lists of numbers, and a table of pandas the list of its rows.
+    NA and NaT of pandas become null. The keys of an object become strings.
+
+    `other` makes a JSON value of any other object, or raises.
+
+    Raises:
+        TypeError, ValueError: a value cannot be JSON, or two keys of an object become the same string.
+    """
+    try:
+        try:
+            # What is JSON already needs no look at each of its parts.
+            encoded = _json(value)
+        except (TypeError, ValueError):
+            encoded = _json(_plain(value, other))
+        json.loads(encoded, object_pairs_hook=_without_repeated_keys)
+    except RecursionError:
+        raise ValueError("it is nested too deep, or contains itself") from None
+    return encoded
+
+
+def decoded(value: Any) -> Any:
+    """Return a JSON value with NaN, infinities and bytes as they were in Python."""
+    if isinstance(value, list):
+        return [decoded(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1:
+        [(name, content)] = value.items()
+        if name == "$numberDouble" and isinstance(content, str) and content in _NUMBERS:
+            return _NUMBERS[content]
+        if name == "$binary" and isinstance(content, dict) and content.keys() == {"base64", "subType"}:
+            try:
+                return base64.b64decode(content["base64"], validate=True)
+            except (TypeError, ValueError, binascii.Error):
+                return value
+    return {name: decoded(content) for name, content in value.items()}
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _without_repeated_keys(items: list[tuple[str, Any]]) -> None:
+    if len(dict(items)) < len(items):
+        names = [name for name, _ in items]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two keys of an object are both {repeated!r} as JSON")
+
+
+def _plain(value: Any, other: Callable[[Any], Any]) -> Any:
+    """Return a value made of dicts, lists, texts and finite numbers."""
+    if isinstance(value, Enum):
+        return _plain(value.value, other)
+    if value is None or isinstance(value, bool | str | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"$numberDouble": _name(value)}
+    if isinstance(value, bytes | bytearray | memoryview):
+        return {"$binary": {"base64": base64.b64encode(value).decode(), "subType": "00"}}
+    if isinstance(value, Mapping):
+        return _object(value.items(), other)
+    if isinstance(value, Sequence | Set | Iterator | KeysView | ValuesView | ItemsView):
+        return [_plain(item, other) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _object(((each.name, getattr(value, each.name)) for each in dataclasses.fields(value)), other)
+    kind = type(value)
+    library = kind.__module__.partition(".")[0]
+    if library == "numpy" and hasattr(value, "tolist"):
+        plain = value.tolist()
+        return other(value) if type(plain) is kind else _plain(plain, other)
+    if library == "pandas":
+        if kind.__name__ in ("NaTType", "NAType"):
+            return None
+        if kind.__name__ == "DataFrame":
+            return _plain(value.to_dict("records"), other)
+        if hasattr(value, "tolist"):
+            return _plain(value.tolist(), other)
+    if hasattr(value, "model_dump") and hasattr(kind, "model_fields"):
+        return _plain(value.model_dump(), other)
+    return other(value)
+
+
+def _object(items: Iterable[tuple[Any, Any]], other: Callable[[Any], Any]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for key, item in items:
+        name = _text(_plain(key, other))
+        if name in made:
+            raise ValueError(f"two keys of an object are both {name!r} as JSON")
+        made[name] = _plain(item, other)
+    return made
+
+
+def _text(key: Any) -> str:
+    return key if isinstance(key, str) else json.dumps(key, ensure_ascii=False)
+
+
+def _name(value: float) -> str:
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
