@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 
 from orqal.cli.show import PROBLEMS, fail, say
 from orqal.client import OrqalError, user_name
+from orqal.job_stream import BadDocument, DocumentReader
 from orqal.models import JobRecord, JobSpec
 
 _KEYS = {name if field.alias is None else field.alias for name, field in JobRecord.model_fields.items()}
@@ -103,39 +103,34 @@ def line_document(spec: JobSpec | str, defaults: Mapping[str, Any]) -> bytes:
     if isinstance(spec, str):
         raise OrqalError(f"The file changed while it was read: {spec}.")
     document = spec.model_dump(mode="json", exclude={"batch"}, exclude_none=True)
-    return json.dumps({**defaults, **document, "user": spec.user or user_name()}).encode()
+    return json.dumps({**defaults, **document, "user": spec.user or user_name()}, ensure_ascii=False).encode()
 
 
 def _spec(line: bytes) -> JobSpec | str:
+    """Read a line as the server will: what is accepted here is accepted there."""
     try:
-        document = json.loads(line, parse_constant=_refuse_constant, parse_float=_finite)
-        if not isinstance(document, dict):
-            return 'not a JSON object like {"app": …, "input": …}'
-        if unknown := [key for key in document if key not in _KEYS]:
+        if unknown := [key for key in _keys(line) if key not in _KEYS]:
             return "; ".join(map(_unknown, unknown))
-        return JobSpec.model_validate(document)
-    except ValidationError as error:
-        return _message(error)
-    except json.JSONDecodeError as error:
-        return f"not JSON: {error.msg} at column {error.colno}"
-    except (ValueError, RecursionError) as error:
-        return f"not JSON: {error}"
+        reader = DocumentReader()
+        found = list(reader.feed(line))
+        reader.close()
+    except BadDocument as error:
+        return error.reason
+    return found[0] if len(found) == 1 else "more than one job; put each on a line of its own"
+
+
+def _keys(line: bytes) -> Iterable[str]:
+    """Return the keys of a line that is a JSON object; none of another one, which the reader then refuses."""
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError):
+        return ()
+    return document if isinstance(document, dict) else ()
 
 
 def _unknown(key: str) -> str:
     close = difflib.get_close_matches(key, JobSpec.model_fields, n=1)
     return f"a job has no {key!r:.100}" + (f"; did you mean {close[0]!r}?" if close else "")
-
-
-def _finite(text: str) -> float:
-    """Read a number as the server does.
-
-    Raises:
-        ValueError: it is too large.
-    """
-    if math.isinf(value := float(text)):
-        raise ValueError(f"the number {text:.100} is too large")
-    return value
 
 
 def _refuse_constant(name: str) -> NoReturn:

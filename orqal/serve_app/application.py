@@ -14,6 +14,7 @@ from fastapi_offline import FastAPIOffline
 
 from orqal import __version__
 from orqal.actors.interfaces import ActorAway
+from orqal.job_stream import BadDocument
 from orqal.serve_app import routes
 from orqal.serve_app.cluster_access import ClusterAccess
 from orqal.serve_app.errors import ApiError
@@ -56,6 +57,7 @@ def build() -> FastAPI:
     api.add_middleware(AuthMiddleware, token=settings.token, no_token=settings.no_token)
     api.add_middleware(ReplicaBackpressure)
     api.add_exception_handler(ApiError, _api_error)
+    api.add_exception_handler(BadDocument, _bad_document)
     api.add_exception_handler(ActorAway, _actor_away)
     for failure in store_failures(settings):
         api.add_exception_handler(failure, _store_unwritable)
@@ -75,6 +77,11 @@ async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
 async def _api_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
     return JSONResponse({"detail": str(error)}, error.status, headers=error.headers)
+
+
+async def _bad_document(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, BadDocument)
+    return JSONResponse({"detail": str(error)}, error.status)
 
 
 async def _actor_away(request: Request, error: Exception) -> JSONResponse:

@@ -3,10 +3,9 @@
 ApiError
   NotFound       404            there is no such job, batch, host, file or page
   Unavailable    503            a host, or the store, cannot be reached now
-  BadDocument    400, 413, 422  a submitted document is not a job
 
-`application.py` answers the errors of other parts: `ActorAway` and the store's own errors with 503, and every
-unexpected error with 500.
+`application.py` answers the errors of other parts: `BadDocument` with 400, 413 or 422, `ActorAway` and the store's own
+errors with 503, and every unexpected error with 500.
 """
 
 from __future__ import annotations
@@ -39,13 +38,3 @@ class Unavailable(ApiError):
 
     status = 503
     retry_after = 5
-
-
-class BadDocument(ApiError):
-    """A submitted document is not a job."""
-
-    def __init__(self, number: int, message: str, status: int = 422) -> None:
-        """`number`: the document's number in its request, counted from 1."""
-        super().__init__(f"document {number}: {message}")
-        self.number = number
-        self.status = status

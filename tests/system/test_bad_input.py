@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from orqal.job_stream import MAX_DEPTH, MAX_DOCUMENT
 from orqal.models import MAX_NAME, MAX_PARAMS
-from orqal.serve_app.json_stream import MAX_DEPTH, MAX_DOCUMENT
 from tests.support.orqal_process import Orqal
 
 BASE = """

@@ -12,14 +12,13 @@ from fastapi.responses import PlainTextResponse, Response
 from pydantic import AwareDatetime
 
 from orqal.actors.messages import Taken
+from orqal.job_stream import BadDocument, DocumentReader
 from orqal.models import MAX_NAME, BatchName, JobSpec, Status, now
 from orqal.serve_app import examples
 from orqal.serve_app.cluster_access import ClusterAccess
 from orqal.serve_app.dependencies import ClusterDep, NewsDep
-from orqal.serve_app.errors import BadDocument
 from orqal.serve_app.explain import NOT_WAITING, explained
 from orqal.serve_app.job_ends import End, UnknownJob, job_ends
-from orqal.serve_app.json_stream import DocumentReader
 from orqal.serve_app.routes.documentation import (
     ALWAYS,
     BAD_BODY,

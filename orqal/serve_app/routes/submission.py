@@ -10,10 +10,9 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from orqal.actors.messages import OtherDocument, Taken
+from orqal.job_stream import BadDocument, DocumentReader
 from orqal.models import JobSpec
 from orqal.serve_app.cluster_access import JOBS_AT_ONCE, ClusterAccess
-from orqal.serve_app.errors import BadDocument
-from orqal.serve_app.json_stream import DocumentReader
 
 
 async def submit_body(

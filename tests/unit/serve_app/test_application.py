@@ -7,7 +7,8 @@ import pytest
 from fastapi import FastAPI
 
 from orqal.actors.interfaces import ActorAway
-from orqal.serve_app.errors import ApiError, BadDocument, NotFound, Unavailable
+from orqal.job_stream import BadDocument
+from orqal.serve_app.errors import ApiError, NotFound, Unavailable
 from orqal.store import SqliteStore
 from tests.support.serve_app import client_of, cluster_with, scheduler_with
 
@@ -40,7 +41,7 @@ async def test_each_error_has_its_status(api: FastAPI, error: Exception, status:
     answer = await answer_when(api, error)
     assert (answer.status_code, answer.headers.get("retry-after")) == (status, retry_after)
     detail = answer.json()["detail"]
-    if isinstance(error, ApiError):
+    if isinstance(error, ApiError | BadDocument):
         assert detail == str(error)
     else:
         assert "try again in a few seconds" in detail

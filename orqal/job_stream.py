@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from orqal.models import JobSpec
-from orqal.serve_app.errors import BadDocument
 
 MAX_DOCUMENT = 1 << 20
 """The most characters in one job's JSON."""
@@ -27,6 +26,17 @@ _OUTSIDE = re.compile(r'"(?:[^"\\]*")?|[{}\[\]]')
 _INSIDE = re.compile(r'["\\]')
 _OTHER_JSON = frozenset('["-0123456789tfn')
 """The characters with which JSON values other than objects begin."""
+
+
+class BadDocument(ValueError):
+    """A document is not a job. The message is for its sender."""
+
+    def __init__(self, number: int, reason: str, status: int = 422) -> None:
+        """`number`: the document's number in the stream, counted from 1. `status`: of the HTTP answer."""
+        super().__init__(f"document {number}: {reason}")
+        self.number = number
+        self.reason = reason
+        self.status = status
 
 
 class DocumentReader:
@@ -74,7 +84,7 @@ class DocumentReader:
         except UnicodeDecodeError as error:
             raise BadDocument(self._number + 1, f"it is not UTF-8: {error}", 400) from error
         if self._partial is not None:
-            raise BadDocument(self._number + 1, "it is incomplete: the body ends before its closing }", 400)
+            raise BadDocument(self._number + 1, "it is incomplete: it ends before its closing }", 400)
 
     def _next(self, text: str, start: int) -> tuple[str, int] | None:
         """The next document, a JSON object, and the index after it; None if it is not complete yet."""

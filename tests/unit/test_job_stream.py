@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orqal.job_stream import MAX_DOCUMENT, BadDocument, DocumentReader
 from orqal.models import JobRecord, JobSpec, now
-from orqal.serve_app.errors import BadDocument
-from orqal.serve_app.json_stream import MAX_DOCUMENT, DocumentReader
 
 
 def read(*chunks: bytes) -> tuple[list[JobSpec], BadDocument | None]:
