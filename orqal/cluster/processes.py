@@ -82,9 +82,10 @@ def keep_private(settings: Settings, report: Report) -> None:
 
 
 def find(home: str, node: str | None = None) -> set[psutil.Process]:
-    """Return the processes of a home, or of one of its nodes, and their descendants.
+    """Return the processes of a home, or of one of its nodes, and their descendants, but not this process.
 
-    Descendants are included because a wrapper may start programs in another environment.
+    Descendants are included because a wrapper may start programs in another environment. This process may be one of
+    them: a host that stops itself starts it.
     """
     found: set[psutil.Process] = set()
     for process in psutil.process_iter():
@@ -93,7 +94,7 @@ def find(home: str, node: str | None = None) -> set[psutil.Process]:
             ours = environ.get(MARK) == home and node in (None, environ.get(NODE_MARK))
             if ours and process.status() != psutil.STATUS_ZOMBIE:
                 found |= {process, *process.children(recursive=True)}
-    return found
+    return found - {psutil.Process()}
 
 
 def await_end(home: str, node: str) -> str:

@@ -134,8 +134,9 @@ def test_a_body_that_never_ends(orqal: Orqal) -> None:
         for _ in range(400):
             sock.sendall(b" " * (1 << 20))
             sizes.append(replica.memory_info().rss)
-        # At first it takes what it needs for what is on its way. If it kept the rest, that would be 300 MiB.
-        assert sizes[-1] - sizes[100] < 60 << 20
+        # It takes what it needs for what is on its way, which is more when it gets its turn late: 66 MiB were seen on a
+        # busy machine. If it kept what it has read, that would be 300 MiB.
+        assert sizes[-1] - sizes[100] < 150 << 20
     assert orqal.run("Test", params={"echo": "well"})["stdout"] == ["well", ""]
 
 

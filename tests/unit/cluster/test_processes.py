@@ -71,6 +71,26 @@ def test_those_of_another_node_stay(home: Home) -> None:
     assert ended(one) and not ended(other)
 
 
+def test_a_process_that_stops_its_own_parent_goes_on(home: Home, tmp_path: Path) -> None:
+    """Such as the one that a host starts to stop itself, before its parent has ended."""
+    stop = (
+        "import sys; from pathlib import Path; from orqal.cluster import processes; "
+        f"processes.stop({home.mark!r}); Path(sys.argv[1]).touch()"
+    )
+    done = tmp_path / "done"
+    starts_it = f"""
+import os, subprocess, sys
+environ = {{name: value for name, value in os.environ.items() if name not in ({MARK!r}, {NODE_MARK!r})}}
+child = subprocess.Popen([sys.executable, "-c", {stop!r}, {str(done)!r}], env=environ, start_new_session=True)
+print("up", flush=True)
+child.wait()
+"""
+    parent = home.start(starts_it)
+    child = parent.children()[0]
+    psutil.wait_procs([parent, child], timeout=20)
+    assert ended(parent) and ended(child) and done.exists()
+
+
 def test_who_has_ended_is_not_waited_for_though_its_parent_has_not_noticed(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
