@@ -19,6 +19,7 @@ from orqal.actors.messages import (
     InHand,
     News,
     Order,
+    Planned,
     Started,
     Taken,
     WhyWaiting,
@@ -88,6 +89,9 @@ class SchedulerClient(SchedulerApi):
         self, specs: Sequence[JobSpec], *, key: str | None = None, first: int = 1, replace_batch: str | None = None
     ) -> list[Taken]:
         return await answer(self.actor.submit.remote(specs, key=key, first=first, replace_batch=replace_batch))
+
+    async def plan(self, specs: Sequence[JobSpec]) -> list[Planned]:
+        return await answer(self.actor.plan.remote(specs))
 
     async def retry(self, jobs: Sequence[str]) -> dict[str, str]:
         return await answer(self.actor.retry.remote(jobs))
@@ -225,6 +229,9 @@ class HostClient(HostApi):
 
     async def list_files(self, job: str, after: str | None, limit: int) -> FilePage | None:
         return await answer(self.actor.list_files.remote(job, after, limit))
+
+    async def have_directories(self, jobs: Sequence[str]) -> list[str]:
+        return await answer(self.actor.have_directories.remote(jobs))
 
     async def examine(self) -> Examined:
         return await answer(self.actor.examine.remote())

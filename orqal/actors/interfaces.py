@@ -19,6 +19,7 @@ from orqal.actors.messages import (
     InHand,
     News,
     Order,
+    Planned,
     Started,
     Taken,
     WhyWaiting,
@@ -68,6 +69,10 @@ class SchedulerApi(Protocol):
         Raises:
             OtherDocument: the key was used before with another document of the same number.
         """
+        ...
+
+    async def plan(self, specs: Sequence[JobSpec]) -> list[Planned]:
+        """What would become of these documents if they were submitted now. Nothing is."""
         ...
 
     async def retry(self, jobs: Sequence[str]) -> dict[str, str]:
@@ -260,6 +265,10 @@ class HostApi(Protocol):
     async def list_files(self, job: str, after: str | None, limit: int) -> FilePage | None:
         """The first `limit` files of a job's directory, and of its folders, that come after the file `after`; None if
         the job has no directory here."""
+        ...
+
+    async def have_directories(self, jobs: Sequence[str]) -> list[str]:
+        """Those of these jobs whose directories are on the host."""
         ...
 
     async def examine(self) -> Examined:

@@ -23,6 +23,19 @@ class Taken(NamedTuple):
     """True if the job was there before and is reused for this document."""
 
 
+class Planned(NamedTuple):
+    """What would become of a document if it were submitted now."""
+
+    job: str | None
+    """The job that would be reused for it."""
+    miss: str | None
+    """Why no job would be reused."""
+    same: str | None
+    """Equal for documents of one user that would share a job; None if the cache is not asked."""
+    never: str | None = None
+    """Why it would end at once with an error."""
+
+
 class OtherDocument(ValueError):
     """A document repeats another document's idempotency key and number."""
 

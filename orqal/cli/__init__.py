@@ -19,6 +19,7 @@ something failed, 2 wrong usage, 130 after Ctrl-C. `orqal run` exits with the co
     machine.py        start and stop Orqal on this machine: up, join, leave, down, env, resources
     transfer.py       move all jobs: backup, restore, copy-store
 
+    plan.py           what a submission would do
     options.py        options that several commands share
     job_documents.py  check the jobs that commands send, and make them JSON
     show.py           how output looks: tables, JSON

@@ -32,9 +32,17 @@ from orqal.cli.options import (
     pairs,
     retry_fields,
 )
+from orqal.cli.plan import show_plan
 from orqal.cli.show import fail, out, print_json, print_text, results_table, say
 from orqal.client import Client, NotFound, SubmissionFailed, progress_bar
 from orqal.text import counted, one_line, printable
+
+Plan = Annotated[
+    bool,
+    typer.Option(
+        "--plan", help="Submit nothing. Say how many jobs would be run, how many earlier ones would be reused, and why."
+    ),
+]
 
 _STEM = 150
 """Characters of a file's name in the name of a batch."""
@@ -74,6 +82,7 @@ def submit(
             "--cache/--no-cache", help="Reuse a job with the same app, input and params that waits, runs or succeeded."
         ),
     ] = True,
+    plan: Plan = False,
     json: JsonLines = False,
 ) -> None:
     """Submit jobs that run an app, one for each input. Prints their ids."""
@@ -92,6 +101,9 @@ def submit(
     client = Client()
     if problem := _problem_of_app(_apps(client), app):
         fail(problem)
+    if plan:
+        show_plan(client, documents, len(documents), json=json)
+        return
     ids = _submit(client, documents, len(documents), batch)
     if not wait:
         for id in ids:
@@ -122,6 +134,7 @@ def batch(
     retry_on: RetryOn = None,
     retry_delay: RetryDelay = None,
     retry_memory_factor: RetryMemory = None,
+    plan: Plan = False,
     json: JsonLines = False,
 ) -> None:
     """Submit a file of jobs, one per line: {"app": "Checksum", "input": "/usr/bin/env", "params": {}}.
@@ -142,6 +155,10 @@ def batch(
         for app, number in named.items():
             if problem := _problem_of_app(apps, app):
                 fail(f"{file}:{number}: {problem}", 2)
+        if plan:
+            lines.seek(0)
+            show_plan(client, (line_document(spec, defaults) for _, spec in specs(lines)), total, json=json)
+            return
         title = name or _default_name(file)
         ids = _existing(client, name, total) if name else None
         if ids is None:

@@ -12,7 +12,7 @@ from orqal.client import downloads, streams
 from orqal.client.downloads import Downloaded, RemoteFile, download_path
 from orqal.client.errors import OrqalError
 from orqal.client.streams import HEARTBEAT_TIMEOUT
-from orqal.client.submission import Submission, submit_one
+from orqal.client.submission import Submission, plan, submit_one
 from orqal.client.transport import Transport
 from orqal.logstream import Frame
 from orqal.settings import DEFAULT_API_URL, Settings
@@ -95,6 +95,14 @@ class Client:
         if batch is not None:
             _check_batch_name(batch)
         return Submission(self._transport, documents, batch, resume=resume)
+
+    def plan(self, documents: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+        """Yield what would become of jobs if they were submitted now; see schemas.PlanView for the keys.
+
+        `job` is the earlier job that would be reused. Otherwise `miss` says why a new one would be made, or `repeated`
+        is true because an earlier document is the same. `never` says why it would fail at once.
+        """
+        return plan(self._transport, documents)
 
     def job(self, id: str) -> dict[str, Any]:
         """Return a job: its record, output and result.

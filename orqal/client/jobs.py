@@ -45,9 +45,9 @@ class Job:
     `result`, `lswd` (the names of the files in its directory), `image_digest`, `wrapper_digest` (of the wrapper's
     source), `peak_memory` (bytes), `cpu_seconds`, `oom_killed` (whether a process was killed for lack of memory), and
     `output_cut` (why a part of the output is missing). `cache_miss` says why no earlier job was reused, and
-    `cache_hits` is how often this job was reused. `attempts` are the attempts before the present one, `attempt` is the
-    number of the present one, and `not_before` is the time before which it does not begin. `retry_of` and `retried_as`
-    are ids.
+    `cache_hits` is how often this job was reused; `reused` says whether `batch` got an earlier job for this one.
+    `attempts` are the attempts before the present one, `attempt` is the number of the present one, and `not_before` is
+    the time before which it does not begin. `retry_of` and `retried_as` are ids.
 
     `load()` brings all of them up to date. An attribute that is not known yet (of a job made from its id, or after
     `wait()`) is loaded when it is first read.
@@ -129,6 +129,8 @@ class Job:
         """
         self._id = id
         self._loaded = False
+        self.reused: bool | None = None
+        """True if `batch` got an earlier job for it, False if a new one; None if that is not known."""
         self.current_status = None
         if id is None or app is not None:
             self.app = app
@@ -348,11 +350,15 @@ def batch(jobs: Iterable[Job], name: str | None = None, progress: bool | None = 
     # All are made into JSON before the first one is sent, so that an impossible input costs nothing.
     documents = [job._document() for job in jobs]
     submitted = []
+    submission = client.submit_many(documents, name, resume=name is not None)
     with progress_bar("Submitting", len(jobs), progress) as bar:
-        for job, id in zip(jobs, client.submit_many(documents, name, resume=name is not None), strict=True):
+        reused = 0
+        for job, id in zip(jobs, submission, strict=True):
             new = job if job._id is None else _copy(job)
-            new._id = id
+            new._id, new.reused, reused = id, submission.cached > reused, submission.cached
             submitted.append(new)
+            if reused:
+                bar.what = f"Submitting, {reused:,} reused"
             bar.advance()
     return submitted
 

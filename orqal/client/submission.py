@@ -34,6 +34,26 @@ def submit_one(transport: Transport, document: bytes) -> str:
             backoff.pause(error)
 
 
+def plan(transport: Transport, documents: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield what would become of jobs if they were submitted now. See Client.plan."""
+    documents = iter(documents)
+    made = set[str]()
+    start = 0
+    # Not in one request, because its answer would come only after all of it is sent.
+    while part := list(islice(documents, JOBS_PER_REQUEST)):
+        headers = {"content-type": "application/x-ndjson"}
+        body = b"".join(document + b"\n" for document in part)
+        for answer in transport.ndjson("POST", "jobs/plan", content=body, headers=headers):
+            if "error" in answer:
+                raise _refused(answer, start)
+            same = answer.pop("same")
+            repeated = same in made
+            if same is not None:
+                made.add(same)
+            yield answer | {"repeated": repeated}
+        start += len(part)
+
+
 class Submission(Iterator[str]):
     """The ids of jobs as they are submitted, in the order of the jobs. See Client.submit_many.
 

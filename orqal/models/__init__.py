@@ -4,7 +4,7 @@ Everything may import it. It imports nothing of Orqal but states.py and text.py.
 """
 
 from orqal.models.attempt import Attempt, ErrorType, Fault, JobError, RetryPolicy
-from orqal.models.cluster import DISK_FULL, REFUSED, AppInfo, BatchInfo, HostInfo, Load
+from orqal.models.cluster import DISK_FULL, REFUSED, AppInfo, BatchInfo, CacheOn, HostInfo, Load
 from orqal.models.container_options import SUBMITTER, ContainerOptions
 from orqal.models.fields import (
     MAX_MEMORY_FACTOR,
@@ -43,6 +43,7 @@ __all__ = [
     "Attempt",
     "BatchInfo",
     "BatchName",
+    "CacheOn",
     "Change",
     "ContainerOptions",
     "ContainerStart",

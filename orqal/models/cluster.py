@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import Enum
 
 from pydantic import BaseModel, Field
 
 from orqal.models.fields import RetryOn
 from orqal.states import Status
+
+
+class CacheOn(str, Enum):
+    """What the cache looks at, besides app, input, params, wrapper and image."""
+
+    MTIME = "mtime"
+    """The sizes and modification times of input files."""
+    CONTENT = "content"
+    """The content of input files."""
+    USER = "user"
+    """The job's user."""
 
 
 class AppInfo(BaseModel):
@@ -28,6 +40,8 @@ class AppInfo(BaseModel):
     retry_delay: float | None = None
     """Seconds before the first retry; None for 10."""
     retry_memory_factor: float = 1.0
+    cache_on: list[CacheOn] = Field(default_factory=list)
+    """What else must be the same for an earlier job to be reused."""
     doc: str = ""
     origin: str
     """`built in`, the wrapper's file, or the entry point's package."""

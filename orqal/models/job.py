@@ -75,6 +75,9 @@ class JobRecord(JobSpec):
     """How many later submissions reused this job. Kept by the store."""
     cache_last_hit: datetime | None = None
     """When this job was last reused. Kept by the store."""
+    input_digest: str | None = None
+    """The SHA-256 of what the cache looked at in its input files when it was submitted; None if its app does not ask
+    for that, or they could not be read."""
     retry_of: str | None = None
     """The failed job that this one is the retry of."""
     retried_as: str | None = None
@@ -137,10 +140,17 @@ class JobRecord(JobSpec):
 
     @classmethod
     def submitted(
-        cls, spec: JobSpec, id: str, at: datetime, *, cache_miss: str | None = None, retry_of: str | None = None
+        cls,
+        spec: JobSpec,
+        id: str,
+        at: datetime,
+        *,
+        cache_miss: str | None = None,
+        input_digest: str | None = None,
+        retry_of: str | None = None,
     ) -> JobRecord:
         """A new job, which waits."""
-        return cls(**dict(spec), id=id, ctime=at, cache_miss=cache_miss, retry_of=retry_of)
+        return cls(**dict(spec), id=id, ctime=at, cache_miss=cache_miss, input_digest=input_digest, retry_of=retry_of)
 
     def placed(
         self,
@@ -259,6 +269,7 @@ class JobRecord(JobSpec):
             **self.model_dump(include=set(JobSpec.model_fields)),
             id=self.id,
             cache_miss=self.cache_miss,
+            input_digest=self.input_digest,
             cache_hits=self.cache_hits,
             cache_last_hit=self.cache_last_hit,
             retry_of=self.retry_of,

@@ -8,25 +8,70 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection
+from typing import NamedTuple
 
 from orqal.models import JobRecord, JobSpec, Status
 
 NO_CANDIDATE = "no job of the same app, input and params waits, runs or has succeeded"
 SWITCHED_OFF = "use_cache was off"
 
+_LIMITS = ("threads", "memory_in_gb", "timeout", "retries", "retry_on", "retry_delay", "retry_memory_factor")
 
-def key(job: JobSpec) -> str:
+
+class Wanted(NamedTuple):
+    """What a submitted document asks of the cache. Equal documents in one request, or in several at the same time,
+    share a job."""
+
+    key: str
+    """The key of a job that has succeeded and may be reused: the same app, input, params and input files."""
+    unfinished_key: str
+    """The key of a job that waits or runs and may be reused. It is also of the same user, and has the same limits:
+    its user may cancel it, and its limits may end it."""
+    user: str
+
+    @classmethod
+    def by(cls, spec: JobSpec, input_digest: str | None) -> Wanted:
+        """What this document asks. `input_digest`: see JobRecord."""
+        key = _key(spec, input_digest)
+        return cls(key, _unfinished_key(spec, key), spec.user)
+
+
+def identity(job: JobSpec) -> str:
     """Equal for jobs of the same app, input and params; the order of keys does not matter."""
     text = json.dumps([job.app, job.input, job.params], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def changed(candidate: JobRecord, wrapper_digest: str, image_digests: Collection[str]) -> str | None:
-    """Why a job that waits, runs or succeeded is not reused for another one with its key; None if it is.
+def key_of(record: JobRecord) -> str:
+    """The key under which the store finds a job for the cache. It changes when the job has succeeded."""
+    key = _key(record, record.input_digest)
+    return key if record.current_status.final else _unfinished_key(record, key)
+
+
+def _key(job: JobSpec, input_digest: str | None) -> str:
+    same = identity(job)
+    return same if input_digest is None else hashlib.sha256(f"{same} {input_digest}".encode()).hexdigest()
+
+
+def _unfinished_key(job: JobSpec, key: str) -> str:
+    limits = json.dumps([key, job.user, *(getattr(job, name) for name in _LIMITS)])
+    return hashlib.sha256(limits.encode()).hexdigest()
+
+
+def reason_against(
+    candidate: JobRecord, wanted: Wanted, *, wrapper_digest: str, image_digests: Collection[str], by_user: bool
+) -> str | None:
+    """Why a job that waits, runs or succeeded is not reused for what is wanted by its key; None if it is.
 
     `wrapper_digest` is that of the app's present wrapper. `image_digests` are those of the images that hosts have now
-    under the name of the candidate's image; if no host has it, it counts as unchanged.
+    under the name of the candidate's image; if no host has it, it counts as unchanged. `by_user`: the app's results
+    depend on the user.
     """
+    if by_user and candidate.user != wanted.user:
+        return f"{candidate.id} is of another user, and what {candidate.app} does depends on the user"
+    if not candidate.current_status.final and key_of(candidate) != wanted.unfinished_key:
+        # An Orqal before this rule has stored it under the other key.
+        return f"{candidate.id}, which has not ended, is of another user or has other limits"
     if candidate.current_status is Status.TODO:
         return None  # it will run with the wrapper and the image of that time
     if candidate.wrapper_digest != wrapper_digest:

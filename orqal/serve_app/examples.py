@@ -25,6 +25,7 @@ from orqal.serve_app.schemas import (
     Missed,
     NodeStatus,
     OldBatch,
+    PlanView,
     ResultView,
     Retried,
     Submitted,
@@ -114,6 +115,7 @@ EXPLANATION = Explanation(
     cache=f"No earlier job was reused: {JOB.cache_miss}.",
     hosts=[HostReason(name="lab1", reason="no room now")],
 )
+PLAN = PlanView(job=None, miss=f"the wrapper of Checksum has changed since {JOB_ID}", same="12" * 32)
 CLEANED = '{"directory": "65f0c0ffee65f0c0ffee65f1"}\n{"deleted": 1}\n'
 SUBMITTED, CANCELLED, RETRIED = Submitted(id=JOB_ID), Cancelled(cancelled=2), Retried(retried=1)
 BATCH = BatchInfo(

@@ -165,6 +165,19 @@ class Submitted(BaseModel):
     id: str = Field(alias="_id")
 
 
+class PlanView(BaseModel):
+    """What would become of a document if it were submitted now."""
+
+    job: str | None
+    """The earlier job that would be reused; null if a new job would be made."""
+    miss: str | None = None
+    """Why no earlier job would be reused."""
+    same: str | None = None
+    """Equal for documents for which one new job would be made; null if no job is shared."""
+    never: str | None = None
+    """Why the new job would end at once with an error."""
+
+
 class Missed(BaseModel):
     """A line in a stream of changes which means that some are missing here. Look at the jobs themselves."""
 

@@ -93,7 +93,6 @@ def new_job(job: JobRecord, seq: int, batches: list[str], at: float) -> Document
         "app": job.app,
         "user": job.user,
         "ctime": job.ctime.timestamp(),
-        "cache_key": cache.key(job),
         "cache_hits": 0,
         "cache_last_hit": None,
         "retried_as": None,
@@ -118,6 +117,7 @@ def job_state(job: JobRecord, at: float | None) -> Document:
     return {
         "status": job.current_status.value,
         "ok": job.ok,
+        "cache_key": cache.key_of(job),
         "host": job.host,
         "etime": seconds(job.etime),
         "kept_from": (seconds(job.etime) if at is None else at) if job.current_status.final else None,

@@ -185,7 +185,7 @@ class Store(Protocol):
         ...
 
     def cached(self, keys: Sequence[str]) -> dict[str, JobRecord]:
-        """Return by `cache.key` the newest job that waits, runs or succeeded."""
+        """Return by `cache.key_of` the newest job that waits, runs or succeeded."""
         ...
 
     def documents(self, key: str, first: int, last: int) -> dict[int, str]:

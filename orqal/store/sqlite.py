@@ -132,10 +132,16 @@ class SqliteStore:
             for job in jobs:
                 final = job.current_status.final
                 kept_from = seconds(at or job.etime or job.ctime) if final else None
+                # Other jobs are not found by their keys, or their keys have not changed.
+                key, keys = ("cache_key = ?, ", [cache.key_of(job)]) if job.ok else ("", [])
                 cursor = connection.execute(
-                    "UPDATE jobs SET status = ?, ok = ?, host = ?, etime = ?, kept_from = ?, record = ? "
+                    f"UPDATE jobs SET {key}status = ?, ok = ?, host = ?, etime = ?, kept_from = ?, record = ? "
                     f"WHERE id = ? AND status NOT IN {FINAL}",
-                    (job.current_status.value, job.ok, job.host, seconds(job.etime), kept_from, encode(job), job.id),
+                    [
+                        *keys,
+                        *(job.current_status.value, job.ok, job.host, seconds(job.etime), kept_from, encode(job)),
+                        job.id,
+                    ],
                 )
                 if not cursor.rowcount:
                     continue
@@ -516,7 +522,7 @@ def _insert(connection: sqlite3.Connection, submission: Submission) -> None:
                 job.ctime.timestamp(),
                 seconds(job.etime),
                 at if job.current_status.final else None,
-                cache.key(job),
+                cache.key_of(job),
                 encode(job),
             )
             for job in submission.jobs

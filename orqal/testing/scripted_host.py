@@ -42,6 +42,8 @@ class Behaviour:
     exit_code: int = 0
     stdout: str = ""
     result: Any = None
+    files: Sequence[str] = ()
+    """The names of the files that it leaves in its directory."""
     memory_gb: float = 0.0
     """What it uses; more than it was granted ends it as out_of_memory."""
     start_error: JobError | None = None
@@ -364,7 +366,14 @@ class ScriptedHost(HostApi):
             error, passing = JobError(type=ErrorType.DOCKER_ERROR, message="it was stopped from outside"), True
         result = None if error or will_retry(order.job, container.exit_code) else container.behaviour.result
         output = Output(stdout=container.behaviour.stdout, result=result)
-        return Outcome(error=error, passing=passing, start=start, exit_code=container.exit_code, output=output)
+        return Outcome(
+            error=error,
+            passing=passing,
+            start=start,
+            exit_code=container.exit_code,
+            output=output,
+            files=list(container.behaviour.files),
+        )
 
     def _stopped(self, run: _Run) -> Outcome:
         if run.evicted:
@@ -459,6 +468,9 @@ class ScriptedHost(HostApi):
 
     async def list_files(self, job: str, after: str | None, limit: int) -> FilePage | None:
         return None
+
+    async def have_directories(self, jobs: Sequence[str]) -> list[str]:
+        return [job for job in jobs if job in self._machine.directories]
 
     async def examine(self) -> Examined:
         moment = asyncio.get_running_loop().time()

@@ -81,7 +81,8 @@ class AbstractWrapper:
 
     Subclass it, set the class attributes, and write `get_cmd`. Write `set_result` to turn the output into a structured
     result. An attribute that depends on the job may be a property that uses `self.job`, except for `threads`,
-    `memory_in_gb`, `timeout`, `requires` and the attributes of retries, which are read before there is a job.
+    `memory_in_gb`, `timeout`, `requires`, `cache_on` and the attributes of retries, which are read before there is a
+    job.
     """
 
     docker_url: str | None = None
@@ -106,6 +107,9 @@ class AbstractWrapper:
     """Seconds before the first retry, doubled before each further one; None is 10."""
     retry_memory_factor: float = 1.0
     """Multiplies the memory of the next attempt after "out_of_memory", up to that of the largest host."""
+    cache_on: Sequence[str] = ()
+    """What must be the same, besides app, input, params, wrapper and image, for an earlier job to be reused: "mtime" or
+    "content" of the files that the input names, which the head must see; "user"."""
     fail_on_oom: bool = False
     """End a job as "out_of_memory" if any of its processes is killed for lack of memory, even if the command then exits
     with 0."""

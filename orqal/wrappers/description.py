@@ -9,7 +9,18 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from orqal.models import AppInfo, MemoryFactor, MemoryGb, Retries, RetryDelay, RetryOn, Seconds, Threads
+from orqal.models import (
+    SUBMITTER,
+    AppInfo,
+    CacheOn,
+    MemoryFactor,
+    MemoryGb,
+    Retries,
+    RetryDelay,
+    RetryOn,
+    Seconds,
+    Threads,
+)
 from orqal.wrappers.base import AbstractWrapper
 
 _LIMITS: dict[str, TypeAdapter[Any]] = {
@@ -21,6 +32,7 @@ _LIMITS: dict[str, TypeAdapter[Any]] = {
     "retry_on": TypeAdapter(RetryOn | None),
     "retry_delay": TypeAdapter(RetryDelay | None),
     "retry_memory_factor": TypeAdapter(MemoryFactor),
+    "cache_on": TypeAdapter(list[CacheOn]),
 }
 """The class attributes that must have a value before there is a job."""
 
@@ -53,6 +65,9 @@ def describe(wrapper: type[AbstractWrapper], name: str, origin: str) -> AppInfo:
         except ValidationError as invalid:
             first = invalid.errors()[0]
             errors.append(f"{name}.{attribute} is invalid: {first['msg']}, not {first['input']!r}")
+    user = inspect.getattr_static(wrapper, "user")
+    if user == SUBMITTER or not isinstance(user, str | None):  # a property may return it
+        limits["cache_on"] = [*limits.get("cache_on", ()), CacheOn.USER]
     return AppInfo(
         warnings=list(_warnings(wrapper, name)),
         name=name,

@@ -299,6 +299,12 @@ class Host(HostApi):
         except OSError:
             return None
 
+    async def have_directories(self, jobs: Sequence[str]) -> list[str]:
+        def there() -> list[str]:
+            return [job for job in jobs if (self._settings.jobs_dir / job).is_dir()]
+
+        return await self._in_thread(there)
+
     async def examine(self) -> Examined:
         begun = time.time()
         containers, root, silent = dict[ContainerKey, str](), None, None

@@ -314,6 +314,28 @@ class Hosts:
                     digests.setdefault(image, set()).add(digest)
         return digests
 
+    async def without_files(self, jobs: Sequence[JobRecord]) -> dict[str, str]:
+        """Those of these ended jobs whose files are gone, and why. Those on hosts that do not answer now are not."""
+        on: dict[str, list[str]] = {}
+        for job in jobs:
+            on.setdefault(job.host or "", []).append(job.id)
+        lately = {host.id for host in self.away()}
+        gone = dict[str, str]()
+        for name, ids in on.items():
+            own = self.get(name)
+            if name in lately or (own is not None and own.asleep):
+                continue
+            # All hosts may have the same folder of jobs' directories.
+            asked = [own] if own is not None else list(self.awake())
+            calls = [asyncio.wait_for(host.api.have_directories(ids), ANSWER_WITHIN) for host in asked]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            there = {id for answer in answers if not isinstance(answer, BaseException) for id in answer}
+            if own is not None and isinstance(answers[0], BaseException):
+                continue
+            why = "" if own is not None else f" with the host {name}, which has left the cluster"
+            gone |= {id: f"the files of {id} are gone{why}" for id in ids if id not in there}
+        return gone
+
     # Which of them get work
 
     def free(self, place: Place) -> None:

@@ -10,7 +10,7 @@ from itertools import islice
 
 from orqal.actors.background import Background
 from orqal.actors.interfaces import ActorAway, ClusterApi, SchedulerApi
-from orqal.actors.messages import CleanTarget, Cursor, HostReport, InHand, News, Started, Taken, WhyWaiting
+from orqal.actors.messages import CleanTarget, Cursor, HostReport, InHand, News, Planned, Started, Taken, WhyWaiting
 from orqal.actors.scheduler.apps import APP_PERIOD, Apps
 from orqal.actors.scheduler.change_feed import ChangeFeed
 from orqal.actors.scheduler.hosts import Hosts, KnownHost
@@ -221,6 +221,9 @@ class Scheduler(SchedulerApi):
         if (why := why_not(shape, host.counted)) is None and host.name in key.avoid:
             return "an attempt failed there by no fault of the job's, so it waits for another host"
         return why or "it is about to take one"
+
+    async def plan(self, specs: Sequence[JobSpec]) -> list[Planned]:
+        return await self._submissions.plan(specs)
 
     async def job_of(self, container: str) -> str | None:
         return self._jobs.job_of(container)

@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bson import ObjectId
 
-from orqal.actors.messages import OtherDocument, Taken
+from orqal.actors.messages import OtherDocument, Planned, Taken
 from orqal.actors.scheduler.apps import Apps
 from orqal.actors.scheduler.hosts import Hosts
+from orqal.actors.scheduler.input_files import InputFiles, Unreadable
 from orqal.actors.scheduler.job_registry import JobRegistry
 from orqal.actors.scheduler.job_writer import JobWriter
 from orqal.actors.scheduler.waiting_room import shape
 from orqal.clock import Clock
-from orqal.models import ErrorType, JobRecord, JobSpec
+from orqal.models import CacheOn, ErrorType, JobRecord, JobSpec
 from orqal.scheduling import cache, impossible
 from orqal.store import JobFilter, JobGone, Store, Submission
 
 
 class _Found(NamedTuple):
-    """What the cache has for a key: a job to reuse, or why there is none."""
+    """What the cache has for what is wanted: a job to reuse, or why there is none."""
 
     job: str | None
     miss: str | None
 
 
 _NOTHING = _Found(None, cache.NO_CANDIDATE)
+
+
+class _Asked(NamedTuple):
+    """A document, and what it asks of the cache."""
+
+    spec: JobSpec
+    wanted: cache.Wanted | None
+    """None if no job may be reused for it."""
+    miss: str | None
+    """Why none may, for people; None if its app is not known either."""
+    input_digest: str | None
 
 
 class Submissions:
@@ -52,7 +65,8 @@ class Submissions:
         BSON ObjectIds in 24 hex digits."""
         self._store, self._writer, self._apps, self._hosts = store, writer, apps, hosts
         self._jobs, self._clock, self._stamp, self._new_id = jobs, clock, stamp, new_id
-        self._deciding: dict[str, asyncio.Future[str | None]] = {}
+        self._deciding: dict[cache.Wanted, asyncio.Future[str | None]] = {}
+        self._input_files = InputFiles()
         self._locks: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()
         newest = store.find(JobFilter(), 1).jobs
@@ -93,7 +107,7 @@ class Submissions:
     async def _compare(self, specs: Sequence[JobSpec], first: int, known: Mapping[int, str]) -> None:
         records = await asyncio.to_thread(self._store.get_many, list(known.values())) if known else {}
         for number, job in known.items():
-            if job in records and cache.key(records[job]) != cache.key(specs[number - first]):
+            if job in records and cache.identity(records[job]) != cache.identity(specs[number - first]):
                 raise OtherDocument(number - first + 1, job)
 
     async def _take(
@@ -104,39 +118,37 @@ class Submissions:
         retry_of: Sequence[str] = (),
         replace_batch: str | None = None,
     ) -> list[Taken]:
-        await self._apps.up_to_date({spec.app for spec in specs})
-        keys = [cache.key(spec) if spec.use_cache and self._apps.is_known(spec.app) else None for spec in specs]
-        own: dict[str, asyncio.Future[str | None]] = {}
-        others: dict[str, asyncio.Future[str | None]] = {}
-        for key in keys:
-            # All in one go, without an await: two requests with keys in common never wait for each other.
-            if key is None or key in own:
+        asked = await self._asked(specs)
+        own: dict[cache.Wanted, asyncio.Future[str | None]] = {}
+        others: dict[cache.Wanted, asyncio.Future[str | None]] = {}
+        for _, wanted, _, _ in asked:
+            # All in one go, without an await: two requests that want the same never wait for each other.
+            if wanted is None or wanted in own:
                 continue
-            if key in self._deciding:
-                others[key] = self._deciding[key]
+            if wanted in self._deciding:
+                others[wanted] = self._deciding[wanted]
             else:
-                own[key] = self._deciding[key] = asyncio.get_running_loop().create_future()
+                own[wanted] = self._deciding[wanted] = asyncio.get_running_loop().create_future()
         try:
             found = await self._search(list(own))
-            for key, deciding in others.items():
-                found[key] = _Found(await asyncio.shield(deciding), cache.NO_CANDIDATE)
+            for wanted, deciding in others.items():
+                found[wanted] = _Found(await asyncio.shield(deciding), cache.NO_CANDIDATE)
             while True:
                 try:
-                    return await self._insert(specs, keys, found, own, documents, retry_of, replace_batch)
+                    return await self._insert(asked, found, own, documents, retry_of, replace_batch)
                 except JobGone:  # it was cleaned away between the search and the answer
                     found = await self._search([*own, *others])
         finally:
-            for key, decision in own.items():
-                del self._deciding[key]
+            for wanted, decision in own.items():
+                del self._deciding[wanted]
                 if not decision.done():  # this request failed: those that wait for it decide for themselves
                     decision.set_result(None)
 
     async def _insert(
         self,
-        specs: Sequence[JobSpec],
-        keys: Sequence[str | None],
-        found: dict[str, _Found],
-        own: Mapping[str, asyncio.Future[str | None]],
+        asked: Sequence[_Asked],
+        found: dict[cache.Wanted, _Found],
+        own: Mapping[cache.Wanted, asyncio.Future[str | None]],
         documents: Sequence[tuple[str, int]],
         retry_of: Sequence[str],
         replace_batch: str | None,
@@ -144,24 +156,28 @@ class Submissions:
         moment = self._moment()
         new: list[JobRecord] = []
         taken: list[Taken] = []
-        for number, (spec, key) in enumerate(zip(specs, keys, strict=True)):
-            there = found[key] if key is not None else _Found(None, None if spec.use_cache else cache.SWITCHED_OFF)
+        for number, (spec, wanted, miss, input_digest) in enumerate(asked):
+            there = found[wanted] if wanted is not None else _Found(None, miss)
             if there.job is not None:
                 taken.append(Taken(there.job, True))
                 continue
-            record = self._record(spec, moment, there.miss, retry_of[number] if retry_of else None)
+            retried = retry_of[number] if retry_of else None
+            record = JobRecord.submitted(
+                spec, self._new_id(), moment, cache_miss=there.miss, input_digest=input_digest, retry_of=retried
+            )
+            record = self._unless_impossible(record, moment)
             new.append(record)
             taken.append(Taken(record.id, False))
-            if key is not None and not record.current_status.final:
-                found[key] = _Found(record.id, None)  # for the same document in this very request
+            if wanted is not None and not record.current_status.final:
+                found[wanted] = _Found(record.id, None)  # for the same document in this very request
         submission = Submission(
             at=self._stamp(),
             jobs=new,
             # A retry takes the place of what failed; it does not join a second time.
             members=[
-                (spec.batch, answer.id)
-                for spec, answer in zip(specs, taken, strict=True)
-                if spec.batch is not None and not retry_of
+                (document.spec.batch, answer.id)
+                for document, answer in zip(asked, taken, strict=True)
+                if document.spec.batch is not None and not retry_of
             ],
             documents=[(*document, answer.id) for document, answer in zip(documents, taken, strict=False)],
             hits=[answer.id for answer in taken if answer.cached],
@@ -170,8 +186,8 @@ class Submissions:
         )
         # Finished even if the caller goes away: what is on disk must be in the queue.
         await asyncio.shield(asyncio.ensure_future(self._add(submission)))
-        for key, decision in own.items():
-            decision.set_result(found[key].job)
+        for wanted, decision in own.items():
+            decision.set_result(found[wanted].job)
         return taken
 
     async def _add(self, submission: Submission) -> None:
@@ -184,32 +200,88 @@ class Submissions:
             raise
         self._jobs.inserted(ids, well=True)
 
-    def _record(self, spec: JobSpec, moment: datetime, miss: str | None, retry_of: str | None) -> JobRecord:
-        """A new job. One that can never run has ended as `error`."""
-        record = JobRecord.submitted(spec, self._new_id(), moment, cache_miss=miss, retry_of=retry_of)
-        app = self._apps.last_good(spec.app)
+    def _unless_impossible(self, record: JobRecord, moment: datetime) -> JobRecord:
+        """The new job; ended as `error` if it can never run."""
+        app = self._apps.last_good(record.app)
         if app is None:
-            return record.failed(ErrorType.NO_SUCH_APP, self._apps.missing(spec.app), moment)
-        asked = shape(record, app)
-        if impossible(asked, self._hosts.conceivable()):
-            return record.failed(ErrorType.IMPOSSIBLE_REQUEST, self._hosts.why_impossible(asked), moment)
+            return record.failed(ErrorType.NO_SUCH_APP, self._apps.missing(record.app), moment)
+        wanted = shape(record, app)
+        if impossible(wanted, self._hosts.conceivable()):
+            return record.failed(ErrorType.IMPOSSIBLE_REQUEST, self._hosts.why_impossible(wanted), moment)
         return record
 
-    async def _search(self, keys: Sequence[str]) -> dict[str, _Found]:
-        candidates = await asyncio.to_thread(self._store.cached, keys) if keys else {}
-        images = {job.image for job in candidates.values() if job.image and job.image_digest}
-        digests = await self._hosts.image_digests(sorted(images)) if images else {}
-        found = dict.fromkeys(keys, _NOTHING)
-        for key, job in candidates.items():
-            app = self._apps.last_good(job.app)
-            if self._jobs.is_ending(job.id):
-                miss: str | None = f"{job.id} is being cancelled"
-            elif app is None:
-                miss = f"there is no app {job.app} any more"
+    async def plan(self, specs: Sequence[JobSpec]) -> list[Planned]:
+        """What would become of these documents. See SchedulerApi.plan."""
+        asked = await self._asked(specs)
+        found = await self._search(list({wanted for _, wanted, _, _ in asked if wanted is not None}))
+        plan = []
+        for spec, wanted, miss, _ in asked:
+            there = found[wanted] if wanted is not None else _Found(None, miss)
+            never = None
+            if there.job is None:
+                record = JobRecord.submitted(spec, self._new_id(), self._clock.now())
+                never = self._unless_impossible(record, record.ctime).error
+            same = None if wanted is None else hashlib.sha256(repr(wanted).encode()).hexdigest()
+            plan.append(Planned(there.job, there.miss, same, None if never is None else never.message))
+        return plan
+
+    async def _asked(self, specs: Sequence[JobSpec]) -> list[_Asked]:
+        """What each document asks of the cache. If its app wants that, the files that its input names are looked at."""
+        await self._apps.up_to_date({spec.app for spec in specs})
+        looks: dict[int, tuple[Any, CacheOn]] = {}
+        for number, spec in enumerate(specs):
+            app = self._apps.last_good(spec.app)
+            hows = () if app is None or not spec.use_cache else app.info.cache_on
+            for how in (CacheOn.MTIME, CacheOn.CONTENT):  # the content counts for more than the time
+                if how in hows:
+                    looks[number] = spec.input, how
+        digests = await self._input_files.digests(looks) if looks else {}
+        asked = []
+        for number, spec in enumerate(specs):
+            digest = digests.get(number)
+            if not spec.use_cache:
+                asked.append(_Asked(spec, None, cache.SWITCHED_OFF, None))
+            elif not self._apps.is_known(spec.app):
+                asked.append(_Asked(spec, None, None, None))
+            elif isinstance(digest, Unreadable):
+                asked.append(_Asked(spec, None, str(digest), None))
             else:
-                miss = cache.changed(job, app.ref.digest, digests.get(job.image or "", ()))
-            found[key] = _Found(None if miss else job.id, miss)
+                asked.append(_Asked(spec, cache.Wanted.by(spec, digest), None, digest))
+        return asked
+
+    async def _search(self, wanted: Sequence[cache.Wanted]) -> dict[cache.Wanted, _Found]:
+        keys = sorted({key for each in wanted for key in (each.unfinished_key, each.key)})
+        candidates = await asyncio.to_thread(self._store.cached, keys) if keys else {}
+        jobs = {job.id: job for job in candidates.values()}
+        images = {job.image for job in jobs.values() if job.image and job.image_digest}
+        digests = await self._hosts.image_digests(sorted(images)) if images else {}
+        gone = await self._hosts.without_files([job for job in jobs.values() if job.current_status.final and job.lswd])
+        found = dict.fromkeys(wanted, _NOTHING)
+        for each in wanted:
+            misses = []
+            for job in filter(None, (candidates.get(each.unfinished_key), candidates.get(each.key))):
+                miss = self._reason_against(job, each, digests.get(job.image or "", ()), gone.get(job.id))
+                if miss is None:
+                    found[each] = _Found(job.id, None)
+                    break
+                misses.append(miss)
+            else:
+                found[each] = _Found(None, misses[0]) if misses else _NOTHING
         return found
+
+    def _reason_against(
+        self, job: JobRecord, wanted: cache.Wanted, image_digests: Collection[str], gone: str | None
+    ) -> str | None:
+        """Why this job is not reused; None if it is. `gone`: why its files cannot be had any more."""
+        app = self._apps.last_good(job.app)
+        if self._jobs.is_ending(job.id):
+            return f"{job.id} is being cancelled"
+        if app is None:
+            return f"there is no app {job.app} any more"
+        by_user = CacheOn.USER in app.info.cache_on
+        return gone or cache.reason_against(
+            job, wanted, wrapper_digest=app.ref.digest, image_digests=image_digests, by_user=by_user
+        )
 
     def _moment(self) -> datetime:
         """The present, but never before an earlier job's time, however the clock is set."""

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Body, HTTPException, Query, Request
 from fastapi.responses import PlainTextResponse, Response
 from pydantic import AwareDatetime
 
-from orqal.actors.messages import Taken
+from orqal.actors.messages import Planned, Taken
 from orqal.job_stream import BadDocument, DocumentReader
 from orqal.models import MAX_NAME, BatchName, JobSpec, Status, now
 from orqal.serve_app import examples
@@ -41,8 +41,8 @@ from orqal.serve_app.routes.streaming import (
     slow_json,
     with_heartbeats,
 )
-from orqal.serve_app.routes.submission import submit, submit_body
-from orqal.serve_app.schemas import Cancelled, Explanation, JobPage, JobView, Selection, Submitted, ToCancel
+from orqal.serve_app.routes.submission import plan_body, submit, submit_body
+from orqal.serve_app.schemas import Cancelled, Explanation, JobPage, JobView, PlanView, Selection, Submitted, ToCancel
 from orqal.store import JobFilter
 
 router = APIRouter(tags=["jobs"], responses=ALWAYS)
@@ -91,6 +91,34 @@ async def create_jobs(
     documents before it are submitted."""
     answers = await prefetched(submit_body(request, cluster, key=idempotency_key, batch=batch))
     return StreamedResponse(_submitted_lines(answers), media_type=NDJSON)
+
+
+@router.post(
+    "/jobs/plan",
+    response_class=Response,
+    responses={**BAD_BODY, 200: {"content": {NDJSON: {"example": examples.line(examples.PLAN)}}}},
+    openapi_extra=JOBS_BODY,
+)
+async def plan_jobs(request: Request, cluster: ClusterDep) -> Response:
+    """What would become of these documents if they were submitted now, a line for each: the earlier job that would be
+    reused, or why none would. Nothing is submitted. If a document is not a job, the last line is `{"error": …,
+    "document": n}`."""
+    answers = await prefetched(plan_body(request, cluster))
+    return StreamedResponse(_plan_lines(answers), media_type=NDJSON)
+
+
+async def _plan_lines(answers: AsyncGenerator[list[Planned], None]) -> AsyncGenerator[bytes, None]:
+    try:
+        async with aclosing(answers):
+            async for part in answers:
+                yield b"".join(map(_plan_line, part))
+    except BadDocument as error:
+        yield json.dumps({"error": str(error), "document": error.number}).encode() + b"\n"
+
+
+def _plan_line(planned: Planned) -> bytes:
+    job, miss, same, never = planned
+    return line(PlanView(job=job, miss=miss, same=same if job is None and never is None else None, never=never))
 
 
 async def _submitted_lines(answers: AsyncGenerator[list[Taken], None]) -> AsyncGenerator[bytes, None]:

@@ -9,7 +9,7 @@ from uuid import uuid4
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from orqal.actors.messages import OtherDocument, Taken
+from orqal.actors.messages import OtherDocument, Planned, Taken
 from orqal.job_stream import BadDocument, DocumentReader
 from orqal.models import JobSpec
 from orqal.serve_app.cluster_access import JOBS_AT_ONCE, ClusterAccess
@@ -30,8 +30,32 @@ async def submit_body(
     Raises:
         BadDocument: the next document is not a job, or its idempotency key was used before with another document.
     """
-    reader = DocumentReader()
     first = 1
+    async for specs in _documents(request):
+        if batch is not None:
+            for spec in specs:
+                spec.batch = batch
+        yield await submit(cluster, specs, key, first, batch if replace_batch else None)
+        first, replace_batch = first + len(specs), False
+
+
+async def plan_body(request: Request, cluster: ClusterAccess) -> AsyncGenerator[list[Planned], None]:
+    """What would become of the jobs of a request's body, as they come.
+
+    Raises:
+        BadDocument: the next document is not a job.
+    """
+    async for specs in _documents(request):
+        yield await cluster.scheduler.plan(specs)
+
+
+async def _documents(request: Request) -> AsyncGenerator[list[JobSpec], None]:
+    """The jobs of a request's body as they come, at most JOBS_AT_ONCE in a list.
+
+    Raises:
+        BadDocument: the next document is not a job. The jobs before it were yielded.
+    """
+    reader = DocumentReader()
     try:
         async for chunk in request.stream():
             jobs = reader.feed(chunk)
@@ -42,12 +66,8 @@ async def submit_body(
                     specs.extend(islice(jobs, JOBS_AT_ONCE))
                 except BadDocument as error:
                     problem = error
-                if batch is not None:
-                    for spec in specs:
-                        spec.batch = batch
                 if specs:
-                    yield await submit(cluster, specs, key, first, batch if replace_batch else None)
-                    first, replace_batch = first + len(specs), False
+                    yield specs
                 if problem is not None:
                     raise problem
                 if len(specs) < JOBS_AT_ONCE:

@@ -339,3 +339,32 @@ def test_batch_says_how_many_existed_already(
     server.answers["POST jobs"] = Reply(ndjson({"_id": A, "cached": True}, {"_id": B}))
     done = run("batch", lines('{"app": "Test"}', '{"app": "Test"}'), "--name", "n")
     assert done.err == "2 jobs submitted in batch n, 1 of them existed already (cache).\n"
+
+
+# --plan
+
+PLANNED = [
+    {"job": A, "miss": None, "same": None, "never": None},
+    {"job": None, "miss": f"the wrapper of Test has changed since {A}", "same": "1", "never": None},
+    {"job": None, "miss": f"the wrapper of Test has changed since {B}", "same": "2", "never": None},
+    {"job": None, "miss": "new", "same": "2", "never": None},
+    {"job": None, "miss": "new", "same": None, "never": "no host is so large"},
+]
+
+
+@pytest.mark.parametrize("command", ["submit", "batch"])
+def test_a_plan_says_what_would_happen_and_submits_nothing(
+    run: Callable[..., Done], server: StandInServer, lines: Callable[..., str], command: str
+) -> None:
+    server.answers["POST jobs/plan"] = Reply(ndjson(*PLANNED))
+    given = ["submit", "Test", *"abcde"] if command == "submit" else ["batch", lines(*['{"app": "Test"}'] * 5)]
+    done = run(*given, "--plan")
+    assert done.code == 0
+    rows = [line.strip() for line in done.out.splitlines()]
+    assert "2     run: the wrapper of Test has changed since an earlier job" in rows
+    assert "1     reused: an earlier job answers" in rows
+    assert "1     the same as others of these: one job answers them" in rows
+    assert "1     fail at once: no host is so large" in rows
+    assert rows[-1] == "Nothing was submitted; 2 jobs would be run."
+    assert server.asked("POST jobs") == []
+    assert [document["job"] for document in run(*given, "--plan", "--json").documents] == [A, None, None, None, None]

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orqal.client import Client, Job, OrqalError, RequestFailed, ServerUnreachable, SubmissionFailed, batch
+from orqal.client import submission as submission_module
 from orqal.client.submission import JOBS_PER_REQUEST, batch_key
 from tests.support.stand_in_server import A, Reply, Request, StandInServer, ndjson, numbered, record
 from tests.unit.client.test_batch_names import GOOD
@@ -246,3 +247,18 @@ def test_a_job_from_the_cache_is_counted_once_although_its_id_comes_twice(
     submission = Client().submit_many([b"{}", b"{}"])
     assert len(list(submission)) == 2
     assert submission.cached == 2
+
+
+def test_a_plan_counts_documents_that_are_the_same_in_several_requests(
+    server: StandInServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission_module, "JOBS_PER_REQUEST", 2)
+    new = {"job": None, "miss": "new", "same": "s", "never": None}
+    hit = {"job": A, "miss": None, "same": None, "never": None}
+    server.answers["POST jobs/plan"] = [Reply(ndjson(new, hit)), Reply(ndjson(new))]
+    plan = list(Client().plan([b'{"n": 1}', b'{"n": 2}', b'{"n": 1}']))
+    assert [(each["job"], each["repeated"]) for each in plan] == [(None, False), (A, False), (None, True)]
+    assert [len(request.documents) for request in server.requests] == [2, 1]
+    server.answers["POST jobs/plan"] = [Reply(ndjson(new, new)), Reply(ndjson({"error": "no job", "document": 1}))]
+    with pytest.raises(OrqalError, match="job number 3: no job"):
+        list(Client().plan([b"{}"] * 3))

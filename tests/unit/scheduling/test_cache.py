@@ -30,16 +30,18 @@ def turned(value: Any) -> Any:
 @given(input=JSON, params=st.dictionaries(st.text(max_size=9), JSON, max_size=4))
 def test_the_order_of_keys_does_not_matter(input: Any, params: dict[str, Any]) -> None:
     one = JobSpec(app="A", input=input, params=params)
-    assert cache.key(one) == cache.key(JobSpec(app="A", input=turned(input), params=turned(params), user="other"))
+    assert cache.identity(one) == cache.identity(
+        JobSpec(app="A", input=turned(input), params=turned(params), user="other")
+    )
 
 
 @given(first=JSON, second=JSON)
 def test_what_differs_has_another_key(first: Any, second: Any) -> None:
 
     same = json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
-    assert (cache.key(JobSpec(app="A", input=first)) == cache.key(JobSpec(app="A", input=second))) is same
-    assert cache.key(JobSpec(app="A", input=first)) != cache.key(JobSpec(app="B", input=first))
-    assert cache.key(JobSpec(app="A", params={"p": first})) != cache.key(JobSpec(app="A", input={"p": first}))
+    assert (cache.identity(JobSpec(app="A", input=first)) == cache.identity(JobSpec(app="A", input=second))) is same
+    assert cache.identity(JobSpec(app="A", input=first)) != cache.identity(JobSpec(app="B", input=first))
+    assert cache.identity(JobSpec(app="A", params={"p": first})) != cache.identity(JobSpec(app="A", input={"p": first}))
 
 
 def ran(**values: Any) -> JobRecord:
@@ -65,5 +67,42 @@ def ran(**values: Any) -> JobRecord:
 def test_a_changed_wrapper_or_image_is_a_miss(
     candidate: JobRecord, wrapper: str, images: set[str], why: str | None
 ) -> None:
-    reason = cache.changed(candidate, wrapper, images)
+    reason = cache.reason_against(
+        candidate, cache.Wanted.by(candidate, None), wrapper_digest=wrapper, image_digests=images, by_user=False
+    )
     assert reason is None if why is None else reason is not None and why in reason and candidate.id in reason
+
+
+LIMITS: list[dict[str, Any]] = [
+    {"threads": 2},
+    {"memory_in_gb": 2},
+    {"timeout": 2},
+    {"retries": 2},
+    {"retry_on": [2]},
+    {"retry_delay": 2},
+    {"retry_memory_factor": 2},
+]
+
+
+@pytest.mark.parametrize("others", [*LIMITS, {"user": "eve"}])
+def test_a_job_that_has_not_ended_is_shared_only_with_its_user_and_its_limits(others: dict[str, Any]) -> None:
+    asked, other = cache.Wanted.by(job(user="ada"), None), cache.Wanted.by(job(**{"user": "ada"} | others), None)
+    for unfinished in (job(user="ada"), job(user="ada", current_status=Status.RUNNING)):
+        assert cache.key_of(unfinished) == asked.unfinished_key != other.unfinished_key
+        for wanted, shared in ((asked, True), (other, False)):
+            why = cache.reason_against(unfinished, wanted, wrapper_digest="", image_digests=(), by_user=False)
+            assert ("of another user or has other limits" in (why or "")) is not shared
+    assert cache.key_of(ran(user="ada")) == asked.key == other.key != asked.unfinished_key
+
+
+def test_a_result_that_depends_on_the_user_is_the_users_own() -> None:
+    for user, shared in (("ada", True), ("eve", False)):
+        asked = cache.Wanted.by(job(user=user), None)
+        reason = cache.reason_against(ran(user="ada"), asked, wrapper_digest="w", image_digests=(), by_user=True)
+        assert (reason is None) is shared
+
+
+def test_other_input_files_are_another_key() -> None:
+    for make in (job, ran):
+        assert len({cache.key_of(make(input_digest=digest)) for digest in (None, "a", "b")}) == 3
+    assert cache.identity(job()) == cache.identity(job(input_digest="a")) == cache.key_of(ran())

@@ -189,19 +189,33 @@ def test_a_retry_takes_the_place_of_what_failed(store: Store) -> None:
 # Candidates for the cache
 
 
-def test_the_candidate_is_the_newest_job_that_waits_runs_or_succeeded(store: Store) -> None:
+def test_the_candidates_are_the_newest_job_that_waits_or_runs_and_the_newest_that_succeeded(store: Store) -> None:
     asked = {"input": {"a": 1, "b": [{"y": 1, "x": 2}]}, "params": {"p": 1, "q": 2}}
     turned = {"input": {"b": [{"x": 2, "y": 1}], "a": 1}, "params": {"q": 2, "p": 1}}
-    key = cache.key(job(**turned))
-    assert store.cached([key]) == {}
-    good, failed, other = job(**asked), job(**asked), job(input=1)
-    add(store, [good, failed, other])
-    assert {k: record.id for k, record in store.cached([key, "none"]).items()} == {key: failed.id}
-    store.update([done(good), done(failed, 1)], {})
-    assert store.cached([key])[key].id == good.id
+    waits, succeeded = cache.key_of(job(**turned)), cache.key_of(done(job(**turned)))
+    assert store.cached([waits, succeeded]) == {}
+    oldest, good, failed, other = job(**asked), job(**asked), job(**asked), job(input=1)
+    add(store, [oldest, good, failed, other])
+
+    def candidates(*keys: str) -> dict[str, str]:
+        return {key: record.id for key, record in store.cached(keys).items()}
+
+    assert candidates(waits, succeeded, "none") == {waits: failed.id}
+    store.update([done(oldest), done(good), done(failed, 1)], {})
+    assert candidates(waits, succeeded) == {succeeded: good.id}
+    mine, theirs, limited = job(**asked), job(**asked, user="eve"), job(**asked, timeout=1)
+    add(store, [mine, theirs, limited])
+    assert candidates(waits, succeeded) == {waits: mine.id, succeeded: good.id}
+    assert candidates(cache.key_of(theirs), cache.key_of(limited)) == {
+        cache.key_of(theirs): theirs.id,
+        cache.key_of(limited): limited.id,
+    }
     store.update([done(other)], {})
-    many = [cache.key(job(input=number)) for number in range(SLICE + 1)]
-    assert {record.id for record in store.cached(many).values()} == {other.id}
+    many = [cache.key_of(done(job(input=number))) for number in range(SLICE + 1)]
+    assert candidates(*many) == {many[1]: other.id}
+    with_files = job(**asked, input_digest="d")
+    add(store, [with_files])
+    assert candidates(cache.key_of(with_files), waits) == {cache.key_of(with_files): with_files.id, waits: mine.id}
 
 
 # Deleting
@@ -423,7 +437,7 @@ def test_a_record_that_cannot_be_read_is_set_aside(store: Store, kind: str, capl
         assert ids(store.find(JobFilter(batch="b"), 9).jobs) == [last.id, first.id]
         assert ids(store.unfinished()) == [last.id]
         assert ids(job for job, _ in store.batch_results("b")) == [first.id, last.id]
-        assert store.cached([cache.key(bad)]).keys() <= {cache.key(bad)}
+        assert bad.id not in {job.id for job in store.cached([cache.key_of(bad)]).values()}
         info = store.batch("b")
         assert info is not None and info.jobs == (2 if status else 3)
         assert sum(store.counts().values()) == info.jobs

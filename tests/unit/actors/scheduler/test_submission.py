@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Sequence
 from datetime import timedelta
@@ -197,5 +198,133 @@ def test_times_never_go_back(tmp_path: Path) -> None:
         jobs = stored(cluster).find(JobFilter(), 9).jobs
         assert [job.input for job in jobs] == [2, 1, 0]
         assert [job.ctime for job in jobs] == sorted((job.ctime for job in jobs), reverse=True)
+
+    play(scene, tmp_path)
+
+
+# What must be the same
+
+
+QUICK = {"seconds": 0.1}
+
+
+def test_a_job_that_has_not_ended_is_not_shared_with_another_user_or_other_limits(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        others = [spec(1, user="eve"), spec(1, user="ada", timeout=0.01), spec(1, user="ada", memory_in_gb=0.5)]
+        mine, *theirs = await take(cluster, spec(1, user="ada"), *others)
+        again, *also = await take(cluster, spec(1, user="ada"), *others)
+        assert again == Taken(mine.id, True) and also == [Taken(each.id, True) for each in theirs]
+        assert len({mine.id, *(each.id for each in theirs)}) == 4
+        await cluster.scheduler.cancel([each.id for each in theirs])
+        await cluster.running(mine.id)
+
+    play(scene, tmp_path)
+
+
+def test_a_result_is_reused_whatever_the_limits_and_the_user_and_though_another_waits(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        [first] = await take(cluster, spec(1, user="ada", params=QUICK))
+        await cluster.ended([first.id])
+        [waiting] = await take(cluster, spec(1, user="ada", params=QUICK, use_cache=False, timeout=9))
+        assert await take(cluster, spec(1, user="eve", timeout=5, params=QUICK)) == [Taken(first.id, True)]
+        assert waiting.id != first.id
+
+    play(scene, tmp_path)
+
+
+def mine(folder: Path, **attributes: object) -> str:
+    """Write a wrapper with these attributes, and return the setting for its folder."""
+    services = folder / "services"
+    services.mkdir(exist_ok=True)
+    body = "".join(f"    {name} = {value!r}\n" for name, value in {"docker_url": "i", **attributes}.items())
+    (services / "mine.py").write_text(f"class Mine(AbstractWrapper):\n{body}")
+    return str(services)
+
+
+@pytest.mark.parametrize("attributes", [{"cache_on": ["user"]}, {"user": "@submitter"}])
+def test_what_depends_on_the_user_is_not_reused_for_another(tmp_path: Path, attributes: dict[str, object]) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        [first] = await take(cluster, spec(1, app="Mine", user="ada", params=QUICK))
+        await cluster.ended([first.id])
+        eves, adas = await take(cluster, *(spec(1, app="Mine", user=user, params=QUICK) for user in ("eve", "ada")))
+        assert adas == Taken(first.id, True) and not eves.cached
+        assert "of another user" in (cluster.record(eves.id).cache_miss or "")
+
+    play(scene, tmp_path, services=mine(tmp_path, **attributes))
+
+
+@pytest.mark.parametrize("how", ["mtime", "content"])
+def test_a_changed_input_file_is_a_miss(tmp_path: Path, how: str) -> None:
+    data = tmp_path / "data"
+
+    async def scene(cluster: InProcessCluster) -> None:
+        def one() -> Any:
+            return spec({"files": [str(data)], "n": 1}, app="Mine", params=QUICK)
+
+        data.write_text("one")
+        [first] = await take(cluster, one())
+        await cluster.ended([first.id])
+        os.utime(data, ns=(5, 5))
+        [touched] = await take(cluster, one())
+        assert touched.cached is (how == "content")
+        data.write_text("two")
+        [second] = await take(cluster, one())
+        assert not second.cached and cluster.record(second.id).input_digest != cluster.record(first.id).input_digest
+        data.unlink()
+        [missing] = await take(cluster, one())
+        assert not missing.cached
+        assert f"the head cannot read its input file {data}" in (cluster.record(missing.id).cache_miss or "")
+
+    play(scene, tmp_path, services=mine(tmp_path, cache_on=[how]))
+
+
+def test_a_repeated_request_is_the_same_though_its_files_have_changed(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+
+    async def scene(cluster: InProcessCluster) -> None:
+        data.write_text("one")
+        first = await take(cluster, spec(str(data), app="Mine"), key="k")
+        data.write_text("another")
+        assert await take(cluster, spec(str(data), app="Mine"), key="k") == [Taken(first[0].id, False)]
+
+    play(scene, tmp_path, services=mine(tmp_path, cache_on=["content"]))
+
+
+def test_a_job_whose_files_are_gone_is_not_reused(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        with_files = spec(1, params=QUICK | {"files": ["a"]})
+        [first] = await take(cluster, with_files)
+        await cluster.ended([first.id])
+        assert await take(cluster, with_files) == [Taken(first.id, True)]
+        cluster.machines["h1"].directories.clear()
+        [second] = await take(cluster, with_files)
+        assert cluster.record(second.id).cache_miss == f"the files of {first.id} are gone"
+
+    play(scene, tmp_path)
+
+
+# What would become of documents
+
+
+def test_a_plan_says_what_would_happen_and_nothing_does(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        [first] = await take(cluster, spec(1, params=QUICK))
+        await cluster.ended([first.id])
+        before = count(cluster)
+        documents = [
+            spec(1, params=QUICK),
+            spec(2),
+            spec(2),
+            spec(3, use_cache=False),
+            spec(4, threads=99),
+            spec(app="Nope"),
+        ]
+        hit, new, same, off, impossible, unknown = await cluster.scheduler.plan(documents)
+        assert (hit.job, hit.miss, hit.never) == (first.id, None, None)
+        assert new.job is None and new.miss == cache.NO_CANDIDATE and new.same == same.same is not None
+        assert (off.miss, off.same) == (cache.SWITCHED_OFF, None)
+        assert "99 threads" in (impossible.never or "") and "there is no app 'Nope'" in (unknown.never or "")
+        assert count(cluster) == before
+        assert cluster.record(first.id).cache_hits == 0
 
     play(scene, tmp_path)
