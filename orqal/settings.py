@@ -184,6 +184,11 @@ class Settings:
         return _absolute(self.jobs_dir_text) if self.jobs_dir_text else self.home / "jobs"
 
     @property
+    def bundles_dir(self) -> Path:
+        """The folder of what wrapper files need from beside them: see orqal.wrappers.bundles."""
+        return self.home / "bundles"
+
+    @property
     def jobs_dir_is_shared(self) -> bool:
         """True if `jobs_dir` is on the Docker daemon's machine at the same path, even if that is another machine."""
         return bool(self.jobs_dir_text)

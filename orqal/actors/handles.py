@@ -149,6 +149,9 @@ class SchedulerClient(SchedulerApi):
     ) -> None:
         return await answer(self.actor.repair.remote(node_id, containers, leases, apps))
 
+    async def bundle(self, digest: str) -> Mapping[str, bytes] | None:
+        return await answer(self.actor.bundle.remote(digest))
+
     async def started(self, started: Started) -> None:
         return await answer(self.actor.started.remote(started))
 

@@ -162,6 +162,10 @@ class SchedulerApi(Protocol):
 
     # For the hosts
 
+    async def bundle(self, digest: str) -> Mapping[str, bytes] | None:
+        """The files of a bundle of a wrapper by name; None if no app has this bundle now."""
+        ...
+
     async def started(self, started: Started) -> None:
         """Report that a container runs."""
         ...

@@ -70,6 +70,8 @@ class WhyWaiting:
     """Why no job can start with its app now; empty if jobs can."""
     hosts: Mapping[str, str] = field(default_factory=dict)
     """Why each host does not take it now, by the host's name."""
+    version: str = ""
+    """The digest of the wrapper with which it would start now; empty if that is not known."""
 
 
 class Cursor(NamedTuple):

@@ -131,7 +131,9 @@ def load_in_process(processes: WrapperProcesses, settings: Settings) -> Callable
 
     async def load(source: Source) -> list[App]:
         limit, memory = settings.wrapper_timeout, int(settings.wrapper_memory_gb * 1e9)
-        apps = await processes.call("catalog", f"loading {source.name}", limit, catalog.load, source, memory)
+        apps = await processes.call(
+            "catalog", f"loading {source.name}", limit, catalog.load, source, memory, settings.bundles_dir
+        )
         return [source.broken(apps.message)] if isinstance(apps, Failure) else list(apps)
 
     return load

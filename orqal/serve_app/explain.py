@@ -39,7 +39,8 @@ def _state(job: JobRecord, why: WhyWaiting, doing: str | None, moment: datetime)
             return f"It waits because {why.app.rstrip('.')}. It goes on by itself when its app can be used."
         if not why.hosts:
             return "It waits because there is no host."
-        return "It waits: " + "; ".join(f"{name}: {reason}" for name, reason in why.hosts.items()) + "."
+        version = f" It will run with version {why.version[:12]} of its wrapper, or a newer one." if why.version else ""
+        return "It waits: " + "; ".join(f"{name}: {reason}" for name, reason in why.hosts.items()) + f".{version}"
     if job.current_status is Status.INIT:
         return f"{job.host} is {doing.rstrip('.')}." if doing else f"{job.host} is preparing its image and container."
     if job.current_status is Status.RUNNING:

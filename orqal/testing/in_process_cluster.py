@@ -323,7 +323,7 @@ class InProcessCluster:
 
     async def _load(self, source: Source) -> list[App]:
         await asyncio.sleep(self.load_time)
-        return catalog.load(source, 1 << 40)
+        return catalog.load(source, 1 << 40, self.settings.bundles_dir)
 
     def _new_id(self) -> str:
         self._ids += 1

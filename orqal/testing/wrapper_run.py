@@ -98,6 +98,11 @@ async def _nothing(*_: object) -> None:
     """What an attempt need not do here."""
 
 
+async def _itself(ref: WrapperRef) -> WrapperRef:
+    """A class that is given needs nothing."""
+    return ref
+
+
 class _ThisProcess:
     """Calls a wrapper's methods in this process, so that a debugger can follow."""
 
@@ -220,6 +225,7 @@ async def _on_docker(settings: Settings, job: JobRecord, app: AppInfo, ref: Wrap
             on_change=lambda: None,
             end_earlier=_nothing,
             measure_disks=_nothing,
+            have_bundle=_itself,
             remove_late=lambda key, creating: None,
         )
         assert engine.info is not None

@@ -7,15 +7,18 @@ code, so `load` is called in a process of its own and returns plain data.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import decode_source
 from pathlib import Path
+from types import MappingProxyType
 
 from orqal.models import AppInfo
+from orqal.wrappers import bundles
 from orqal.wrappers.base import AbstractWrapper
 from orqal.wrappers.builtin import BUILT_IN, Run
+from orqal.wrappers.bundles import Version
 from orqal.wrappers.description import describe
 from orqal.wrappers.limits import memory_limit
 from orqal.wrappers.loading import WrapperRef, checked, digest, execute, explain, is_wrapper
@@ -30,6 +33,8 @@ class App:
 
     info: AppInfo
     ref: WrapperRef
+    beside: tuple[Version, ...] = ()
+    """The files that its bundle has, as they were."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Source:
     version: tuple[int, int] | None = None
     """The file's modification time (ns) and size (bytes), so that a changed file is another source."""
     point: EntryPoint | None = None
+    beside: tuple[Version, ...] = ()
+    """The present versions of the files that its bundle had when it was loaded last."""
 
     def broken(self, message: str) -> App:
         """Return the app that stands for this place if it cannot be loaded."""
@@ -71,19 +78,32 @@ def packaged() -> list[Source]:
     ]
 
 
-def filed(paths: Iterable[Path]) -> list[Source]:
-    """Return the wrapper files that exist now: these files, and the .py files in these folders."""
-    return [Source(file.stem, str(file), file, _version(file)) for file in _files(paths)]
+def filed(paths: Iterable[Path], beside: Mapping[str, tuple[str, ...]] = MappingProxyType({})) -> list[Source]:
+    """Return the wrapper files that exist now: these files, and the .py files in these folders.
+
+    `beside`: the names of the files that the bundles had, by the wrapper files' origins.
+    """
+    return [
+        Source(
+            file.stem,
+            str(file),
+            file,
+            _version(file),
+            beside=bundles.versions(file.parent, beside.get(str(file), ())),
+        )
+        for file in _files(paths)
+    ]
 
 
-def load(source: Source, memory: int) -> list[App]:
+def load(source: Source, memory: int, folder: Path) -> list[App]:
     """Load the wrappers of a place. If it cannot be loaded, return one app with an error.
 
-    The author's code runs here, so call this in a process that may be lost. It may use `memory` more bytes.
+    The author's code runs here, so call this in a process that may be lost. It may use `memory` more bytes. `folder` is
+    that of the bundles.
     """
     try:
         with memory_limit(memory):
-            return list(_from_file(source.file) if source.file else _from_entry_point(source))
+            return list(_from_file(source.file, folder) if source.file else _from_entry_point(source))
     except BaseException as error:  # a module may raise anything, SystemExit too
         return [source.broken(explain(error))]
 
@@ -114,15 +134,26 @@ def _from_entry_point(source: Source) -> Iterator[App]:
     yield _app(wrapper, ref, source.name)
 
 
-def _from_file(file: Path) -> Iterator[App]:
+def _from_file(file: Path, folder: Path) -> Iterator[App]:
     try:
         source = decode_source(file.read_bytes())
     except (SyntaxError, UnicodeDecodeError) as error:
         raise ValueError(f"it is neither UTF-8 nor what a `# coding: …` in its first lines says ({error})") from None
-    namespace = execute(source, str(file))
+    needed = bundles.beside(file)
+    before = bundles.versions(file.parent, needed.names)
+    bundle = bundles.make(folder, file.parent, needed.names) if len(needed.names) > 1 else None
+    namespace = execute(source, str(file), None if bundle is None else folder / bundle)
+    warnings = [
+        f"the folder {name} beside {file}, which it names, is too large to be sent to the hosts: at most "
+        f"{bundles.MOST_BYTES >> 20} MiB and {bundles.MOST_FILES:,} files"
+        for name in needed.too_large
+    ]
     for name, value in namespace.items():
         if is_wrapper(value) and value.__module__ == namespace["__name__"] and not name.startswith("_"):
-            yield _app(value, WrapperRef(name, source=source, origin=str(file), digest=digest(source)))
+            ref = WrapperRef(name, source=source, origin=str(file), digest=bundle or digest(source), bundle=bundle)
+            app = _app(value, ref)
+            app.info.warnings.extend(warnings)
+            yield replace(app, beside=before if bundle else ())
 
 
 def _app(wrapper: type[AbstractWrapper], ref: WrapperRef, name: str | None = None) -> App:

@@ -6,6 +6,7 @@ Loading runs its author's code. The source text of users' files travels to the h
 from __future__ import annotations
 
 import hashlib
+import importlib
 import inspect
 import sys
 import traceback
@@ -30,7 +31,12 @@ class WrapperRef:
     origin: str = "built in"
     """The file or the package, for messages and tracebacks."""
     digest: str = ""
-    """The SHA-256 of its source, 64 hex digits. It covers the whole file, because the class may use all of it."""
+    """The SHA-256 of its source, 64 hex digits. It covers the whole file, because the class may use all of it, and what
+    the file needs from beside it."""
+    bundle: str | None = None
+    """The digest of the bundle with what the file needs from beside it; None if it needs nothing."""
+    folder: str | None = None
+    """Where the bundle is on this machine."""
     trusted: bool = False
     """True for Orqal's own wrappers, whose get_cmd needs no process of its own."""
     makes_result: bool = True
@@ -46,26 +52,60 @@ class WrapperRef:
             module = __import__(self.module, fromlist=[self.name])
             return checked(getattr(module, self.name), self.name)
         assert self.source is not None
-        return checked(execute(self.source, self.origin)[self.name], self.name)
+        folder = None if self.folder is None else Path(self.folder)
+        return checked(execute(self.source, self.origin, folder)[self.name], self.name)
 
 
 _module_names: dict[str, str] = {}
 """The name of the module that was made of a file last, by the file's origin."""
 
 
-def execute(source: str, origin: str) -> dict[str, Any]:
+class _Folder:
+    """The folder on sys.path from which the present wrapper file imports."""
+
+    current: Path | None = None
+
+    @classmethod
+    def enter(cls, folder: Path | None) -> None:
+        """Let imports find what is in this folder, and nothing of the folder before."""
+        if folder == cls.current:
+            return
+        if cls.current is not None:
+            left = str(cls.current)
+            sys.path[:] = [path for path in sys.path if path != left]
+            sys.path_importer_cache.pop(left, None)
+            for name, module in list(sys.modules.items()):
+                if _is_below(module, cls.current):
+                    del sys.modules[name]
+        if folder is not None:
+            sys.path.insert(0, str(folder))
+            importlib.invalidate_caches()
+        cls.current = folder
+
+
+def _is_below(module: Any, folder: Path) -> bool:
+    try:
+        places = [module.__file__] if getattr(module, "__file__", None) else list(getattr(module, "__path__", ()))
+        return any(folder in Path(place).parents for place in places)
+    except Exception:  # a module may be anything
+        return False
+
+
+def execute(source: str, origin: str, folder: Path | None = None) -> dict[str, Any]:
     """Return the names of a wrapper file. They are those of a module, which is executed once in a process.
 
-    The file may use the base class without importing it.
+    The file may use the base class without importing it. `folder` has the file with what it needs from beside it, which
+    it can import; None if it needs nothing.
 
     Raises:
         BaseException: the author's code may raise anything. The next call executes it again.
     """
-    name = "orqal_services_" + digest(origin + "\0" + source)[:12]
+    name = "orqal_services_" + digest(f"{origin}\0{folder}\0{source}")[:12]
+    _Folder.enter(folder)
     if name not in sys.modules:
         sys.modules.pop(_module_names.get(origin, ""), None)  # its version before
         module = sys.modules[name] = ModuleType(name)
-        module.__file__ = origin
+        module.__file__ = origin if folder is None else str(folder / Path(origin).name)
         module.__dict__.update(AbstractWrapper=AbstractWrapper, AbstractWorker=AbstractWorker)
         try:
             # Without the `from __future__ import …` of this file.

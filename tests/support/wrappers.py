@@ -26,7 +26,7 @@ def loaded(tmp_path: Path, text: str, memory: int = MEMORY) -> dict[str, App]:
     file = tmp_path / "mine.py"
     file.write_text(textwrap.dedent(text))
     (source,) = catalog.filed([file])
-    return {app.info.name: app for app in catalog.load(source, memory)}
+    return {app.info.name: app for app in catalog.load(source, memory, tmp_path / "bundles")}
 
 
 def ref_of(body: str) -> WrapperRef:

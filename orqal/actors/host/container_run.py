@@ -31,6 +31,7 @@ from orqal.settings import Settings
 from orqal.text import exit_code
 from orqal.wrappers import calls
 from orqal.wrappers.base import WrapperJob
+from orqal.wrappers.loading import WrapperRef
 
 T = TypeVar("T")
 
@@ -63,6 +64,8 @@ class HostParts:
     remove_late: Callable[[ContainerKey, Awaitable[str]], object]
     """Called with an attempt that is over, and with the call that may still create its container: the container is
     removed when it is there."""
+    have_bundle: Callable[[WrapperRef], Awaitable[WrapperRef]]
+    """Brings what a wrapper needs from beside its file to this host."""
     found: dict[ContainerKey, str] = field(default_factory=dict)
     """Containers that no attempt holds."""
 
@@ -515,7 +518,7 @@ class ContainerRun:
         if ref.trusted:
             command = calls.prepare(ref, job, None)
         else:
-            command = await self._call("get_cmd", calls.prepare, ref, job)
+            command = await self._call("get_cmd", calls.prepare, await self._parts.have_bundle(ref), job)
         if isinstance(command, calls.Failure):
             raise EngineError(ErrorType.WRAPPER_ERROR, command.message)
         assert isinstance(command, calls.Command)
@@ -530,6 +533,7 @@ class ContainerRun:
             when = f"after its program had exited with {exit_code(ended.exit_code)}, before its result was made"
             return None, self._stopped(when).error
         job = self._wrapper_job(ended.exit_code, output, files)
+        ref = await self._parts.have_bundle(ref)
         result = await self._call("set_result", calls.conclude, ref, job, self._settings.result_cap)
         if isinstance(result, calls.Failure):
             # A program that failed is mostly why its output cannot be read.

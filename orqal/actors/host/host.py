@@ -19,6 +19,7 @@ from orqal.actors.host.disk_space import DiskSpace
 from orqal.actors.host.engine_watch import EngineWatch, Seen
 from orqal.actors.host.image_pulls import ImagePulls
 from orqal.actors.host.log_readers import LogReaders
+from orqal.actors.host.wrapper_bundles import WrapperBundles
 from orqal.actors.interfaces import HostApi, SchedulerApi, WrapperCalls
 from orqal.actors.messages import Examined, HostReport, Order, Started
 from orqal.doctor import machine as checkup
@@ -90,6 +91,7 @@ class Host(HostApi):
             on_change=self._report_now,
             end_earlier=self._end_earlier,
             measure_disks=self._measure_disks,
+            have_bundle=WrapperBundles(settings.bundles_dir, scheduler).have,
             remove_late=lambda key, creating: self._background.spawn(self._remove_late(key, creating)),
         )
         self._refusal: str | None = "opening the folder of jobs' directories"

@@ -12,8 +12,8 @@ import asyncio
 import difflib
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -22,8 +22,9 @@ from orqal.clock import Clock
 from orqal.files import write_secret
 from orqal.models import AppInfo
 from orqal.settings import Settings
-from orqal.wrappers import catalog
+from orqal.wrappers import bundles, catalog
 from orqal.wrappers.builtin import Run
+from orqal.wrappers.bundles import Version
 from orqal.wrappers.catalog import App, Source
 
 log = logging.getLogger("orqal.apps")
@@ -73,6 +74,11 @@ class _Kept:
 _KEPT = TypeAdapter(list[_Kept])
 
 
+def _beside(apps: Iterable[App]) -> tuple[Version, ...]:
+    """The files in the bundle of a place's apps. Those of its newest version have the same."""
+    return max((app.beside for app in apps), key=len, default=())
+
+
 class Apps:
     """All apps by name."""
 
@@ -96,7 +102,13 @@ class Apps:
     async def scan(self) -> None:
         """See which files are new, have changed or are missing, and begin to load them."""
         try:
-            files = await asyncio.wait_for(asyncio.to_thread(catalog.filed, self._settings.service_paths), FILES_WITHIN)
+            beside = {
+                origin: names
+                for origin, place in self._places.items()
+                if (names := tuple(each.name for each in _beside(place.apps.values())))
+            }
+            looking = asyncio.to_thread(catalog.filed, self._settings.service_paths, beside)
+            files = await asyncio.wait_for(looking, FILES_WITHIN)
         except (OSError, asyncio.TimeoutError) as error:  # a network file system that hangs, say
             log.error("the wrapper files cannot be looked at now (%s: %s)", type(error).__name__, error)
             return
@@ -161,6 +173,8 @@ class Apps:
             place.problems = {name: app.info.error or "" for name, app in bad.items()}
             before = {name: app for name, app in place.apps.items() if name in bad and app.info.error is None}
             place.apps = bad | before | good
+            if place.source is source:
+                place.source = replace(source, beside=_beside(good.values()))
         self._write_kept()
         for name in place.apps:
             self.changed(name)
@@ -196,6 +210,18 @@ class Apps:
             write_secret(self._kept_path, _KEPT.dump_json(kept).decode())
         except OSError as error:
             log.error("the last good versions of wrappers cannot be kept: %s", error)
+
+    async def bundle(self, digest: str) -> Mapping[str, bytes] | None:
+        """The files of a bundle that an app has now, by name; None if no app has it."""
+        folder = self._settings.bundles_dir
+        files = await asyncio.to_thread(bundles.read, folder, digest)
+        if files is None:  # someone has removed it: it is made again when its file is loaded
+            for place in self._places.values():
+                if any(app.ref.bundle == digest for app in place.apps.values()):
+                    place.source = None
+            await self.up_to_date()
+            files = await asyncio.to_thread(bundles.read, folder, digest)
+        return files
 
     def long_missing(self) -> list[str]:
         """The apps of files that have been missing for so long that they were probably removed on purpose."""
@@ -235,6 +261,11 @@ class Apps:
         """The app in its last good version, for a job that has started with it."""
         app, _ = self._all().get(name, (None, None))
         return app if app is not None and app.info.error is None else None
+
+    def version(self, name: str) -> str:
+        """The digest of the wrapper with which a job of this app would start now; empty if none can."""
+        app = self.get(name)
+        return "" if app is None else app.ref.digest
 
     def is_known(self, name: str) -> bool:
         """True if there is such an app, or was until its file went missing: jobs that name it are taken, and wait."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import islice
 
 from orqal.actors.background import Background
@@ -204,7 +204,9 @@ class Scheduler(SchedulerApi):
         if key is None:
             return WhyWaiting()
         away = {host.id: AWAY for host in self._hosts.away() if host.could_ever(key.shape)}
-        return WhyWaiting(hosts={h.name: self._reason(key, h) for h in self._hosts} | away)
+        record = await asyncio.to_thread(self._store.get, job)
+        version = "" if record is None else self._apps.version(record.app)
+        return WhyWaiting(version=version, hosts={h.name: self._reason(key, h) for h in self._hosts} | away)
 
     @staticmethod
     def _reason(key: LineKey, host: KnownHost) -> str:
@@ -224,6 +226,9 @@ class Scheduler(SchedulerApi):
 
     async def plan(self, specs: Sequence[JobSpec]) -> list[Planned]:
         return await self._submissions.plan(specs)
+
+    async def bundle(self, digest: str) -> Mapping[str, bytes] | None:
+        return await self._apps.bundle(digest)
 
     async def job_of(self, container: str) -> str | None:
         return self._jobs.job_of(container)

@@ -183,7 +183,7 @@ def test_memory_is_limited(tmp_path: Path) -> None:
             ref = loading.WrapperRef("W", source=greedy.format(method), origin="/mine.py")
             more = (1000,) if call is calls.conclude else ()
             print(call(ref, job, *more, 1 << 28))
-        print(catalog.load(catalog.Source("mine", "o", file=Path(sys.argv[1])), 1 << 28))
+        print(catalog.load(catalog.Source("mine", "o", file=Path(sys.argv[1])), 1 << 28, Path("/nowhere")))
         print(resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY)
         print(len(bytearray(1 << 29)))
     """

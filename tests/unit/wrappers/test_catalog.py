@@ -67,7 +67,7 @@ def test_a_file_that_cannot_be_loaded_is_listed_with_its_error(tmp_path: Path, t
 
 def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_bytes(b"\xff\xfe\0")
-    (app,) = catalog.load(Source("mine", "o", file=tmp_path / "mine.py"), MEMORY)
+    (app,) = catalog.load(Source("mine", "o", file=tmp_path / "mine.py"), MEMORY, tmp_path)
     assert app.info.name == "mine" and "it is neither UTF-8" in str(app.info.error)
 
 
@@ -119,7 +119,7 @@ def test_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
         EntryPoint("NoWrapper", "json:JSONDecoder", catalog.ENTRY_POINT_GROUP),
     ]
     monkeypatch.setattr(catalog, "entry_points", lambda group: points if group == "orqal.wrappers" else [])
-    good, broken, other = [catalog.load(source, MEMORY)[0] for source in catalog.packaged()]
+    good, broken, other = [catalog.load(source, MEMORY, Path("/nowhere"))[0] for source in catalog.packaged()]
     assert (good.info.name, good.info.docker_url, good.info.error) == ("Sum", "orqal/demo", None)
     assert good.ref.load() is builtin.Checksum and not good.ref.trusted
     assert "no_such_module_at_all" in str(broken.info.error) and broken.info.name == "Broken"
@@ -221,7 +221,7 @@ def test_a_file_that_failed_is_executed_again(tmp_path: Path) -> None:
 def test_a_file_has_the_encoding_that_it_says(tmp_path: Path, cookie: str, encoding: str) -> None:
     text = f"{cookie}class Café(AbstractWrapper):\n    'Ça va.'\n    docker_url = 'a'\n"
     (tmp_path / "mine.py").write_bytes(text.encode(encoding))
-    (app,) = catalog.load(Source("mine", "o", file=tmp_path / "mine.py"), MEMORY)
+    (app,) = catalog.load(Source("mine", "o", file=tmp_path / "mine.py"), MEMORY, tmp_path)
     assert (app.info.name, app.info.doc) == ("Café", "Ça va.")
     assert app.ref.load().__doc__ == "Ça va."
 

@@ -64,6 +64,7 @@ class Lab:
             on_change=lambda: None,
             end_earlier=self._nothing,
             measure_disks=self._measure_disks,
+            have_bundle=self._itself,
             remove_late=lambda key, creating: None,
         )
 
@@ -75,6 +76,9 @@ class Lab:
 
     async def _nothing(self, key: ContainerKey) -> None:
         return
+
+    async def _itself(self, ref: WrapperRef) -> WrapperRef:
+        return ref
 
     async def _measure_disks(self) -> None:
         if self.disk_is_full:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ class Loader:
         await asyncio.sleep(self.slow.get(source.name, 0))
         if self.problem is not None:
             raise self.problem
-        return catalog.load(source, 1 << 40)
+        assert source.file is not None
+        return catalog.load(source, 1 << 40, source.file.parent.parent / "bundles")
 
 
 def settings(tmp_path: Path, **more: Any) -> Settings:
@@ -342,3 +344,46 @@ def test_a_broken_wrapper_without_a_kept_version_ends_no_job_either(tmp_path: Pa
         assert len(cluster.lives(running)) == len(cluster.lives(waiting)) == 1
 
     play(scene, tmp_path, services=str(file.parent))
+
+
+NEIGHBOURLY = """
+import helper
+class Mine(AbstractWrapper):
+    docker_url = "i"
+    threads = helper.threads
+    def get_cmd(self, params): return "x"
+"""
+
+
+@in_virtual_time
+async def test_what_is_beside_a_file_is_kept_in_a_bundle_and_a_change_of_it_is_a_new_version(tmp_path: Path) -> None:
+    write(tmp_path / "services/mine.py", NEIGHBOURLY)
+    write(tmp_path / "services/helper.py", "threads = 1\n")
+    loader = Loader()
+    apps = apps_of(tmp_path, loader)
+    await apps.up_to_date()
+    await apps.up_to_date()
+    assert loader.loads.count("mine") == 1, "it has not changed"
+    first = apps.get("Mine")
+    assert first is not None and first.ref.bundle == apps.version("Mine")
+    files = await apps.bundle(first.ref.bundle)
+    assert files is not None and sorted(files) == ["helper.py", "mine.py"]
+    write(tmp_path / "services/helper.py", "threads = 2\n")
+    await apps.up_to_date()
+    second = apps.get("Mine")
+    assert second is not None and second.info.threads == 2 and second.ref.bundle != first.ref.bundle
+    # A host may still ask for the first one, and the second is made again if someone has removed it.
+    assert await apps.bundle(first.ref.bundle) == files
+    shutil.rmtree(tmp_path / "bundles")
+    assert second.ref.bundle is not None and await apps.bundle(second.ref.bundle) is not None
+    assert await apps.bundle(first.ref.bundle) is None
+    # Over a restart too.
+    again = apps_of(tmp_path)
+    await again.up_to_date({"Mine"})
+    assert again.version("Mine") == second.ref.digest
+    # While what it needs is broken, the last good version is used.
+    write(tmp_path / "services/helper.py", "1/0\n")
+    await again.up_to_date()
+    assert again.version("Mine") == second.ref.digest
+    [info] = [info for info in again.infos() if info.name == "Mine"]
+    assert "ZeroDivisionError" in (info.problem or "")

@@ -1,0 +1,196 @@
+"""What a wrapper file needs from beside it: found, copied, and imported from the copy."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orqal.wrappers import bundles, calls, catalog
+from orqal.wrappers.bundles import beside
+from orqal.wrappers.calls import Command
+from orqal.wrappers.catalog import App
+from orqal.wrappers.loading import WrapperRef, execute
+from tests.support.wrappers import MEMORY, a_job
+
+pytestmark = pytest.mark.timeout(30)
+
+MAIN = """
+from pathlib import Path
+from helper import word
+from pack.inner import more
+
+class Mine(AbstractWrapper):
+    docker_url = "i"
+
+    def get_cmd(self, params):
+        import late
+        return [word, more, late.word, (Path(__file__).parent / "rules.txt").read_text(), open(data()).read()]
+
+def data():
+    return Path(__file__).parent / "data" / "deep" / "d.txt"
+"""
+
+
+@pytest.fixture(autouse=True)
+def clean_imports() -> Iterator[None]:
+    """Leave no trace of the modules that a test has loaded."""
+    path, modules = list(sys.path), dict(sys.modules)
+    yield
+    execute("", "none")  # leaves the present folder
+    sys.path[:] = path
+    for name in sys.modules.keys() - modules.keys():
+        del sys.modules[name]
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Path:
+    """A folder with a wrapper file, all that it needs, and more."""
+    folder = tmp_path / "services"
+    files = {
+        "mine.py": MAIN,
+        "helper.py": "from other import word",
+        "other.py": "word = 'helped'",
+        "late.py": "word = 'late'",
+        "pack/__init__.py": "",
+        "pack/inner.py": "from . import sibling\nmore = sibling.more",
+        "pack/sibling.py": "more = 'packed'",
+        "pack/__pycache__/x.pyc": "",
+        "rules.txt": "ruled",
+        "data/deep/d.txt": "deep",
+        "data/.hidden": "",
+        "unrelated.py": "1/0",
+        "large.bin": "x",
+        ".secret": "",
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+NEEDED = [
+    "data/deep/d.txt",
+    "helper.py",
+    "late.py",
+    "mine.py",
+    "other.py",
+    "pack/__init__.py",
+    "pack/inner.py",
+    "pack/sibling.py",
+    "rules.txt",
+]
+
+
+def load(file: Path) -> App:
+    """Load a wrapper file, and return its app."""
+    (source,) = catalog.filed([file])
+    (app,) = catalog.load(source, MEMORY, file.parent.parent / "bundles")
+    return app
+
+
+def on_a_host(app: App, host: Path, services: Path) -> WrapperRef:
+    """Return the wrapper as a host has it that has got the bundle."""
+    assert app.ref.bundle is not None
+    files = bundles.read(services.parent / "bundles", app.ref.bundle)
+    assert files is not None
+    return replace(app.ref, folder=str(bundles.write(host, app.ref.bundle, files)))
+
+
+def command(ref: WrapperRef) -> list[str] | str:
+    made = calls.prepare(ref, a_job(), None)
+    assert isinstance(made, Command), made
+    return made.cmd
+
+
+def test_what_it_imports_and_names_is_needed_and_nothing_else(services: Path) -> None:
+    assert list(beside(services / "mine.py").names) == NEEDED
+    assert beside(services / "unrelated.py").names == ("unrelated.py",)
+
+
+def test_it_works_on_a_host_that_has_only_the_bundle(services: Path, tmp_path: Path) -> None:
+    app = load(services / "mine.py")
+    assert app.info.error is None and app.info.warnings == []
+    ref = on_a_host(app, tmp_path / "host", services)
+    services.rename(tmp_path / "gone")
+    (tmp_path / "bundles").rename(tmp_path / "gone too")
+    assert command(ref) == ["helped", "packed", "late", "ruled", "deep"]
+    assert ref.folder is not None and Path(ref.folder).name == app.ref.digest == app.ref.bundle
+
+
+def test_a_change_beside_it_is_another_version_of_both(services: Path, tmp_path: Path) -> None:
+    first = load(services / "mine.py")
+    (services / "unrelated.py").write_text("x = 2")
+    assert load(services / "mine.py").ref == first.ref
+    (services / "other.py").write_text("word = 'changed'")
+    second = load(services / "mine.py")
+    assert second.ref.digest != first.ref.digest
+    one, other = (on_a_host(app, tmp_path / "host", services) for app in (first, second))
+    # Also in the same process, to and fro, and for what is imported late.
+    for ref, word in ((one, "helped"), (other, "changed"), (one, "helped")):
+        assert command(ref)[0] == word
+
+
+def test_the_source_says_that_what_is_beside_it_has_changed(services: Path) -> None:
+    app = load(services / "mine.py")
+    names = {str(services / "mine.py"): tuple(version.name for version in app.beside)}
+    (before,) = catalog.filed([services / "mine.py"], names)
+    assert before.beside == app.beside and catalog.filed([services / "mine.py"], names) == [before]
+    (services / "rules.txt").write_text("other rules")
+    assert catalog.filed([services / "mine.py"], names) != [before]
+    (services / "rules.txt").unlink()
+    assert catalog.filed([services / "mine.py"], names) != [before]
+
+
+def test_two_files_with_helpers_of_the_same_name(services: Path, tmp_path: Path) -> None:
+    other = tmp_path / "others"
+    other.mkdir()
+    (other / "mine.py").write_text(
+        "from helper import word\n"
+        "class Mine(AbstractWrapper):\n    docker_url = word\n    def get_cmd(self, params): return word"
+    )
+    (other / "helper.py").write_text("word = 'theirs'")
+    first, second = load(services / "mine.py"), load(other / "mine.py")
+    assert (second.info.docker_url, second.info.error) == ("theirs", None)
+    assert command(on_a_host(first, tmp_path / "host", services))[0] == "helped"
+    assert command(on_a_host(second, tmp_path / "host", services)) == "theirs"
+
+
+def test_what_is_missing_is_missing_at_once(services: Path) -> None:
+    (services / "mine.py").write_text("import not_there\nimport helper")
+    (services / "helper.py").write_text("")
+    assert "No module named 'not_there'" in str(load(services / "mine.py").info.error)
+
+
+def test_what_is_too_large_is_said(services: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundles, "MOST_BYTES", 2_000)
+    (services / "data" / "bulk").write_bytes(b"x" * 3_000)
+    app = load(services / "mine.py")
+    assert app.info.error is None and "the folder data beside" in app.info.warnings[0]
+    (services / "rules.txt").write_bytes(b"x" * 3_000)
+    assert "larger than 0 MiB" in str(load(services / "mine.py").info.error)
+    monkeypatch.setattr(bundles, "MOST_FILES", 3)
+    assert "more than 3 files" in str(load(services / "mine.py").info.error)
+
+
+@pytest.mark.parametrize(
+    "text", ["def f(:", "x = 1\0", "(" * 500, "x = '../secret'", "x = '/etc/passwd'", "x = '.env'"]
+)
+def test_what_cannot_be_read_or_leads_elsewhere_needs_nothing(services: Path, text: str) -> None:
+    (services / "odd.py").write_text(text)
+    assert beside(services / "odd.py").names == ("odd.py",)
+
+
+def test_a_bundle_that_is_not_used_for_long_is_removed(tmp_path: Path) -> None:
+    old, new = (bundles.write(tmp_path / "b", name * 64, {"f": b""}) for name in "ab")
+    long_ago = time.time() - bundles.UNUSED_FOR - 1
+    os.utime(old, (long_ago, long_ago))
+    bundles.remove_unused(tmp_path / "b")
+    assert not old.exists() and new.exists()
+    assert bundles.read(tmp_path / "b", "a" * 64) is None
+    bundles.remove_unused(tmp_path / "none")
