@@ -59,9 +59,8 @@ async def test_a_wrapper_that_needs_nothing_asks_nobody(tmp_path: Path) -> None:
 async def test_a_scheduler_that_restarts_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wrapper_bundles, "_AGAIN", 0.001)
     scheduler = StandInScheduler({"mine.py": b""}, away=3)
-    assert (await bundles_from(scheduler, tmp_path).have(REF)).folder == str(
-        tmp_path / REF.bundle
-    ) and scheduler.calls == 4
+    ref = await bundles_from(scheduler, tmp_path).have(REF)
+    assert ref.folder == f"{tmp_path}/{REF.bundle}" and scheduler.calls == 4
 
 
 async def test_what_cannot_be_had_or_written_is_the_fault_of_no_program(tmp_path: Path) -> None:
