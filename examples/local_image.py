@@ -129,6 +129,7 @@ def make_image(
     *,
     extra_files: Mapping[str, Content] | None = None,
     command: list[str] | None = None,
+    entrypoint: list[str] | None = None,
     client: docker.DockerClient | None = None,
 ) -> str:
     """Make an image of these programs and return its id. An image that has this content already is kept.
@@ -138,6 +139,7 @@ def make_image(
         programs: names on the PATH, or paths.
         extra_files: path in the image -> content.
         command: the image's default command.
+        entrypoint: what the image starts before any command.
         client: the Docker engine; by default that of the environment (DOCKER_HOST).
 
     Raises:
@@ -147,6 +149,8 @@ def make_image(
     changes = [f'ENV {key}="{value}"' for key, value in environment(files).items()]
     if command:
         changes.append(f"CMD {json.dumps(command)}")
+    if entrypoint:
+        changes.append(f"ENTRYPOINT {json.dumps(entrypoint)}")
     with tempfile.TemporaryFile() as tar:
         write_tar(files, tar)
         tar.seek(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +24,10 @@ def _param(name: str) -> Any:
 
 
 class Rabin2(AbstractWrapper):
-    """Facts about a binary (its format, architecture, protections …), by radare2's `rabin2 -I`."""
+    """Facts about a binary (its format, architecture, protections …), by radare2's `rabin2 -I`.
+
+    With the param `json` the result is rabin2's own JSON, in which numbers and truth values are such.
+    """
 
     docker_url = "radare/radare2"
     volumes = {"/database": {"bind": "/database", "mode": "ro"}}
@@ -32,18 +36,26 @@ class Rabin2(AbstractWrapper):
 
     def get_cmd(self, params: dict[str, Any]) -> list[str]:
         """Return the command for the binary whose path is `input`."""
-        return ["rabin2", "-I", str(self.job.input)]
+        return ["rabin2", "-I", *(["-j"] if params.get("json") else []), str(self.job.input)]
 
     def set_result(self, job: WrapperJob) -> None:
-        """Read lines of two words, a key and its value. Dots in keys become underscores."""
+        """Read lines of two words, a key and its value; dots in keys become underscores. Or read the JSON."""
+        if job.params.get("json"):
+            job.set_result(json.loads("\n".join(job.stdout)))
+            return
         pairs = (line.split() for line in job.stdout)
         job.set_result({pair[0].replace(".", "_"): pair[1] for pair in pairs if len(pair) == 2})
 
 
 class Yara(AbstractWrapper):
-    """The YARA rules that match a file or folder: the result is {rule: [matching paths]}."""
+    """The YARA rules that match a file or folder: the result is {rule: [matching paths]}.
+
+    Options that print more than that (-s, -g, -m, -e …) may be given; what they print is in the output.
+    """
 
     docker_url = "blacktop/yara"
+    # The published image starts `su-exec nobody /sbin/tini -- yara`; another one may start nothing.
+    entrypoint = ("yara",)
     volumes = {"/database": {"bind": "/database", "mode": "ro"}}
     threads = 1
     memory_in_gb = 1
@@ -54,10 +66,12 @@ class Yara(AbstractWrapper):
         A value of None or True makes an option without a value; False leaves the option out.
         """
         rules, target = self.job.input
-        command = ["yara"]
+        command: list[str] = []
         for option, value in params.items():
             if value is False:
                 continue
+            if _is_given(("c", "count"), {option: value}) or _is_given(("D", "print-module-data"), {option: value}):
+                raise ValueError(f"yara's option {option} prints no rules with their paths, so it cannot be used here")
             command.append(str(option))
             if value is not None and value is not True:
                 command.append(str(value))
@@ -65,13 +79,30 @@ class Yara(AbstractWrapper):
         return [*command, *(f"./{path}" if str(path).startswith("-") else str(path) for path in (rules, target))]
 
     def set_result(self, job: WrapperJob) -> None:
-        """Read the matches, each a line `RULE PATH`."""
+        """Read the matches, each a line `RULE PATH`, with tags and metadata in brackets between them if asked for."""
+        groups = [_is_given(names, job.params) for names in (("g", "print-tags"), ("m", "print-meta"))].count(True)
         matches: dict[str, list[str]] = {}
         for line in job.stdout:
             rule, separator, path = line.partition(" ")
-            if separator and not rule.startswith("0x"):
+            if separator and not rule.startswith("0x"):  # with -s: a string that was found
+                for _ in range(groups):
+                    path = _BRACKETS.sub("", path, count=1)
                 matches.setdefault(rule, []).append(path)
         job.set_result(matches)
+
+
+_BRACKETS = re.compile(r"""\A\[(?:[^\]"]|"(?:[^"\\]|\\.)*")*\] """)
+"""Tags or metadata, as yara prints them: a text in them is quoted."""
+
+
+def _is_given(names: tuple[str, str], params: Mapping[str, Any]) -> bool:
+    """True if an option of yara is among the params, also as one of several letters behind a dash."""
+    short, long = names
+    given = [str(option) for option, value in params.items() if value is not False]
+    return any(
+        option == f"--{long}" or (option.startswith("-") and not option.startswith("--") and short in option[1:])
+        for option in given
+    )
 
 
 class Test(AbstractWrapper):

@@ -20,9 +20,10 @@ def command(app: type[AbstractWrapper], **values: Any) -> Command | Failure:
     return calls.prepare(WrapperRef(app.__name__, app.__module__, trusted=True), a_job(**values), None)
 
 
-def result(app: type[AbstractWrapper], stdout: str, exit_code: int = 0) -> Any:
+def result(app: type[AbstractWrapper], stdout: str, exit_code: int = 0, **params: Any) -> Any:
     ref = WrapperRef(app.__name__, app.__module__, trusted=True)
-    encoded = calls.conclude(ref, a_job(outputs=(stdout, ""), exit_code=exit_code), 10_000, None)
+    job = a_job(outputs=(stdout, ""), exit_code=exit_code, params=params)
+    encoded = calls.conclude(ref, job, 10_000, None)
     return json.loads(encoded) if isinstance(encoded, bytes) else encoded
 
 
@@ -34,6 +35,9 @@ def cmd(asked: Command | Failure) -> str | list[str]:
 def test_rabin2() -> None:
     assert cmd(command(builtin.Rabin2, input="/database/a b")) == ["rabin2", "-I", "/database/a b"]
     assert result(builtin.Rabin2, RABIN2_OUTPUT) == RABIN2_RESULT
+    asked = command(builtin.Rabin2, input="/database/a b", params={"json": True})
+    assert cmd(asked) == ["rabin2", "-I", "-j", "/database/a b"]
+    assert result(builtin.Rabin2, '{"info":\n{"va":true,"bits":64}}\n', json=True) == {"info": {"va": True, "bits": 64}}
 
 
 @pytest.mark.parametrize(
@@ -47,13 +51,35 @@ def test_rabin2() -> None:
 )
 def test_yara_s_options(params: dict[str, Any], options: list[str]) -> None:
     asked = command(builtin.Yara, input=["/r.yar", "-target"], params=params)
-    assert cmd(asked) == ["yara", *options, "/r.yar", "./-target"]
+    assert cmd(asked) == [*options, "/r.yar", "./-target"]
+    assert isinstance(asked, Command) and asked.options.entrypoint == ["yara"]
 
 
 def test_yara_s_result() -> None:
     stdout = "Rule1 /a b\nRule2 /c\nRule1 /d\n0x10:$a: text\n"
     assert result(builtin.Yara, stdout) == {"Rule1": ["/a b", "/d"], "Rule2": ["/c"]}
     assert isinstance(command(builtin.Yara, input="/only-one"), Failure)
+
+
+@pytest.mark.parametrize(
+    ("params", "line"),
+    [
+        ({"-g": None}, "Rule [tag1,tag2] /a [b] c"),
+        ({"--print-meta": True}, r'Rule [author="x] \"y\" ",n=1,is=true] /a [b] c'),
+        ({"-gm": None}, 'Rule [] [author="x"] /a [b] c'),
+        ({"-g": None, "-m": None, "-s": None}, "Rule [tag] [] /a [b] c"),
+        ({"-g": False}, "Rule /a [b] c"),
+        ({"-e": None}, "Rule /a [b] c"),
+    ],
+)
+def test_yara_s_tags_and_metadata_are_no_part_of_a_path(params: dict[str, Any], line: str) -> None:
+    assert result(builtin.Yara, f"{line}\n0x1:$a: [x\n", **params) == {"Rule": ["/a [b] c"]}
+
+
+@pytest.mark.parametrize("option", ["-c", "--count", "-D", "--print-module-data", "-sc"])
+def test_yara_s_options_that_print_no_rules_are_refused(option: str) -> None:
+    refused = command(builtin.Yara, input=["/r", "/t"], params={option: None})
+    assert isinstance(refused, Failure) and f"yara's option {option} prints no rules" in refused.message
 
 
 def test_checksum() -> None:
