@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,8 +23,8 @@ from orqal.wrappers.catalog import App, Source
 
 log = logging.getLogger("orqal.wrappers")
 
-PER_APP = 2
-"""Calls of one app's methods at a time on a host. An app whose methods hang holds up no other app."""
+PER_APP = max(2, (os.cpu_count() or 1) // 4)
+"""Calls of one app's methods at a time on this host. An app whose methods hang holds up no other app."""
 IDLE_AFTER = 600.0
 """Seconds after which unused processes of an app are ended."""
 LOGS_PERIOD = 60.0

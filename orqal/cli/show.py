@@ -169,7 +169,8 @@ def results_table(results: Iterable[Mapping[str, Any]], console: Console, limit:
 
 def tail(lines: Sequence[str], count: int) -> Iterator[str]:
     """Yield the last `count` lines of an output, without the empty one after the final line break."""
-    whole = list(lines[:-1] if lines and not lines[-1] else lines)
+    # Of a line that a program wrote over, as a progress bar does, only what a terminal would show at last.
+    whole = [line.rstrip("\r").rpartition("\r")[2] for line in (lines[:-1] if lines and not lines[-1] else lines)]
     if len(whole) > count:
         yield f"… ({len(whole) - count:,} lines before)"
     for line in whole[-count:]:

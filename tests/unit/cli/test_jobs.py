@@ -212,3 +212,10 @@ def test_a_result_that_json_lacks_is_shown_to_people_and_stays_json_for_programs
     server.answers[f"GET job/{A}"] = record(A, result=result)
     assert '{"a": NaN, "b": "b\'\\\\xff\'"}' in run("job", A).out
     assert run("job", A, "--json").documents[0]["result"] == result
+
+
+def test_of_a_progress_bar_only_its_last_state_is_shown(run: Callable[..., Done], server: StandInServer) -> None:
+    bar = "".join(f"\r{number}%" for number in range(101))
+    server.answers[f"GET job/{A}"] = record(A, stdout=[f"{bar}\r", "done", ""])
+    shown = run("job", A).out
+    assert shown.endswith("stdout\n100%\ndone\n")

@@ -170,8 +170,22 @@ def test_a_result_of_exactly_the_cap() -> None:
     )
 
 
+MODEST = """
+class W(AbstractWrapper):
+    docker_url = "i"
+    def get_cmd(self, params):
+        import mmap, subprocess, sys
+        with open(self.job.input, "rb") as file:
+            large = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        reserve = "import mmap; mmap.mmap(-1, 64 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0)"
+        subprocess.run([sys.executable, "-c", reserve], check=True)
+        return str(large[-1])
+"""
+"""Maps a large file to read it, and starts a program that reserves much address space."""
+
+
 def test_memory_is_limited(tmp_path: Path) -> None:
-    """This runs in a process of its own, because the limit is on the process's address space."""
+    """This runs in a process of its own, because the limit is on the whole process."""
     code = """
         import resource, sys
         from pathlib import Path
@@ -184,13 +198,18 @@ def test_memory_is_limited(tmp_path: Path) -> None:
             more = (1000,) if call is calls.conclude else ()
             print(call(ref, job, *more, 1 << 28))
         print(catalog.load(catalog.Source("mine", "o", file=Path(sys.argv[1])), 1 << 28, Path("/nowhere")))
-        print(resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY)
+        print(resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY)
         print(len(bytearray(1 << 29)))
+        # What is only reserved, or only read, is no memory.
+        job.input = sys.argv[1] + ".large"
+        with open(job.input, "wb") as file:
+            file.truncate(64 << 30)
+        print(calls.prepare(loading.WrapperRef("W", source=sys.argv[2], origin="/mine.py"), job, 1 << 28))
     """
     file = tmp_path / "greedy.py"
     file.write_text("x = bytearray(2 << 30)")
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), file],
+        [sys.executable, "-c", textwrap.dedent(code), file, MODEST],
         capture_output=True,
         text=True,
         timeout=30,
@@ -201,4 +220,5 @@ def test_memory_is_limited(tmp_path: Path) -> None:
     assert "W.get_cmd failed: MemoryError" in lines[0]
     assert "W.set_result failed: MemoryError" in lines[1]
     assert "MemoryError" in lines[2]
-    assert lines[3:] == ["True", str(1 << 29)]  # the limit is lifted after the call
+    assert lines[3:5] == ["True", str(1 << 29)]  # the limit is lifted after the call
+    assert lines[5].startswith("Command(image='i', cmd='0'")
