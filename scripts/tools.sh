@@ -6,6 +6,7 @@ set -euo pipefail
 missing=()
 command -v readelf >/dev/null || missing+=(binutils)
 command -v yara >/dev/null || missing+=(yara)
+command -v nginx >/dev/null || [[ -x /usr/sbin/nginx ]] || missing+=(nginx-light)
 command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 || missing+=(docker-compose)
 if ((${#missing[@]} == 0)); then exit; fi
 if [[ ! -e /etc/debian_version || $(id -u) != 0 ]]; then
@@ -16,4 +17,11 @@ echo "tools: installing ${missing[*]} (apt-get)"
 export DEBIAN_FRONTEND=noninteractive
 apt=(apt-get -qq -y -o DPkg::Lock::Timeout=300)
 "${apt[@]}" update >/dev/null || echo "tools: apt-get update failed; continuing with the present package lists"
+# The tests start nginx themselves; its package would start it as a service.
+policy=/usr/sbin/policy-rc.d
+if [[ ! -e $policy ]]; then
+    trap 'rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+fi
 "${apt[@]}" install --no-install-recommends "${missing[@]}" >/dev/null

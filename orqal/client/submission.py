@@ -12,10 +12,12 @@ from orqal.client.errors import OrqalError, RequestFailed, ServerUnreachable, Su
 from orqal.client.retry import Backoff
 from orqal.client.transport import Transport
 
-JOBS_PER_REQUEST = 1_000
-"""Jobs in one request. Never change this: a batch that an older client left unfinished could not be resumed."""
-JOBS_PER_CHUNK = 100
-"""Jobs in one write to the connection. More would copy more memory, and fewer would need more system calls."""
+JOBS_PER_KEY = 1_000
+"""Jobs with one idempotency key. Never change this: a batch that an older client left unfinished could not be
+resumed."""
+REQUEST_BYTES = 1 << 19
+"""The most bytes in one request of several jobs. Proxies refuse bodies that are too large: nginx those of more than
+1 MiB, unless it is told otherwise."""
 
 
 def submit_one(transport: Transport, document: bytes) -> str:
@@ -40,18 +42,27 @@ def plan(transport: Transport, documents: Iterable[bytes]) -> Iterator[dict[str,
     made = set[str]()
     start = 0
     # Not in one request, because its answer would come only after all of it is sent.
-    while part := list(islice(documents, JOBS_PER_REQUEST)):
-        headers = {"content-type": "application/x-ndjson"}
-        body = b"".join(document + b"\n" for document in part)
-        for answer in transport.ndjson("POST", "jobs/plan", content=body, headers=headers):
-            if "error" in answer:
-                raise _refused(answer, start)
+    while block := list(islice(documents, JOBS_PER_KEY)):
+        for answer in _planned(transport, block, start):
             same = answer.pop("same")
             repeated = same in made
             if same is not None:
                 made.add(same)
             yield answer | {"repeated": repeated}
-        start += len(part)
+        start += len(block)
+
+
+def _planned(transport: Transport, documents: Sequence[bytes], start: int) -> Iterator[dict[str, Any]]:
+    headers = {"content-type": "application/x-ndjson"}
+    done = 0
+    while done < len(documents):
+        part = documents[done : done + _fitting(documents, done)]
+        body = b"".join(document + b"\n" for document in part)
+        for answer in transport.ndjson("POST", "jobs/plan", content=body, headers=headers):
+            if "error" in answer:
+                raise _refused(answer, start + done)
+            yield answer
+        done += len(part)
 
 
 class Submission(Iterator[str]):
@@ -77,7 +88,7 @@ class Submission(Iterator[str]):
         documents = iter(documents)
         submitted: list[str] = []
         try:
-            while part := list(islice(documents, JOBS_PER_REQUEST)):
+            while part := list(islice(documents, JOBS_PER_KEY)):
                 for id in self._submit_part(part, len(submitted)):
                     submitted.append(id)
                     yield id
@@ -98,41 +109,48 @@ class Submission(Iterator[str]):
         return "With use_cache it is safe to submit all of them again: jobs that succeeded or run are not run twice."
 
     def _submit_part(self, documents: Sequence[bytes], start: int) -> Iterator[str]:
-        """Submit the jobs of one request, and yield their ids. The first one is job number `start`, counted from 0."""
+        """Submit jobs with one key, and yield their ids. The first one is job number `start`, counted from 0."""
         key = uuid4().hex if self._resumed is None else batch_key(self._resumed, start)
         backoff = Backoff()
         submitted = 0
         while submitted < len(documents):
+            sent = documents[submitted : submitted + _fitting(documents, submitted)]
+            before = submitted
             failure: OrqalError = self._transport.ended_early()
             try:
-                for number, line in enumerate(self._answer(documents, key), 1):
+                for line in self._answer(sent, key, before + 1):
                     if "error" in line:
-                        raise _refused(line, start)
-                    # After a break the answer starts again, with ids that are known already.
-                    if number > submitted:
-                        submitted = number
-                        backoff.reset()
-                        self.cached += line.get("cached") is True
-                        yield str(line["_id"])
+                        raise _refused(line, start + before)
+                    submitted += 1
+                    backoff.reset()
+                    self.cached += line.get("cached") is True
+                    yield str(line["_id"])
             except (ServerUnreachable, RequestFailed) as error:
                 failure = error
-            if submitted < len(documents):
+            if submitted < before + len(sent):
                 backoff.pause(failure)
 
-    def _answer(self, documents: Sequence[bytes], key: str) -> Iterator[dict[str, Any]]:
-        """Send one request and yield the lines of its answer.
+    def _answer(self, documents: Sequence[bytes], key: str, first: int) -> Iterator[dict[str, Any]]:
+        """Send one request and yield the lines of its answer. The first document has the number `first` of this key.
 
-        If a request with this `key` was sent before, its n-th document makes no second job.
+        If a document of this `key` and number was sent before, it makes no second job.
         """
-        chunks = (
-            b"".join(document + b"\n" for document in documents[at : at + JOBS_PER_CHUNK])
-            for at in range(0, len(documents), JOBS_PER_CHUNK)
-        )
         headers = {"content-type": "application/x-ndjson", "idempotency-key": key}
         params = {} if self._batch is None else {"batch": self._batch}
-        return self._transport.ndjson(
-            "POST", "jobs", wait_if_busy=False, content=chunks, headers=headers, params=params
-        )
+        if first > 1:
+            params["first"] = str(first)
+        body = b"".join(document + b"\n" for document in documents)
+        return self._transport.ndjson("POST", "jobs", wait_if_busy=False, content=body, headers=headers, params=params)
+
+
+def _fitting(documents: Sequence[bytes], start: int) -> int:
+    """Return how many of the documents from `start` on go into one request: at least one."""
+    room = REQUEST_BYTES
+    for count, document in enumerate(islice(documents, start, None)):
+        room -= len(document) + 1
+        if room < 0:
+            return max(count, 1)
+    return len(documents) - start
 
 
 def _refused(line: dict[str, Any], start: int) -> OrqalError:

@@ -41,7 +41,7 @@ from orqal.serve_app.routes.streaming import (
     slow_json,
     with_heartbeats,
 )
-from orqal.serve_app.routes.submission import plan_body, submit, submit_body
+from orqal.serve_app.routes.submission import plan_body, submit_body, submit_one
 from orqal.serve_app.schemas import Cancelled, Explanation, JobPage, JobView, PlanView, Selection, Submitted, ToCancel
 from orqal.store import JobFilter
 
@@ -69,7 +69,7 @@ async def create_job(request: Request, cluster: ClusterDep, idempotency_key: Ide
     reader.close()
     if not specs:
         raise HTTPException(400, "the body is empty; it must be one JSON object, a job")
-    [taken] = await submit(cluster, specs, idempotency_key)
+    taken = await submit_one(cluster, specs[0], idempotency_key)
     return PlainTextResponse(taken.id, headers={"Orqal-Cache": "hit" if taken.cached else "miss"})
 
 
@@ -84,12 +84,15 @@ async def create_jobs(
     cluster: ClusterDep,
     batch: BatchName | None = None,
     idempotency_key: IdempotencyKey = None,
+    first: Annotated[
+        int, Query(ge=1, le=10**9, description="The first document's number under the idempotency key.")
+    ] = 1,
 ) -> Response:
     """Submit many jobs: the body is JSON objects, one per line or back to back. The answer has a line for each,
     `{"_id": id}`, which is sent once the job is on disk; it has `"cached": true` if an earlier job with the same app,
     input and params is reused. If a document is not a job, the last line is `{"error": …, "document": n}`, and the
     documents before it are submitted."""
-    answers = await prefetched(submit_body(request, cluster, key=idempotency_key, batch=batch))
+    answers = await prefetched(submit_body(request, cluster, key=idempotency_key, first=first, batch=batch))
     return StreamedResponse(_submitted_lines(answers), media_type=NDJSON)
 
 

@@ -33,6 +33,8 @@ class StreamedResponse(StreamingResponse):
         self._content = content
         # The body may contain anything, because jobs write it. A browser must not take it for a page.
         self.headers["X-Content-Type-Options"] = "nosniff"
+        # nginx would keep what comes slowly until it has more.
+        self.headers["X-Accel-Buffering"] = "no"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""

@@ -20,23 +20,28 @@ async def submit_body(
     cluster: ClusterAccess,
     *,
     key: str | None = None,
+    first: int = 1,
     batch: str | None = None,
     replace_batch: bool = False,
 ) -> AsyncGenerator[list[Taken], None]:
     """Submit the jobs of a request's body as they come, and yield the answers when the jobs are on disk.
 
-    `batch`: the name of the batch that the jobs join; with `replace_batch`, its earlier jobs leave it.
+    `first`: the first document's number under the key. `batch`: the name of the batch that the jobs join; with
+    `replace_batch`, its earlier jobs leave it.
 
     Raises:
         BadDocument: the next document is not a job, or its idempotency key was used before with another document.
     """
-    first = 1
+    number = 1
     async for specs in _documents(request):
         if batch is not None:
             for spec in specs:
                 spec.batch = batch
-        yield await submit(cluster, specs, key, first, batch if replace_batch else None)
-        first, replace_batch = first + len(specs), False
+        try:
+            yield await submit(cluster, specs, key, first, batch if replace_batch else None)
+        except OtherDocument as error:
+            raise _used_before(number + error.number - 1, error) from None
+        first, number, replace_batch = first + len(specs), number + len(specs), False
 
 
 async def plan_body(request: Request, cluster: ClusterAccess) -> AsyncGenerator[list[Planned], None]:
@@ -80,16 +85,29 @@ async def _documents(request: Request) -> AsyncGenerator[list[JobSpec], None]:
 async def submit(
     cluster: ClusterAccess, specs: list[JobSpec], key: str | None, first: int = 1, replace_batch: str | None = None
 ) -> list[Taken]:
-    """Submit jobs. The first one is document number `first` of its request.
+    """Submit jobs. The first one has the number `first` under the idempotency key.
 
     Raises:
-        BadDocument: the idempotency key was used before with another document of the same number.
+        OtherDocument: the key was used before with another document of the same number.
     """
     # Ray repeats the call if the Scheduler dies during it. The next Scheduler finds by the key what was written.
     key = key or uuid4().hex
+    return await cluster.scheduler.submit(specs, key=key, first=first, replace_batch=replace_batch)
+
+
+async def submit_one(cluster: ClusterAccess, spec: JobSpec, key: str | None) -> Taken:
+    """Submit one job.
+
+    Raises:
+        BadDocument: the idempotency key was used before with another document.
+    """
     try:
-        return await cluster.scheduler.submit(specs, key=key, first=first, replace_batch=replace_batch)
+        [taken] = await submit(cluster, [spec], key)
     except OtherDocument as error:
-        number = first + error.number - 1
-        message = f"this idempotency key was used before with another document, which became the job {error.job}"
-        raise BadDocument(number, message) from None
+        raise _used_before(1, error) from None
+    return taken
+
+
+def _used_before(number: int, error: OtherDocument) -> BadDocument:
+    message = f"this idempotency key was used before with another document, which became the job {error.job}"
+    return BadDocument(number, message)

@@ -241,7 +241,7 @@ def test_a_batch_that_breaks_midway_reports_what_is_submitted(server: StandInSer
 
 def test_an_answer_with_too_few_ids_is_an_error(server: StandInServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orqal.client.retry.GIVE_UP_AFTER", 0.05)
-    server.answers["POST jobs"] = Reply(ndjson({"_id": A}))
+    server.answers["POST jobs"] = [Reply(ndjson({"_id": A})), Reply()]
     with pytest.raises(SubmissionFailed, match="ended its answer early"):
         batch([Job(app="Test"), Job(app="Test")])
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orqal.client import Client, Job, OrqalError, RequestFailed, ServerUnreachable, SubmissionFailed, batch
 from orqal.client import submission as submission_module
-from orqal.client.submission import JOBS_PER_REQUEST, batch_key
+from orqal.client.submission import JOBS_PER_KEY, batch_key
 from tests.support.stand_in_server import A, Reply, Request, StandInServer, ndjson, numbered, record
 from tests.unit.client.test_batch_names import GOOD
 
@@ -35,8 +35,10 @@ class Intake:
     def __call__(self, request: Request) -> Reply:
         limit = self._breaks.pop(0) if self._breaks else None
         lines: list[dict[str, Any]] = []
+        first = int(request.query.get("first", 1))
         for number, document in enumerate(request.documents, 1):
-            place = self._known.setdefault((request.headers["idempotency-key"], number), len(self.jobs))
+            key = request.headers["idempotency-key"], first + number - 1
+            place = self._known.setdefault(key, len(self.jobs))
             if place == len(self.jobs):
                 self.jobs.append(document)
             elif self.jobs[place] != document:
@@ -90,10 +92,10 @@ def keys(server: StandInServer) -> list[str]:
 def test_a_request_that_breaks_is_sent_again_and_each_id_comes_once(
     server: StandInServer, intake: Callable[..., Intake], pauses: list[float]
 ) -> None:
-    taken = intake(None, 300, 0, 700)
-    jobs = batch(some_jobs(2 * JOBS_PER_REQUEST + 5))
-    assert numbers([job._id for job in jobs]) == list(range(2 * JOBS_PER_REQUEST + 5))
-    assert taken.inputs == list(range(2 * JOBS_PER_REQUEST + 5))
+    taken = intake(None, 300, 0, 600)
+    jobs = batch(some_jobs(2 * JOBS_PER_KEY + 5))
+    assert numbers([job._id for job in jobs]) == list(range(2 * JOBS_PER_KEY + 5))
+    assert taken.inputs == list(range(2 * JOBS_PER_KEY + 5))
     first, *second, third = keys(server)
     assert len(second) == 4
     assert len({first, *second, third}) == 3
@@ -154,8 +156,8 @@ def test_after_giving_up_the_error_has_the_ids_that_were_submitted(
 ) -> None:
     server.answers["POST jobs"] = [numbered, BUSY]
     with pytest.raises(SubmissionFailed, match=r"Gave up after 300 seconds.*first 1,000 jobs.*use_cache") as caught:
-        batch(some_jobs(JOBS_PER_REQUEST + 1))
-    assert numbers(list(caught.value.submitted)) == list(range(JOBS_PER_REQUEST))
+        batch(some_jobs(JOBS_PER_KEY + 1))
+    assert numbers(list(caught.value.submitted)) == list(range(JOBS_PER_KEY))
     server.answers["POST job"] = BUSY
     with pytest.raises(ServerUnreachable, match="restarting") as alone:
         Client().submit(b"{}")
@@ -166,8 +168,8 @@ def test_a_wrong_job_is_reported_with_its_own_number_even_after_a_break(
     server: StandInServer, pauses: list[float]
 ) -> None:
     two = [{"_id": f"{n:024x}"} for n in range(2)]
-    wrong = {"error": "document 3: app: missing", "document": 3}
-    server.answers["POST jobs"] = [Reply(ndjson(*two[:1]), breaks=True), Reply(ndjson(*two, wrong))]
+    wrong = {"error": "document 2: app: missing", "document": 2}
+    server.answers["POST jobs"] = [Reply(ndjson(*two[:1]), breaks=True), Reply(ndjson(*two[1:], wrong))]
     with pytest.raises(SubmissionFailed, match="job number 3: app: missing") as caught:
         batch(some_jobs(3))
     assert caught.value.submitted == [line["_id"] for line in two]
@@ -177,28 +179,28 @@ def test_a_batch_that_was_submitted_in_part_goes_on_where_it_stopped(
     server: StandInServer, intake: Callable[..., Intake], pauses: list[float]
 ) -> None:
     taken = intake()
-    batch(some_jobs(JOBS_PER_REQUEST + 300), "n")
-    jobs = batch(some_jobs(2 * JOBS_PER_REQUEST + 1), "n")
-    assert numbers([job._id for job in jobs]) == list(range(2 * JOBS_PER_REQUEST + 1))
-    assert taken.inputs == list(range(2 * JOBS_PER_REQUEST + 1))
+    batch(some_jobs(JOBS_PER_KEY + 300), "n")
+    jobs = batch(some_jobs(2 * JOBS_PER_KEY + 1), "n")
+    assert numbers([job._id for job in jobs]) == list(range(2 * JOBS_PER_KEY + 1))
+    assert taken.inputs == list(range(2 * JOBS_PER_KEY + 1))
     assert [request.query for request in server.asked("POST jobs")] == [{"batch": "n"}] * 5
     assert keys(server) == ["batch n 0", "batch n 1000", "batch n 0", "batch n 1000", "batch n 2000"]
-    batch(some_jobs(2 * JOBS_PER_REQUEST + 1), "n")
+    batch(some_jobs(2 * JOBS_PER_KEY + 1), "n")
     assert len(keys(server)) == 5  # The batch was complete.
 
 
 def test_a_batch_that_broke_says_how_to_go_on_and_then_does(
     server: StandInServer, intake: Callable[..., Intake], pauses: list[float], hurried: None
 ) -> None:
-    taken = intake(None, *[2] * 99)
+    taken = intake(None, 2, *[0] * 99)
     with pytest.raises(SubmissionFailed, match=r"first 1,002 jobs.*Submit the same batch again"):
-        batch(some_jobs(JOBS_PER_REQUEST + 5), "n")
+        batch(some_jobs(JOBS_PER_KEY + 5), "n")
     taken._breaks.clear()
-    del taken.jobs[JOBS_PER_REQUEST + 3 :]  # Only some jobs of the request that broke were accepted.
-    taken._known = {key: place for key, place in taken._known.items() if place < JOBS_PER_REQUEST + 3}
-    jobs = batch(some_jobs(JOBS_PER_REQUEST + 5), "n")
-    assert numbers([job._id for job in jobs]) == list(range(JOBS_PER_REQUEST + 5))
-    assert taken.inputs == list(range(JOBS_PER_REQUEST + 5))
+    del taken.jobs[JOBS_PER_KEY + 3 :]  # Only some jobs of the request that broke were accepted.
+    taken._known = {key: place for key, place in taken._known.items() if place < JOBS_PER_KEY + 3}
+    jobs = batch(some_jobs(JOBS_PER_KEY + 5), "n")
+    assert numbers([job._id for job in jobs]) == list(range(JOBS_PER_KEY + 5))
+    assert taken.inputs == list(range(JOBS_PER_KEY + 5))
 
 
 @pytest.mark.parametrize("first_other", [0, 2])
@@ -239,11 +241,9 @@ def test_the_number_of_jobs_from_the_cache_is_known(server: StandInServer) -> No
     assert submission.cached == 2
 
 
-def test_a_job_from_the_cache_is_counted_once_although_its_id_comes_twice(
-    server: StandInServer, pauses: list[float]
-) -> None:
+def test_jobs_from_the_cache_are_counted_over_a_break(server: StandInServer, pauses: list[float]) -> None:
     lines = [{"_id": A, "cached": True}, {"_id": A, "cached": True}]
-    server.answers["POST jobs"] = [Reply(ndjson(*lines[:1]), breaks=True), Reply(ndjson(*lines))]
+    server.answers["POST jobs"] = [Reply(ndjson(*lines[:1]), breaks=True), Reply(ndjson(*lines[1:]))]
     submission = Client().submit_many([b"{}", b"{}"])
     assert len(list(submission)) == 2
     assert submission.cached == 2
@@ -252,7 +252,7 @@ def test_a_job_from_the_cache_is_counted_once_although_its_id_comes_twice(
 def test_a_plan_counts_documents_that_are_the_same_in_several_requests(
     server: StandInServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submission_module, "JOBS_PER_REQUEST", 2)
+    monkeypatch.setattr(submission_module, "JOBS_PER_KEY", 2)
     new = {"job": None, "miss": "new", "same": "s", "never": None}
     hit = {"job": A, "miss": None, "same": None, "never": None}
     server.answers["POST jobs/plan"] = [Reply(ndjson(new, hit)), Reply(ndjson(new))]
@@ -262,3 +262,20 @@ def test_a_plan_counts_documents_that_are_the_same_in_several_requests(
     server.answers["POST jobs/plan"] = [Reply(ndjson(new, new)), Reply(ndjson({"error": "no job", "document": 1}))]
     with pytest.raises(OrqalError, match="job number 3: no job"):
         list(Client().plan([b"{}"] * 3))
+
+
+def test_a_request_is_small_enough_for_a_proxy_and_its_jobs_keep_their_numbers(
+    server: StandInServer, intake: Callable[..., Intake]
+) -> None:
+    taken = intake()
+    jobs = [Job(app="Test", input=f"{number} " + "x" * 1_500) for number in range(1_200)]
+    jobs.append(Job(app="Test", input="x" * 600_000))  # larger than a request, so alone in one
+    batch(jobs, "n")
+    assert taken.inputs == [job.input for job in jobs]
+    sizes = [len(request.body) for request in server.asked("POST jobs")]
+    assert max(sizes[:-1]) <= submission_module.REQUEST_BYTES and sizes[-1] > 600_000
+    assert len(batch(jobs, "n")) == len(jobs)
+    del taken.jobs[900:]  # As if an earlier client had stopped there.
+    taken._known = {key: place for key, place in taken._known.items() if place < 900}
+    batch(jobs, "n")
+    assert taken.inputs == [job.input for job in jobs]
