@@ -4,6 +4,7 @@
 command line uses too. Each module imports only from those below it:
 
     jobs.py        Job, batch, wait, download, services
+    awaiting.py    `await job`
     api.py         the Client: a method for each route
     submission.py  jobs on their way to the server
     downloads.py   many files at a time

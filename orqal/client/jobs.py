@@ -9,12 +9,13 @@ import html
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orqal.client.api import Client, find_api
+from orqal.client.awaiting import end_of
 from orqal.client.downloads import Downloaded
 from orqal.client.errors import NotFound, OrqalError
 from orqal.client.progress import progress_bar
@@ -197,6 +198,14 @@ class Job:
             TimeoutError: it has not ended after `timeout` seconds.
         """
         wait([self], timeout, progress)
+
+    def __await__(self) -> Generator[Any, None, Job]:
+        """Return this job when it has ended: `await job`, or `await asyncio.gather(*jobs)` for many."""
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> Job:
+        self._end(await end_of(self._submitted().lower(), _client().changes))
+        return self
 
     def cancel(self) -> bool:
         """Cancel it. Return False if it had ended already."""

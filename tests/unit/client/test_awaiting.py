@@ -1,0 +1,56 @@
+"""`await job`, alone and with thousands of others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+
+import pytest
+
+from orqal.client import Job, NotFound, ServerUnreachable
+from tests.support.stand_in_server import A, B, C, Reply, StandInServer, change, held, ndjson
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+
+
+async def test_a_job_is_awaited(server: StandInServer) -> None:
+    server.answers["POST jobs/wait"] = Reply(ndjson(change(A, exit_code=3)))
+    job = await Job(A)
+    assert (job._id, job.exit_code, job.ok) == (A, 3, False)
+
+
+async def test_many_jobs_are_awaited_with_one_request(server: StandInServer) -> None:
+    ids = [f"{number:024x}" for number in range(3_000)]
+    server.answers["POST jobs/wait"] = Reply(ndjson(*map(change, ids)))
+    jobs = [Job(id) for id in ids]
+    before = threading.active_count()
+    assert await asyncio.gather(*jobs, jobs[0]) == [*jobs, jobs[0]]
+    assert all(job.ok for job in jobs)
+    [asked] = server.asked("POST jobs/wait")
+    assert json.loads(asked.body)["ids"] == ids
+    assert threading.active_count() <= before + 2
+
+
+async def test_the_loop_goes_on_and_a_wait_can_be_given_up(server: StandInServer) -> None:
+    begun, release = threading.Event(), threading.Event()
+    server.answers["POST jobs/wait"] = held(begun, release)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(_of(Job(A)))), 0.2)
+    assert begun.is_set()
+    release.set()
+
+
+async def _of(job: Job) -> Job:
+    return await job
+
+
+async def test_what_goes_wrong_is_raised_where_it_is_awaited(
+    server: StandInServer, pauses: list[float], hurried: None
+) -> None:
+    server.answers["POST jobs/wait"] = Reply(ndjson(change(A), {"_id": B, "unknown": True}))
+    good, gone = await asyncio.gather(Job(A), Job(B), return_exceptions=True)
+    assert isinstance(good, Job) and good.ok and isinstance(gone, NotFound)
+    server.stop()
+    with pytest.raises(ServerUnreachable):
+        await Job(C)
