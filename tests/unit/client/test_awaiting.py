@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from orqal.client import Job, NotFound, ServerUnreachable
+from orqal.client import Job, NotFound, RequestFailed
 from tests.support.stand_in_server import A, B, C, Reply, StandInServer, change, held, ndjson
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
@@ -45,12 +45,10 @@ async def _of(job: Job) -> Job:
     return await job
 
 
-async def test_what_goes_wrong_is_raised_where_it_is_awaited(
-    server: StandInServer, pauses: list[float], hurried: None
-) -> None:
+async def test_what_goes_wrong_is_raised_where_it_is_awaited(server: StandInServer) -> None:
     server.answers["POST jobs/wait"] = Reply(ndjson(change(A), {"_id": B, "unknown": True}))
     good, gone = await asyncio.gather(Job(A), Job(B), return_exceptions=True)
     assert isinstance(good, Job) and good.ok and isinstance(gone, NotFound)
-    server.stop()
-    with pytest.raises(ServerUnreachable):
+    server.answers["POST jobs/wait"] = Reply({"detail": "no"}, 422)
+    with pytest.raises(RequestFailed, match="no"):
         await Job(C)
