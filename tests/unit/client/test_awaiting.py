@@ -32,13 +32,17 @@ async def test_many_jobs_are_awaited_with_one_request(server: StandInServer) -> 
     assert threading.active_count() <= before + 2
 
 
-async def test_the_loop_goes_on_and_a_wait_can_be_given_up(server: StandInServer) -> None:
+async def test_the_loop_goes_on_and_a_wait_can_be_given_up(server: StandInServer, pauses: list[float]) -> None:
     begun, release = threading.Event(), threading.Event()
-    server.answers["POST jobs/wait"] = held(begun, release)
+    server.answers["POST jobs/wait"] = [held(begun, release), Reply(ndjson(change(A)))]
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(_of(Job(A)))), 0.2)
     assert begun.is_set()
     release.set()
+    # Its thread ends with the job.
+    for thread in [thread for thread in threading.enumerate() if thread.name == "orqal await"]:
+        await asyncio.to_thread(thread.join, 20)
+        assert not thread.is_alive()
 
 
 async def _of(job: Job) -> Job:
