@@ -82,9 +82,12 @@ class Square(AbstractWrapper):
         job.set_result(int(number) ** 2 if whole else "its output is not whole")
 '''
 USER = f"""
-import json, random, sys, time
+import faulthandler, json, random, sys, time
 from pathlib import Path
 from orqal import Job, OrqalError, batch, wait
+
+# Where it is, for the evidence of a test that fails.
+faulthandler.dump_traceback_later(120, repeat=True)
 
 def insist(work):
     while True:
@@ -234,6 +237,7 @@ def run(
                 answer = user.communicate(timeout=AFTER)[0]
             except BaseException:
                 say(_evidence(lab))
+                say(f"--- the user: {errors.read_text()[-5000:]}")
                 raise
             finally:
                 user.kill()
