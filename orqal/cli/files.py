@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -98,7 +99,8 @@ def download(
         before = f", {came.kept:,} of them since before" if came.kept else ""
         print_text(f"{counted(came.files, 'file')} ({size(came.bytes)}) in {folder}{before}.")
         if came.left_out:
-            say(f"{came.left_out:,} links, pipes or closed folders were left out: see `orqal files {of}`.", "yellow")
+            left = counted(came.left_out, "link, pipe or closed folder was", "links, pipes or closed folders were")
+            say(f"{left} left out: `orqal files {shlex.quote(of)}` names them.", "yellow")
         for what in list(came.failed)[:PROBLEMS]:
             say(f"{what}: {sentence(came.failed[what])}", "red")
         if len(came.failed) > PROBLEMS:
