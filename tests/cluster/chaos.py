@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import json
 import random
+import re
 import signal
 import statistics
 import subprocess
@@ -29,7 +30,7 @@ from typing import Any
 import httpx
 
 from examples.local_image import DEMO_IMAGE
-from orqal.client import Client
+from orqal.client import Client, OrqalError
 from tests.cluster.faults import API_TOKEN, WITHIN, Faults, Happened, supervised, supervisor_log, wait_for
 from tests.cluster.host import Host, Unavailable
 from tests.cluster.lab import Lab, give_image, told
@@ -366,8 +367,15 @@ def _progress(lab: Lab) -> str:
 def _evidence(lab: Lab) -> str:
     """Return what helps to find a fault in Orqal."""
     said = [f"--- {host.name}:\n{supervisor_log(host)[-3000:]}" for host in lab.cluster.hosts]
-    with contextlib.suppress(httpx.HTTPError, OSError):
+    with contextlib.suppress(httpx.HTTPError, OSError, OrqalError):
         said.append(f"hosts: {json.dumps(lab.hosts())}")
+        client = Client(f"{lab.root}/api", API_TOKEN)
+        for job in client.jobs(10**6):
+            if job["current_status"] in ("todo", "init", "running"):
+                about = {key: job[key] for key in ("_id", "input", "batch", "current_status", "host", "attempt")}
+                said.append(f"{about}: {client.explain(job['_id'])['summary']}")
+        page = httpx.get(f"{lab.root}/logs/scheduler", auth=("any", API_TOKEN), timeout=30).text
+        said.append(re.sub("<[^>]*>", "", page)[-20_000:])
     return "\n".join(said)
 
 
