@@ -32,6 +32,11 @@ from orqal.models import AppInfo, HostInfo, JobSpec, Outcome
 NAMESPACE = "orqal"
 """Ray's namespace of the actors' names."""
 SCHEDULER = "scheduler"
+LONGEST = 300.0
+"""Seconds after which the answer of the Scheduler counts as lost: Ray may lose one when processes die. Asking again
+does no harm."""
+LATE = 30.0
+"""The same for an answer that is due at a certain time: seconds after that time."""
 
 T = TypeVar("T")
 
@@ -88,69 +93,69 @@ class SchedulerClient(SchedulerApi):
     async def submit(
         self, specs: Sequence[JobSpec], *, key: str | None = None, first: int = 1, replace_batch: str | None = None
     ) -> list[Taken]:
-        return await answer(self.actor.submit.remote(specs, key=key, first=first, replace_batch=replace_batch))
+        return await answer(self.actor.submit.remote(specs, key=key, first=first, replace_batch=replace_batch), LONGEST)
 
     async def plan(self, specs: Sequence[JobSpec]) -> list[Planned]:
-        return await answer(self.actor.plan.remote(specs))
+        return await answer(self.actor.plan.remote(specs), LONGEST)
 
     async def retry(self, jobs: Sequence[str]) -> dict[str, str]:
-        return await answer(self.actor.retry.remote(jobs))
+        return await answer(self.actor.retry.remote(jobs), LONGEST)
 
     async def cancel(self, jobs: Sequence[str]) -> int:
-        return await answer(self.actor.cancel.remote(jobs))
+        return await answer(self.actor.cancel.remote(jobs), LONGEST)
 
     async def unfinished(self) -> int:
-        return await answer(self.actor.unfinished.remote())
+        return await answer(self.actor.unfinished.remote(), LONGEST)
 
     async def cancel_some(self) -> int:
-        return await answer(self.actor.cancel_some.remote())
+        return await answer(self.actor.cancel_some.remote(), LONGEST)
 
     async def clean(self, what: CleanTarget) -> int:
         return await answer(self.actor.clean.remote(what))
 
     async def why_waiting(self, job: str) -> WhyWaiting:
-        return await answer(self.actor.why_waiting.remote(job))
+        return await answer(self.actor.why_waiting.remote(job), LONGEST)
 
     async def job_of(self, container: str) -> str | None:
-        return await answer(self.actor.job_of.remote(container))
+        return await answer(self.actor.job_of.remote(container), LONGEST)
 
     async def apps(self) -> list[AppInfo]:
-        return await answer(self.actor.apps.remote())
+        return await answer(self.actor.apps.remote(), LONGEST)
 
     async def hosts(self) -> list[HostInfo]:
-        return await answer(self.actor.hosts.remote())
+        return await answer(self.actor.hosts.remote(), LONGEST)
 
     async def host(self, name: str) -> HostInfo | None:
-        return await answer(self.actor.host.remote(name))
+        return await answer(self.actor.host.remote(name), LONGEST)
 
     async def wake(self, name: str) -> None:
-        return await answer(self.actor.wake.remote(name))
+        return await answer(self.actor.wake.remote(name), LONGEST)
 
     async def drain(self, name: str, now: bool = False) -> HostInfo | None:
-        return await answer(self.actor.drain.remote(name, now))
+        return await answer(self.actor.drain.remote(name, now), LONGEST)
 
     async def dismiss(self, name: str, now: bool = False) -> HostInfo | None:
-        return await answer(self.actor.dismiss.remote(name, now))
+        return await answer(self.actor.dismiss.remote(name, now), LONGEST)
 
     async def undrain(self, name: str) -> HostInfo | None:
-        return await answer(self.actor.undrain.remote(name))
+        return await answer(self.actor.undrain.remote(name), LONGEST)
 
     async def changes(self, cursor: Cursor | None, timeout: float) -> News:
-        return await answer(self.actor.changes.remote(cursor, timeout))
+        return await answer(self.actor.changes.remote(cursor, timeout), timeout + LATE)
 
     async def ready(self) -> bool:
-        return await answer(self.actor.ready.remote())
+        return await answer(self.actor.ready.remote(), LONGEST)
 
     async def in_hand(self) -> InHand:
-        return await answer(self.actor.in_hand.remote())
+        return await answer(self.actor.in_hand.remote(), LONGEST)
 
     async def repair(
         self, node_id: str | None, containers: Sequence[ContainerKey], leases: Sequence[str], apps: Sequence[str] = ()
     ) -> None:
-        return await answer(self.actor.repair.remote(node_id, containers, leases, apps))
+        return await answer(self.actor.repair.remote(node_id, containers, leases, apps), LONGEST)
 
     async def bundle(self, digest: str) -> Mapping[str, bytes] | None:
-        return await answer(self.actor.bundle.remote(digest))
+        return await answer(self.actor.bundle.remote(digest), LONGEST)
 
     async def started(self, started: Started) -> None:
         return await answer(self.actor.started.remote(started))

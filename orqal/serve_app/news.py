@@ -73,14 +73,13 @@ class NewsFeed:
         while True:
             try:
                 news = await self._scheduler.changes(cursor, NEWS_TIMEOUT)
+                cursor = news.cursor
+                self._pass_on(news)
+                continue
             except ActorAway as error:
                 log.warning("no news from the Scheduler: %s", error)
             except Exception:
                 log.exception("no news from the Scheduler")
-            else:
-                cursor = news.cursor
-                self._pass_on(news)
-                continue
             cursor = None
             await asyncio.sleep(RETRY_AFTER)
 
