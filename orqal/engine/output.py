@@ -108,7 +108,7 @@ def collect(pieces: Iterable[bytes], directory: Path, cap: int, log_cap: int = 0
             sinks[stream].write(data)
     cut = None
     if log_cap and size + _LINE * decoder.frames > log_cap:
-        cut = f"it was longer than ORQAL_LOG_CAP allows ({log_cap} bytes), so its beginning may be lost"
+        cut = f"it was longer than output_in_gb or ORQAL_LOG_CAP allows ({log_cap} bytes), so its beginning may be lost"
     return CollectedOutput(sinks[STDOUT].close(), sinks[STDERR].close(), cut)
 
 

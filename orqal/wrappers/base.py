@@ -116,6 +116,9 @@ class AbstractWrapper:
     disk_in_gb: float | None = None
     """What the container may write into its own files and the job's directory, in 10^9 bytes. A container that is found
     to have written more is stopped. None is the host's ORQAL_JOB_DISK_GB."""
+    output_in_gb: float | None = None
+    """What is kept of the container's output, in 10^9 bytes: of a longer one the end. None is the host's
+    ORQAL_LOG_CAP."""
     create_dir: bool = False
     """Make the job's directory (mode 0777, containing `params.json`) before the start, and mount it."""
     environment: Mapping[str, str | None] | None = None

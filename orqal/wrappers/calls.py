@@ -35,6 +35,7 @@ class Command:
     create_dir: bool = False
     fail_on_oom: bool = False
     disk_in_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    output_in_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     options: ContainerOptions = field(default_factory=ContainerOptions)
 
 
@@ -76,6 +77,7 @@ def prepare(ref: WrapperRef, job: WrapperJob, memory: int | None) -> Command | F
                 "create_dir": bool(wrapper.create_dir),
                 "fail_on_oom": bool(wrapper.fail_on_oom),
                 "disk_in_gb": wrapper.disk_in_gb,
+                "output_in_gb": wrapper.output_in_gb,
             }
             pydantic_core.to_json(command)  # raises for lone surrogates, which neither Docker nor the store accepts
             command["options"] = ContainerOptions.model_validate(options)

@@ -200,7 +200,7 @@ class ContainerRun:
             working_dir=command.working_dir,
             network=command.network,
             pids_limit=self._settings.pids_limit,
-            log_cap=self._settings.log_cap,
+            log_cap=int(command.output_in_gb * 1e9) if command.output_in_gb else self._settings.log_cap,
             options=options,
             groups=groups,
             fail_on_oom=command.fail_on_oom,

@@ -57,6 +57,7 @@ def test_prepare_returns_everything_that_a_wrapper_sets() -> None:
         volumes = {"/a": {"bind": "/b", "mode": "ro"}}
         environment = {"N": 5, "LEFT_OUT": None}
         disk_in_gb = 2
+        output_in_gb = 0.5
         network = "none"
         create_dir = True
         fail_on_oom = True
@@ -74,6 +75,7 @@ def test_prepare_returns_everything_that_a_wrapper_sets() -> None:
         create_dir=True,
         fail_on_oom=True,
         disk_in_gb=2,
+        output_in_gb=0.5,
     )
 
 
@@ -97,6 +99,7 @@ def test_prepare_returns_everything_that_a_wrapper_sets() -> None:
         ("docker_url = None\ndef get_cmd(self, params): return 'x'", "docker_url is not the name of an image: None"),
         ("docker_url = ''\ndef get_cmd(self, params): return 'x'", "docker_url is not the name of an image"),
         ("docker_url = property(lambda self: 1/0)\ndef get_cmd(self, params): return 'x'", "ZeroDivisionError"),
+        ("output_in_gb = -1\ndef get_cmd(self, params): return 'x'", "W.output_in_gb is invalid"),
         ("disk_in_gb = 0\ndef get_cmd(self, params): return 'x'", "W.disk_in_gb is invalid"),
         ("disk_in_gb = float('inf')\ndef get_cmd(self, params): return 'x'", "W.disk_in_gb is invalid"),
         ("volumes = 5\ndef get_cmd(self, params): return 'x'", "W.volumes"),

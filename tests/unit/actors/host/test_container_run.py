@@ -152,6 +152,15 @@ async def test_an_ordinary_job_asks_the_daemon_no_more_than_it_must(lab: Lab) ->
     assert lab.engine.spec is not None and lab.engine.spec.log_cap == 1000
 
 
+async def test_a_wrapper_may_say_how_much_output_is_kept(lab: Lab) -> None:
+    ref = replace(ref_of("output_in_gb = 0.5\ndef get_cmd(self, params): return 'x'"), makes_result=False)
+    run = await lab.begin(ref)
+    lab.engine.output.end()
+    lab.engine.exit(0)
+    await within(run.task)
+    assert lab.engine.spec is not None and lab.engine.spec.log_cap == 500_000_000
+
+
 async def test_a_cancel_ends_the_collecting_of_an_output_at_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     run = await collecting(lab, PLAIN, monkeypatch, code=3)
     run.stop(Wish.CANCEL)
