@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from orqal.cli.hosts import hosts_table
 from orqal.cli.options import Json
-from orqal.cli.show import COLOURS, cell, out, print_json, print_text, table
+from orqal.cli.show import COLOURS, cell, out, plain, print_json, print_text, table
 from orqal.client import Client
 from orqal.states import Status
 
@@ -36,11 +39,11 @@ def apps(json: Json = False) -> None:
 
 
 def status(json: Json = False) -> None:
-    """Show the number of jobs in each state, and the hosts."""
+    """Show the number of jobs in each state, the hosts, and apps with problems."""
     client = Client()
-    counts, found = client.counts(), client.hosts()
+    counts, found, troubled = client.counts(), client.hosts(), [app for app in client.apps() if _trouble(app)]
     if json:
-        print_json({"api_url": client.base_url, "status": counts, "hosts": found})
+        print_json({"api_url": client.base_url, "status": counts, "hosts": found, "troubled_apps": troubled})
         return
     from rich.text import Text
 
@@ -53,3 +56,13 @@ def status(json: Json = False) -> None:
         console.print(hosts_table(found))
     else:
         print_text("There is no host, so nothing can run. Is a Docker daemon running on the machine?")
+    for app in troubled:
+        console.print(Text(f"App {plain(app['name'])}: {plain(_trouble(app))}", "yellow"), soft_wrap=True)
+
+
+def _trouble(app: Mapping[str, Any]) -> str:
+    """Return why jobs cannot use an app, or not its newest version; nothing if they can."""
+    if app.get("error"):
+        waits = " Its jobs wait." if app.get("jobs_wait") else ""
+        return f"{app['error']}.{waits}".replace("..", ".")
+    return f"its last good version is used: {app['problem']}" if app.get("problem") else ""

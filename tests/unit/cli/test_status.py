@@ -26,4 +26,18 @@ def test_apps_hosts_status(run: Callable[..., Done], server: StandInServer) -> N
     assert "todo 1,234" in done.out
     assert "0.5 of 4" in done.out
     (document,) = run("status", "--json").documents
+    assert document.pop("troubled_apps")[0]["name"] == "A"
     assert document == {"api_url": server.url, "status": {"todo": 1_234, "exited": 5}, "hosts": [HOST]}
+
+
+def test_the_status_names_apps_with_problems(run: Callable[..., Done], server: StandInServer) -> None:
+    server.answers.update({"GET hosts": Reply([HOST]), "GET jobs/status": {"todo": 1}})
+    apps = [
+        {"name": "Gone", "error": "/x.py is missing", "jobs_wait": True},
+        {"name": "Old", "problem": "SyntaxError"},
+        {"name": "Good"},
+    ]
+    server.answers["GET apps"] = Reply(apps)
+    shown = run("status").out
+    assert "App Gone: /x.py is missing. Its jobs wait." in shown
+    assert "App Old: its last good version is used: SyntaxError" in shown and "Good" not in shown
