@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from fnmatch import fnmatchcase
-from multiprocessing import TimeoutError
-from multiprocessing.pool import IMapIterator, ThreadPool
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
 from orqal.client.errors import OrqalError, RequestFailed, ServerUnreachable
@@ -21,6 +19,9 @@ from orqal.client.retry import Backoff
 from orqal.client.streams import receive
 from orqal.client.transport import Transport
 from orqal.text import counted, printable, size
+
+if TYPE_CHECKING:
+    from multiprocessing.pool import IMapIterator
 
 T = TypeVar("T")
 
@@ -119,6 +120,8 @@ def download_all(
 
     What fails does not keep the others waiting. See Client.download_all.
     """
+    from multiprocessing.pool import ThreadPool
+
     jobs = list(dict.fromkeys(jobs))
     one = len(jobs) == 1
     with (
@@ -147,6 +150,8 @@ def download_all(
 
 def _each(results: IMapIterator[T], show: Callable[[], None]) -> Iterator[T]:
     """Yield the results of threads, and show the progress meanwhile in the thread that waits for them."""
+    from multiprocessing import TimeoutError
+
     while True:
         try:
             yield results.next(REFRESH)

@@ -93,7 +93,8 @@ def test_the_version(run: Callable[..., Done]) -> None:
 
 
 def test_commands_import_only_what_they_need(server: StandInServer) -> None:
-    server.answers.update({"GET jobs/status": {}, "GET hosts": Reply([]), f"GET job/{A}/logs": b""})
+    server.answers.update({"GET jobs/status": {}, "GET hosts": Reply([]), "GET apps": Reply([])})
+    server.answers[f"GET job/{A}/logs"] = b""
     code = f"""
 import sys
 from orqal.cli import main
