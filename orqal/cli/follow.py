@@ -11,7 +11,7 @@ import typer
 
 from orqal.cli.options import Ids, batch_name, check_ids_or_batch
 from orqal.cli.show import PROBLEMS, fail, print_json, print_text, say
-from orqal.client import Client, NotFound, progress_bar
+from orqal.client import Client, JobsGone, progress_bar
 from orqal.text import duration, exit_code, sentence
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def wait_for(
                     failed.append(change)
                 if json:
                     print_json(change.model_dump(mode="json"))
-    except NotFound as error:  # of some, and all others have ended
+    except JobsGone as error:
         if bar.done == 0:
             raise
         gone = str(error)

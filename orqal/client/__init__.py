@@ -18,6 +18,7 @@ command line uses too. Each module imports only from those below it:
 from orqal.client.api import Client, find_api
 from orqal.client.downloads import Downloaded, RemoteFile
 from orqal.client.errors import (
+    JobsGone,
     NotFound,
     OrqalError,
     RequestFailed,
@@ -36,6 +37,7 @@ __all__ = [
     "Client",
     "Downloaded",
     "Job",
+    "JobsGone",
     "NotFound",
     "OrqalError",
     "Progress",

@@ -5,6 +5,7 @@ OrqalError
 ├── RequestFailed        the server answered with an error
 │   ├── Unauthorized     the token is missing or wrong
 │   └── NotFound         there is no such job, batch, host or file
+│       └── JobsGone     some of the jobs that were waited for are not there
 └── SubmissionFailed     some jobs were submitted, the others were not
 """
 
@@ -43,6 +44,10 @@ class Unauthorized(RequestFailed):
 
 class NotFound(RequestFailed):
     """There is no such job, batch, host or file."""
+
+
+class JobsGone(NotFound):
+    """Some of several jobs are not there any more. All others have ended."""
 
 
 class SubmissionFailed(OrqalError):

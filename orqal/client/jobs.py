@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from orqal.client.api import Client, find_api
 from orqal.client.awaiting import end_of
 from orqal.client.downloads import Downloaded
-from orqal.client.errors import NotFound, OrqalError
+from orqal.client.errors import JobsGone, NotFound, OrqalError
 from orqal.client.progress import progress_bar
 from orqal.extended_json import decoded
 from orqal.logstream import STDERR, STDOUT
@@ -399,7 +399,7 @@ def wait(jobs: Iterable[Job], timeout: float | None = None, progress: bool | Non
                 for job in waiting.get(change.id, ()):
                     job._end(change)
                 bar.advance(failed=not change.ok)
-        except NotFound as error:  # of some, and all others have ended
+        except JobsGone as error:
             if bar.done == 0:
                 raise
             warnings.warn(str(error), stacklevel=2)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from orqal.client.errors import NotFound, OrqalError, RequestFailed, ServerUnreachable
+from orqal.client.errors import JobsGone, OrqalError, RequestFailed, ServerUnreachable
 from orqal.client.retry import Backoff
 from orqal.client.transport import Transport, connection_limit, parse_json, split_lines
 from orqal.files import replacing
@@ -50,7 +50,7 @@ def changes(transport: Transport, ids: Iterable[str], batch: str | None, timeout
             backoff.pause(error)
     if unknown:
         others = f", and {len(unknown) - 1} others are not there either" if len(unknown) > 1 else ""
-        raise NotFound(f"There is no job {unknown[0]}{others}. Ended jobs are deleted after a time.", 404)
+        raise JobsGone(f"There is no job {unknown[0]}{others}. Ended jobs are deleted after a time.", 404)
 
 
 class UnknownJob(NamedTuple):

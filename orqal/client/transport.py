@@ -37,6 +37,8 @@ class Transport:
         self._token = token
         self._reached = False
         """True once the server has accepted a connection."""
+        self._answered = False
+        """True once the server has answered as Orqal does."""
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send a request and return the whole answer. `options`: see httpx.Client.request."""
@@ -79,9 +81,13 @@ class Transport:
                 with self._http.stream(method, f"{self.base_url}/{path}", **options) as response:
                     self._reached = True
                     if response.is_success:
+                        self._answered = True
                         yield response
                         return
                     response.read()
+                    if response.status_code == 404 and self._answered and not _detail(response):
+                        # Not from Orqal itself, but from something before it that does not find it now.
+                        raise self._unreachable(f"{response.url} is not there now")
                     failure = self._failure(response)
                     if not (wait_if_busy and is_busy(failure)):
                         raise failure
@@ -92,17 +98,19 @@ class Transport:
                 httpx.ProxyError,
                 httpx.UnsupportedProtocol,
             ) as error:
-                raise ServerUnreachable(
-                    f"No Orqal server at {self.base_url} ({error}). "
-                    "Is it up? Start it with `orqal up`, or set ORQAL_API_URL.",
-                    reached_before=self._reached,
-                ) from error
+                raise self._unreachable(str(error)) from error
             except httpx.TransportError as error:
                 self._reached = True
                 what = str(error) or type(error).__name__
                 raise ServerUnreachable(f"The connection to the server at {self.base_url} broke: {what}.") from error
             backoff = backoff or Backoff()
             backoff.pause(failure)
+
+    def _unreachable(self, why: str) -> ServerUnreachable:
+        return ServerUnreachable(
+            f"No Orqal server at {self.base_url} ({why}). Is it up? Start it with `orqal up`, or set ORQAL_API_URL.",
+            reached_before=self._reached,
+        )
 
     def ended_early(self) -> ServerUnreachable:
         """Return the error for an answer that ended before it was complete."""

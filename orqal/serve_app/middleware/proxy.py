@@ -6,6 +6,7 @@ from starlette.middleware import Middleware
 
 from orqal.serve_app.middleware.auth import AuthMiddleware
 from orqal.serve_app.middleware.backpressure import ProxyBackpressure
+from orqal.serve_app.middleware.no_routes import NoRoutesYet
 from orqal.serve_app.middleware.request_limits import RequestLimits
 from orqal.settings import Settings
 
@@ -18,6 +19,7 @@ def middlewares() -> list[Middleware]:
     """
     settings = Settings()
     return [
+        Middleware(NoRoutesYet),
         Middleware(ProxyBackpressure),
         Middleware(RequestLimits),
         Middleware(AuthMiddleware, token=settings.token, no_token=settings.no_token),

@@ -71,7 +71,10 @@ def test_a_part_that_was_left_is_continued_by_the_next_call(
     server: StandInServer, tmp_path: Path, pauses: list[float]
 ) -> None:
     server.answers[f"GET job/{A}/files"] = files_listed("f", size=8)
-    server.answers[f"GET job/{A}/download/f"] = [Reply(b"half", breaks=True, headers={"etag": '"v1"'}), Reply(b"", 404)]
+    server.answers[f"GET job/{A}/download/f"] = [
+        Reply(b"half", breaks=True, headers={"etag": '"v1"'}),
+        Reply({"detail": "gone"}, 404),
+    ]
     came = Job(A).download_all(tmp_path)
     assert came.files == came.bytes == 0 and list(came.failed) == [f"{A} f"]
     (partial,) = tmp_path.iterdir()

@@ -202,7 +202,24 @@ def test_a_file_that_has_changed_meanwhile_is_downloaded_anew(
         Reply(b"another", headers={"etag": '"2"'}),
     ]
     assert Job(A).download("f", tmp_path).read_bytes() == b"another"
-    server.answers[f"GET job/{A}/download/f"] = [Reply(b"half", breaks=True, headers={"etag": '"1"'}), Reply(b"", 404)]
+    server.answers[f"GET job/{A}/download/f"] = [
+        Reply(b"half", breaks=True, headers={"etag": '"1"'}),
+        Reply({"detail": "gone"}, 404),
+    ]
     with pytest.raises(NotFound):
         Job(A).download("f", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+@pytest.mark.parametrize("html", [b"<html>nginx</html>", b"Path '/api/jobs/wait' not found."])
+def test_a_404_that_is_not_orqals_own_is_a_server_that_restarts(
+    server: StandInServer, pauses: list[float], html: bytes
+) -> None:
+    server.answers["POST jobs/wait"] = [
+        iter_reply(ndjson(change(A)), breaks=True),
+        Reply(html, 404),
+        Reply(ndjson(change(B))),
+    ]
+    jobs = [Job(A), Job(B)]
+    wait(jobs)
+    assert all(job.ok for job in jobs)
