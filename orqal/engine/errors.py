@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,8 @@ def translated(action: str) -> Iterator[None]:
             code, words = _MISSING_COMMAND, f"{_MISSING_COMMAND_WORDS}: {words}"
         elif re.search(r"exec.*permission denied", words):
             code, words = _BARRED_COMMAND, f"{_BARRED_COMMAND_WORDS}: {words}"
+        elif found := re.search(r"error setting rlimit type (\d+): operation not permitted", words):
+            words = f"{words}. {_too_high(int(found[1]))}"
         passing = no_init or (code is None and _passes(error))
         raise EngineError(
             ErrorType.DOCKER_ERROR, f"Docker would not {action}: {words}", code, passing=passing
@@ -84,6 +87,16 @@ def translated(action: str) -> Iterator[None]:
         raise Unreachable(
             f"the Docker daemon does not answer ({action}: {error}). Is it running? `docker info` shows it."
         ) from error
+
+
+def _too_high(number: int) -> str:
+    # NOFILE has an alias that comes after it.
+    names = {getattr(resource, name): name[7:] for name in reversed(dir(resource)) if name.startswith("RLIMIT_")}
+    name = names.get(number, str(number))
+    return (
+        f"The Docker daemon may not set the limit {name.lower()} so high: ask for less, or raise the daemon's own "
+        f"(Limit{name}= in its systemd service)"
+    )
 
 
 def _distrust(error: BaseException) -> str | None:

@@ -118,7 +118,7 @@ def test_processes_that_are_left_behind_are_reaped(lab: Actors) -> None:
         ("user = '0:nogrp'", ErrorType.DOCKER_ERROR, "unable to find group nogrp"),
         ("runtime = 'nope'", ErrorType.DOCKER_ERROR, "nknown.* runtime"),
         ("gpus = 'all'", ErrorType.DOCKER_ERROR, "could not select device driver"),
-        ("ulimits = {'nofile': 1 << 40}", ErrorType.DOCKER_ERROR, "error setting rlimit"),
+        ("ulimits = {'nofile': 1 << 40}", ErrorType.DOCKER_ERROR, "the limit nofile so high.*LimitNOFILE="),
         ("working_dir = '/bin/sh'", ErrorType.DOCKER_ERROR, "is not a directory"),
         (
             "volumes = {'/no/such': {'bind': '/x', 'mode': 'ro'}}",
