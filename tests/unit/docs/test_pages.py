@@ -19,8 +19,12 @@ from orqal.models import Attempt, ErrorType, JobSpec, Status
 from orqal.serve_app.application import build
 from orqal.serve_app.schemas import JobView
 from orqal.testing import Container, WrapperRun
+from orqal.wrappers import calls
 from orqal.wrappers.base import AbstractWrapper, WrapperJob
+from orqal.wrappers.description import describe
+from orqal.wrappers.loading import WrapperRef, execute
 from tests.support.checkout import REPOSITORY
+from tests.support.wrappers import a_job
 
 DOCS = REPOSITORY / "docs"
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "ARCHITECTURE.md", *sorted(DOCS.glob("*.md"))]
@@ -206,6 +210,25 @@ def test_every_attribute_and_method_of_a_wrapper_is_documented_and_no_other() ->
         section(text("wrappers.md"), "## Methods")
     )
     compare("wrappers.md", "the attributes of a wrapper:", documented, public(AbstractWrapper))
+
+
+def test_the_example_of_every_attribute_works() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]* \| `([^|]+)` \|", text("wrappers.md"), re.MULTILINE)
+    documented = words(section(text("wrappers.md"), "## Attributes")) - words(
+        section(text("wrappers.md"), "## Methods")
+    )
+    assert {name for name, _ in rows} == documented
+    for name, example in rows:
+        assert example.startswith(f"{name} = ")
+        source = (
+            "class W(AbstractWrapper):\n"
+            f"    docker_url = 'i'\n    {example}\n"
+            "    def get_cmd(self, params): return 'x'\n"
+        )
+        app = describe(execute(source, f"/{name}.py")["W"], "W", "given")
+        assert app.error is None and app.warnings == [], (name, app)
+        command = calls.prepare(WrapperRef("W", source=source, origin=f"/{name}.py"), a_job(), None)
+        assert isinstance(command, calls.Command), (name, command)
 
 
 def test_what_a_wrapper_sees_of_its_job_is_documented() -> None:
