@@ -263,7 +263,11 @@ class HostApi(Protocol):
         ...
 
     async def read_file(self, job: str, name: str, offset: int, size: int) -> Piece | None:
-        """Up to `size` bytes of a file of a job's directory; None if there is no such file."""
+        """Up to `size` bytes of a file of a job's directory; None if there is no such file.
+
+        Raises:
+            PermissionError: Orqal's user on the host may not read it.
+        """
         ...
 
     async def list_files(self, job: str, after: str | None, limit: int) -> FilePage | None:

@@ -174,6 +174,7 @@ def read_piece(directory: Path, name: str, offset: int, size: int) -> Piece:
 
     Raises:
         FileNotFoundError: there is no such regular file below the directory, or a link is on the way to it.
+        PermissionError: this process may not read the file.
     """
     parts = PurePosixPath(name).parts
     # The first part of an absolute path is "/" or "//".
@@ -219,8 +220,10 @@ def _opened(found: int) -> Iterator[int]:
     """Open for reading what a descriptor stands for that was made with O_PATH."""
     try:
         descriptor = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        raise
     except OSError as error:
-        raise FileNotFoundError("it may not be read") from error
+        raise FileNotFoundError("it cannot be opened") from error
     try:
         yield descriptor
     finally:

@@ -2,6 +2,7 @@
 
 ApiError
   NotFound       404            there is no such job, batch, host, file or page
+  NotReadable    403            a file that its program keeps from others
   Unavailable    503            a host, or the store, cannot be reached now
 
 `application.py` answers the errors of other parts: `BadDocument` with 400, 413 or 422, `ActorAway` and the store's own
@@ -31,6 +32,12 @@ class NotFound(ApiError):
     """What the request names does not exist."""
 
     status = 404
+
+
+class NotReadable(ApiError):
+    """Orqal's user may not read what the request names."""
+
+    status = 403
 
 
 class Unavailable(ApiError):

@@ -16,7 +16,7 @@ from orqal.engine.file_listing import FilePage, FoundFile
 from orqal.engine.job_directory import Piece
 from orqal.models import JobRecord
 from orqal.serve_app.cluster_access import ClusterAccess
-from orqal.serve_app.errors import NotFound, Unavailable
+from orqal.serve_app.errors import NotFound, NotReadable, Unavailable
 from orqal.serve_app.schemas import FileView
 
 T = TypeVar("T")
@@ -110,9 +110,17 @@ async def find_file(cluster: ClusterAccess, job: JobRecord, name: str) -> JobFil
 
     Raises:
         NotFound: the job has no such file.
+        NotReadable: Orqal's user on the host may not read it.
         Unavailable: the job's host is away, and no other host has the file.
     """
-    file = await _where_it_is(cluster, job, lambda host: JobFile.on(host, job.id, name))
+    try:
+        file = await _where_it_is(cluster, job, lambda host: JobFile.on(host, job.id, name))
+    except PermissionError:
+        raise NotReadable(
+            f"Orqal's user on {job.host} may not read the file {name!r} of the job {job.id}, because its program has "
+            "closed it to others. Let the program open it (chmod, umask), or run it as the submitter "
+            '(user = "@submitter")'
+        ) from None
     if file is None:
         raise NotFound(f"the job {job.id} has no file {name!r}" + ("" if job.host else ": no host has run it"))
     return file

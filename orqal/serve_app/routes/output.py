@@ -124,6 +124,7 @@ def _exact(path: str) -> str:
     responses={
         **NO_JOB,
         **problems(
+            _403="Orqal's user on the host may not read the file; or a web page of another origin sent this request",
             _404="there is no such job or file",
             _416="the file has no such part",
             _503="the file's host is away, or the scheduler is restarting; try again after `Retry-After` seconds",

@@ -9,7 +9,7 @@ import pytest
 
 from orqal.actors.interfaces import ActorAway, HostApi
 from orqal.engine.job_directory import Piece
-from orqal.serve_app.errors import NotFound, Unavailable
+from orqal.serve_app.errors import NotFound, NotReadable, Unavailable
 from orqal.serve_app.job_files import PIECE_BYTES, PIECES_AHEAD, FileShortened, JobFile, find_file
 from tests.support.serve_app import cluster_with, host_info, scheduler_with
 from tests.support.stores import job
@@ -87,6 +87,15 @@ async def test_a_host_that_has_left_is_replaced_by_one_with_the_same_directory()
     assert await found(a=AwayHost(None), b=StandInHost(None), c=StandInHost(b"shared")) == b"shared"
     with pytest.raises(Unavailable, match="the host h is away"):
         await found(a=StandInHost(None))
+
+
+async def test_a_file_that_its_program_has_closed_is_not_said_to_be_missing() -> None:
+    class Closed(StandInHost):
+        async def read_file(self, *_: Any) -> Piece | None:
+            raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(NotReadable, match=r"may not read the file 'name'.*umask"):
+        await found(h=Closed(b"secret"))
 
 
 async def test_a_job_that_never_had_a_host_has_no_files() -> None:
