@@ -35,7 +35,7 @@ async def test_many_jobs_are_awaited_with_one_request(server: StandInServer) -> 
 async def test_the_loop_goes_on_and_a_wait_can_be_given_up(server: StandInServer, pauses: list[float]) -> None:
     begun, release = threading.Event(), threading.Event()
     server.answers["POST jobs/wait"] = [held(begun, release), Reply(ndjson(change(A)))]
-    with pytest.raises(TimeoutError):
+    with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(_of(Job(A)))), 0.2)
     assert begun.is_set()
     release.set()
