@@ -35,10 +35,12 @@ async def test_many_jobs_are_awaited_with_one_request(server: StandInServer) -> 
 async def test_the_loop_goes_on_and_a_wait_can_be_given_up(server: StandInServer, pauses: list[float]) -> None:
     begun, release = threading.Event(), threading.Event()
     server.answers["POST jobs/wait"] = [held(begun, release), Reply(ndjson(change(A)))]
+    waiting = asyncio.ensure_future(_of(Job(A)))
+    assert await asyncio.to_thread(begun.wait, 20)
     with pytest.raises(asyncio.TimeoutError):
-        await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(_of(Job(A)))), 0.2)
-    assert begun.is_set()
+        await asyncio.wait_for(asyncio.shield(waiting), 0.05)
     release.set()
+    assert (await waiting).ok
     # Its thread ends with the job.
     for thread in [thread for thread in threading.enumerate() if thread.name == "orqal await"]:
         await asyncio.to_thread(thread.join, 20)
