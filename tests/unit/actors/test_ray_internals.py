@@ -21,7 +21,9 @@ class Dashboard(BaseHTTPRequestHandler):
         total = len(self.path)
         self.send_response(200 if allowed else 401)
         self.end_headers()
-        answer = {"result": True, "msg": "", "data": {"result": {"total": total, "num_filtered": 1, "result": [{}]}}}
+        # As many calls again have been dropped.
+        counts = {"total": 2 * total if "/tasks?" in self.path else total, "num_after_truncation": total}
+        answer = {"result": True, "msg": "", "data": {"result": {**counts, "num_filtered": 1, "result": [{}]}}}
         self.wfile.write(json.dumps(answer).encode())
 
     def log_message(self, *_: object) -> None:
