@@ -135,12 +135,21 @@ def write(bundles: Path, digest: str, files: Mapping[str, bytes]) -> Path:
     return bundle
 
 
+def find(bundles: Path, digest: str) -> Path | None:
+    """Return the folder of a bundle, which counts as used then; None if it is not there."""
+    bundle = bundles / digest
+    try:
+        os.utime(bundle)
+    except FileNotFoundError:
+        return None
+    return bundle
+
+
 def read(bundles: Path, digest: str) -> dict[str, bytes] | None:
     """Return the files of a bundle by name; None if it is not there."""
-    bundle = bundles / digest
-    if not bundle.is_dir():
+    bundle = find(bundles, digest)
+    if bundle is None:
         return None
-    os.utime(bundle)
     return {str(path.relative_to(bundle)): path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
 
 

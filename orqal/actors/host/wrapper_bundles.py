@@ -34,7 +34,7 @@ class WrapperBundles:
             return ref
         async with self._fetching.setdefault(ref.bundle, asyncio.Lock()):
             try:
-                there = await asyncio.to_thread(self._touch, ref.bundle)
+                there = await asyncio.to_thread(bundles.find, self._folder, ref.bundle)
                 if there is None:
                     there = await self._fetch(ref.bundle)
             except OSError as error:
@@ -44,10 +44,6 @@ class WrapperBundles:
             message = f"{ref.origin} was changed while the job was starting"
             raise EngineError(ErrorType.HOST_LOST, message, passing=True)
         return replace(ref, folder=str(there))
-
-    def _touch(self, digest: str) -> Path | None:
-        """The bundle's folder, if it is here; it counts as used."""
-        return bundles.write(self._folder, digest, {}) if (self._folder / digest).is_dir() else None
 
     async def _fetch(self, digest: str) -> Path | None:
         while True:

@@ -13,6 +13,7 @@ import stat
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ WITHIN = 30.0
 _REMEMBERED = 100_000
 """Files whose content is remembered by its digest, as long as they are not written to."""
 _PIECE = 1 << 20
+_THREADS = 4
+_LATE = 5.0
+"""Seconds after WITHIN after which a look that has not ended is given up."""
 
 
 class Unreadable(Exception):
@@ -36,13 +40,18 @@ class InputFiles:
 
     def __init__(self) -> None:
         self._digests: OrderedDict[tuple[int, int, int, int], str] = OrderedDict()
+        # Threads of their own, because a file system that hangs may hold them for ever.
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="input files")
 
     async def digests(self, inputs: dict[int, tuple[Any, CacheOn]]) -> dict[int, str | Unreadable]:
         """The digest of the files that each of these inputs names, or why there is none. It ends in time."""
+        looking = asyncio.get_running_loop().run_in_executor(
+            self._threads, self._all, inputs, time.monotonic() + WITHIN
+        )
         try:
-            return await asyncio.to_thread(self._all, inputs, time.monotonic() + WITHIN)
-        except OSError as error:
-            return dict.fromkeys(inputs, Unreadable(str(error)))
+            return await asyncio.wait_for(looking, WITHIN + _LATE)
+        except asyncio.TimeoutError:
+            return dict.fromkeys(inputs, Unreadable("the head has not been able to look at its input files in time"))
 
     def _all(self, inputs: dict[int, tuple[Any, CacheOn]], until: float) -> dict[int, str | Unreadable]:
         found: dict[int, str | Unreadable] = {}
@@ -68,12 +77,16 @@ class InputFiles:
     def _about(self, file: str, how: CacheOn, until: float) -> str:
         if time.monotonic() >= until:
             raise Unreadable(f"looking at its input files takes longer than {WITHIN:g} s")
-        # Opening a pipe must not wait for its writer.
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        # Only found, not opened: opening a pipe may wait for ever, and opening a device may do anything.
+        found = os.open(file, os.O_PATH | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(found).st_mode):
+                raise Unreadable(f"its input {file} is neither a file nor a folder")
+            descriptor = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            os.close(found)
         with os.fdopen(descriptor, "rb") as opened:
             state = os.fstat(descriptor)
-            if not stat.S_ISREG(state.st_mode):
-                raise Unreadable(f"its input {file} is neither a file nor a folder")
             if how is CacheOn.MTIME:
                 return f" {state.st_size} {state.st_mtime_ns} "
             version = state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,42 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "more than 2 files" in why_not(str(tmp_path / "many"))
     monkeypatch.setattr(input_files, "WITHIN", 0.0)
     assert "takes longer than 0 s" in why_not(str(tmp_path / "many" / "a"), CacheOn.MTIME)
+
+
+def test_a_file_system_that_hangs_delays_only_those_who_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(input_files, "WITHIN", 0.1)
+    monkeypatch.setattr(input_files, "_LATE", 0.1)
+    over = threading.Event()
+
+    def hangs(*_: object) -> dict[int, Any]:
+        over.wait(20)
+        return {}
+
+    async def looks() -> dict[int, str | Unreadable]:
+        files = InputFiles()
+        monkeypatch.setattr(files, "_all", hangs)
+        found = await files.digests({0: (str(tmp_path), CacheOn.MTIME)})
+        await asyncio.to_thread(str)  # the loop's own threads are free
+        return found
+
+    try:
+        assert "in time" in str(asyncio.run(looks())[0])
+    finally:
+        over.set()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a device")
+def test_a_device_is_not_even_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mknod(tmp_path / "null", 0o20666, os.makedev(1, 3))
+    opened: list[int] = []
+    real = os.open
+
+    def watched(path: str, flags: int, *more: Any, **others: Any) -> int:
+        opened.append(flags)
+        return real(path, flags, *more, **others)
+
+    monkeypatch.setattr(os, "open", watched)
+    assert "neither a file nor a folder" in why_not(str(tmp_path / "null"))
+    assert all(flags & os.O_PATH for flags in opened)
