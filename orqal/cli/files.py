@@ -82,8 +82,8 @@ def download(
 ) -> None:
     """Download the files of a job, or of all jobs of a batch into a folder for each, named by the job's id.
 
-    Several files come at a time. What is here already is kept, and a file of which a part has come is continued: run
-    the same command again after Ctrl-C or an error. Exits with 1 if something could not be downloaded.
+    Several files are downloaded at a time. After Ctrl-C or an error, run the same command again: complete files are
+    kept, and partial ones are continued. Exits with 1 if something could not be downloaded.
     """
     client = Client()
     job, ids = _select(client, of)

@@ -298,9 +298,9 @@ class Client:
     ) -> Downloaded:
         """Save the files of these jobs in the folder `to`, several at a time, and return what came of it.
 
-        `folders`: in a folder for each job, named by its id. `patterns`: see `files`. A file that is there already, of
-        the same size and time, is kept, and a file of which a part has come is continued: so the same call again goes
-        on where an earlier one was interrupted. What cannot be downloaded keeps nothing else waiting.
+        `folders`: in a folder for each job, named by its id. `patterns`: see `files`. If a
+        call is interrupted, make the same call again: files with the right size and time are kept, and partial ones
+        are continued. What cannot be downloaded keeps nothing else waiting.
 
         Raises:
             ServerUnreachable: the server has been away for five minutes.

@@ -7,10 +7,12 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from orqal.models import Change
+
+T = TypeVar("T")
 
 TOGETHER = 0.05
 """Seconds within which jobs that are awaited are put together."""
@@ -54,15 +56,16 @@ class _Group:
 
     def _wait(self, ids: Sequence[str]) -> None:
         problem: Exception = RuntimeError("the waiting for jobs ended early")
+        try:
+            for change in self._changes(ids):
+                self._tell(self._ended, change)
+        except Exception as error:
+            problem = error
+        self._tell(self._failed, problem)
+
+    def _tell(self, call: Callable[[T], None], what: T) -> None:
         with suppress(RuntimeError):  # the loop has been closed, so nobody waits any more
-            try:
-                for change in self._changes(ids):
-                    self._loop.call_soon_threadsafe(self._ended, change)
-            except RuntimeError:
-                raise
-            except Exception as error:
-                problem = error
-            self._loop.call_soon_threadsafe(self._failed, problem)
+            self._loop.call_soon_threadsafe(call, what)
 
     def _ended(self, change: Change) -> None:
         for future in self._waiting.pop(change.id, ()):

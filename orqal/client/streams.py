@@ -135,9 +135,9 @@ def receive(
 ) -> None:
     """Write the file at this path of the server into `file`, after the part that is there already.
 
-    `etag`: that of the file of which a part may be there. If the server has another file now, all of it is written
-    anew. With `etag` a server that is away is waited for, also before anything has come. `on_bytes` is told how many
-    bytes have come, and a negative number if they count no more.
+    `etag`: that of the version of which `file` may hold a part. If the server has another version now, all of it is
+    downloaded again. With `etag` a server that is away is waited for, also before anything has come. `on_bytes` is
+    told how many bytes have come, and a negative number if they count no more.
 
     Raises:
         OrqalError: the file cannot be had. What has come of it stays.

@@ -16,7 +16,7 @@ _POOL = 64
 
 
 class Api(docker.APIClient):
-    """The SDK's client, for a daemon on this machine or on another."""
+    """Makes the SDK's client for a Docker daemon, on this machine or another."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(max_pool_size=_POOL, **options)

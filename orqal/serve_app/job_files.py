@@ -97,7 +97,8 @@ def _etag(modified: int, size: int) -> str:
 
 
 def _moment(nanoseconds: int) -> datetime:
-    """The time that is so long after 1970, or the nearest that there is: a program can date its files as it likes."""
+    """The time so many nanoseconds after 1970. A program may give its files any date, so it is kept within the range of
+    datetime."""
     epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
     try:
         return epoch + timedelta(microseconds=nanoseconds // 1000)

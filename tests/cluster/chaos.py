@@ -87,7 +87,7 @@ import faulthandler, json, random, sys, time
 from pathlib import Path
 from orqal import Job, OrqalError, batch, wait
 
-# Where it is, for the evidence of a test that fails.
+# If the test fails, this shows where the script was.
 faulthandler.dump_traceback_later(120, repeat=True)
 
 def insist(work):

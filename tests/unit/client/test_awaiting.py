@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from orqal.client import Job, NotFound, RequestFailed
+from orqal.client.awaiting import end_of
+from orqal.models import Change
 from tests.support.stand_in_server import A, B, C, Reply, StandInServer, change, held, ndjson
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
@@ -58,3 +61,11 @@ async def test_what_goes_wrong_is_raised_where_it_is_awaited(server: StandInServ
     server.answers["POST jobs/wait"] = Reply({"detail": "no"}, 422)
     with pytest.raises(RequestFailed, match="no"):
         await Job(C)
+
+
+async def test_an_error_of_the_client_itself_is_raised_too() -> None:
+    def closed(ids: Sequence[str]) -> Iterator[Change]:
+        raise RuntimeError("the client has been closed")
+
+    with pytest.raises(RuntimeError, match="closed"):
+        await end_of(A, closed)
