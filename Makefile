@@ -2,7 +2,11 @@
 
 SHELL := bash
 PYTHON := .venv/bin/python
-ENGINE := bash scripts/engine.sh
+# The Docker engine of the tests and the benchmark: make test ENGINE=newest ARGS=tests/engine
+ENGINE ?= installed
+ENGINE_installed := bash scripts/engine.sh
+ENGINE_newest := bash scripts/engine_newest.sh
+WITH_ENGINE = $(or $(ENGINE_$(ENGINE)),$(error ENGINE must be installed or newest, not $(ENGINE))) with
 # Further arguments for pytest, the benchmark and others: make test ARGS='-k store'
 ARGS ?=
 # Most tests wait for processes, so that two at a time take little more than half the time. ARGS='-n 0': one at a time
@@ -11,20 +15,21 @@ TOGETHER := -n 2
 SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check bench bench-million cluster-demo chaos soak simulate-faults cluster-up cluster-down setup engine-stop clean
+.PHONY: help demo test test-fast check bench bench-million cluster-demo chaos soak simulate-faults cluster-up cluster-down \
+	setup engine-newest engine-stop clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## run a batch in real containers on this machine, and check every result
 	@bash scripts/setup.sh cluster
-	@$(ENGINE) with $(PYTHON) examples/demo.py
+	@$(WITH_ENGINE) $(PYTHON) examples/demo.py
 
 test: setup ## run all tests, with a real Docker engine and a real Ray
 	@bash scripts/tools.sh
 	@bash scripts/cluster_tools.sh
 	@bash scripts/mongo.sh
-	@$(ENGINE) with $(PYTHON) -m pytest $(TOGETHER) --durations=25 $(ARGS)
+	@$(WITH_ENGINE) $(PYTHON) -m pytest $(TOGETHER) --durations=25 $(ARGS)
 
 test-fast: setup ## run the unit tests, which need neither Docker nor Ray nor MongoDB, with fewer random examples
 	@$(PYTHON) -m pytest tests/unit $(TOGETHER) -m "not mongo" --hypothesis-profile=fast $(ARGS)
@@ -37,30 +42,30 @@ check: setup ## check lint, formatting, types and which part imports which
 	@$(dir $(PYTHON))lint-imports --no-cache --no-logo
 
 bench: setup ## compare Orqal with docker run, the plain SDK and Swarm; writes build/bench.json
-	@$(ENGINE) with $(PYTHON) benchmarks/bench.py $(ARGS)
+	@$(WITH_ENGINE) $(PYTHON) benchmarks/bench.py $(ARGS)
 
 bench-million: setup ## submit, list, back up, cancel and clean a million jobs, and measure time and memory
-	@$(ENGINE) with $(PYTHON) benchmarks/million.py $(ARGS)
+	@$(WITH_ENGINE) $(PYTHON) benchmarks/million.py $(ARGS)
 
 cluster-demo: setup ## ray up, 300 jobs and ray down on a cluster of three hosts, all on this machine (as root)
-	@$(ENGINE) install
+	@$(ENGINE_installed) install
 	@bash scripts/cluster_tools.sh
 	@$(PYTHON) -m tests.cluster.demo $(ARGS)
 
 chaos: setup ## kill random parts of such a cluster, and check that no job is lost (as root)
-	@$(ENGINE) install
+	@$(ENGINE_installed) install
 	@bash scripts/cluster_tools.sh
 	@bash scripts/mongo.sh
 	@$(PYTHON) -m tests.cluster.chaos $(ARGS)
 
 soak: setup ## run short jobs without pause for an hour, and check that nothing grows
-	@$(ENGINE) with $(PYTHON) -m tests.system.soak $(ARGS)
+	@$(WITH_ENGINE) $(PYTHON) -m tests.system.soak $(ARGS)
 
 simulate-faults: setup ## run SEEDS simulated clusters in which everything may die, and check that no job is lost
 	@$(PYTHON) -m orqal.testing.simulate_faults --seeds $(SEEDS) $(ARGS)
 
 cluster-up: setup ## start a cluster of three hosts on this machine and explain how to use it (as root)
-	@$(ENGINE) install
+	@$(ENGINE_installed) install
 	@bash scripts/cluster_tools.sh
 	@$(PYTHON) -m tests.cluster.command_line up
 
@@ -70,8 +75,11 @@ cluster-down: ## remove that cluster (as root)
 setup:
 	@bash scripts/setup.sh cluster,dev
 
+engine-newest: setup ## build a newest Docker engine for the tests (as root); make test ENGINE=newest uses it
+	@$(ENGINE_newest) build
+
 engine-stop: ## stop the Docker engine if it was started here
-	@$(ENGINE) stop
+	@$(ENGINE_installed) stop
 
 clean: engine-stop ## remove .venv and everything that was built
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

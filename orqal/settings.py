@@ -1,4 +1,6 @@
-"""Every setting of Orqal. Each is an environment variable ORQAL_…, and docs/settings.md lists them.
+"""The settings of Orqal. Each is an environment variable ORQAL_…, and docs/settings.md lists them.
+
+ORQAL_ADDRESS, ORQAL_COPY_FROM and ORQAL_COPY_TO are not here: each belongs to an option of one command (orqal/cli).
 
 A variable that is empty counts as unset. Times are in seconds and sizes in bytes, unless the name says otherwise.
 """
@@ -6,6 +8,7 @@ A variable that is empty counts as unset. Times are in seconds and sizes in byte
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,9 +31,19 @@ def _number(name: str, default: float) -> float:
     if not text:
         return default
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         raise ValueError(f"ORQAL_{name}={text!r} is not a number") from None
+    if not 0 <= number < math.inf:
+        raise ValueError(f"ORQAL_{name}={text!r} is not a number of 0 or more")
+    return number
+
+
+def _whole(name: str, default: int) -> int:
+    number = _number(name, default)
+    if number % 1:
+        raise ValueError(f"ORQAL_{name}={number!r} is not a whole number")
+    return int(number)
 
 
 def _path(name: str, default: str) -> Path:
@@ -106,17 +119,17 @@ class Settings:
     """ORQAL_WRAPPER_TIMEOUT (seconds; 60): how long one call of a wrapper's method may take."""
     wrapper_memory_gb: float = field(default_factory=lambda: _number("WRAPPER_MEMORY_GB", 4))
     """ORQAL_WRAPPER_MEMORY_GB (10^9 bytes; 4): memory that one call of a wrapper's method may use."""
-    output_cap: int = field(default_factory=lambda: int(_number("OUTPUT_CAP", 1 << 20)))
+    output_cap: int = field(default_factory=lambda: _whole("OUTPUT_CAP", 1 << 20))
     """ORQAL_OUTPUT_CAP (bytes; 1 MiB): the end of each output stream that the job's record keeps. Longer output is also
     a file in the job's directory."""
-    log_cap: int = field(default_factory=lambda: int(_number("LOG_CAP", 1 << 30)))
+    log_cap: int = field(default_factory=lambda: _whole("LOG_CAP", 1 << 30))
     """ORQAL_LOG_CAP (bytes; 1 GiB): the output of one container that is kept. A line counts 32 bytes more than it has,
     which Docker needs to keep it. Of a longer output the end is kept. 0 keeps all of it."""
-    result_cap: int = field(default_factory=lambda: int(_number("RESULT_CAP", 16 << 20)))
+    result_cap: int = field(default_factory=lambda: _whole("RESULT_CAP", 16 << 20))
     """ORQAL_RESULT_CAP (bytes; 16 MiB): the largest result, as JSON."""
-    pids_limit: int = field(default_factory=lambda: int(_number("PIDS_LIMIT", 4096)))
+    pids_limit: int = field(default_factory=lambda: _whole("PIDS_LIMIT", 4096))
     """ORQAL_PIDS_LIMIT (a number; 4096): processes in one container."""
-    stop_grace: int = field(default_factory=lambda: int(_number("STOP_GRACE", 5)))
+    stop_grace: int = field(default_factory=lambda: _whole("STOP_GRACE", 5))
     """ORQAL_STOP_GRACE (seconds; 5): the time from SIGTERM to SIGKILL for a container that is cancelled or over its
     time limit."""
     host_lost_after: float = field(default_factory=lambda: _number("HOST_LOST_AFTER", 60))

@@ -23,6 +23,7 @@ hypothesis.settings.load_profile("orqal")
 PROGRAMS = (
     *DEMO_PROGRAMS,
     "chmod",
+    "chown",
     "dd",
     "env",
     "head",

@@ -102,7 +102,8 @@ def line_document(spec: JobSpec | str, defaults: Mapping[str, Any]) -> bytes:
     """
     if isinstance(spec, str):
         raise OrqalError(f"The file changed while it was read: {spec}.")
-    document = spec.model_dump(mode="json", exclude={"batch"}, exclude_none=True)
+    left_out = {"batch"} if spec.options else {"batch", "options"}
+    document = spec.model_dump(mode="json", exclude=left_out, exclude_none=True)
     return json.dumps({**defaults, **document, "user": spec.user or user_name()}, ensure_ascii=False).encode()
 
 

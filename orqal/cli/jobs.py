@@ -132,7 +132,7 @@ def job(id: Id, json: Json = False) -> None:
     shown.add_row("state", state(record))
     if error := record.get("error"):
         row("error", reason(error, None), "red")
-    for name in ("app", "input", "params", "batch", "user", "host", "image"):
+    for name in ("app", "input", "params", "options", "batch", "user", "host", "image"):
         row(name, record.get(name))
     row("image digest", digest(record.get("image_digest")))
     row("wrapper digest", digest(record.get("wrapper_digest")))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -64,6 +67,33 @@ def pairs(options: Sequence[str] | None, name: str) -> Iterator[tuple[str, str]]
         if not (key and equals):
             raise typer.BadParameter(f"{option!r} is not of the form K=V", param_hint=name)
         yield key, value
+
+
+def variables(given: Sequence[str] | None, files: Sequence[Path] | None) -> dict[str, str]:
+    """Return the environment variables of the options -e and --env-file. Those of -e precede those of files.
+
+    Raises:
+        BadParameter: one of them has another form, or a file cannot be read.
+    """
+    return dict(chain.from_iterable(map(_variables, files or ()))) | dict(pairs(given, "-e"))
+
+
+def _variables(file: Path) -> Iterator[tuple[str, str]]:
+    """Read environment variables as `docker run --env-file` does: no quotes, no blanks around the equals sign."""
+    try:
+        lines = file.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{file} cannot be read: {error}", param_hint="--env-file") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        key, equals, value = line.lstrip().partition("=")
+        if not key or re.search(r"\s", key):
+            raise typer.BadParameter(f"{file}, line {number}: {line!r} is not K=V", param_hint="--env-file")
+        if equals:
+            yield key, value
+        elif key in os.environ:
+            yield key, os.environ[key]
 
 
 def check_ids_or_batch(ids: Sequence[str] | None, batch: str | None) -> None:
@@ -129,6 +159,29 @@ RetryMemory = Annotated[
         min=1,
         max=16,
         help="After out_of_memory, multiply the memory by this, up to that of the largest host.",
+    ),
+]
+
+Env = Annotated[
+    list[str] | None,
+    typer.Option("-e", "--env", metavar="K=V", help="Set an environment variable. May be repeated."),
+]
+EnvFile = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="Set the environment variables in a file: lines K=V, or K for the value that K has here. May be repeated.",
+    ),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="NAME=VALUE",
+        help="Set an option of the container, if the app lets jobs do so: shm_size=1g, gpus=1. A JSON "
+        "value, otherwise text. May be repeated.",
     ),
 ]
 

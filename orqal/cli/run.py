@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
-from itertools import chain
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from orqal.cli.options import Retries, RetryDelay, RetryMemory, RetryOn, Timeout, pairs, retry_fields
+from orqal.cli.options import (
+    Env,
+    EnvFile,
+    Retries,
+    RetryDelay,
+    RetryMemory,
+    RetryOn,
+    Timeout,
+    retry_fields,
+    variables,
+)
 from orqal.cli.show import copy_output, print_json, say
 from orqal.client import Client, OrqalError
 
@@ -48,10 +55,7 @@ def run(
     retry_on: RetryOn = None,
     retry_delay: RetryDelay = None,
     retry_memory_factor: RetryMemory = None,
-    env: Annotated[
-        list[str] | None,
-        typer.Option("-e", "--env", metavar="K=V", help="Set an environment variable. May be repeated."),
-    ] = None,
+    env: Env = None,
     volume: Annotated[
         list[str] | None,
         typer.Option(
@@ -61,16 +65,7 @@ def run(
             help="Mount a path of the host that the administrator allows. May be repeated.",
         ),
     ] = None,
-    env_file: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            exists=True,
-            dir_okay=False,
-            help="Set the environment variables in a file: lines K=V, or K for the value that K has here. May be "
-            "repeated.",
-        ),
-    ] = None,
+    env_file: EnvFile = None,
     network: Annotated[
         str | None, typer.Option(metavar="none", help="With `none` the container has no network, and starts faster.")
     ] = None,
@@ -129,8 +124,7 @@ def run(
 
     if network not in (None, "none"):
         raise typer.BadParameter("the only choice is none", param_hint="--network")
-    variables = dict(chain.from_iterable(map(_variables, env_file or ()))) | dict(pairs(env, "-e"))
-    params: dict[str, Any] = {"image": image, "cmd": cmd or [], "env": variables, "network": network}
+    params: dict[str, Any] = {"image": image, "cmd": cmd or [], "env": variables(env, env_file), "network": network}
     if volume:
         params["volumes"] = [_checked_mount(text) for text in volume]
     options = {
@@ -194,24 +188,6 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _variables(file: Path) -> Iterator[tuple[str, str]]:
-    """Read environment variables as `docker run --env-file` does: no quotes, no blanks around the equals sign."""
-    try:
-        lines = file.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{file} cannot be read: {error}", param_hint="--env-file") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        key, equals, value = line.lstrip().partition("=")
-        if not key or re.search(r"\s", key):
-            raise typer.BadParameter(f"{file}, line {number}: {line!r} is not K=V", param_hint="--env-file")
-        if equals:
-            yield key, value
-        elif key in os.environ:
-            yield key, os.environ[key]
 
 
 def _split(text: str, separator: str) -> tuple[str, str]:

@@ -18,8 +18,11 @@ import typer
 
 from orqal.cli.follow import report_failures, suggest_next_steps, wait_for
 from orqal.cli.options import (
+    Env,
+    EnvFile,
     JsonLines,
     Memory,
+    Options,
     Retries,
     RetryDelay,
     RetryMemory,
@@ -31,6 +34,7 @@ from orqal.cli.options import (
     complete_app,
     pairs,
     retry_fields,
+    variables,
 )
 from orqal.cli.plan import show_plan
 from orqal.cli.show import fail, out, print_json, print_text, results_table, say
@@ -76,6 +80,9 @@ def submit(
     retry_on: RetryOn = None,
     retry_delay: RetryDelay = None,
     retry_memory_factor: RetryMemory = None,
+    option: Options = None,
+    env: Env = None,
+    env_file: EnvFile = None,
     cache: Annotated[
         bool,
         typer.Option(
@@ -89,11 +96,16 @@ def submit(
     from orqal.cli.job_documents import job_document, job_input, json_or_text
 
     params = {key: json_or_text(text) for key, text in pairs(param, "--param")}
+    options = {key: json_or_text(text) for key, text in pairs(option, "--option")}
+    environment, given = variables(env, env_file), options.get("environment", {})
+    if environment and isinstance(given, dict):
+        options["environment"] = environment | given
     fields = {
         "threads": threads,
         "memory_in_gb": memory,
         "timeout": timeout,
         "use_cache": cache,
+        "options": options or None,
         **retry_fields(retries, retry_on, retry_delay, retry_memory_factor),
     }
     no_input: list[str | None] = [None]

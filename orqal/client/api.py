@@ -12,7 +12,7 @@ from orqal.client import downloads, streams
 from orqal.client.downloads import Downloaded, RemoteFile, download_path
 from orqal.client.errors import OrqalError
 from orqal.client.streams import HEARTBEAT_TIMEOUT
-from orqal.client.submission import Submission, plan, submit_one
+from orqal.client.submission import Submission, Submitted, plan, submit_one
 from orqal.client.transport import Transport
 from orqal.logstream import Frame
 from orqal.settings import DEFAULT_API_URL, Settings
@@ -80,6 +80,10 @@ class Client:
 
         If the connection breaks, the request is sent again, and there is still only one job.
         """
+        return self.submit_one(document).id
+
+    def submit_one(self, document: bytes) -> Submitted:
+        """Submit one job as `submit` does. Return its id, and whether it is an earlier job that is reused."""
         return submit_one(self._transport, document)
 
     def submit_many(self, documents: Iterable[bytes], batch: str | None = None, *, resume: bool = False) -> Submission:

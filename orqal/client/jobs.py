@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _LISTS = frozenset({"lswd", "stdout", "stderr", "attempts"})
 _RETRIES = ("retries", "retry_on", "retry_delay", "retry_memory_factor")
-_REQUESTED = ("app", "input", "params", "user", "use_cache", "threads", "memory_in_gb", "timeout", *_RETRIES)
+_REQUESTED = ("app", "input", "params", "user", "use_cache", "threads", "memory_in_gb", "timeout", *_RETRIES, "options")
 """The attributes that the user sets; the server sets all others."""
 SHOWN_CHARACTERS = 2_000
 """Characters of a value or an output that a notebook shows."""
@@ -46,7 +46,7 @@ class Job:
     `result`, `lswd` (the names of the files in its directory), `image_digest`, `wrapper_digest` (of the wrapper's
     source), `peak_memory` (bytes), `cpu_seconds`, `oom_killed` (whether a process was killed for lack of memory), and
     `output_cut` (why a part of the output is missing). `cache_miss` says why no earlier job was reused, and
-    `cache_hits` is how often this job was reused; `reused` says whether `batch` got an earlier job for this one.
+    `cache_hits` is how often this job was reused; `reused` says whether an earlier job was reused for this one.
     `attempts` are the attempts before the present one, `attempt` is the number of the present one, and `not_before` is
     the time before which it does not begin. `retry_of` and `retried_as` are ids.
 
@@ -67,6 +67,7 @@ class Job:
     retry_on: Sequence[int | str] | None
     retry_delay: float | None
     retry_memory_factor: float | None
+    options: dict[str, Any] | None
     batch: str | None
     current_status: str | None
     ok: bool | None
@@ -117,6 +118,7 @@ class Job:
         retry_on: Sequence[int | str] | None = None,
         retry_delay: float | None = None,
         retry_memory_factor: float | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         """Give either the `id` of a job that exists, or the `app` to run on `input`, with `params`.
 
@@ -127,11 +129,14 @@ class Job:
         exit codes, "exit_code" (any but 0), "timeout", "out_of_memory". `retry_delay`: seconds before the first retry,
         and twice as many before each further one. `retry_memory_factor`: after "out_of_memory" the next attempt gets
         this many times the memory, at most that of the largest host. None stands for the app's own.
+
+        `options`: of its container, instead of the app's: {"shm_size": "1g", "gpus": 1}. The app says which jobs may
+        set.
         """
         self._id = id
         self._loaded = False
         self.reused: bool | None = None
-        """True if `batch` got an earlier job for it, False if a new one; None if that is not known."""
+        """True if an earlier job was reused for it when it was submitted, False if not; None if that is not known."""
         self.current_status = None
         if id is None or app is not None:
             self.app = app
@@ -146,6 +151,7 @@ class Job:
             self.retry_on = retry_on
             self.retry_delay = retry_delay
             self.retry_memory_factor = retry_memory_factor
+            self.options = dict(options) if options else None
         if start:
             self.create()
 
@@ -179,7 +185,7 @@ class Job:
         Raises:
             OrqalError: the server cannot be reached, or refuses the job.
         """
-        self._id = _client().submit(self._document())
+        self._id, self.reused = _client().submit_one(self._document())
         self.load()
 
     def load(self) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from orqal.client.errors import OrqalError, RequestFailed, ServerUnreachable, SubmissionFailed
@@ -20,20 +20,34 @@ REQUEST_BYTES = 1 << 19
 1 MiB, unless it is told otherwise."""
 
 
-def submit_one(transport: Transport, document: bytes) -> str:
-    """Submit one job and return its id. If the connection breaks, the request is sent again with the same idempotency
-    key, so there is only one job.
+class Submitted(NamedTuple):
+    """The answer to one job."""
+
+    id: str
+    reused: bool | None
+    """True if an earlier job with the same app, input and params is reused; None if that is not known."""
+
+
+def submit_one(transport: Transport, document: bytes) -> Submitted:
+    """Submit one job. If the connection breaks, the request is sent again with the same idempotency key, so there is
+    only one job.
 
     Raises:
         OrqalError: the server cannot be reached, or refuses the job.
     """
     headers = {"content-type": "application/json", "idempotency-key": uuid4().hex}
     backoff = Backoff()
+    first = True
     while True:
         try:
-            return transport.request("POST", "job", content=document, headers=headers).text.strip()
+            answer = transport.request("POST", "job", content=document, headers=headers)
         except (ServerUnreachable, RequestFailed) as error:
             backoff.pause(error)
+            first = False
+            continue
+        reused = {"hit": True, "miss": False}.get(answer.headers.get("orqal-cache", ""))
+        # If the first answer was lost, the second only says that the job is there.
+        return Submitted(answer.text.strip(), reused if reused or first else None)
 
 
 def plan(transport: Transport, documents: Iterable[bytes]) -> Iterator[dict[str, Any]]:

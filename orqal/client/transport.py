@@ -8,7 +8,7 @@ import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from orqal.client.errors import NotFound, OrqalError, RequestFailed, ServerUnreachable, Unauthorized
 from orqal.client.retry import GIVE_UP_AFTER, Backoff, is_busy
@@ -16,6 +16,8 @@ from orqal.client.retry import GIVE_UP_AFTER, Backoff, is_busy
 if TYPE_CHECKING:
     import httpx
 
+THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+"""Hosts that are never reached through a proxy."""
 CONNECT_TIMEOUT = 5.0
 """Seconds that it may take to connect."""
 
@@ -108,9 +110,26 @@ class Transport:
 
     def _unreachable(self, why: str) -> ServerUnreachable:
         return ServerUnreachable(
-            f"No Orqal server at {self.base_url} ({why}). Is it up? Start it with `orqal up`, or set ORQAL_API_URL.",
+            f"No Orqal server at {self.base_url} ({why}). Is it up? Start it with `orqal up`, or set ORQAL_API_URL."
+            + self._proxy_hint(),
             reached_before=self._reached,
         )
+
+    def _proxy_hint(self) -> str:
+        """Return a sentence about the proxy of the environment that requests go through; empty if there is none."""
+        from urllib.request import getproxies, proxy_bypass
+
+        try:
+            url = urlsplit(self.base_url)
+            proxies = getproxies()
+            proxy = urlsplit(proxies.get(url.scheme) or proxies.get("all") or "").hostname
+        except ValueError:  # the address is none
+            return ""
+        host = url.hostname or ""
+        if host in THIS_MACHINE or not proxy or proxy_bypass(host):
+            return ""
+        variable = f"{url.scheme.upper()}_PROXY"
+        return f" Requests go through the proxy {proxy} ({variable}). To go there directly, add {host} to NO_PROXY."
 
     def ended_early(self) -> ServerUnreachable:
         """Return the error for an answer that ended before it was complete."""
@@ -134,7 +153,7 @@ class Transport:
             # Any number of threads may wait for jobs, each on a connection of its own.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
             # A proxy from the environment cannot be the way to this machine itself.
-            trust_env=url.host not in ("localhost", "127.0.0.1", "::1"),
+            trust_env=url.host not in THIS_MACHINE,
             # Loading the certificates takes a while, and plain HTTP does not need them.
             verify=url.scheme != "http",
         )
@@ -156,14 +175,15 @@ class Transport:
                 message = f"The server at {self.base_url} wants a token: set ORQAL_TOKEN."
             return Unauthorized(f"{message} `orqal up` wrote it to the file ~/.orqal/token of its machine.", status)
         if status == 404:
-            return NotFound(detail or f"{response.url} does not exist: is this an Orqal server?", status)
+            unknown = f"{response.url} does not exist: is this an Orqal server?{self._proxy_hint()}"
+            return NotFound(detail or unknown, status)
         wait = response.headers.get("retry-after", "")
         retry_after = min(float(wait), GIVE_UP_AFTER) if wait.isdecimal() else 0.0
         if status >= 500:
             message = f"The server failed ({status}): {detail or response.reason_phrase}"
         else:
             message = detail or f"The server refused ({status} {response.reason_phrase})."
-        return RequestFailed(message, status, retry_after)
+        return RequestFailed(message if detail else message + self._proxy_hint(), status, retry_after)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ import requests
 from docker.types import LogConfig, Mount
 from docker.utils import kwargs_from_env, parse_repository_tag, version_gte
 
-from orqal.engine import daemon_removal, option_arguments, this_machine
+from orqal.engine import daemon_files, option_arguments, this_machine
 from orqal.engine.connection import Api
 from orqal.engine.errors import EngineError, broken_off, explanation, not_pulled, translated
 from orqal.engine.image_names import is_name, with_tag
@@ -55,6 +55,8 @@ _NAME_SHOWN = 200
 _NOT_FOR_JOBS = "AUDIT_WRITE", "MKNOD", "NET_RAW", "SETFCAP", "SETPCAP"
 """Capabilities that Docker gives to root in a container, and jobs do not get. With MKNOD and SETFCAP a job could leave
 a device or a program in a mount that makes another user of the host root. With NET_RAW it could forge packets."""
+_MADE_UP_NAME = re.compile("[0-9a-f]{64}")
+"""The name that Docker gives to a volume which its user has not named."""
 _EVENTS = ("die", "kill", "oom")
 _ENDED = ("exited", "dead")
 """States of a container that has ended."""
@@ -437,13 +439,17 @@ class Engine:
         disk_cap = int((made["Labels"] or {}).get(LABEL_DISK_CAP) or 0)
         return MadeOf(str(made["Image"]), str(found["Image"]), list(made["Cmd"] or []), disk_cap)
 
-    def written(self, container: str) -> int:
-        """Bytes that a container has written into its own files, which are not those of its mounts."""
+    def written(self, container: str) -> tuple[int, list[Path]]:
+        """Bytes that a container has written into its own files, which are not those of its mounts; and the folders, on
+        the daemon's machine, of the volumes that were made for it alone because its image asks for them."""
         url = f"{self._api.base_url}/v{self._api.api_version}/containers/{container}/json"
         with translated("measure the container's files"):
             response = self._api.get(url, params={"size": "1"})
             response.raise_for_status()
-            return int(response.json().get("SizeRw") or 0)
+            found = response.json()
+        volumes = [mount for mount in found.get("Mounts") or () if mount.get("Type") == "volume"]
+        own = [Path(mount["Source"]) for mount in volumes if _MADE_UP_NAME.fullmatch(mount.get("Name") or "")]
+        return int(found.get("SizeRw") or 0), own
 
     def started(self, container: str) -> bool:
         """True if a container was started, whether or not it has ended."""
@@ -519,10 +525,21 @@ class Engine:
     def replace_by_empty_files(self, folder: Path, names: Iterable[str]) -> None:
         """Have the daemon, as root, replace what has these names in a folder of its machine by empty files.
 
-        See orqal.engine.daemon_removal.
+        See orqal.engine.daemon_files.
         """
         with translated("remove files"):
-            daemon_removal.replace_by_empty_files(self._api, self.cluster, folder, names)
+            daemon_files.replace_by_empty_files(self._api, self.cluster, folder, names)
+
+    def open_files(self, folder: Path, within: float) -> None:
+        """Have the daemon, as root, make files of root's readable in a job's directory. Only one call at a time.
+
+        See orqal.engine.daemon_files.
+
+        Raises:
+            OSError: a file that was given to this user cannot be read all the same.
+        """
+        with translated("give files to Orqal"):
+            daemon_files.open_files(self._api, self.cluster, folder, within)
 
     def logs(self, container: str, *, stdout: bool = True, stderr: bool = True, follow: bool = False) -> Logs:
         """A container's output so far; with `follow`, also what comes until the container ends."""

@@ -12,10 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from orqal.engine.job_directory import walk
+from orqal.engine.job_directory import DEPTH, walk
 
-DEPTH = 64
-"""Folders below each other that are looked into. With more the path of a file would be too long for a URL."""
 TOP_LEVEL = 10_000
 """Names at the top of a job's directory that its record has, at most."""
 

@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -22,6 +23,10 @@ import psutil
 
 from orqal.removal import Unfinished, remove
 
+DEPTH = 64
+"""Folders below each other that are looked into. With more the path of a file would be too long for a URL."""
+_LOOKED_AT = 100_000
+"""Names that are looked at to find closed files."""
 _JOB_ID = re.compile("[0-9a-f]{24}")
 _OWNER = ".cluster"
 """The file in the folder of all jobs' directories that names the cluster which the folder belongs to."""
@@ -157,6 +162,66 @@ def size(directory: Path) -> int:
     )
     number, _, _ = done.stdout.partition("\t")
     return int(number) if number.isdigit() else 0
+
+
+class Closed(NamedTuple):
+    """A file or a folder of root's below a job's directory that this process may not read."""
+
+    name: str
+    """Its path below the directory."""
+    is_folder: bool
+    mode: int
+    """Its permissions."""
+    modified: float
+    """In seconds since 1970."""
+
+
+def closed_files(directory: Path) -> list[Closed]:
+    """Files and folders of root's that this process may not read, the first ones of very many.
+
+    What is in such a folder is not looked at. What is another user's is that user's own. There are none if there is no
+    directory, or if it is not this user's.
+    """
+    found, looked, folders = list[Closed](), 0, [tuple[str, ...]()]
+    while folders and looked < _LOOKED_AT:
+        parts = folders.pop()
+        with suppress(OSError), walk(directory, parts) as here, os.scandir(here) as entries:
+            if not parts and os.fstat(here).st_uid != os.geteuid():
+                break
+            for entry in islice(entries, _LOOKED_AT - looked):
+                looked += 1
+                state = entry.stat(follow_symlinks=False)
+                is_folder = stat.S_ISDIR(state.st_mode)
+                if _is_closed(state):
+                    path = "/".join((*parts, entry.name))
+                    found.append(Closed(path, is_folder, stat.S_IMODE(state.st_mode) & 0o777, state.st_mtime))
+                elif is_folder and len(parts) < DEPTH:
+                    folders.append((*parts, entry.name))
+    return found
+
+
+def _is_closed(state: os.stat_result) -> bool:
+    if state.st_uid != 0 or not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
+        return False
+    needed = 0o5 if stat.S_ISDIR(state.st_mode) else 0o4
+    return state.st_mode & needed != needed
+
+
+def let_owner_read(directory: Path, name: str) -> None:
+    """Let its owner, who this process must be, read a file of a job's directory. A link is not followed.
+
+    Raises:
+        OSError: there is no such file, or it belongs to someone else.
+    """
+    *above, last = name.split("/")
+    with walk(directory, above) as parent:
+        found = os.open(last, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        state = os.fstat(found)
+        if stat.S_ISREG(state.st_mode):
+            os.chmod(f"/proc/self/fd/{found}", stat.S_IMODE(state.st_mode) | stat.S_IRUSR)  # noqa: PTH101
+    finally:
+        os.close(found)
 
 
 class Piece(NamedTuple):

@@ -5,7 +5,14 @@ Everything may import it. It imports nothing of Orqal but states.py and text.py.
 
 from orqal.models.attempt import Attempt, ErrorType, Fault, JobError, RetryPolicy
 from orqal.models.cluster import DISK_FULL, REFUSED, AppInfo, BatchInfo, CacheOn, HostInfo, Load
-from orqal.models.container_options import SUBMITTER, ContainerOptions
+from orqal.models.container_options import (
+    JOBS_MAY_SET,
+    SUBMITTER,
+    ContainerOptions,
+    JobOption,
+    JobOptions,
+    check_limits_of_users,
+)
 from orqal.models.fields import (
     MAX_MEMORY_FACTOR,
     MAX_NAME,
@@ -31,6 +38,7 @@ from orqal.states import Status
 
 __all__ = [
     "DISK_FULL",
+    "JOBS_MAY_SET",
     "MAX_MEMORY_FACTOR",
     "MAX_NAME",
     "MAX_PARAMS",
@@ -51,6 +59,8 @@ __all__ = [
     "Fault",
     "HostInfo",
     "JobError",
+    "JobOption",
+    "JobOptions",
     "JobRecord",
     "JobSpec",
     "Load",
@@ -70,5 +80,6 @@ __all__ = [
     "Status",
     "Threads",
     "check_batch_name",
+    "check_limits_of_users",
     "now",
 ]

@@ -7,6 +7,7 @@ from enum import Enum
 
 from pydantic import BaseModel, Field
 
+from orqal.models.container_options import JOBS_MAY_SET
 from orqal.models.fields import RetryOn
 from orqal.states import Status
 
@@ -42,6 +43,8 @@ class AppInfo(BaseModel):
     retry_memory_factor: float = 1.0
     cache_on: list[CacheOn] = Field(default_factory=list)
     """What else must be the same for an earlier job to be reused."""
+    jobs_may_set: list[str] = Field(default_factory=lambda: list(JOBS_MAY_SET))
+    """The options of its container that jobs may set."""
     doc: str = ""
     origin: str
     """`built in`, the wrapper's file, or the entry point's package."""

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 SUBMITTER = "@submitter"
 """As `user`: the account on the host that has the name of the job's user."""
@@ -28,6 +39,10 @@ def _bytes(value: Any) -> Any:
     if (size := re.fullmatch(r"(\d+)([bkmg]?)b?", value.strip().lower())) is None:
         raise ValueError("must be a number of bytes, or a text such as '512m' or '1g'")
     return int(size[1]) * _SIZES[size[2]]
+
+
+def _number_as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _user(value: str) -> str:
@@ -64,6 +79,12 @@ def _host_name(name: str) -> str:
     return name
 
 
+def _variable(name: str) -> str:
+    if not name or "=" in name or "\0" in name:
+        raise ValueError("must be the name of a variable, without an equals sign")
+    return name
+
+
 def _devices(value: Any) -> Any:
     if isinstance(value, bool) or value in (0, [], ()):
         raise ValueError("must be 'all', a number from 1, or a list of ids or of CDI names")
@@ -89,7 +110,7 @@ class ContainerOptions(BaseModel):
     entrypoint: Annotated[list[str] | str | None, Field()] = None
     """What runs instead of the image's entrypoint: a program and its first arguments, or one text, which is split as a
     shell would. An empty list or text is no entrypoint, so that the command runs itself."""
-    user: Annotated[Word, AfterValidator(_user)] | None = None
+    user: Annotated[Word, AfterValidator(_user), BeforeValidator(_number_as_text)] | None = None
     """Whom the program runs as: a user of the image, or `UID:GID`."""
     init: bool = True
     """A small init is process 1. It passes signals on, and reaps processes that the program leaves behind."""
@@ -126,9 +147,94 @@ class ContainerOptions(BaseModel):
         values = dict(self) | {"init": self.init and init, "ulimits": {**default_limits, **self.ulimits}, "user": user}
         return ContainerOptions.model_validate(values)
 
+    def with_those_of(self, others: ContainerOptions) -> ContainerOptions:
+        """These options, with what was given in `others` instead. Of options that have names for keys, both count."""
+        values = dict(self)
+        for name in others.model_fields_set & values.keys():
+            theirs, mine = getattr(others, name), values[name]
+            values[name] = {**mine, **theirs} if isinstance(theirs, dict) and isinstance(mine, dict) else theirs
+        return ContainerOptions.model_validate(values)
+
     @model_validator(mode="after")
     def _limits_in_order(self) -> ContainerOptions:
         for name, (soft, hard) in self.ulimits.items():
             if hard != -1 and (soft == -1 or soft > hard):
                 raise ValueError(f"ulimits.{name}: the soft limit {soft} is above the hard limit {hard}")
         return self
+
+
+class JobOptions(ContainerOptions):
+    """What a job may ask of its container, besides or instead of what its wrapper says, if its wrapper lets it."""
+
+    working_dir: Annotated[str, AfterValidator(_absolute)] | None = None
+    """Where the command starts."""
+    environment: dict[
+        Annotated[str, AfterValidator(_variable)], Annotated[str, BeforeValidator(_number_as_text)] | None
+    ] = Field(default_factory=dict)
+    """Variables that are added to the wrapper's. One that is None is left out."""
+
+    @model_validator(mode="after")
+    def _only_safe_limits(self) -> JobOptions:
+        check_limits_of_users(self.ulimits)
+        return self
+
+
+_PRIORITIES = ("nice", "rtprio", "rttime")
+
+
+def check_limits_of_users(ulimits: Mapping[str, object]) -> None:
+    """Check the limits that a user asks for, and not an author of wrappers.
+
+    Raises:
+        ValueError: with one of them a program could take more of the cores than its share.
+    """
+    if refused := [name for name in _PRIORITIES if name in ulimits]:
+        raise ValueError(f"only a wrapper may set the limit {refused[0]}, because it could take other jobs' cores")
+
+
+JOBS_MAY_SET = ("gpus", "init", "shm_size")
+"""The options that jobs may set unless their wrapper says otherwise. With some of the others a job could make a program
+do what its wrapper does not, with the wrapper's mounts and secrets, or change the image that other jobs get."""
+
+
+def _job_option(name: str) -> str:
+    if name not in JobOptions.model_fields:
+        raise ValueError(f"must be one of {', '.join(JobOptions.model_fields)}")
+    return name
+
+
+JobOption = Annotated[str, AfterValidator(_job_option)]
+"""The name of an option in JobOptions."""
+
+
+def _nothing_if_none(value: Any) -> Any:
+    return {} if value is None else value
+
+
+def _options(value: dict[str, Any]) -> dict[str, Any]:
+    """Check the options of a job, and return those that are given, as they are given."""
+    if not value:  # of most jobs
+        return value
+    given = {name: option for name, option in value.items() if option is not None}
+    for name in given:
+        if name not in JobOptions.model_fields:
+            close = difflib.get_close_matches(name, JobOptions.model_fields, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f". There are: {', '.join(JobOptions.model_fields)}"
+            raise ValueError(f"there is no option {name!r:.100}{hint}")
+    try:
+        JobOptions.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{place}: {reason}" if place else reason) from None
+    return given
+
+
+GivenOptions = Annotated[
+    dict[str, JsonValue],
+    AfterValidator(_options),
+    BeforeValidator(_nothing_if_none),
+    WithJsonSchema(JobOptions.model_json_schema()),
+]
+"""Options by the names of JobOptions, in JSON, as a user has given them."""

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, computed_field
 
 from orqal.models.attempt import Attempt, ErrorType, Fault, JobError, RetryPolicy
+from orqal.models.container_options import GivenOptions
 from orqal.models.fields import (
     MAX_NAME,
     MAX_PARAMS,
@@ -60,6 +61,8 @@ class JobSpec(BaseModel):
     retry_memory_factor: MemoryFactor | None = None
     """After `out_of_memory` the next attempt gets this many times the memory, at most that of the largest host; None:
     as its app says."""
+    options: GivenOptions = Field(default_factory=dict)
+    """Options of its container instead of its app's, if the app lets jobs set them; see JobOptions."""
 
 
 class JobRecord(JobSpec):
@@ -68,6 +71,8 @@ class JobRecord(JobSpec):
     model_config = ConfigDict(extra="ignore", populate_by_name=True, serialize_by_alias=True)
 
     id: str = Field(alias="_id")
+    # They were checked when they were given.
+    options: dict[str, JsonValue] = Field(default_factory=dict)
     current_status: Status = Status.TODO
     cache_miss: str | None = None
     """Why no earlier job with the same app, input and params was reused for it."""

@@ -10,9 +10,9 @@ import json
 from collections.abc import Collection
 from typing import NamedTuple
 
-from orqal.models import JobRecord, JobSpec, Status
+from orqal.models import SUBMITTER, JobRecord, JobSpec, Status
 
-NO_CANDIDATE = "no job of the same app, input and params waits, runs or has succeeded"
+NO_CANDIDATE = "no job of the same app, input, params and options waits, runs or has succeeded"
 SWITCHED_OFF = "use_cache was off"
 
 _LIMITS = ("threads", "memory_in_gb", "timeout", "retries", "retry_on", "retry_delay", "retry_memory_factor")
@@ -37,8 +37,9 @@ class Wanted(NamedTuple):
 
 
 def identity(job: JobSpec) -> str:
-    """Equal for jobs of the same app, input and params; the order of keys does not matter."""
-    text = json.dumps([job.app, job.input, job.params], sort_keys=True, separators=(",", ":"))
+    """Equal for jobs of the same app, input, params and options; the order of keys does not matter."""
+    same = [job.app, job.input, job.params, *([job.options] if job.options else [])]
+    text = json.dumps(same, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -67,6 +68,7 @@ def reason_against(
     under the name of the candidate's image; if no host has it, it counts as unchanged. `by_user`: the app's results
     depend on the user.
     """
+    by_user = by_user or candidate.options.get("user") == SUBMITTER
     if by_user and candidate.user != wanted.user:
         return f"{candidate.id} is of another user, and what {candidate.app} does depends on the user"
     if not candidate.current_status.final and key_of(candidate) != wanted.unfinished_key:

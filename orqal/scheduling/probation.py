@@ -115,7 +115,7 @@ class Starts:
 
 
 class StartedKinds:
-    """The kinds of jobs (one app, the same params) that have started, on any host: the last REMEMBERED of them."""
+    """The kinds of jobs (an app, params and options) that have started, on any host: the last REMEMBERED of them."""
 
     def __init__(self) -> None:
         self._kinds: dict[bytes, None] = {}
@@ -133,4 +133,4 @@ class StartedKinds:
 
 
 def _kind(job: JobSpec) -> bytes:
-    return blake2b(json.dumps([job.app, job.params], sort_keys=True).encode(), digest_size=16).digest()
+    return blake2b(json.dumps([job.app, job.params, job.options], sort_keys=True).encode(), digest_size=16).digest()

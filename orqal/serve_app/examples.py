@@ -45,7 +45,7 @@ JOB = JobView(
     user="ada",
     batch="sums",
     current_status=Status.EXITED,
-    cache_miss="no job of the same app, input and params waits, runs or has succeeded",
+    cache_miss="no job of the same app, input, params and options waits, runs or has succeeded",
     ctime=_BEGUN - timedelta(seconds=31),
     stime=_BEGUN + timedelta(seconds=1),
     etime=_BEGUN + timedelta(seconds=2),

@@ -119,23 +119,26 @@ def run(
     container: Container | Callable[[Command, Path], Container] = Container(),
     folder: Path | None = None,
     user: str = "",
+    options: Mapping[str, Any] | None = None,
 ) -> WrapperRun:
     """Run a wrapper for one input, and return how it went.
+
+    `options`: what the job asks of its container, such as {"shm_size": "1g"}.
 
     `container`: what a played container does, or a function that says so, given the command and the job's directory.
     `folder`: where the job's directory is made; by default a temporary folder. With engine="docker" the container runs
     on this machine's Docker, is removed afterwards, and its image must be there or be pulled.
 
     Raises:
-        ValueError: an attribute of the wrapper has an impossible value, or a played container writes files though the
-            wrapper has create_dir = False.
+        ValueError: an attribute of the wrapper or an option has an impossible value, or a played container writes files
+            though the wrapper has create_dir = False.
         ConnectionError: no Docker daemon answers.
     """
     wrapper = checked(wrapper, getattr(wrapper, "__name__", str(wrapper)))
     app = describe(wrapper, wrapper.__name__, "given")
     if app.error:
         raise ValueError(app.error)
-    spec = JobSpec(app=wrapper.__name__, input=input, params=dict(params or {}), user=user)
+    spec = JobSpec(app=wrapper.__name__, input=input, params=dict(params or {}), user=user, options=dict(options or {}))
     job = JobRecord.submitted(spec, _ID, now())
     ref = _GivenClass(wrapper)
     if folder is not None:
@@ -174,7 +177,16 @@ def _run_in(
 def _as_seen(job: JobRecord, directory: Path, **more: Any) -> WrapperJob:
     """The job as the wrapper's methods see it."""
     wd = str(directory)
-    return WrapperJob(id=job.id, app=job.app, input=job.input, params=job.params, user=job.user, wd=wd, **more)
+    return WrapperJob(
+        id=job.id,
+        app=job.app,
+        input=job.input,
+        params=job.params,
+        user=job.user,
+        wd=wd,
+        options=job.options,
+        **more,
+    )
 
 
 def _played(
@@ -221,6 +233,7 @@ async def _on_docker(settings: Settings, job: JobRecord, app: AppInfo, ref: Wrap
             wrappers=_ThisProcess(),
             pulls=ImagePulls(settings.pull_patience, lambda: None),
             samplers=samplers,
+            file_opener=samplers,
             on_start=lambda key, start: None,
             on_change=lambda: None,
             end_earlier=_nothing,

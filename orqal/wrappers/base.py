@@ -26,6 +26,7 @@ class WrapperJob:
         params: dict[str, Any],
         user: str,
         wd: str,
+        options: Mapping[str, Any] | None = None,
         exit_code: int | None = None,
         lswd: Sequence[str] = (),
         outputs: tuple[str | Path, str | Path] = ("", ""),
@@ -38,6 +39,8 @@ class WrapperJob:
         self.params = params
         self.user = user
         self.wd = wd
+        self.options = dict(options or {})
+        """The options of its container that the job asks for."""
         self.exit_code = exit_code
         self.lswd = list(lswd)
         self.result: Any = None
@@ -81,8 +84,8 @@ class AbstractWrapper:
 
     Subclass it, set the class attributes, and write `get_cmd`. Write `set_result` to turn the output into a structured
     result. An attribute that depends on the job may be a property that uses `self.job`, except for `threads`,
-    `memory_in_gb`, `timeout`, `requires`, `cache_on` and the attributes of retries, which are read before there is a
-    job.
+    `memory_in_gb`, `timeout`, `requires`, `cache_on`, `jobs_may_set` and the attributes of retries, which are read
+    before there is a job.
     """
 
     docker_url: str | None = None
@@ -152,6 +155,10 @@ class AbstractWrapper:
     gpus: Sequence[str] | str | int | None = None
     """"all", how many, or a list of their ids or CDI names ("nvidia.com/gpu=0"). Docker gets this as it is, and Orqal
     does not count GPUs."""
+
+    jobs_may_set: Sequence[str] = ("gpus", "init", "shm_size")
+    """The options that a job may set for its container: names of the attributes from `entrypoint` to `gpus`,
+    "environment" and "working_dir"."""
 
     def __init__(self, job: WrapperJob) -> None:
         self.log = logging.getLogger(f"orqal.wrappers.{type(self).__name__}")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orqal.engine.this_machine import is_asked_by_socket
+from orqal.models import JobOptions, check_limits_of_users
 from orqal.mounts import lets_users_become_root, normal_path
 from orqal.settings import Settings
 from orqal.wrappers.base import AbstractWrapper, WrapperJob
@@ -153,6 +154,8 @@ class Run(AbstractWrapper):
 
     threads = 1
     memory_in_gb = 1
+    # Its user says everything anyway.
+    jobs_may_set = tuple(JobOptions.model_fields)
 
     @property
     def docker_url(self) -> str:  # type: ignore[override]
@@ -200,7 +203,14 @@ class Run(AbstractWrapper):
     read_only = _param("read_only")
     tmpfs = _param("tmpfs")
     shm_size = _param("shm_size")
-    ulimits = _param("ulimits")
+
+    @property
+    def ulimits(self) -> Mapping[str, Any]:  # type: ignore[override]
+        """The param `ulimits`, without those that give a program more of the cores than its share."""
+        wanted: Mapping[str, Any] = self.job.params.get("ulimits") or {}
+        check_limits_of_users(wanted)
+        return wanted
+
     extra_hosts = _param("extra_hosts")
     platform = _param("platform")
     pull = _param("pull")

@@ -7,7 +7,7 @@ up memory, and only its own job suffers. Arguments and results are plain data.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ import pydantic_core
 from pydantic import Field, TypeAdapter, ValidationError
 
 from orqal import extended_json
-from orqal.models import ContainerOptions
+from orqal.models import ContainerOptions, JobOptions
 from orqal.settings import Settings
 from orqal.wrappers.base import AbstractWrapper, WrapperJob
 from orqal.wrappers.limits import memory_limit
@@ -64,23 +64,28 @@ def prepare(ref: WrapperRef, job: WrapperJob, memory: int | None) -> Command | F
                     f"{ref.name}.get_cmd returned a command line that cannot be split as a shell would ({problem}): "
                     f"{cmd!r:.200}. Return a list of arguments instead."
                 )
+            if refused := sorted(job.options.keys() - set(wrapper.jobs_may_set)):
+                return Failure(may_not_be_set(ref.name, refused, wrapper.jobs_may_set))
+            wanted = JobOptions.model_validate(job.options)
             options = {name: _plain(getattr(wrapper, name)) for name in ContainerOptions.model_fields}
             command: dict[str, Any] = {
                 "image": image,
                 "cmd": cmd if isinstance(cmd, str) else list(cmd),
                 "volumes": _default_volumes() if wrapper.volumes is None else wrapper.volumes,
                 "environment": {
-                    str(name): str(value) for name, value in (wrapper.environment or {}).items() if value is not None
+                    str(name): str(value)
+                    for name, value in {**(wrapper.environment or {}), **wanted.environment}.items()
+                    if value is not None
                 },
                 "network": wrapper.network,
-                "working_dir": wrapper.working_dir,
+                "working_dir": wanted.working_dir or wrapper.working_dir,
                 "create_dir": bool(wrapper.create_dir),
                 "fail_on_oom": bool(wrapper.fail_on_oom),
                 "disk_in_gb": wrapper.disk_in_gb,
                 "output_in_gb": wrapper.output_in_gb,
             }
             pydantic_core.to_json(command)  # raises for lone surrogates, which neither Docker nor the store accepts
-            command["options"] = ContainerOptions.model_validate(options)
+            command["options"] = ContainerOptions.model_validate(options).with_those_of(wanted)
             return _COMMAND.validate_python(command)
     except ValidationError as error:
         return Failure(f"{ref.name}.{invalid(error)}")
@@ -108,6 +113,14 @@ def conclude(ref: WrapperRef, job: WrapperJob, cap: int, memory: int | None) -> 
             "Write large results to a file in the job's directory (create_dir = True)."
         )
     return encoded
+
+
+def may_not_be_set(app: str, refused: Sequence[str], may: Sequence[str]) -> str:
+    """Say that a job sets options that its app does not let it set."""
+    return (
+        f"jobs of {app} may not set {', '.join(refused)}: its wrapper's `jobs_may_set` lets them set "
+        f"{', '.join(may) or 'no option'}"
+    )
 
 
 def invalid(error: ValidationError) -> str:

@@ -13,6 +13,7 @@ from orqal.models import (
     SUBMITTER,
     AppInfo,
     CacheOn,
+    JobOption,
     MemoryFactor,
     MemoryGb,
     Retries,
@@ -33,6 +34,7 @@ _LIMITS: dict[str, TypeAdapter[Any]] = {
     "retry_delay": TypeAdapter(RetryDelay | None),
     "retry_memory_factor": TypeAdapter(MemoryFactor),
     "cache_on": TypeAdapter(list[CacheOn]),
+    "jobs_may_set": TypeAdapter(list[JobOption]),
 }
 """The class attributes that must have a value before there is a job."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +15,12 @@ from bson import ObjectId
 
 from orqal.actors.host import engine_watch
 from orqal.models import ErrorType
+from orqal.scheduling.probation import could_not_start
 from tests.cluster.faults import wait_for
 from tests.cluster.host import Host
 from tests.cluster.lab import give_image
 from tests.cluster.namespaces import Namespaces
+from tests.support.checkout import REPOSITORY
 from tests.support.host_actor import Actors, ended, shell
 
 pytestmark = pytest.mark.timeout(180)
@@ -140,6 +144,51 @@ def test_a_frozen_daemon_is_silent_and_what_runs_goes_on(host: Host, actors: Act
     while [left.id for left in actors.client.containers.list(all=True, filters={"label": label})] != [container.id]:
         assert time.monotonic() < deadline, "the daemon has created a container later, and it is left"
         time.sleep(0.1)
+
+
+def test_a_daemon_that_can_start_nothing_says_so_of_each_job(host: Host, option: str, actors: Actors) -> None:
+    """Its network is gone, but it answers all questions. The Scheduler sees that different jobs fail alike."""
+    actor = actors.actor()
+    host.run(["ip", "link", "delete", "docker0"])
+    try:
+        for wanted in (shell("echo one"), shell("echo two")):
+            del wanted.job.params["network"]
+            outcome = actors.do(actor.run(wanted)).result(60)
+            assert could_not_start(outcome, started=False), outcome
+            assert outcome.error is not None and outcome.error.type is ErrorType.DOCKER_ERROR and outcome.passing
+        assert actors.recorder.reports[-1].state == "ready"
+    finally:
+        host.stop_docker()
+        host.start_docker(option)
+
+
+def test_a_daemon_that_gives_containers_users_of_their_own(host: Host, actors: Actors, tmp_path: Path) -> None:
+    """With userns-remap root in a container is nobody on the host."""
+    ranges = "echo nobody:200000:65536 >/etc/subuid; cp /etc/subuid /etc/subgid"  # the host's own /etc
+    home, job = "/root/orqal-remapped", str(ObjectId())
+    body = "umask 077; echo x >file; mkdir folder; echo y >folder/file"
+    source = (
+        "class W(AbstractWrapper):\n    docker_url = 'orqal/demo'\n    network = 'none'\n    create_dir = True\n"
+        f"    def get_cmd(self, params): return ['sh', '-c', {body!r}]\n"
+    )
+    host.stop_docker()
+    host.run(["bash", "-c", ranges])
+    try:
+        host.start_docker("--userns-remap=nobody")
+        give_image([host])
+        program = [sys.executable, "-m", "tests.support.one_job", "0", "test-remapped", job, source]
+        env = {"ORQAL_HOME": home, "PYTHONPATH": str(REPOSITORY), "REMOVE": "1"}
+        done = host.run([*program, "file", "folder/file"], env)
+        error, exit_code, listed, contents, left = json.loads(done.stdout.splitlines()[-1])
+        assert (error, exit_code) == (None, 0)
+        assert contents == {"file": "x\n", "folder/file": "y\n"}
+        assert sorted(listed) == ["file", "folder/file", "params.json"]
+        assert left == {}
+        assert host.run(["ls", f"{home}/jobs"]).stdout == ""
+    finally:
+        host.stop_docker()
+        host.run(["rm", "-rf", home])
+        host.start_docker()
 
 
 def test_a_container_whose_shim_is_killed_runs_again(host: Host, option: str, actors: Actors) -> None:

@@ -31,14 +31,19 @@ def lab(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Actors
 
 
 def run(
-    lab: Actors, cmd: str | list[str], attributes: str = "", user: str = "u", timeout: float | None = None
+    lab: Actors,
+    cmd: str | list[str],
+    attributes: str = "",
+    user: str = "u",
+    timeout: float | None = None,
+    options: dict[str, Any] | None = None,
 ) -> Outcome:
     """Run a command in the demo's image; `attributes` is a part of the wrapper's text."""
     ref = ref_of(
         f"docker_url = 'orqal/demo'\nnetwork = 'none'\nworking_dir = None\n{attributes}\n"
         f"def get_cmd(self, params): return {cmd!r}\n"
     )
-    job = JobRecord(app="W", id=str(ObjectId()), ctime=now(), user=user)
+    job = JobRecord(app="W", id=str(ObjectId()), ctime=now(), user=user, options=options or {})
     # A trusted one needs no process of its own, and so no Ray.
     order = Order(job, replace(ref, trusted=True, makes_result=False), Resources.of(1, 0.1), timeout)
     host: Host = lab.host  # type: ignore[attr-defined]
@@ -75,6 +80,16 @@ def printed(lab: Actors, script: str, attributes: str = "", **more: Any) -> str:
 )  # fmt: skip
 def test_what_a_wrapper_says_is_in_force(lab: Actors, attributes: str, script: str, expected: str) -> None:
     assert printed(lab, script, attributes) == expected
+
+
+def test_what_a_job_asks_for_is_in_force(lab: Actors) -> None:
+    wrapper = "shm_size = '9m'\nenvironment = {'A': 'a'}\njobs_may_set = ('shm_size', 'environment', 'working_dir')"
+    script = "while read d m t o r; do test $m = /dev/shm && echo $o; done </proc/mounts; echo $A $B; pwd"
+    options = {"shm_size": "3m", "environment": {"B": "b"}, "working_dir": "/proc"}
+    assert printed(lab, script, wrapper, options=options).split() == [
+        "rw,nosuid,nodev,noexec,relatime,size=3072k",
+        *("a", "b", "/proc"),
+    ]
 
 
 def test_the_entrypoint(lab: Actors) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import docker
 import pytest
 from bson import ObjectId
 
@@ -214,6 +216,32 @@ def test_who_writes_more_than_its_cap_is_stopped(lab: Actors, monkeypatch: pytes
         running = lab.do(lab.actor().run(large))
     assert lab.container().exec_run(["sh", "-c", ": > /tmp/go"])[0] == 0
     assert ended(running.result(60)) == (ErrorType.OUT_OF_DISK, 143, "")
+
+
+def test_what_is_written_into_the_volumes_of_an_image_counts(lab: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORQAL_JOB_DISK_GB", "0.02")
+    monkeypatch.setattr(disk_use, "_PAUSE", 0.2)
+    name = "orqal/test-volume"
+    with contextlib.closing(docker.from_env()) as client:
+        base = client.containers.create("orqal/demo", "true")
+        try:
+            base.commit(name, changes="VOLUME /data")
+            wanted = shell("dd if=/dev/zero of=/data/much bs=1M count=30; sleep 1000")
+            wanted.job.params["image"] = name
+            assert ended(lab.do(lab.actor().run(wanted)).result(60)) == (ErrorType.OUT_OF_DISK, 143, "")
+        finally:
+            base.remove()
+            lab.clear()
+            client.images.remove(name, force=True)
+
+
+def test_a_host_pulls_from_the_administrator_s_registries_only(lab: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORQAL_REGISTRIES", "registry.example.org")
+    wanted = shell("true")
+    wanted.job.params["image"] = "169.254.169.254/a"
+    error = lab.do(lab.actor().run(wanted)).result(60).error
+    assert error is not None and error.type is ErrorType.PULL_FAILED
+    assert "does not pull from 169.254.169.254" in error.message and "ORQAL_REGISTRIES" in error.message
 
 
 def test_who_stops_its_container_has_it_run_again(lab: Actors) -> None:

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from orqal.actors.messages import Order
@@ -213,12 +214,12 @@ class ScriptedEngine:
         assert self.spec is not None
         return MadeOf("i:latest", "sha256:1", ["x"], self.spec.disk_cap)
 
-    def written(self, container: str) -> int:
+    def written(self, container: str) -> tuple[int, list[Path]]:
         self._asked()
         self.calls.append("written")
         if self.unmeasured is not None:
             raise self.unmeasured
-        return self.writes
+        return self.writes, []
 
     def ended(self, container: str) -> Ended | None:
         self._asked()

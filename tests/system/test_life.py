@@ -138,14 +138,25 @@ def test_killed_host_actor_finds_its_containers_again(orqal: Orqal) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_containers_go_on_while_orqal_is_down(orqal: Orqal) -> None:
+def test_containers_and_those_who_wait_for_them_go_on_while_orqal_is_down(orqal: Orqal) -> None:
     job_id, container = _start_waiting(orqal)
-    done = orqal.cli("down")
+    waiting, following = orqal.popen("wait", job_id), orqal.popen("logs", "-f", job_id)
     try:
-        assert "1 container" in done.stderr + done.stdout
-        assert orqal.processes() == []
-        container.reload()
-        assert container.status == "running"
+        assert following.stdout is not None and following.stdout.readline() == b"up\n"
+        done = orqal.cli("down")
+        try:
+            assert "1 container" in done.stderr + done.stdout
+            assert orqal.processes() == []
+            container.reload()
+            assert container.status == "running"
+        finally:
+            orqal.up()  # other tests need it
+        assert (waiting.poll(), following.poll()) == (None, None)
+        _goes_on_and_ends_once(orqal, job_id, container)
+        assert following.communicate(timeout=60)[0] == b"gone on\n"
+        assert job_id.encode() in b"".join(waiting.communicate(timeout=60))
+        assert waiting.returncode == 1
     finally:
-        orqal.up()  # other tests need it
-    _goes_on_and_ends_once(orqal, job_id, container)
+        for process in (waiting, following):
+            process.kill()
+            process.communicate()

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+import typer
 from pydantic import ValidationError
 
 from orqal.actors.host import container_options
 from orqal.actors.host.container_options import resolved
+from orqal.cli import app
 from orqal.engine import this_machine
 from orqal.engine.client import EngineInfo
 from orqal.engine.errors import EngineError
 from orqal.engine.option_arguments import of_container, of_host_config, of_volumes
-from orqal.models import SUBMITTER, ContainerOptions, ErrorType
-from orqal.wrappers import AbstractWrapper
+from orqal.models import JOBS_MAY_SET, SUBMITTER, ContainerOptions, ErrorType, JobOptions, JobSpec
+from orqal.wrappers import AbstractWrapper, calls, catalog
+from tests.support.wrappers import a_job
 
 INFO = EngineInfo("h", "24.0", 2, 4 << 30, "id", "none", local=True)
 
@@ -84,6 +88,73 @@ def test_what_people_write_is_understood(given: dict[str, Any], means: dict[str,
 def test_what_cannot_be_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ContainerOptions.model_validate(given)
+
+
+SET = {
+    "entrypoint": ["e"],
+    "user": "u",
+    "init": False,
+    "read_only": True,
+    "tmpfs": {"/t": "size=1m"},
+    "shm_size": 5,
+    "ulimits": {"stack": (5, 6)},
+    "extra_hosts": {"h": "10.0.0.1"},
+    "platform": "linux/arm64",
+    "pull": "never",
+    "runtime": "r",
+    "gpus": 1,
+}
+"""A value of each option that is not its default."""
+
+
+def test_every_option_reaches_docker_and_can_be_said_with_orqal_run() -> None:
+    assert SET.keys() == ContainerOptions.model_fields.keys(), "add the new one above"
+    nothing = of_host_config(ContainerOptions()) | of_container(ContainerOptions())
+    ref = next(app.ref for app in catalog.built_in() if app.info.name == "Run")
+    command_line = {parameter.name for parameter in typer.main.get_command(app).commands["run"].params}  # type: ignore[attr-defined]
+    for name, value in SET.items():
+        options = ContainerOptions.model_validate({name: value})
+        # Whoever pulls the image heeds this one, and not Docker.
+        assert name == "pull" or of_host_config(options) | of_container(options) != nothing, name
+        command = calls.prepare(ref, a_job(app="Run", params={"image": "i", "cmd": [], name: value}), None)
+        assert isinstance(command, calls.Command) and command.options == options, name
+        docker_s_name = {"extra_hosts": "add_host", "ulimits": "ulimit"}.get(name, name)
+        assert docker_s_name in command_line, name
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"shmsize": "1g"}, "there is no option 'shmsize'; did you mean 'shm_size'?"),
+        ({"zzz": 1}, "there is no option 'zzz'. There are: entrypoint, user, init"),
+        ({"network": "host"}, "there is no option 'network'"),
+        ({"shm_size": "much"}, "shm_size: must be a number of bytes, or a text such as '512m' or '1g'"),
+        ({"ulimits": {"nofile": [20, 10]}}, "ulimits.nofile: the soft limit 20 is above the hard limit 10"),
+        ({"ulimits": {"rtprio": 99}}, "only a wrapper may set the limit rtprio"),
+        ({"environment": {"a=b": "c"}}, "environment.a=b"),
+        ({"environment": ["A"]}, "environment: "),
+        ({"working_dir": "here"}, "working_dir: must be an absolute path"),
+        ([], "options"),
+    ],
+)
+def test_a_job_s_options_are_checked_when_they_are_given(given: Any, words: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        JobSpec.model_validate({"app": "A", "options": given})
+    assert words in str(refused.value)
+
+
+def test_a_job_keeps_its_options_as_they_were_given() -> None:
+    given = {"shm_size": "1g", "user": 1000, "environment": {"A": 1, "B": None}, "gpus": None}
+    kept = {name: value for name, value in given.items() if value is not None}
+    job = JobSpec.model_validate_json(json.dumps({"app": "A", "options": given}))
+    assert job.options == kept
+    assert JobSpec.model_validate_json(job.model_dump_json()) == job
+
+
+def test_what_jobs_may_set_is_the_same_in_both_places() -> None:
+    """The base class of wrappers imports only the standard library."""
+    assert tuple(AbstractWrapper.jobs_may_set) == JOBS_MAY_SET
+    assert set(JOBS_MAY_SET) <= JobOptions.model_fields.keys()
 
 
 def test_limits_have_defaults_that_a_wrapper_may_change(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,6 +162,16 @@ def test_each_number_has_its_variable(monkeypatch: pytest.MonkeyPatch, name: str
     monkeypatch.setenv(f"ORQAL_{name.upper()}", "much")
     with pytest.raises(ValueError, match=f"^ORQAL_{name.upper()}='much' is not a number$"):
         Settings()
+    for wrong in ("nan", "inf", "-1"):
+        monkeypatch.setenv(f"ORQAL_{name.upper()}", wrong)
+        with pytest.raises(ValueError, match=f"^ORQAL_{name.upper()}='{wrong}' is not a number of 0 or more$"):
+            Settings()
+    monkeypatch.setenv(f"ORQAL_{name.upper()}", "1.5")
+    if Settings.__annotations__[name] == "int":
+        with pytest.raises(ValueError, match=f"^ORQAL_{name.upper()}=1.5 is not a whole number$"):
+            Settings()
+    else:
+        assert getattr(Settings(), name) == 1.5
 
 
 def test_paths_and_texts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

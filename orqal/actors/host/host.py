@@ -87,6 +87,7 @@ class Host(HostApi):
             wrappers=wrappers,
             pulls=self._pulls,
             samplers=ThreadPoolExecutor(_SAMPLERS, thread_name_prefix="docker stats"),
+            file_opener=ThreadPoolExecutor(1, thread_name_prefix="closed files"),
             on_start=self._on_start,
             on_change=self._report_now,
             end_earlier=self._end_earlier,

@@ -23,6 +23,7 @@ from orqal.clock import Clock
 from orqal.models import CacheOn, ErrorType, JobRecord, JobSpec
 from orqal.scheduling import cache, impossible
 from orqal.store import JobFilter, JobGone, Store, Submission
+from orqal.wrappers.calls import may_not_be_set
 
 
 class _Found(NamedTuple):
@@ -205,6 +206,9 @@ class Submissions:
         app = self._apps.last_good(record.app)
         if app is None:
             return record.failed(ErrorType.NO_SUCH_APP, self._apps.missing(record.app), moment)
+        if refused := sorted(record.options.keys() - set(app.info.jobs_may_set)):
+            why = may_not_be_set(app.info.name, refused, app.info.jobs_may_set)
+            return record.failed(ErrorType.IMPOSSIBLE_REQUEST, why, moment)
         wanted = shape(record, app)
         if impossible(wanted, self._hosts.conceivable()):
             return record.failed(ErrorType.IMPOSSIBLE_REQUEST, self._hosts.why_impossible(wanted), moment)

@@ -123,6 +123,40 @@ def test_retry_options_are_sent(run: Callable[..., Done], server: StandInServer,
     assert [{key: job.get(key) for key in SENT} for job in sent] == [SENT, SENT, SENT | {"retries": 0}]
 
 
+def test_container_options_are_sent(run: Callable[..., Done], server: StandInServer, lines: Callable[..., str]) -> None:
+    server.answers["POST jobs"] = Reply(ndjson({"_id": A}))
+    given = ("shm_size=1g", "gpus=1", 'ulimits={"stack": -1}', "user=@submitter", "pull=always")
+    assert run("submit", "Test", "x", *(word for each in given for word in ("--option", each))).code == 0
+    assert run("batch", lines('{"app": "Test", "options": {"shm_size": "1g"}}')).code == 0
+    sent = [job["options"] for request in server.asked("POST jobs") for job in request.documents]
+    assert sent == [
+        {"shm_size": "1g", "gpus": 1, "ulimits": {"stack": -1}, "user": "@submitter", "pull": "always"},
+        {"shm_size": "1g"},
+    ]
+
+
+def test_environment_variables_are_sent(run: Callable[..., Done], server: StandInServer, tmp_path: Path) -> None:
+    server.answers["POST jobs"] = Reply(ndjson({"_id": A}))
+    (tmp_path / "file").write_text("# of all\nA=file\nB=file\n")
+    given = ("-e", "B=here", "--env-file", str(tmp_path / "file"), "--option", 'environment={"C": "json"}')
+    assert run("submit", "Test", "x", *given).code == 0
+    [job] = server.asked("POST jobs")[0].documents
+    assert job["options"] == {"environment": {"A": "file", "B": "here", "C": "json"}}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("shmsize=1g", "did you mean 'shm_size'?"),
+        ("shm_size", "'shm_size' is not of the form K=V"),
+        ("shm_size=much", "must be a number of bytes"),
+    ],
+)
+def test_impossible_container_options_are_refused(run: Callable[..., Done], given: str, words: str) -> None:
+    done = run("submit", "Test", "x", "--option", given)
+    assert done.code == 2 and words in " ".join(done.err.replace("│", " ").split())
+
+
 # batch
 
 

@@ -63,6 +63,23 @@ def test_a_job_is_created_and_loaded(server: StandInServer) -> None:
     assert callable(job.wait)
 
 
+@pytest.mark.parametrize("answer", ["hit", "miss"])
+def test_a_job_says_whether_an_earlier_one_is_reused(server: StandInServer, answer: str) -> None:
+    server.answers["POST job"] = Reply(A.encode(), headers={"orqal-cache": answer})
+    server.answers[f"GET job/{A}"] = record(A)
+    job = Job(app="Test")
+    assert job.reused is None
+    job.create()
+    assert job.reused is (answer == "hit")
+
+
+def test_a_job_s_options_are_sent(server: StandInServer) -> None:
+    server.answers["POST job"] = A.encode()
+    server.answers[f"GET job/{A}"] = record(A)
+    Job(app="Test", options={"shm_size": "1g"}, start=True)
+    assert json.loads(server.asked("POST job")[0].body)["options"] == {"shm_size": "1g"}
+
+
 def test_jobs_share_no_default() -> None:
     first, second = Job(app="Test"), Job(app="Test")
     for name in ("params", "stdout", "stderr", "lswd"):

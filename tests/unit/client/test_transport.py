@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orqal.client import Client, Job, NotFound, OrqalError, RequestFailed, ServerUnreachable, Unauthorized, services
-from orqal.client.transport import split_lines
+from orqal.client.transport import Transport, split_lines
 from tests.support.chunks import CUTS, chunked
 from tests.support.stand_in_server import A, Reply, StandInServer, ndjson, serve_files
 
@@ -65,6 +65,23 @@ def test_an_error_has_the_message_of_the_server(
     with pytest.raises(OrqalError, match=words) as caught:
         Client().batch("x")
     assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_an_error_names_the_proxy_that_requests_go_through(
+    server: StandInServer, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    """As in a lab whose machines all have HTTP_PROXY, and no NO_PROXY for their own addresses."""
+    server.answers["GET apps"] = Reply(b"<html>", 404)
+    proxy = server.url.partition("//")[2].partition("/")[0] if answers else "127.0.0.1:1"
+    monkeypatch.setenv("http_proxy", f"http://me:secret@{proxy}")
+    monkeypatch.setenv("no_proxy", "10.2.2.2")
+    with pytest.raises(NotFound if answers else ServerUnreachable) as caught:
+        Client("http://10.1.1.1:5001/api").apps()
+    assert "the proxy 127.0.0.1 (HTTP_PROXY)" in str(caught.value) and "add 10.1.1.1 to NO_PROXY" in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert Transport("http://10.2.2.2:5001/api", None, 1)._proxy_hint() == ""
+    assert Transport(server.url, None, 1)._proxy_hint() == ""
 
 
 # A server that is too busy

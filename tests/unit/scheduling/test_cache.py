@@ -102,6 +102,18 @@ def test_a_result_that_depends_on_the_user_is_the_users_own() -> None:
         assert (reason is None) is shared
 
 
+def test_other_options_are_another_key() -> None:
+    for make in (job, ran):
+        options: list[dict[str, Any]] = [{}, {"shm_size": "1g"}, {"shm_size": "2g"}, {"init": False}]
+        assert len({cache.key_of(make(options=each)) for each in options}) == 4
+    assert cache.identity(job(options={})) == cache.identity(job())
+    for user, shared in (("ada", True), ("eve", False)):
+        asked = cache.Wanted.by(job(user=user, options={"user": "@submitter"}), None)
+        candidate = ran(user="ada", options={"user": "@submitter"})
+        why = cache.reason_against(candidate, asked, wrapper_digest="w", image_digests=(), by_user=False)
+        assert (why is None) is shared
+
+
 def test_other_input_files_are_another_key() -> None:
     for make in (job, ran):
         assert len({cache.key_of(make(input_digest=digest)) for digest in (None, "a", "b")}) == 3

@@ -152,6 +152,13 @@ def test_a_folder_in_which_programs_of_root_s_could_be_left_is_only_read(
     assert isinstance(asked(["/data:/x"]), Command)
 
 
+@pytest.mark.parametrize("name", ["nice", "rtprio", "rttime"])
+def test_run_gives_no_program_more_of_the_cores_than_its_share(name: str) -> None:
+    run = next(app for app in catalog.built_in() if app.info.name == "Run")
+    refused = calls.prepare(run.ref, a_job(app="Run", params={"image": "i", "cmd": [], "ulimits": {name: 5}}), None)
+    assert isinstance(refused, Failure) and f"only a wrapper may set the limit {name}" in refused.message
+
+
 @pytest.mark.parametrize("nothing", [None, []])
 def test_nothing_is_mounted_by_itself(mounts: None, nothing: Any) -> None:
     command = asked(nothing)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from orqal.models import JOBS_MAY_SET, JobOptions
 from orqal.wrappers import calls
 from orqal.wrappers.calls import Command, Failure
 from tests.support import seed
@@ -77,6 +78,39 @@ def test_prepare_returns_everything_that_a_wrapper_sets() -> None:
         disk_in_gb=2,
         output_in_gb=0.5,
     )
+
+
+def test_a_job_s_options_precede_the_wrapper_s() -> None:
+    ref = ref_of(
+        """
+        shm_size = "1g"
+        init = False
+        environment = {"A": "wrapper's", "B": "wrapper's", "C": "wrapper's"}
+        ulimits = {"fsize": 5, "stack": 5}
+        tmpfs = ["/a"]
+        jobs_may_set = ["shm_size", "environment", "working_dir", "ulimits", "tmpfs"]
+        def get_cmd(self, params): return sorted(self.job.options)
+        """
+    )
+    variables = {"A": "job's", "B": None, "N": 1}
+    options: dict[str, object] = {"shm_size": "2g", "environment": variables, "working_dir": "/data"}
+    options |= {"ulimits": {"stack": -1}, "tmpfs": {"/b": "size=1m"}}
+    command = calls.prepare(ref, a_job(options=options), None)
+    assert isinstance(command, Command)
+    assert command.cmd == sorted(options)
+    assert command.options.ulimits == {"fsize": (5, 5), "stack": (-1, -1)}
+    assert command.options.tmpfs == {"/a": "", "/b": "size=1m"}
+    assert (command.options.shm_size, command.options.init, command.working_dir) == (2 << 30, False, "/data")
+    assert command.environment == {"A": "job's", "C": "wrapper's", "N": "1"}
+
+
+@pytest.mark.parametrize("option", sorted(JobOptions.model_fields.keys() - set(JOBS_MAY_SET)))
+def test_an_option_that_could_change_what_an_app_does_needs_its_leave(option: str) -> None:
+    values = {"environment": {"BASH_ENV": "$(id)"}, "extra_hosts": {"a": "1.2.3.4"}}
+    job = a_job(options={option: values.get(option, "/x")})
+    failure = calls.prepare(ref_of("def get_cmd(self, params): return 'x'"), job, None)
+    assert isinstance(failure, Failure) and f"jobs of W may not set {option}: " in failure.message
+    assert "`jobs_may_set`" in failure.message
 
 
 @pytest.mark.parametrize(

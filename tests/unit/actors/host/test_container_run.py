@@ -60,6 +60,7 @@ class Lab:
             wrappers=CallsHere(),
             pulls=ImagePulls(1, lambda: None),
             samplers=self._samplers,
+            file_opener=self._samplers,
             on_start=self._on_start,
             on_change=lambda: None,
             end_earlier=self._nothing,

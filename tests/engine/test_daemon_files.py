@@ -1,4 +1,4 @@
-"""Directories of jobs that root owns, where Orqal is another user of the host."""
+"""Files of jobs that root owns, where Orqal is another user of the host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from bson import ObjectId
 
 from orqal.engine.client import Engine
-from orqal.engine.daemon_removal import LABEL_REMOVER
+from orqal.engine.daemon_files import LABEL_GIVER, LABEL_REMOVER
 from tests.support.folders import mounted
 
 pytestmark = [
@@ -37,7 +37,8 @@ async def remove(cluster, jobs):
     host._background.close(), host._disks.close(), host._engine.close()
     return removed
 
-group = os.stat("/var/run/docker.sock").st_gid
+socket = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
+group = os.stat(socket).st_gid
 os.setgroups([group]), os.setgid(65534), os.setuid(65534)
 print(json.dumps(asyncio.run(remove(sys.argv[1], sys.argv[2:]))[:2]))
 """
@@ -80,13 +81,74 @@ def remove_as_nobody(home: Path, cluster: str) -> tuple[list[str], dict[str, str
 
 
 def left(cluster: str) -> int:
-    """How many containers and images the daemon has that were made to remove files."""
+    """How many containers and images the daemon has that were made to remove files, or to give them to Orqal."""
     client = docker.from_env()
-    mine: dict[str, str | list[str] | bool] | None = {"label": f"{LABEL_REMOVER}={cluster}"}
     try:
-        return len(client.containers.list(all=True, filters=mine)) + len(client.images.list(all=True, filters=mine))
+        count = 0
+        for label in (LABEL_REMOVER, LABEL_GIVER):
+            mine: dict[str, str | list[str] | bool] | None = {"label": f"{label}={cluster}"}
+            count += len(client.containers.list(all=True, filters=mine))
+            count += len(client.images.list(all=True, filters=mine))
+        return count
     finally:
         client.close()
+
+
+SCRIPT = r"""
+umask 077
+echo secret >plain
+mkdir -p outer/inner && echo deep >outer/inner/file
+echo odd >"$(printf 'a\nb\303')"
+ln -s plain link; ln -s /etc/passwd outer/link
+mkdir own && echo own >own/file && chown -R 1234:1234 own
+echo other >other && chown 1234:1234 other
+echo none >none && chmod 000 none
+"""
+"""What a program leaves that keeps its files to itself, as those do that make temporary files."""
+
+
+def run_as_nobody(
+    home: Path, cluster: str, job: str, script: str, *names: str
+) -> tuple[list[str], dict[str, str | bool | None]]:
+    """Run a script in a job's container. Return the names of its files, and the contents of these."""
+    source = (
+        "class W(AbstractWrapper):\n    docker_url = 'orqal/demo'\n    network = 'none'\n    create_dir = True\n"
+        f"    def get_cmd(self, params): return ['sh', '-ec', {script!r}]\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.one_job", "65534", cluster, job, source, *names],
+        env=os.environ | {"ORQAL_HOME": str(home), "HOME": str(home)},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    error, exit_code, listed, contents, _ = json.loads(done.stdout)
+    assert (error, exit_code) == (None, 0)
+    return sorted(listed), contents
+
+
+def test_files_that_root_has_closed_can_be_read_after_the_end(image: str, home: Path) -> None:
+    """A folder or a file of another user is that user's own."""
+    cluster, job, odd = f"test-{ObjectId()}", str(ObjectId()), os.fsdecode(b"a\nb\303")
+    expected: dict[str, str | bool | None]
+    expected = {"plain": "secret\n", "outer/inner/file": "deep\n", odd: "odd\n", "none": "none\n"}
+    expected |= {"own/file": None, "other": False, "link": None, "outer/link": None}
+    listed, contents = run_as_nobody(home, cluster, job, SCRIPT, *expected)
+    assert contents == expected
+    assert listed == sorted({"own", "params.json", *expected} - {"own/file"})
+    directory = home / "jobs" / job
+    top = {"plain", "outer", odd, "link", "own", "other", "none", "params.json"}
+    assert {path.name for path in directory.iterdir()} == top
+    assert (directory / "plain").stat().st_nlink == 1 and (directory / "plain").stat().st_mode & 0o777 == 0o600
+    assert (directory / "own" / "file").stat().st_uid == (directory / "other").stat().st_uid == 1234
+    assert Path("/etc/passwd").stat().st_uid == 0
+    assert left(cluster) == 0
+
+
+def test_a_program_that_takes_the_directory_itself_costs_its_job_nothing(image: str, home: Path) -> None:
+    script = "umask 077; echo x >file; chown 0:0 ."
+    listed, contents = run_as_nobody(home, f"test-{ObjectId()}", str(ObjectId()), script, "file")
+    assert (listed, contents) == (["file", "params.json"], {"file": False})
 
 
 def test_the_daemon_removes_what_orqal_may_not(image: str, home: Path, jobs: Path) -> None:
