@@ -277,7 +277,7 @@ class Engine:
             raise broken_off(reference, error) from error
         if response.status_code != 200:
             raise not_pulled(reference, _message(response), response.status_code)
-        return Pull(reference, response)
+        return Pull(reference, response, _SILENCE)
 
     def _login(self, reference: str, repository: str) -> bytes | None:
         """The credentials for a registry. They are read each time, because someone may have logged in meanwhile."""

@@ -92,11 +92,12 @@ def _given(closed: Closed, link: str) -> tarfile.TarInfo:
     """The entry that makes this process's user the owner: of a folder itself, or of a file by a new name, `link`."""
     entry = tarfile.TarInfo(closed.name if closed.is_folder else link)
     entry.uid, entry.gid = os.getuid(), os.getgid()
+    entry.mtime = closed.modified
     if closed.is_folder:
-        entry.type, entry.mode, entry.mtime = tarfile.DIRTYPE, closed.mode | stat.S_IRWXU, closed.modified
+        entry.type, entry.mode = tarfile.DIRTYPE, closed.mode | stat.S_IRWXU
     else:
-        # The daemon heeds only the owner of a link.
-        entry.type, entry.linkname = tarfile.LNKTYPE, closed.name
+        # Not every daemon heeds a link's mode and time.
+        entry.type, entry.linkname, entry.mode = tarfile.LNKTYPE, closed.name, closed.mode | stat.S_IRUSR
     return entry
 
 

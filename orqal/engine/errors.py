@@ -17,7 +17,8 @@ from orqal.models import ErrorType
 
 _MISSING = "not found|manifest unknown|does not exist|invalid reference"
 """How registries and the daemon report that an image does not exist."""
-_NOT_ALLOWED = "unauthorized|no basic auth credentials|denied|authentication required|incorrect username|forbidden"
+_NO_CREDENTIALS = "no basic auth credentials"
+_NOT_ALLOWED = f"unauthorized|{_NO_CREDENTIALS}|denied|authentication required|incorrect username|forbidden"
 _FOR_GOOD = "x509|certificate|HTTP response to HTTPS client|no matching manifest|unsupported|exec format"
 """Other refusals that would be repeated at a later attempt."""
 
@@ -117,8 +118,8 @@ def not_pulled(reference: str, words: str, status: int = 500) -> EngineError:
     def says(pattern: str) -> bool:
         return re.search(pattern, words, re.IGNORECASE) is not None
 
-    # Docker Hub and others answer "denied" for what does not exist.
-    if status == 404 or says(_MISSING):
+    # Docker Hub and others answer "denied" for what does not exist. A newer daemon says so of missing credentials, too.
+    if (status == 404 or says(_MISSING)) and not says(_NO_CREDENTIALS):
         return EngineError(
             ErrorType.IMAGE_NOT_FOUND,
             f"there is no image {reference!r}, neither on the host nor in its registry: {words}. "
@@ -151,6 +152,7 @@ def explanation(error: docker.errors.APIError) -> str:
 
 _OF_THE_REQUEST = (
     "unable to find (user|group)|no matching entries in (passwd|group)|could not select device driver|unresolvable CDI"
+    "|no known GPU vendor"
     "|wrong rlimit value|error setting rlimit|is not a directory|invalid (mount|mode|volume)|exec format error"
     "|error mounting .*: (invalid argument|not a directory)"
 )

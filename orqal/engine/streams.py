@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -26,9 +27,12 @@ _ENDING = {str(int(number)) for number in (signal.SIGINT, signal.SIGQUIT, signal
 class Pull:
     """An image that is being pulled. Call `wait` in a thread; `close` it from another thread to stop it."""
 
-    def __init__(self, reference: str, response: requests.Response) -> None:
-        self._reference, self._response = reference, response
+    def __init__(self, reference: str, response: requests.Response, silence: float) -> None:
+        """`silence`: seconds without progress after which it is given up."""
+        self._reference, self._response, self._silence = reference, response, silence
         self._layers: dict[str, tuple[int, int | None]] = {}
+        self._told: dict[str, tuple[object, object]] = {}
+        """The last news of each layer."""
 
     def wait(self) -> None:
         """Return when the image is on the host.
@@ -37,15 +41,21 @@ class Pull:
             EngineError: the image cannot be pulled; its `passing` says whether a retry may help.
         """
         try:
+            progress_at = time.monotonic()
             for line in self._response.iter_lines():
-                self._on_news(json.loads(line))
+                # A newer daemon repeats itself while the registry is silent.
+                if self._on_news(json.loads(line)):
+                    progress_at = time.monotonic()
+                elif time.monotonic() - progress_at > self._silence:
+                    raise TimeoutError(f"there was no progress for {self._silence:g} s")
         except (requests.RequestException, OSError, AttributeError, ValueError) as error:
             # AttributeError, ValueError: closed by another thread.
             raise broken_off(self._reference, error) from error
         finally:
             self.close()
 
-    def _on_news(self, news: dict[str, Any]) -> None:
+    def _on_news(self, news: dict[str, Any]) -> bool:
+        """Heed what the daemon tells; False if it has told the same before."""
         # https://docs.docker.com/reference/api/engine/ (Create an image). The messages about layers are not documented.
         if "error" in news:
             raise not_pulled(self._reference, str(news["error"]))
@@ -58,6 +68,10 @@ class Pull:
             case "Download complete":
                 _, total = self._layers.get(layer, (0, None))
                 self._layers[layer] = total or 0, total or 0
+        told = news.get("status"), detail.get("current")
+        is_new = self._told.get(layer) != told
+        self._told[layer] = told
+        return is_new
 
     def __str__(self) -> str:
         """How far it is; empty while that is unknown."""

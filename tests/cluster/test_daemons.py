@@ -163,8 +163,8 @@ def test_a_daemon_that_can_start_nothing_says_so_of_each_job(host: Host, option:
 
 
 def test_a_daemon_that_gives_containers_users_of_their_own(host: Host, actors: Actors, tmp_path: Path) -> None:
-    """With userns-remap root in a container is nobody on the host."""
-    ranges = "echo nobody:200000:65536 >/etc/subuid; cp /etc/subuid /etc/subgid"  # the host's own /etc
+    """With userns-remap root in a container is another user on the host."""
+    ranges = "echo daemon:200000:65536 >/etc/subuid; cp /etc/subuid /etc/subgid"  # the host's own /etc
     home, job = "/root/orqal-remapped", str(ObjectId())
     body = "umask 077; echo x >file; mkdir folder; echo y >folder/file"
     source = (
@@ -174,7 +174,7 @@ def test_a_daemon_that_gives_containers_users_of_their_own(host: Host, actors: A
     host.stop_docker()
     host.run(["bash", "-c", ranges])
     try:
-        host.start_docker("--userns-remap=nobody")
+        host.start_docker("--userns-remap=daemon")
         give_image([host])
         program = [sys.executable, "-m", "tests.support.one_job", "0", "test-remapped", job, source]
         env = {"ORQAL_HOME": home, "PYTHONPATH": str(REPOSITORY), "REMOVE": "1"}

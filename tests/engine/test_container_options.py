@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from bson import ObjectId
 from orqal.actors.host.host import Host
 from orqal.actors.messages import Order
 from orqal.models import ErrorType, JobRecord, Outcome, Resources, now
+from tests.support.docker_answers import again
 from tests.support.host_actor import Actors
 from tests.support.wrappers import ref_of
 
@@ -92,6 +94,35 @@ def test_what_a_job_asks_for_is_in_force(lab: Actors) -> None:
     ]
 
 
+CDI = {
+    "cdiVersion": "0.6.0",
+    "kind": "orqal.test/gpu",
+    "devices": [
+        {
+            "name": "zero",
+            "containerEdits": {"env": ["GPU=zero"], "deviceNodes": [{"path": "/dev/gpu", "hostPath": "/dev/null"}]},
+        }
+    ],
+}
+"""A device that is made up, as a vendor describes its own."""
+
+
+def test_a_device_by_its_cdi_name(lab: Actors) -> None:
+    """The newest engine that scripts/engine_newest.sh starts looks for devices in a folder of its own."""
+    folders = [Path(folder) for folder in lab.client.info().get("CDISpecDirs") or ()]
+    own = next((folder for folder in folders if folder.is_relative_to("/run/orqal-engine-newest")), None)
+    if own is None:
+        pytest.skip("needs an engine that knows CDI: make test ENGINE=newest")
+    own.mkdir(exist_ok=True)
+    (own / "orqal.json").write_text(json.dumps(CDI))
+    try:
+        devices = {"gpus": ["orqal.test/gpu=zero"]}
+        assert printed(lab, "echo $GPU; test -c /dev/gpu && echo there", f"gpus = {devices['gpus']}") == "zero\nthere\n"
+        assert printed(lab, "echo $GPU", options=devices) == "zero\n"
+    finally:
+        (own / "orqal.json").unlink()
+
+
 def test_the_entrypoint(lab: Actors) -> None:
     assert run(lab, ["hello"], "entrypoint = ['echo', 'well,']").output.stdout == "well, hello\n"
     assert run(lab, "hello there", "entrypoint = 'echo well,'").output.stdout == "well, hello there\n"
@@ -129,10 +160,11 @@ def test_processes_that_are_left_behind_are_reaped(lab: Actors) -> None:
 @pytest.mark.parametrize(
     ("attributes", "type", "words"),
     [
-        ("user = 'nobody-here'", ErrorType.DOCKER_ERROR, "unable to find user nobody-here"),
+        ("user = 'nobodyhere'", ErrorType.DOCKER_ERROR, "unable to find user nobodyhere"),
         ("user = '0:nogrp'", ErrorType.DOCKER_ERROR, "unable to find group nogrp"),
         ("runtime = 'nope'", ErrorType.DOCKER_ERROR, "nknown.* runtime"),
-        ("gpus = 'all'", ErrorType.DOCKER_ERROR, "could not select device driver"),
+        ("gpus = 'all'", ErrorType.DOCKER_ERROR, "could not select device driver|no known GPU vendor"),
+        ("gpus = ['nvidia.com/gpu=0']", ErrorType.DOCKER_ERROR, "could not select device driver|unresolvable CDI"),
         ("ulimits = {'nofile': 1 << 40}", ErrorType.DOCKER_ERROR, "the limit nofile so high.*LimitNOFILE="),
         ("working_dir = '/bin/sh'", ErrorType.DOCKER_ERROR, "is not a directory"),
         (
@@ -151,7 +183,7 @@ def test_processes_that_are_left_behind_are_reaped(lab: Actors) -> None:
             ErrorType.DOCKER_ERROR,
             "volume 'nosuch', which the host does not have",
         ),
-        ("volumes = {'/usr': {'bind': '/bin/sh', 'mode': 'ro'}}", ErrorType.DOCKER_ERROR, "not a directory"),
+        ("volumes = {'/tmp': {'bind': '/bin/sh', 'mode': 'ro'}}", ErrorType.DOCKER_ERROR, "not a directory"),
         ("tmpfs = {'/x': 'size=nonsense'}", ErrorType.DOCKER_ERROR, "invalid argument"),
         ("extra_hosts = {'x': 'nonsense'}", ErrorType.DOCKER_ERROR, "invalid IP address"),
         ("volumes = {'/usr': {'bind': '/x', 'mode': 'nope'}}", ErrorType.DOCKER_ERROR, "invalid mode"),
@@ -168,6 +200,8 @@ def test_what_will_never_be_is_told_at_once(lab: Actors, attributes: str, type: 
     assert not outcome.passing, "it would be tried again"
     with pytest.raises(AssertionError, match=words):
         raise AssertionError(outcome.error.message)
+    if outcome.error.message.startswith("Docker would not"):
+        assert again(outcome.error.message) == {"no"}, f"docs/docker-answers.md: {outcome.error.message}"
 
 
 def test_a_command_line_that_cannot_be_split_is_told_at_once(lab: Actors) -> None:

@@ -129,7 +129,7 @@ async def test_what_nobody_wants_any_more_is_stopped(registry: Registry, engine:
     if size:
         # Docker notices that nobody listens when it has something to tell.
         registry.gate.limit(size)
-        assert await asyncio.to_thread(registry.gate.empty)
+        assert await asyncio.to_thread(registry.gate.let_go)
     registry.gate.unlock()
     assert await have(pulls, engine, image) == engine.image_id(image)
 
@@ -149,7 +149,7 @@ async def test_a_registry_that_goes_amid_a_pull_and_comes_back(registry: Registr
     with ImagePulls(60, lambda: None).of(engine, image) as wanted:
         await told(wanted, " of ")
         registry.gate.shut()
-        assert await asyncio.to_thread(registry.gate.empty)
+        assert await asyncio.to_thread(registry.gate.let_go)
         registry.gate.unlock()
         assert await wanted.id == engine.image_id(image)
 

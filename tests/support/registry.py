@@ -37,6 +37,8 @@ class Gate:
         self._changed = threading.Condition()
         self._left: int | None = None
         self._open: set[socket.socket] = set()
+        self._held: set[socket.socket] = set()
+        """Those of the open connections that have had to wait for `limit` since everything was let through."""
         self._listener: socket.socket | None = None
         self.address = (address, 0)
         self.unlock()
@@ -44,6 +46,8 @@ class Gate:
     def unlock(self) -> None:
         """Let everything through. This is the state at the beginning."""
         self.limit(None)
+        with self._changed:
+            self._held.clear()
         if self._listener is None:
             self._listener = socket.create_server(self.address)
             self.address = self._listener.getsockname()
@@ -69,10 +73,10 @@ class Gate:
                     connection.shutdown(socket.SHUT_RDWR)
             self._changed.notify_all()
 
-    def empty(self, within: float = 20) -> bool:
-        """Wait for all connections to end. Return False if some are left after `within` seconds."""
+    def let_go(self, within: float = 20) -> bool:
+        """Wait for all connections to end that had to wait. Return False if some are left after `within` seconds."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._open, within)
+            return self._changed.wait_for(lambda: not self._held, within)
 
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -90,6 +94,7 @@ class Gate:
             finally:
                 with self._changed:
                     self._open.discard(client)
+                    self._held.discard(client)
                     self._changed.notify_all()
 
     def _hand_on(self, one: socket.socket, other: socket.socket, limited: bool) -> None:
@@ -106,6 +111,7 @@ class Gate:
         """Wait until bytes may pass. Return False if the client has left meanwhile."""
         with self._changed:
             while self._left is not None and self._left <= 0:
+                self._held.add(client)
                 self._changed.wait(0.1)
                 if _has_gone(client):
                     return False

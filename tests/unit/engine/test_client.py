@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import docker.errors
 import pytest
 import requests
@@ -11,7 +9,7 @@ import requests
 from orqal.engine.client import _log_cap, _log_options
 from orqal.engine.errors import EngineError, not_executed, not_pulled, translated
 from orqal.models import ErrorType
-from tests.support.checkout import REPOSITORY
+from tests.support.docker_answers import PULLS, STARTS
 
 
 def test_a_log_keeps_more_than_its_cap_and_its_container_says_which_cap() -> None:
@@ -40,18 +38,6 @@ def test_a_log_keeps_more_than_its_cap_and_its_container_says_which_cap() -> Non
 def test_a_command_that_the_init_could_not_start(code: int, stdout: str, stderr: str, words: str | None) -> None:
     why = not_executed(code, stdout, stderr)
     assert (why is None) if words is None else (why is not None and words in why)
-
-
-def _documented(header: str) -> list[list[str]]:
-    """The rows of the table in docs/docker-answers.md with these columns."""
-    text = (REPOSITORY / "docs" / "docker-answers.md").read_text()
-    _, _, rest = text.partition(f"| {header} |\n")
-    lines = itertools.takewhile(lambda line: line.startswith("|"), rest.splitlines())
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines][1:]
-
-
-STARTS = _documented("Docker says | code | again?")
-PULLS = _documented("Docker says | code | becomes | again?")
 
 
 def test_the_tables_are_there() -> None:
