@@ -12,6 +12,7 @@ import docker
 import pytest
 
 from examples.local_image import DEMO_PROGRAMS, make_image
+from orqal.scheduling.cache import NO_CANDIDATE
 from tests.support.orqal_process import Orqal
 
 WRAPPER = """
@@ -44,7 +45,7 @@ def test_the_same_job_answers_whether_it_waits_runs_or_has_succeeded(orqal: Orqa
     assert ask(orqal, input={"a": [2], "b": 1}, params=turned) == (first, "hit")
     job = orqal.job(first)
     assert job["cache_hits"] == 2 and job["cache_last_hit"]
-    assert "no job of the same app, input and params" in job["cache_miss"]
+    assert job["cache_miss"] == NO_CANDIDATE
     again, how = ask(orqal, input={"b": 1, "a": [2]}, params=params, use_cache=False)
     assert (how, again != first) == ("miss", True)
     assert orqal.job(again)["cache_miss"] == "use_cache was off"
