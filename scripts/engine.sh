@@ -17,6 +17,8 @@ readonly log=$state/dockerd.log
 readonly wait_s=60
 readonly units=(docker.service docker.socket containerd.service)
 
+source scripts/processes.sh
+
 say() { echo "engine: $*"; }
 fail() {
     echo "engine: $*" >&2
@@ -32,19 +34,6 @@ try:
     docker.from_env(timeout=5).ping()
 except Exception as problem:
     sys.exit(str(problem))' 2>&1
-}
-
-# The process may end between any two of these steps. `cat` is used because the shell exits if `$(<file)` finds no file.
-alive() { # pid
-    local status
-    status=$(cat "/proc/${1:-none}/status" 2>/dev/null) && [[ ! $status =~ State:[[:space:]]+Z ]]
-}
-
-is_process() { alive "$1" && [[ $(cat "/proc/$1/comm" 2>/dev/null) == "$2" ]]; } # pid, name
-
-pid_in() { # file, name: prints the pid in the file if it is a process of that name
-    local pid
-    pid=$(cat "$1" 2>/dev/null) && is_process "$pid" "$2" && echo "$pid"
 }
 
 has_systemd() { [[ -d /run/systemd/system ]]; }
@@ -173,18 +162,10 @@ stop() {
 }
 
 stop_process() { # pid of a dockerd, which ends its containers and its containerd itself
-    local pid=$1 containerd deadline=$((SECONDS + wait_s))
-    is_process "$pid" dockerd || return 0 # it was stopped by hand, or the machine was restarted
+    local containerd
+    is_process "$1" dockerd || return 0 # it was stopped by hand, or the machine was restarted
     containerd=$(pid_in /var/run/docker/containerd/containerd.pid containerd) || true
-    kill "$pid"
-    while is_process "$pid" dockerd; do
-        if ((SECONDS >= deadline)); then
-            say "dockerd (process $pid) does not end; killing it"
-            kill -KILL "$pid"
-            break
-        fi
-        sleep 0.2
-    done
+    end_process "$1" dockerd $wait_s
     if is_process "$containerd" containerd; then kill "$containerd"; fi
 }
 

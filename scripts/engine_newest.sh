@@ -22,6 +22,8 @@ readonly run=/run/orqal-engine-newest # short, because the paths of sockets may 
 readonly bridge=orqal-newest address=172.31.240.1/24
 readonly wait_s=60
 
+source scripts/processes.sh
+
 say() { echo "newest engine: $*"; }
 fail() {
     echo "newest engine: $*" >&2
@@ -99,35 +101,13 @@ start() {
 }
 
 stop() {
-    end "$run/dockerd.pid" dockerd
+    end_process "$(cat "$run/dockerd.pid" 2>/dev/null)" dockerd $wait_s
     # A killed dockerd leaves those that hold its containers.
     pkill -KILL -f "containerd-shim-runc-v2 .*-address $run/" || true
-    end "$run/containerd.pid" containerd
+    end_process "$(cat "$run/containerd.pid" 2>/dev/null)" containerd $wait_s
     ip link delete $bridge 2>/dev/null || true
     awk -v below="$run/" 'index($2, below) == 1 { print $2 }' /proc/mounts | xargs --no-run-if-empty umount --lazy
     rm -rf --one-file-system "$run"
-}
-
-end() { # file with a pid, the program's name
-    local pid deadline=$((SECONDS + wait_s))
-    pid=$(cat "$1" 2>/dev/null) && is_process "$pid" "$2" || return 0
-    kill "$pid" 2>/dev/null || true
-    while is_process "$pid" "$2"; do
-        if ((SECONDS >= deadline)); then
-            say "$2 (process $pid) does not end; killing it"
-            kill -KILL "$pid" 2>/dev/null || true
-            sleep 1
-            return
-        fi
-        sleep 0.2
-    done
-}
-
-# The process may end between any two of these steps; one that has ended, but was not reaped, counts as ended.
-is_process() { # pid, name
-    local status
-    status=$(cat "/proc/$1/status" 2>/dev/null) && [[ ! $status =~ State:[[:space:]]+Z ]] &&
-        [[ $(cat "/proc/$1/comm" 2>/dev/null) == "$2" ]]
 }
 
 case ${1:-} in

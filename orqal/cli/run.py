@@ -142,7 +142,6 @@ def run(
         "runtime": runtime,
         "gpus": None if gpus is None else _gpus(gpus),
     }
-    params |= {name: value for name, value in options.items() if value is not None}
     document = job_document(
         "Run",
         None,
@@ -151,6 +150,7 @@ def run(
         memory_in_gb=memory,
         timeout=timeout,
         use_cache=False,
+        options={name: value for name, value in options.items() if value is not None} or None,
         **retry_fields(retries, retry_on, retry_delay, retry_memory_factor),
     )
     client = Client()

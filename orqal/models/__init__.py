@@ -11,7 +11,7 @@ from orqal.models.container_options import (
     ContainerOptions,
     JobOption,
     JobOptions,
-    check_limits_of_users,
+    why_not_set,
 )
 from orqal.models.fields import (
     MAX_MEMORY_FACTOR,
@@ -80,6 +80,6 @@ __all__ = [
     "Status",
     "Threads",
     "check_batch_name",
-    "check_limits_of_users",
     "now",
+    "why_not_set",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -174,27 +174,27 @@ class JobOptions(ContainerOptions):
     """Variables that are added to the wrapper's. One that is None is left out."""
 
     @model_validator(mode="after")
-    def _only_safe_limits(self) -> JobOptions:
-        check_limits_of_users(self.ulimits)
+    def _no_more_than_its_share(self) -> JobOptions:
+        if refused := [name for name in _PRIORITIES if name in self.ulimits]:
+            raise ValueError(f"only a wrapper may set the limit {refused[0]}, because it could take other jobs' cores")
         return self
 
 
 _PRIORITIES = ("nice", "rtprio", "rttime")
-
-
-def check_limits_of_users(ulimits: Mapping[str, object]) -> None:
-    """Check the limits that a user asks for, and not an author of wrappers.
-
-    Raises:
-        ValueError: with one of them a program could take more of the cores than its share.
-    """
-    if refused := [name for name in _PRIORITIES if name in ulimits]:
-        raise ValueError(f"only a wrapper may set the limit {refused[0]}, because it could take other jobs' cores")
-
-
+"""Limits with which a program could take more of the cores than its share."""
 JOBS_MAY_SET = ("gpus", "init", "shm_size")
 """The options that jobs may set unless their wrapper says otherwise. With some of the others a job could make a program
 do what its wrapper does not, with the wrapper's mounts and secrets, or change the image that other jobs get."""
+
+
+def why_not_set(app: str, options: Mapping[str, object], may: Sequence[str]) -> str | None:
+    """Why a job may not set these options, if its app lets jobs set those in `may`; None if it may."""
+    if not (refused := sorted(options.keys() - set(may))):
+        return None
+    return (
+        f"jobs of {app} may not set {', '.join(refused)}: its wrapper's `jobs_may_set` lets them set "
+        f"{', '.join(may) or 'no option'}"
+    )
 
 
 def _job_option(name: str) -> str:

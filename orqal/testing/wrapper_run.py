@@ -34,7 +34,7 @@ from orqal.scheduling.lifecycle import Wish
 from orqal.settings import Settings
 from orqal.testing.run_folders import clear, make_folder
 from orqal.wrappers import calls
-from orqal.wrappers.base import AbstractWrapper, WrapperJob
+from orqal.wrappers.base import AbstractWrapper
 from orqal.wrappers.calls import Command
 from orqal.wrappers.description import describe
 from orqal.wrappers.loading import WrapperRef, checked
@@ -164,7 +164,7 @@ def _run_in(
     """Run a wrapper for a job whose directory is made below `home`."""
     settings = replace(Settings(), home=home, jobs_dir_text="", pull_patience=0.0)
     directory = settings.jobs_dir / job.id
-    command = calls.prepare(ref, _as_seen(job, directory), None)
+    command = calls.prepare(ref, calls.as_seen(job, directory), None)
     if isinstance(command, calls.Failure):
         outcome = Outcome(error=JobError(type=ErrorType.WRAPPER_ERROR, message=command.message))
     elif engine == "docker":
@@ -172,21 +172,6 @@ def _run_in(
     else:
         outcome = _played(settings, job, ref, command, container)
     return _ended(job.ended(outcome, now()), outcome, command if isinstance(command, Command) else None, directory)
-
-
-def _as_seen(job: JobRecord, directory: Path, **more: Any) -> WrapperJob:
-    """The job as the wrapper's methods see it."""
-    wd = str(directory)
-    return WrapperJob(
-        id=job.id,
-        app=job.app,
-        input=job.input,
-        params=job.params,
-        user=job.user,
-        wd=wd,
-        options=job.options,
-        **more,
-    )
 
 
 def _played(
@@ -209,7 +194,9 @@ def _played(
     files = file_listing.top_level(directory)
     result, error = None, None
     if ref.makes_result:
-        seen = _as_seen(job, directory, exit_code=played.exit_code, lswd=files, outputs=(played.stdout, played.stderr))
+        seen = calls.as_seen(
+            job, directory, exit_code=played.exit_code, lswd=files, outputs=(played.stdout, played.stderr)
+        )
         made = calls.conclude(ref, seen, settings.result_cap, None)
         if isinstance(made, calls.Failure):
             error = JobError(type=ErrorType.WRAPPER_ERROR, message=made.message)

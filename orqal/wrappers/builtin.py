@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orqal.engine.this_machine import is_asked_by_socket
-from orqal.models import JobOptions, check_limits_of_users
+from orqal.models import JobOptions
 from orqal.mounts import lets_users_become_root, normal_path
 from orqal.settings import Settings
 from orqal.wrappers.base import AbstractWrapper, WrapperJob
@@ -17,11 +17,6 @@ PROGRAMS = "/usr/bin"
 """The folder that the demo's app reads."""
 
 _VOLUME = re.compile(r"(/[^:]*):(/[^:]*)(?::(ro|rw))?")
-
-
-def _param(name: str) -> Any:
-    """An attribute that is a param of the job."""
-    return property(lambda self: self.job.params.get(name, getattr(AbstractWrapper, name)))
 
 
 class Rabin2(AbstractWrapper):
@@ -190,35 +185,10 @@ class Run(AbstractWrapper):
             mounts[host] = mount
         return mounts
 
-    @property
-    def working_dir(self) -> str | None:
-        """The param `working_dir`; by default the image's own, as with `docker run`."""
-        wanted = self.job.params.get("working_dir")
-        return None if wanted is None else str(wanted)
-
-    # The params of these names, as ContainerOptions describes them.
-    entrypoint = _param("entrypoint")
-    user = _param("user")
-    init = _param("init")
-    read_only = _param("read_only")
-    tmpfs = _param("tmpfs")
-    shm_size = _param("shm_size")
-
-    @property
-    def ulimits(self) -> Mapping[str, Any]:  # type: ignore[override]
-        """The param `ulimits`, without those that give a program more of the cores than its share."""
-        wanted: Mapping[str, Any] = self.job.params.get("ulimits") or {}
-        check_limits_of_users(wanted)
-        return wanted
-
-    extra_hosts = _param("extra_hosts")
-    platform = _param("platform")
-    pull = _param("pull")
-    runtime = _param("runtime")
-    gpus = _param("gpus")
-
     def get_cmd(self, params: dict[str, Any]) -> list[str]:
         """Return the param `cmd`. If it is empty, the image's own command runs."""
+        if misplaced := sorted(params.keys() & JobOptions.model_fields.keys()):
+            raise ValueError(f"{', '.join(misplaced)}: these are no params, but options of the job (`options`)")
         return [str(word) for word in params.get("cmd") or []]
 
 

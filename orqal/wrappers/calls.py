@@ -7,15 +7,16 @@ up memory, and only its own job suffers. Arguments and results are plain data.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic_core
 from pydantic import Field, TypeAdapter, ValidationError
 
 from orqal import extended_json
-from orqal.models import ContainerOptions, JobOptions
+from orqal.models import ContainerOptions, JobOptions, JobRecord, why_not_set
 from orqal.settings import Settings
 from orqal.wrappers.base import AbstractWrapper, WrapperJob
 from orqal.wrappers.limits import memory_limit
@@ -49,6 +50,20 @@ class Failure:
     message: str
 
 
+def as_seen(job: JobRecord, directory: Path, **more: Any) -> WrapperJob:
+    """The job as its wrapper's methods see it. `more`: what is known after its end."""
+    return WrapperJob(
+        id=job.id,
+        app=job.app,
+        input=job.input,
+        params=job.params,
+        user=job.user,
+        wd=str(directory),
+        options=job.options,
+        **more,
+    )
+
+
 def prepare(ref: WrapperRef, job: WrapperJob, memory: int | None) -> Command | Failure:
     """Ask the wrapper for the job's command. The call may use `memory` more bytes; None is no limit."""
     try:
@@ -64,8 +79,8 @@ def prepare(ref: WrapperRef, job: WrapperJob, memory: int | None) -> Command | F
                     f"{ref.name}.get_cmd returned a command line that cannot be split as a shell would ({problem}): "
                     f"{cmd!r:.200}. Return a list of arguments instead."
                 )
-            if refused := sorted(job.options.keys() - set(wrapper.jobs_may_set)):
-                return Failure(may_not_be_set(ref.name, refused, wrapper.jobs_may_set))
+            if (why := why_not_set(ref.name, job.options, wrapper.jobs_may_set)) is not None:
+                return Failure(why)
             wanted = JobOptions.model_validate(job.options)
             options = {name: _plain(getattr(wrapper, name)) for name in ContainerOptions.model_fields}
             command: dict[str, Any] = {
@@ -113,14 +128,6 @@ def conclude(ref: WrapperRef, job: WrapperJob, cap: int, memory: int | None) -> 
             "Write large results to a file in the job's directory (create_dir = True)."
         )
     return encoded
-
-
-def may_not_be_set(app: str, refused: Sequence[str], may: Sequence[str]) -> str:
-    """Say that a job sets options that its app does not let it set."""
-    return (
-        f"jobs of {app} may not set {', '.join(refused)}: its wrapper's `jobs_may_set` lets them set "
-        f"{', '.join(may) or 'no option'}"
-    )
 
 
 def invalid(error: ValidationError) -> str:

@@ -103,6 +103,23 @@ async def test_many_who_want_an_image_make_one_pull(registry: Registry, engine: 
 
 
 @played
+async def test_an_image_by_its_digest(registry: Registry, engine: Engine, image: str) -> None:
+    """Whatever becomes of its tag."""
+    id = await have(ImagePulls(60, lambda: None), engine, image)
+    with contextlib.closing(docker.from_env()) as client:
+        [by_digest] = client.images.get(image).attrs["RepoDigests"]
+        client.images.remove(image)
+        assert "@sha256:" in by_digest and engine.image_id(by_digest) is None
+        news = []
+        pulls = ImagePulls(60, lambda: news.append(pulls.under_way))
+        try:
+            assert await have(pulls, engine, by_digest) == await have(pulls, engine, by_digest) == id
+            assert news == [{by_digest}], "it was pulled again although it is here"
+        finally:
+            client.images.remove(by_digest)
+
+
+@played
 async def test_a_pull_tells_how_far_it_is_and_outlives_who_leaves(
     registry: Registry, engine: Engine, image: str
 ) -> None:

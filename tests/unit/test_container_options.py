@@ -114,9 +114,9 @@ def test_every_option_reaches_docker_and_can_be_said_with_orqal_run() -> None:
     command_line = {parameter.name for parameter in typer.main.get_command(app).commands["run"].params}  # type: ignore[attr-defined]
     for name, value in SET.items():
         options = ContainerOptions.model_validate({name: value})
-        # Whoever pulls the image heeds this one, and not Docker.
+        # `pull` is no option of Docker's: Orqal itself decides when to pull.
         assert name == "pull" or of_host_config(options) | of_container(options) != nothing, name
-        command = calls.prepare(ref, a_job(app="Run", params={"image": "i", "cmd": [], name: value}), None)
+        command = calls.prepare(ref, a_job(app="Run", params={"image": "i"}, options={name: value}), None)
         assert isinstance(command, calls.Command) and command.options == options, name
         docker_s_name = {"extra_hosts": "add_host", "ulimits": "ulimit"}.get(name, name)
         assert docker_s_name in command_line, name
@@ -130,7 +130,10 @@ def test_every_option_reaches_docker_and_can_be_said_with_orqal_run() -> None:
         ({"network": "host"}, "there is no option 'network'"),
         ({"shm_size": "much"}, "shm_size: must be a number of bytes, or a text such as '512m' or '1g'"),
         ({"ulimits": {"nofile": [20, 10]}}, "ulimits.nofile: the soft limit 20 is above the hard limit 10"),
-        ({"ulimits": {"rtprio": 99}}, "only a wrapper may set the limit rtprio"),
+        *(
+            ({"ulimits": {name: 9}}, f"only a wrapper may set the limit {name}")
+            for name in ("nice", "rtprio", "rttime")
+        ),
         ({"environment": {"a=b": "c"}}, "environment.a=b"),
         ({"environment": ["A"]}, "environment: "),
         ({"working_dir": "here"}, "working_dir: must be an absolute path"),

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import os
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from pathlib import Path
 from typing import Any, TypeVar
 
 from orqal import mounts
-from orqal.actors.host import container_options, disk_use
+from orqal.actors.host import closed_files, container_options, disk_use
+from orqal.actors.host.disk_use import DiskUse
 from orqal.actors.host.engine_watch import EngineWatch
 from orqal.actors.host.image_pulls import ImagePulls, WantedImage
 from orqal.actors.interfaces import NoProcess, WrapperCalls
@@ -37,14 +35,11 @@ from orqal.wrappers.base import WrapperJob
 from orqal.wrappers.loading import WrapperRef
 
 T = TypeVar("T")
-log = logging.getLogger("orqal.host")
 
 _FETCH_AFTER_STOP = 10.0
 """Seconds within which the files of a stopped job must arrive, if they come from another machine."""
 _COLLECT_AFTER_CANCEL = 1.0
 """Seconds within which the output of a cancelled job must be collected: much more than one of usual length takes."""
-_OPEN_WITHIN = 10.0
-"""Seconds within which a job's closed files should be open."""
 _KILLED = {128 + signal.SIGTERM, 128 + signal.SIGKILL}
 """Exit codes of programs that a stop has ended."""
 
@@ -116,8 +111,7 @@ class ContainerRun:
         """What is known of the container's start; None if the Scheduler knows it."""
         self._disk_cap: int | None = None
         """Bytes that the container may write; 0 is no limit, and None is not known yet."""
-        self._volumes_before: int | None = None
-        """Bytes of its image in its own volumes; None if it is not known, so that these volumes do not count."""
+        self._disk_use = DiskUse(parts.engine, parts.samplers)
         self._too_much = asyncio.Event()
         """It was found to have written more."""
         self._usage = Usage()
@@ -224,8 +218,7 @@ class ContainerRun:
         # Before the start, so that no end is missed.
         self._engine.death(container)
         if spec.disk_cap:
-            _, volumes = await self._engine.unless_silent(self._engine.do(lambda engine: engine.written(container)))
-            self._volumes_before = await self._size_of(volumes)
+            await self._engine.unless_silent(self._disk_use.note_volumes(container))
         if self._must_end.is_set():
             raise _Stopped
         if spec.fetched:
@@ -366,20 +359,9 @@ class ContainerRun:
         self._too_much.set()
 
     async def _measure_written(self) -> int:
-        """Bytes that the container has written into its own files, its own volumes, and the job's directory, as far as
-        they are on this machine and this process may look into them."""
         container = self.container
         assert container is not None
-        written, volumes = await self._engine.do(lambda engine: engine.written(container), self._parts.samplers)
-        if not self._carries_files:
-            written += await self._in_thread(job_directory.size, self._directory)
-        if self._volumes_before is not None:
-            written += max(0, await self._size_of(volumes) - self._volumes_before)
-        return written
-
-    async def _size_of(self, volumes: Iterable[Path]) -> int:
-        local = self._engine.info is not None and self._engine.info.local
-        return sum([await self._in_thread(job_directory.size, volume) for volume in volumes]) if local else 0
+        return await self._disk_use.written(container, None if self._carries_files else self._directory)
 
     @contextmanager
     def _sampled(self) -> Iterator[None]:
@@ -437,8 +419,8 @@ class ContainerRun:
         if error is None and (others := self._engine.death(ended.container).by_others(ended.exit_code)):
             error, passing = JobError(type=ErrorType.DOCKER_ERROR, message=others), True
         goes_on = error is None and not self._must_end.is_set() and will_retry(self._order.job, ended.exit_code)
-        if not goes_on:  # the next attempt should find its files as they were
-            await self._open_files()
+        if not goes_on and not self._carries_files:  # the next attempt should find its files as they were
+            await closed_files.make_readable(self._engine, self._directory, self._parts.file_opener)
         if error is None and not goes_on:
             result, error = await self._result(ended, output, files)
         counted = self._engine.cgroups.usage(self._key) if self._engine.cgroups else Usage()
@@ -495,27 +477,6 @@ class ContainerRun:
         finally:
             files.close()
         return True
-
-    async def _open_files(self) -> None:
-        """Make readable what the program has, as root, written and closed to others, so that the job's user gets it."""
-        if os.geteuid() == 0 or self._carries_files:
-            return
-        if not await self._in_thread(job_directory.closed_files, self._directory):
-            return
-        opening = self._engine.do(
-            lambda engine: engine.open_files(self._directory, _OPEN_WITHIN), self._parts.file_opener
-        )
-        task = asyncio.ensure_future(opening)
-        await asyncio.wait({task}, timeout=_OPEN_WITHIN)
-        if not task.done():
-            task.add_done_callback(_forget)
-            return
-        try:
-            task.result()
-        except Unreachable:
-            raise
-        except (EngineError, OSError) as error:
-            log.warning("files of the job %s cannot be made readable: %s", self._key.job, error)
 
     def _ran_out_of_memory(self, ended: Ended) -> bool:
         """True if the kernel has killed a process of the container for lack of memory, whether or not it was the one
@@ -591,15 +552,9 @@ class ContainerRun:
         output: CollectedOutput | None = None,
         files: Sequence[str] = (),
     ) -> WrapperJob:
-        job = self._order.job
-        return WrapperJob(
-            id=job.id,
-            app=job.app,
-            input=job.input,
-            params=job.params,
-            user=job.user,
-            wd=str(self._directory),
-            options=job.options,
+        return calls.as_seen(
+            self._order.job,
+            self._directory,
             exit_code=exit_code,
             lswd=list(files),
             outputs=(output.stdout.whole, output.stderr.whole) if output else ("", ""),

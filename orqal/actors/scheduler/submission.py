@@ -20,10 +20,9 @@ from orqal.actors.scheduler.job_registry import JobRegistry
 from orqal.actors.scheduler.job_writer import JobWriter
 from orqal.actors.scheduler.waiting_room import shape
 from orqal.clock import Clock
-from orqal.models import CacheOn, ErrorType, JobRecord, JobSpec
+from orqal.models import CacheOn, ErrorType, JobRecord, JobSpec, why_not_set
 from orqal.scheduling import cache, impossible
 from orqal.store import JobFilter, JobGone, Store, Submission
-from orqal.wrappers.calls import may_not_be_set
 
 
 class _Found(NamedTuple):
@@ -206,8 +205,7 @@ class Submissions:
         app = self._apps.last_good(record.app)
         if app is None:
             return record.failed(ErrorType.NO_SUCH_APP, self._apps.missing(record.app), moment)
-        if refused := sorted(record.options.keys() - set(app.info.jobs_may_set)):
-            why = may_not_be_set(app.info.name, refused, app.info.jobs_may_set)
+        if (why := why_not_set(record.app, record.options, app.info.jobs_may_set)) is not None:
             return record.failed(ErrorType.IMPOSSIBLE_REQUEST, why, moment)
         wanted = shape(record, app)
         if impossible(wanted, self._hosts.conceivable()):

@@ -104,7 +104,7 @@ def test_a_job_that_does_not_start_says_why_and_again_if_the_reason_changes(
     )
 
 
-def test_the_options_of_docker_run_become_params(
+def test_the_options_of_docker_run_become_the_job_s(
     run: Callable[..., Done], server: StandInServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.answers.update({"POST job": A.encode(), f"GET job/{A}/logs": b"", "POST jobs/wait": ended(change(A))})
@@ -122,12 +122,11 @@ def test_the_options_of_docker_run_become_params(
     assert run("run", "i", *command.split()).code == 0
     assert run("run", "i", "--gpus", "2").code == 0
     assert run("run", "i", "--gpus", "all", "--init").code == 0
-    first, second, third = (json.loads(request.body)["params"] for request in server.asked("POST job"))
+    jobs = [json.loads(request.body) for request in server.asked("POST job")]
+    variables = {"A": "1=2", "B": "'quoted'", "C": "", "FROM_HERE": "here", "K": "option"}
+    assert jobs[0]["params"] == {"image": "i", "cmd": [], "network": None, "env": variables}
+    first, second, third = (job["options"] for job in jobs)
     assert first == {
-        "image": "i",
-        "cmd": [],
-        "network": None,
-        "env": {"A": "1=2", "B": "'quoted'", "C": "", "FROM_HERE": "here", "K": "option"},
         "working_dir": "/here",
         "user": "@submitter",
         "entrypoint": "",
@@ -150,6 +149,8 @@ def test_the_options_of_docker_run_become_params(
     [
         ("--ulimit nofile", "NAME=SOFT[:HARD]"),
         ("--add-host db", "NAME:ADDRESS"),
+        ("--shm-size much", "shm_size: must be a number of bytes"),
+        ("--ulimit rtprio=9", "only a wrapper may set the limit rtprio"),
         ("--pull sometimes", "'sometimes'"),
         ("--env-file /no/such", "does not exist"),
         ("--env-file {file}", "line 1: 'a b=c' is not K=V"),

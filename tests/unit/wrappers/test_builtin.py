@@ -112,16 +112,13 @@ def test_run() -> None:
         assert isinstance(command(builtin.Run, params=bad), Failure)
 
 
-def test_run_takes_the_options_of_docker_run() -> None:
+def test_run_takes_the_options_of_docker_run_from_the_job() -> None:
     options = {"user": "5:6", "init": False, "ulimits": {"nofile": [5, 6]}, "tmpfs": {"/a": ""}, "pull": "never"}
-    made = command(builtin.Run, params={"image": "i", "working_dir": "/here", "entrypoint": "", **options})
+    made = command(builtin.Run, params={"image": "i"}, options={"working_dir": "/here", "entrypoint": "", **options})
     assert isinstance(made, Command) and made.working_dir == "/here"
     assert made.options == ContainerOptions.model_validate({**options, "entrypoint": ""})
-    bad = command(builtin.Run, params={"image": "i", "user": "a b"})
-    assert isinstance(bad, Failure) and "Run.user is invalid: must be USER" in bad.message
-
-
-# What Run may mount
+    misplaced = command(builtin.Run, params={"image": "i", "shm_size": "1g"})
+    assert isinstance(misplaced, Failure) and "shm_size: these are no params" in misplaced.message
 
 
 def asked(volumes: Any) -> Command | Failure:
@@ -150,13 +147,6 @@ def test_a_folder_in_which_programs_of_root_s_could_be_left_is_only_read(
     # The daemon's machine is another one, whose file systems cannot be looked at from here.
     monkeypatch.setenv("DOCKER_HOST", "tcp://10.0.0.9:2376")
     assert isinstance(asked(["/data:/x"]), Command)
-
-
-@pytest.mark.parametrize("name", ["nice", "rtprio", "rttime"])
-def test_run_gives_no_program_more_of_the_cores_than_its_share(name: str) -> None:
-    run = next(app for app in catalog.built_in() if app.info.name == "Run")
-    refused = calls.prepare(run.ref, a_job(app="Run", params={"image": "i", "cmd": [], "ulimits": {name: 5}}), None)
-    assert isinstance(refused, Failure) and f"only a wrapper may set the limit {name}" in refused.message
 
 
 @pytest.mark.parametrize("nothing", [None, []])
