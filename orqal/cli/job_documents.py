@@ -140,4 +140,6 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _message(error: ValidationError) -> str:
     problems = error.errors(include_url=False, include_input=False)
-    return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems)
+    return "; ".join(
+        f"{'.'.join(map(str, problem['loc']))}: {problem['msg'].removeprefix('Value error, ')}" for problem in problems
+    )
