@@ -121,7 +121,6 @@ class JobRegistry:
         self._hosts, self._leases, self._waiting, self._clock = hosts, leases, waiting, clock
         self._host_lost_after, self._wake = host_lost_after, wake
         self._phases: dict[str, Phase] = {}
-        self._orphans: dict[str, None] = {}
         self._cancels: dict[str, list[asyncio.Future[bool]]] = {}
         self._to_read: list[str] = []
         self._calls = HostCalls(hosts, clock)
@@ -193,9 +192,7 @@ class JobRegistry:
 
     def host_is_back(self, host: KnownHost) -> None:
         """A host answers: what it ran goes on."""
-        for job in list(self._orphans):
-            phase = self._phases[job]
-            assert isinstance(phase, Orphaned)
+        for job, phase in self._orphaned():
             if phase.record.host == host.name:
                 resources, user = Resources.from_ray(phase.record.granted), phase.record.user
                 self._post(job, HostBack(Place(host.name, host.node.id, resources, user)))
@@ -207,12 +204,13 @@ class JobRegistry:
 
     def give_up_orphans(self) -> None:
         """Let jobs run elsewhere whose hosts have not come back in time."""
-        for job in list(self._orphans):
-            phase = self._phases[job]
-            assert isinstance(phase, Orphaned)
+        for job, phase in self._orphaned():
             if self._clock.monotonic() - phase.since >= self._host_lost_after:
                 away = f"the host {phase.record.host} was away for more than {self._host_lost_after:g} s"
                 self._post(job, HostLost(away))
+
+    def _orphaned(self) -> list[tuple[str, Orphaned]]:
+        return [(job, phase) for job, phase in self._phases.items() if isinstance(phase, Orphaned)]
 
     def found(self, host: KnownHost, containers: Sequence[ContainerKey]) -> None:
         """A host has containers that no attempt there holds: remove those of attempts that are over."""
@@ -261,10 +259,6 @@ class JobRegistry:
             self._phases.pop(job, None)
         else:
             self._phases[job] = after
-        if isinstance(after, Orphaned):
-            self._orphans[job] = None
-        else:
-            self._orphans.pop(job, None)
         for effect in effects:
             try:
                 self._carry_out(job, effect)
