@@ -15,6 +15,8 @@ def test_a_waiting_job_names_the_reason_of_each_host() -> None:
     assert explanation.summary == "It waits: a: no room now; b: too small."
     assert [(host.name, host.reason) for host in explanation.hosts] == [("a", "no room now"), ("b", "too small")]
     assert explained(job(), moment=NOON).summary == "It waits because there is no host."
+    versioned = explained(job(), WhyWaiting(version="0123456789abcdef", hosts={"a": "no room now"}), moment=NOON)
+    assert versioned.summary.endswith(" It will run with version 0123456789ab of its wrapper, or a newer one.")
 
 
 def test_a_job_whose_app_cannot_be_used_says_why() -> None:

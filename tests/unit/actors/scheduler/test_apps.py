@@ -387,3 +387,21 @@ async def test_what_is_beside_a_file_is_kept_in_a_bundle_and_a_change_of_it_is_a
     assert again.version("Mine") == second.ref.digest
     [info] = [info for info in again.infos() if info.name == "Mine"]
     assert "ZeroDivisionError" in (info.problem or "")
+
+
+def test_a_waiting_job_says_which_version_it_will_run_with_and_runs_with_that(tmp_path: Path) -> None:
+    file = services(tmp_path)
+
+    async def scene(cluster: InProcessCluster) -> None:
+        first, waiting = await cluster.submit(*(spec(n, app="Mine", params={"seconds": 60}) for n in range(2)))
+        await cluster.running(first)
+        old = (await cluster.scheduler.why_waiting(waiting)).version
+        assert old == cluster.record(first).wrapper_digest
+        write(file, file.read_text() + "\n# another version\n")
+        await cluster.wait(10)
+        new = (await cluster.scheduler.why_waiting(waiting)).version
+        assert new and new != old
+        await cluster.ended([first, waiting])
+        assert [cluster.record(job).wrapper_digest for job in (first, waiting)] == [old, new]
+
+    play(scene, tmp_path, services=str(file.parent))
