@@ -61,6 +61,43 @@ def _names(name: str) -> frozenset[str]:
     return frozenset(filter(None, (part.strip().lower() for part in _text(name, "").split(","))))
 
 
+def _amounts(name: str) -> dict[str, float]:
+    """Read `anna=2, ben=0.5` as a mapping."""
+    found = dict[str, float]()
+    for part in filter(None, (part.strip() for part in _text(name, "").split(","))):
+        key, _, text = part.rpartition("=")
+        try:
+            amount = float(text)
+        except ValueError:
+            amount = -1.0
+        if not key.strip() or not 0 <= amount < math.inf:
+            raise ValueError(f"ORQAL_{name}: {part!r} is not NAME=NUMBER with a number of 0 or more")
+        found[key.strip()] = amount
+    return found
+
+
+def _weights(name: str) -> dict[str, float]:
+    weights = _amounts(name)
+    if zero := [key for key, weight in weights.items() if not weight]:
+        raise ValueError(f"ORQAL_{name}: the weight of {zero[0]} must be more than 0")
+    return weights
+
+
+def _counts(name: str) -> dict[str, int]:
+    counts = _amounts(name)
+    if broken := [key for key, count in counts.items() if count % 1]:
+        raise ValueError(f"ORQAL_{name}: the amount of {broken[0]} is not a whole number")
+    return {key: int(count) for key, count in counts.items()}
+
+
+def _whole_or_none(name: str) -> int | None:
+    text = _text(name, "")
+    try:
+        return int(text) if text else None
+    except ValueError:
+        raise ValueError(f"ORQAL_{name}={text!r} is not a whole number") from None
+
+
 def _absolute(path: str) -> Path:
     return Path(path).expanduser().absolute()
 
@@ -135,6 +172,19 @@ class Settings:
     host_lost_after: float = field(default_factory=lambda: _number("HOST_LOST_AFTER", 60))
     """ORQAL_HOST_LOST_AFTER (seconds; 60): how long a host may be away before its jobs run again elsewhere. Its
     containers go on. If the host comes back in time they are found again; if it comes back later they are stopped."""
+    share_half_life: float = field(default_factory=lambda: _number("SHARE_HALF_LIFE", 86_400))
+    """ORQAL_SHARE_HALF_LIFE (seconds; a day): after this time what a user has had counts half as much when the next
+    user to be served is chosen. 0: only what users have now counts."""
+    share_weights: Mapping[str, float] = field(default_factory=lambda: _weights("SHARE_WEIGHTS"))
+    """ORQAL_SHARE_WEIGHTS (`anna=2,ben=0.5`): users who get more or less than others, who have a weight of 1."""
+    limits: Mapping[str, int] = field(default_factory=lambda: _counts("LIMITS"))
+    """ORQAL_LIMITS (`licence=10,app:Blast=40`): how much there is of what wrappers take by name (`limits`), and how
+    many jobs of an app may run at once."""
+    user_jobs: int | None = field(default_factory=lambda: _whole_or_none("USER_JOBS"))
+    """ORQAL_USER_JOBS (a number; no limit): how many jobs of one user may run at once."""
+    preempt_from: int | None = field(default_factory=lambda: _whole_or_none("PREEMPT_FROM"))
+    """ORQAL_PREEMPT_FROM (a priority; none): jobs with this priority or a higher one stop jobs with a lower priority
+    that are in their way. These wait again, and lose no attempt."""
     job_ttl: float = field(default_factory=lambda: _number("JOB_TTL", 7 * 86_400))
     """ORQAL_JOB_TTL (seconds; 7 days): how long jobs and their directories are kept after their end, or after the
     cache last reused them. A batch is kept as a whole for so long after its last end. 0 keeps jobs for ever."""
@@ -231,6 +281,11 @@ class Settings:
     def drained_path(self) -> Path:
         """The file with the names of hosts that get no more work, as JSON."""
         return self.home / "drained.json"
+
+    @property
+    def shares_path(self) -> Path:
+        """The file with what users have had lately, as JSON. The Scheduler writes it every minute."""
+        return self.home / "shares.json"
 
     @property
     def known_hosts_path(self) -> Path:

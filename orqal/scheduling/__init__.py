@@ -1,18 +1,22 @@
 """Pure decisions: which job is next, where it runs, and what follows from what happens to it.
 
-    waiting jobs --push--> Queue: one Line per kind and owner
+    waiting jobs --push--> Queue: lines of jobs that are alike, and the order of their users
                               |
-              place(queue, hosts, now)  ->  placements, taken off the queue
+              Planner.decide(now)  ->  the jobs that start now, taken off the queue
                               |
-              Host: what it has, what is in use
+    hosts --add, changed--> Room: what each has free, and for which kinds of jobs there is room
 
-No Ray, no Docker, no clock, no I/O: the time is an argument, so that a scene can be written down as a test. *Line*:
-waiting jobs of one user and one shape, first come first served. *Shape*: what a job asks for. *Placement*: a job, its
-host, and the resources that it gets there. A decision looks at lines and hosts, never at single jobs, so its cost does
-not grow with the length of the queue.
+No Ray, no Docker, no clock, no I/O: the time is an argument, so that a scene can be written down as a test. A decision
+looks at what has changed since the last one, never at single jobs, so its cost does not grow with the length of the
+queue, and hardly with the number of hosts.
 
+    keys.py       what jobs have in common that wait in one line
+    host.py       a host as decisions see it
+    room.py       the index of what the hosts have free
     queue.py      lines of waiting jobs
-    placement.py  which jobs start now, and where
+    shares.py     what each user has and has had
+    limits.py     limits that are counted by name
+    planner.py    which jobs start now, and where
     demand.py     the hosts that an autoscaler should start
     lifecycle.py  a job's phases, and what each event leads to
     probation.py  whether a host can start jobs at all
@@ -21,8 +25,10 @@ not grow with the length of the queue.
 """
 
 from orqal.scheduling.demand import NodeType, demand, node_types
-from orqal.scheduling.placement import Host, Placement, impossible, place, why_not
-from orqal.scheduling.queue import Line, LineKey, Queue
+from orqal.scheduling.host import Host, impossible, why_not
+from orqal.scheduling.keys import LineKey
+from orqal.scheduling.planner import Placement, Planner, Policy
+from orqal.scheduling.queue import Line, Queue
 
 __all__ = [
     "Host",
@@ -30,10 +36,11 @@ __all__ = [
     "LineKey",
     "NodeType",
     "Placement",
+    "Planner",
+    "Policy",
     "Queue",
     "demand",
     "impossible",
     "node_types",
-    "place",
     "why_not",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from orqal.models import Resources
-from orqal.scheduling.placement import Host
+from orqal.scheduling.host import Host
 from orqal.scheduling.queue import Queue
 
 AT_MOST = 1_000
@@ -37,6 +37,8 @@ def demand(queue: Queue, types: Sequence[NodeType], running: Iterable[Resources]
     These are the running jobs, and those waiting jobs that hosts of these types could take, up to what all such hosts
     together have. If no such job waits, there are none: idle hosts may go.
     """
+    if not types:
+        return []
     waiting: list[Bundle] = []
     room = sum(kind.max_workers * kind.host.capacity.threads for kind in types)
     for line in sorted(queue.lines(), key=lambda line: line.number):

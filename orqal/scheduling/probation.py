@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from orqal.models import ErrorType, JobSpec, Outcome
-from orqal.scheduling.queue import LineKey
+from orqal.scheduling.keys import LineKey
 
 SUSPICIOUS = 2
 """Different jobs that fail to start one after another, with no success between them: the host is on probation."""

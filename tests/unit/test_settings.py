@@ -54,9 +54,44 @@ def test_defaults(tmp_path: Path) -> None:
         "pids_limit": 4096,
         "stop_grace": 5,
         "host_lost_after": 60,
+        "share_half_life": 86_400,
         "job_ttl": 604_800,
         "load_period": 3,
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("SHARE_WEIGHTS", "anna", "'anna' is not NAME=NUMBER"),
+        ("SHARE_WEIGHTS", "anna=-1", "'anna=-1' is not NAME=NUMBER"),
+        ("SHARE_WEIGHTS", "anna=nan", "'anna=nan' is not NAME=NUMBER"),
+        ("SHARE_WEIGHTS", "anna=0", "the weight of anna must be more than 0"),
+        ("SHARE_WEIGHTS", "=2", "'=2' is not NAME=NUMBER"),
+        ("LIMITS", "licence=1.5", "the amount of licence is not a whole number"),
+        ("USER_JOBS", "many", "'many' is not a whole number"),
+        ("PREEMPT_FROM", "1.5", "'1.5' is not a whole number"),
+    ],
+)
+def test_what_decides_about_the_order_is_checked(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, problem: str
+) -> None:
+    monkeypatch.setenv(f"ORQAL_{name}", text)
+    with pytest.raises(ValueError, match=f"^ORQAL_{name}.*{problem}"):
+        Settings()
+
+
+def test_what_decides_about_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings()
+    assert (settings.share_weights, settings.limits, settings.user_jobs, settings.preempt_from) == ({}, {}, None, None)
+    monkeypatch.setenv("ORQAL_SHARE_WEIGHTS", "anna=2, ben = 0.5,")
+    monkeypatch.setenv("ORQAL_LIMITS", "licence=10,app:Blast=4")
+    monkeypatch.setenv("ORQAL_USER_JOBS", "50")
+    monkeypatch.setenv("ORQAL_PREEMPT_FROM", "-5")
+    settings = Settings()
+    assert settings.share_weights == {"anna": 2, "ben": 0.5}
+    assert settings.limits == {"licence": 10, "app:Blast": 4}
+    assert (settings.user_jobs, settings.preempt_from) == (50, -5)
 
 
 def test_by_default_programs_need_the_token_and_run_may_mount_nothing() -> None:

@@ -15,7 +15,7 @@ from orqal.actors.scheduler.crash_blame import CrashBlame
 from orqal.actors.scheduler.host_memory import HostMemory
 from orqal.clock import Clock
 from orqal.models import DISK_FULL, UNITS, HostInfo, JobRecord, JobSpec, Load, Outcome, Resources, Shape
-from orqal.scheduling import Host, Placement
+from orqal.scheduling import Host, Placement, Planner
 from orqal.scheduling.lifecycle import Place
 from orqal.scheduling.probation import StartedKinds, Starts, could_not_start
 from orqal.settings import Settings
@@ -114,9 +114,11 @@ class KnownHost:
 class Hosts:
     """All hosts by name. `changed` is called when one may take work that it could not take before."""
 
-    def __init__(self, settings: Settings, cluster: ClusterApi, clock: Clock, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: Settings, planner: Planner, cluster: ClusterApi, clock: Clock, changed: Callable[[], None]
+    ) -> None:
         self.autoscaling = Autoscaling(settings.autoscaling_config, cluster)
-        self._cluster, self._clock, self._changed = cluster, clock, changed
+        self._planner, self._cluster, self._clock, self._changed = planner, cluster, clock, changed
         self._lost_after = settings.host_lost_after
         self._started = StartedKinds()
         self._memory = HostMemory(settings.known_hosts_path, clock)
@@ -177,6 +179,7 @@ class Hosts:
         for host in gone:
             log.warning("the host %s is gone", host.name)
             del self._hosts[host.name]
+            self._planner.remove(host.counted)
             self._memory.gone(host.name)
         # A second node of a name waits: the first may be a dead one that Ray has not given up yet.
         new = [self._add(node) for node in alive.values() if node.name not in self._hosts]
@@ -194,6 +197,7 @@ class Hosts:
             seen_busy=self._clock.monotonic(),
             drained=node.name in self._drained,
         )
+        self._planner.add(host.counted)
         self._memory.here(node)
         return host
 
@@ -229,7 +233,7 @@ class Hosts:
     async def _revive(self, host: KnownHost) -> bool:
         # It gets no work until it reports again.
         host.state = "its actor is restarting"
-        host.reopen()
+        self._close(host)
         begun, before = self._clock.monotonic(), host.incarnation
         while self._hosts.get(host.name) is host and self._clock.monotonic() - begun < self._lost_after:
             try:
@@ -338,26 +342,22 @@ class Hosts:
 
     # Which of them get work
 
-    def free(self, place: Place) -> None:
-        """Count resources on a host as free again, if it is still the same node."""
-        if (host := self.at(place)) is not None:
-            host.counted.used = host.counted.used.minus(place.resources)
-
-    def hold(self, place: Place) -> None:
-        """Count resources on a host as used."""
-        if (host := self.at(place)) is not None:
-            host.counted.used = host.counted.used.plus(place.resources)
-
     def reopen(self, host: KnownHost) -> None:
         """Let it get work again."""
-        host.reopen()
+        self._close(host)
         self._changed()
+
+    def _close(self, host: KnownHost) -> None:
+        """It may get no work any more."""
+        host.reopen()
+        if self._hosts.get(host.name) is host:
+            self._planner.room.changed(host.counted)
 
     def contended(self, place: Place) -> None:
         """Ray refused what is counted as free there: it gets no work until `others_hold` finds out what is."""
         if (host := self.at(place)) is not None:
             host.contended = True
-            host.reopen()
+            self._close(host)
 
     def others_hold(self, host: KnownHost, ours: Resources, free: Resources) -> None:
         """What is neither ours nor free is held by other Ray programs."""
@@ -372,13 +372,13 @@ class Hosts:
         self._drained.add(host.name)
         await asyncio.to_thread(self._write_drained)
         host.drained = True
-        host.reopen()
+        self._close(host)
 
     def dismiss(self, host: KnownHost) -> None:
         """Give it no more work; a host that comes back under its name gets work."""
         self._memory.forget(host.name)
         host.drained = True
-        host.reopen()
+        self._close(host)
 
     async def undrain(self, host: KnownHost) -> None:
         """Give it work again."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import NamedTuple
@@ -24,7 +23,7 @@ from orqal.doctor.facts import JobInHand
 from orqal.engine.client import ContainerKey
 from orqal.engine.errors import EngineError
 from orqal.models import Change, ErrorType, JobError, JobRecord, Outcome, Resources, Status
-from orqal.scheduling import Placement, lifecycle
+from orqal.scheduling import Placement, Planner, lifecycle
 from orqal.scheduling.lifecycle import (
     WAITING,
     AcquireLease,
@@ -111,6 +110,7 @@ class JobRegistry:
         hosts: Hosts,
         leases: Leases,
         waiting: WaitingRoom,
+        planner: Planner,
         clock: Clock,
         host_lost_after: float,
         wake: Callable[[], None],
@@ -118,15 +118,14 @@ class JobRegistry:
         """`host_lost_after`: seconds within which the host of an orphaned job must be back. `wake` is called when a
         decision may find more room."""
         self._store, self._writer, self._feed, self._apps = store, writer, feed, apps
-        self._hosts, self._leases, self._waiting, self._clock = hosts, leases, waiting, clock
+        self._hosts, self._leases, self._waiting, self._planner = hosts, leases, waiting, planner
+        self._clock = clock
         self._host_lost_after, self._wake = host_lost_after, wake
         self._phases: dict[str, Phase] = {}
         self._cancels: dict[str, list[asyncio.Future[bool]]] = {}
         self._to_read: list[str] = []
         self._calls = HostCalls(hosts, clock)
         self._background = Background()
-        self.in_use: Counter[str] = Counter()
-        """Units of threads that users' jobs hold, by user."""
         self.unreadable_until = 0.0
         """The store could not be read a moment ago: no decision makes sense before this time, in monotonic seconds."""
 
@@ -189,6 +188,10 @@ class JobRegistry:
         """Stop what a host runs; it runs again elsewhere."""
         for job in self._placed_on(host):
             self._post(job, EvictRequested())
+
+    def preempt(self, job: str) -> None:
+        """Stop a job to make room for one of a higher priority; it runs again later."""
+        self._post(job, EvictRequested())
 
     def host_is_back(self, host: KnownHost) -> None:
         """A host answers: what it ran goes on."""
@@ -336,8 +339,7 @@ class JobRegistry:
                     self._background.spawn(self._read())
                 self._to_read.append(job)
             case Hold(place):
-                self._hosts.hold(place)
-                self.in_use[place.user] += place.resources.threads
+                self._hold(job, place)
             case Free(place, lease):
                 self._free(job, place, lease)
             case AcquireLease(place, former):
@@ -355,11 +357,15 @@ class JobRegistry:
             case Release(host, attempt):
                 self._background.spawn(self._useful(job, self._release(host, job, attempt)))
 
+    def _hold(self, job: str, place: Place) -> None:
+        phase = self._phases[job]
+        assert isinstance(phase, OnHost)
+        host = self._hosts.at(place)
+        line = self._waiting.line(phase.record)
+        self._planner.hold(job, host.name if host else None, place.resources, line, self._clock.monotonic())
+
     def _free(self, job: str, place: Place, lease: str | None) -> None:
-        self._hosts.free(place)
-        self.in_use[place.user] -= place.resources.threads
-        if self.in_use[place.user] <= 0:
-            del self.in_use[place.user]
+        self._planner.end(job, self._clock.monotonic())
         self._wake()
         self._leases.free(job, lease)
         self._hosts.attempt_is_over(place, job)

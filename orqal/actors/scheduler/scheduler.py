@@ -27,9 +27,8 @@ from orqal.doctor.rules import is_over
 from orqal.engine.client import ContainerKey, container_name
 from orqal.engine.errors import EngineError
 from orqal.models import DISK_FULL, AppInfo, HostInfo, JobSpec, Resources, Status
-from orqal.scheduling import LineKey, demand, place, why_not
+from orqal.scheduling import LineKey, Planner, Policy, demand, why_not
 from orqal.scheduling.lifecycle import ContainerStarted
-from orqal.scheduling.placement import PATIENCE
 from orqal.settings import Settings
 from orqal.store import Store, is_needed
 from orqal.wrappers.catalog import App, Source
@@ -65,13 +64,15 @@ class Scheduler(SchedulerApi):
         """`load_apps`: see Apps. Call `start` before anything else."""
         self._settings, self._store, self._clock = settings, store, clock or SystemClock()
         self._wake = asyncio.Event()
+        self._look_later: asyncio.TimerHandle | None = None
         self._background = Background()
         self._feed = ChangeFeed()
         self._keeping = KeepingClock(settings, store, self._clock)
         self._writer = JobWriter(store, self._keeping.stamp)
         self._apps = Apps(settings, load_apps, self._clock)
-        self._hosts = Hosts(settings, cluster, self._clock, self._wake.set)
-        self._waiting = WaitingRoom(self._apps, self._clock, self._wake.set)
+        self._planner = Planner(_policy(settings))
+        self._hosts = Hosts(settings, self._planner, cluster, self._clock, self._wake.set)
+        self._waiting = WaitingRoom(self._planner, self._apps, self._clock, self._wake.set)
         self._leases = Leases(cluster, self._clock)
         self._cluster = cluster
         self._jobs = JobRegistry(
@@ -82,6 +83,7 @@ class Scheduler(SchedulerApi):
             hosts=self._hosts,
             leases=self._leases,
             waiting=self._waiting,
+            planner=self._planner,
             clock=self._clock,
             host_lost_after=settings.host_lost_after,
             wake=self._wake.set,
@@ -401,7 +403,22 @@ class Scheduler(SchedulerApi):
         if (pause := self._jobs.unreadable_until - moment) > 0:
             loop.call_later(pause, self._wake.set)
             return
-        queue = self._waiting.queue
-        self._jobs.place(place(queue, self._hosts.counted(), self._jobs.in_use, moment))
-        if ends := [line.since + PATIENCE for line in queue.lines() if line.since + PATIENCE > moment]:
-            loop.call_later(min(ends) - moment, self._wake.set)
+        decision = self._planner.decide(moment)
+        self._jobs.place(decision.starts)
+        for job in decision.stops:
+            self._jobs.preempt(job)
+        if self._look_later is not None:
+            self._look_later.cancel()
+            self._look_later = None
+        if (at := self._planner.next_look(moment)) is not None:
+            self._look_later = loop.call_later(at - moment, self._wake.set)
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(
+        half_life=settings.share_half_life,
+        weights=settings.share_weights,
+        limits=settings.limits,
+        per_user=settings.user_jobs,
+        preempts_from=settings.preempt_from,
+    )

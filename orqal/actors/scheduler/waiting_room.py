@@ -12,7 +12,7 @@ from orqal.actors.scheduler.apps import Apps
 from orqal.clock import Clock
 from orqal.engine.image_names import with_tag
 from orqal.models import Fault, JobRecord, Shape
-from orqal.scheduling import LineKey, Queue
+from orqal.scheduling import LineKey, Planner
 from orqal.scheduling.retries import longest_delay
 from orqal.wrappers.catalog import App
 
@@ -59,9 +59,9 @@ class _Spot(NamedTuple):
 class WaitingRoom:
     """The queue, and the jobs that enter it later. `changed` is called when more jobs may start."""
 
-    def __init__(self, apps: Apps, clock: Clock, changed: Callable[[], None]) -> None:
-        self.queue = Queue()
-        self._apps, self._clock, self._changed = apps, clock, changed
+    def __init__(self, planner: Planner, apps: Apps, clock: Clock, changed: Callable[[], None]) -> None:
+        self.queue = planner.queue
+        self._planner, self._apps, self._clock, self._changed = planner, apps, clock, changed
         self._later: dict[str, _Spot] = {}
         self._heap: list[tuple[float, str]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -100,6 +100,13 @@ class WaitingRoom:
             self._wait_for_app(record.id, record.app, request)
         else:
             self._put(record.id, _Spot(request.line(app), request.due), first=first)
+
+    def line(self, record: JobRecord) -> LineKey:
+        """The line in which a job waits, or has waited."""
+        app = self._apps.last_good(record.app)
+        if app is not None:
+            return _Request.of(record, None).line(app)
+        return LineKey(record.user, Shape(record.granted.get("threads", 0), record.granted.get("ram_gb", 0)))
 
     def app_is_back(self, name: str) -> None:
         """Let the jobs that waited for an app enter the queue, in their order, if the app is there."""
@@ -156,8 +163,7 @@ class WaitingRoom:
             heapq.heappush(self._heap, (spot.due, job))
             self._set_timer()
             return
-        push = self.queue.push_front if first else self.queue.push
-        push(job, spot.line, moment)
+        self._planner.push(job, spot.line, first=first)
         self._changed()
 
     def _set_timer(self) -> None:
@@ -176,7 +182,7 @@ class WaitingRoom:
             if spot is not None and spot.due == due and spot.line is not None:
                 del self._later[job]
                 # It had its turn before.
-                self.queue.push_front(job, spot.line, moment)
+                self._planner.push(job, spot.line, first=True)
                 self._changed()
         self._set_timer()
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orqal.models import Resources, Shape
-from orqal.scheduling import Host, LineKey, NodeType, Queue, demand, node_types
+from orqal.scheduling import Host, LineKey, NodeType, Planner, Queue, demand, node_types
 from orqal.scheduling.demand import AT_MOST, Bundle
 
 GPU = frozenset({("gpu", "a100")})
@@ -16,15 +16,15 @@ LARGE = NodeType(Host("large", Resources.of(16, 64), labels=dict(GPU)), 2)
 
 
 def waiting(*lines: tuple[int, Shape]) -> Queue:
-    queue = Queue()
+    queue = Planner().queue
     for number, (count, shape) in enumerate(lines):
         for job in range(count):
-            queue.push(f"{number} {job}", LineKey("u", shape), 0)
+            queue.push(f"{number} {job}", LineKey("u", shape))
     return queue
 
 
 def test_without_waiting_jobs_or_types_nothing_is_requested() -> None:
-    assert demand(Queue(), [SMALL], [Resources.of(1, 1)]) == []
+    assert demand(Planner().queue, [SMALL], [Resources.of(1, 1)]) == []
     assert demand(waiting((5, Shape(1, 1))), [], []) == []
 
 

@@ -14,7 +14,7 @@ from orqal.actors.scheduler.crash_blame import CrashBlame
 from orqal.actors.scheduler.hosts import Hosts, KnownHost
 from orqal.clock import SystemClock
 from orqal.models import ErrorType, Fault, JobError, Resources, Status
-from orqal.scheduling import Host
+from orqal.scheduling import Host, Planner
 from orqal.scheduling.lifecycle import Place
 from orqal.scheduling.probation import LONGEST_PAUSE
 from orqal.settings import Settings
@@ -34,7 +34,7 @@ def changes() -> list[bool]:
 @pytest.fixture
 def hosts(tmp_path: Path, changes: list[bool]) -> Hosts:
     nothing = cast(ClusterApi, None)
-    return Hosts(Settings(home=tmp_path), nothing, SystemClock(), lambda: changes.append(True))
+    return Hosts(Settings(home=tmp_path), Planner(), nothing, SystemClock(), lambda: changes.append(True))
 
 
 @pytest.fixture
@@ -42,6 +42,7 @@ def host(hosts: Hosts) -> KnownHost:
     node = Node("n", "h", "192.0.2.1", Resources.of(4, 8), {}, is_head=False)
     known = KnownHost(node, cast(HostApi, None), Host("h", node.capacity), CrashBlame(), 0.0, state="ready")
     hosts._hosts["h"] = known
+    hosts._planner.add(known.counted)
     return known
 
 
@@ -71,14 +72,6 @@ def test_a_host_where_ray_refused_gets_no_work_until_it_is_known_what_is_free(ho
     assert not host.counted.open
     hosts.others_hold(host, ours=Resources(0, 0), free=Resources.of(4, 8))
     assert host.counted.open
-
-
-def test_what_a_former_node_of_a_host_held_is_not_given_back_to_the_present_one(hosts: Hosts, host: KnownHost) -> None:
-    hosts.hold(HERE)
-    hosts.free(HERE._replace(node_id="former"))
-    assert host.counted.used == Resources.of(1, 1)
-    hosts.free(HERE)
-    assert host.counted.used == Resources(0, 0)
 
 
 def test_a_dismissed_host_is_not_noted_as_drained(hosts: Hosts, host: KnownHost, tmp_path: Path) -> None:

@@ -1,0 +1,433 @@
+"""Which jobs start now, and where.
+
+    priority     the highest first
+    fair share   then the user with the least usage: see `shares`
+    age          then that user's oldest job for which a host has room
+
+Whoever finds no room is overtaken by others for PATIENCE seconds. Then a host is kept free for jobs of that kind: the
+one that is likely to have room first. Others run there only if they end before that, or have a higher priority. So a
+large job waits no longer than PATIENCE and the jobs that run on one host, whatever else comes. At most every second
+host is kept free.
+
+Jobs of a priority that may preempt do not wait for that: jobs of lower priorities are stopped to make room, and wait
+again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from orqal.models import Resources
+from orqal.scheduling.host import Host
+from orqal.scheduling.keys import LineKey
+from orqal.scheduling.limits import Limits
+from orqal.scheduling.queue import Level, Line, Owner, Queue
+from orqal.scheduling.room import Kind, Room, Slot, bits
+from orqal.scheduling.shares import HALF_LIFE, Shares
+
+PATIENCE = 10.0
+"""Seconds during which others may overtake a job that finds no room; then a host is kept free for it."""
+RANK_PERIOD = 10.0
+"""Seconds between two looks at how usage has changed by time alone."""
+_COMPARED = 16
+"""Hosts with the least in use whose jobs' ends are compared when one is to be kept free."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What an administrator has decided about the order."""
+
+    half_life: float = HALF_LIFE
+    """Seconds after which what a user has had counts half as much."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Of users; those who are not named have 1."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """How much there is of what jobs take by name."""
+    per_user: int | None = None
+    """How many jobs of a user may run at once."""
+    preempts_from: int | None = None
+    """The lowest priority whose jobs stop others that have a lower one; None: none does."""
+
+
+class Placement(NamedTuple):
+    """A job that starts now."""
+
+    job: str
+    key: LineKey
+    host: str
+    resources: Resources
+
+
+class Decision(NamedTuple):
+    """What follows now."""
+
+    starts: list[Placement]
+    stops: list[str]
+    """Jobs that must stop to make room; they wait again."""
+
+
+@dataclass(slots=True)
+class Running:
+    """A job that holds resources."""
+
+    slot: Slot | None
+    """None if its host is gone."""
+    resources: Resources
+    key: LineKey
+    since: float
+    stopping: bool = False
+
+    @property
+    def ends(self) -> float | None:
+        """When it is over at the latest; None if it did not say."""
+        return None if self.key.seconds is None else self.since + self.key.seconds
+
+
+@dataclass(slots=True)
+class Reservation:
+    """A host that is kept free for jobs of one kind."""
+
+    kind: Kind
+    slot: Slot
+    priority: int
+    since: float
+    seen: tuple[int, int] = (-1, -1)
+    """The versions of host and queue at the last look for jobs that fit into the gap."""
+
+
+class Planner:
+    """All that decisions need to know: the waiting jobs, the hosts, and who holds what."""
+
+    def __init__(self, policy: Policy = Policy()) -> None:
+        self.policy = policy
+        self.room = Room()
+        self.shares = Shares(policy.half_life, policy.weights)
+        self.queue = Queue(self.room, self.shares)
+        self.limits = Limits(self.room, policy.limits)
+        self._running: dict[str, Running] = {}
+        self._on: dict[Slot, dict[str, Running]] = {}
+        self._overtaken: dict[int, tuple[float, int]] = {}
+        """Kinds that others have overtaken: since when, and the highest priority of those that wait. The first one has
+        waited longest."""
+        self._overtaken_kinds = 0
+        self._reservations: dict[int, Reservation] = {}
+        self._ranked = 0.0
+
+    # Hosts
+
+    def add(self, host: Host) -> None:
+        """A host has come."""
+        self._on[self.room.add(host)] = {}
+        self._totals_changed()
+
+    def remove(self, host: Host) -> None:
+        """A host is gone. What its jobs hold is free, but they count for their users until `end`."""
+        slot = self.room.get(host.id)
+        assert slot is not None
+        for reservation in [each for each in self._reservations.values() if each.slot is slot]:
+            self._unreserve(reservation)
+        for running in self._on.pop(slot).values():
+            running.slot = None
+        self.room.remove(host)
+        self._totals_changed()
+
+    def _totals_changed(self) -> None:
+        self._ranked = float("-inf")
+        self.shares.set_totals(self.room.totals)
+
+    # Jobs
+
+    def push(self, job: str, key: LineKey, *, first: bool = False) -> None:
+        """Let a job wait: at the end of its line, or before all others."""
+        version = self.queue.version
+        (self.queue.push_front if first else self.queue.push)(job, key)
+        if key.claims and version != self.queue.version:
+            line = self.queue.line(key)
+            assert line is not None
+            self.limits.known(line.kind)
+
+    def hold(self, job: str, host: str | None, resources: Resources, key: LineKey, now: float) -> None:
+        """A job holds resources of a host, without a decision: it was there before. None: the host is gone again."""
+        slot = None if host is None else self.room.get(host)
+        if slot is not None:
+            self.room.hold(slot, resources)
+        self._start(job, slot, resources, key, now)
+
+    def _start(self, job: str, slot: Slot | None, resources: Resources, key: LineKey, now: float) -> None:
+        running = self._running[job] = Running(slot, resources, key, now)
+        if slot is not None:
+            self._on[slot][job] = running
+        self.limits.take(key.claims)
+        self.shares.start(key.user, resources, now)
+        self.queue.rank_again(key.user)
+
+    def end(self, job: str, now: float) -> None:
+        """A job no longer holds resources."""
+        running = self._running.pop(job)
+        if running.slot is not None:
+            del self._on[running.slot][job]
+            self.room.free(running.slot, running.resources)
+        self.limits.give_back(running.key.claims)
+        self.shares.end(running.key.user, running.resources, now)
+        self.queue.rank_again(running.key.user)
+
+    def holds(self, job: str) -> Resources | None:
+        """What a job holds; None if it holds nothing."""
+        running = self._running.get(job)
+        return None if running is None else running.resources
+
+    # Decisions
+
+    def decide(self, now: float) -> Decision:
+        """Which jobs start now, which are taken off the queue and hold what they get, and which must stop."""
+        if now - self._ranked >= RANK_PERIOD:
+            self._ranked = now
+            self.shares.bring_up_to_date(now)
+            self.queue.rank_all_again()
+        self._drop_reservations()
+        starts: list[Placement] = []
+        self._reserve(now)
+        self._in_order(now, starts)
+        if self._reservations:
+            self._into_gaps(now, starts)
+        if self.room.on_trial:
+            self._on_trial(now, starts)
+        return Decision(starts, self._preempt(now))
+
+    def next_look(self, now: float) -> float | None:
+        """When to decide again even if nothing happens; None: never."""
+        for number, (since, _) in self._overtaken.items():
+            if number not in self._reservations and since + PATIENCE > now:
+                return since + PATIENCE
+        return None
+
+    def _able(self) -> int:
+        """The kinds of which jobs wait that could start now."""
+        return self.room.roomy & self.queue.waiting_kinds & ~self.limits.full
+
+    def _in_order(self, now: float, starts: list[Placement]) -> None:
+        """Start what may start, in the order of priority and usage.
+
+        Starting a job makes room smaller and its user's usage larger. So no user who has been passed needs another
+        look.
+        """
+        able, passed = self._able(), 0
+        for level in list(self.queue.levels):
+            order, place = level.order, 0
+            while able and place < len(order):
+                owner = order[place][-1]
+                kinds = owner.mask & able
+                if not kinds or self._at_limit(owner):
+                    passed |= owner.mask & ~self.limits.full if not kinds else 0
+                    place += 1
+                    continue
+                line, older = owner.first(kinds)
+                slot = self.room.choose(line.kind, line.key.image)
+                assert slot is not None, "a kind that is roomy has no host"
+                self._overtake((passed | older) & ~able & ~self.limits.full, level.priority, now)
+                starts.append(self._put(line, slot, now))
+                able = self._able()
+            if not able:
+                return
+
+    def _at_limit(self, owner: Owner) -> bool:
+        limit = self.policy.per_user
+        return limit is not None and self.shares.running(owner.user) >= limit
+
+    def _put(self, line: Line, slot: Slot, now: float) -> Placement:
+        """Start the first job of a line on a host."""
+        key, kind = line.key, line.kind
+        if key.image:
+            self.room.pull(slot, key.image)
+        resources = slot.host.request(key.shape)
+        if kind.bit & self._overtaken_kinds:
+            self._overtaken_kinds &= ~kind.bit
+            del self._overtaken[kind.number]
+        if (reservation := self._reservations.get(kind.number)) is not None:
+            self._unreserve(reservation)
+        job = self.queue.pop(line)
+        self.room.hold(slot, resources)
+        self._start(job, slot, resources, key, now)
+        return Placement(job, key, slot.host.id, resources)
+
+    # Large jobs
+
+    def _overtake(self, kinds: int, priority: int, now: float) -> None:
+        """Jobs of these kinds come before one that starts now, and find no room."""
+        for number in bits(kinds & ~self._overtaken_kinds):
+            self._overtaken[number] = now, priority
+        self._overtaken_kinds |= kinds
+
+    def _reserve(self, now: float) -> None:
+        """Keep hosts free for the kinds that have been overtaken for too long."""
+        most = max(1, self.room.open.bit_count() // 2)
+        for number, (since, priority) in list(self._overtaken.items()):
+            if now - since < PATIENCE or len(self._reservations) >= most:
+                return
+            if number in self._reservations:
+                continue
+            kind = self.room.of_number(number)
+            if not kind.bit & self.queue.waiting_kinds & ~self.limits.full:
+                del self._overtaken[number]
+                self._overtaken_kinds &= ~kind.bit
+            elif (slot := self._soonest(kind)) is not None:
+                self._reservations[number] = Reservation(kind, slot, priority, now)
+                self.room.keep(slot, kind)
+
+    def _unreserve(self, reservation: Reservation) -> None:
+        del self._reservations[reservation.kind.number]
+        self.room.keep_no_longer(reservation.slot, reservation.kind)
+
+    def _drop_reservations(self) -> None:
+        """Hosts that are closed, or for jobs that no longer wait, are not kept free."""
+        for reservation in list(self._reservations.values()):
+            kind, slot = reservation.kind, reservation.slot
+            if not (slot.open and kind.bit & self.queue.waiting_kinds & ~self.limits.full):
+                self._unreserve(reservation)
+                if self._overtaken.pop(kind.number, None) is not None:
+                    self._overtaken_kinds &= ~kind.bit
+
+    def _soonest(self, kind: Kind) -> Slot | None:
+        """The host that is likely to have room for such a job first."""
+        allowed = kind.allowed & self.room.open
+        allowed = ((allowed & ~kind.avoided) or allowed) & ~self.room.kept
+        least = sorted(self.room.slots(allowed), key=_in_use)[:_COMPARED]
+        return min(least, key=lambda slot: (self._free_at(slot, kind), _in_use(slot)), default=None)
+
+    def _free_at(self, slot: Slot, kind: Kind) -> float:
+        """When a host has room for such a job at the latest if no other starts there; infinite if it is not known."""
+        host = slot.host
+        asked = host.request(kind.key.shape)
+        threads, ram, at = slot.threads, slot.ram, 0.0
+        ends = sorted((each.ends or float("inf"), each.resources) for each in self._on[slot].values())
+        for end, resources in ends:
+            if asked.threads <= threads and asked.ram <= ram:
+                break
+            threads, ram, at = threads + resources.threads, ram + resources.ram, end
+        return at if asked.threads <= threads and asked.ram <= ram else float("inf")
+
+    def _into_gaps(self, now: float, starts: list[Placement]) -> None:
+        """On hosts that are kept free, start what ends before they are needed, or has a higher priority."""
+        for reservation in list(self._reservations.values()):
+            slot = reservation.slot
+            if reservation.seen == (slot.version, self.queue.version):
+                continue
+            while (line := self._for_gap(reservation, now)) is not None:
+                starts.append(self._put(line, slot, now))
+            reservation.seen = slot.version, self.queue.version
+
+    def _for_gap(self, reservation: Reservation, now: float) -> Line | None:
+        slot = reservation.slot
+        fitting = self.room.fits(slot) & self.queue.waiting_kinds & ~self.limits.full & ~reservation.kind.bit
+        if not fitting:
+            return None
+        free_at = self._free_at(slot, reservation.kind)
+        short = 0
+        if free_at < float("inf"):
+            for number in bits(fitting):
+                seconds = self.room.of_number(number).key.seconds
+                if seconds is not None and now + seconds <= free_at:
+                    short |= 1 << number
+        for level in self.queue.levels:
+            kinds = fitting if level.priority > reservation.priority else short
+            for _, _, _, owner in level.order if kinds else ():
+                if owner.mask & kinds and not self._at_limit(owner):
+                    return owner.first(owner.mask & kinds)[0]
+        return None
+
+    # Hosts on trial
+
+    def _on_trial(self, now: float, starts: list[Placement]) -> None:
+        """Give each open host on trial one job, and close it."""
+        for slot in self.room.slots(self.room.on_trial):
+            if (line := self._to_try(slot)) is not None:
+                starts.append(self._put(line, slot, now))
+                slot.host.open = False
+                self.room.changed(slot.host)
+
+    def _to_try(self, slot: Slot) -> Line | None:
+        """The line whose first job a host on trial gets. Lines none of whose jobs have failed there come first."""
+        host, best, line_of_best = slot.host, (True, True), None
+        fitting = self.room.fits(slot) & self.queue.waiting_kinds & ~self.limits.full
+        for level in self.queue.levels:
+            for _, _, _, owner in level.order:
+                if not owner.mask & fitting or self._at_limit(owner):
+                    continue
+                for _, line in owner.fronts:
+                    if not line.kind.bit & fitting:
+                        continue
+                    doubts = line.key._replace(avoid=frozenset()) in host.tried, host.id in line.key.avoid
+                    if line_of_best is None or doubts < best:
+                        best, line_of_best = doubts, line
+                    if best == (False, False):
+                        return line_of_best
+        return line_of_best
+
+    # Preemption
+
+    def _preempt(self, now: float) -> list[str]:
+        """The jobs to stop so that those of a priority that may preempt can start."""
+        if self.policy.preempts_from is None:
+            return []
+        stops: list[str] = []
+        for level in self.queue.levels:
+            if level.priority < self.policy.preempts_from:
+                break
+            for _, _, _, owner in level.order:
+                kinds = owner.mask & ~self.room.roomy & ~self.limits.full
+                if kinds and not self._at_limit(owner):
+                    line, _ = owner.first(kinds)
+                    stops += self._make_room(line, level, now)
+        return stops
+
+    def _make_room(self, line: Line, level: Level, now: float) -> list[str]:
+        """Stop the fewest jobs, and those that have run for the shortest time, on one host, and keep it free."""
+        kind = line.kind
+        if (reservation := self._reservations.get(kind.number)) is not None:
+            if any(each.stopping for each in self._on[reservation.slot].values()):
+                return []
+            self._unreserve(reservation)
+        best: tuple[int, float, Slot, list[str]] | None = None
+        for slot in self.room.slots(kind.allowed & self.room.open & ~self.room.kept):
+            victims = self._victims(slot, kind, level.priority)
+            if victims is None:
+                continue
+            lost = sum(now - self._running[job].since for job in victims)
+            if best is None or (len(victims), lost) < best[:2]:
+                best = len(victims), lost, slot, victims
+        if best is None:
+            return []
+        _, _, slot, victims = best
+        for job in victims:
+            self._running[job].stopping = True
+        self._reservations[kind.number] = Reservation(kind, slot, level.priority, now)
+        self.room.keep(slot, kind)
+        return victims
+
+    def _victims(self, slot: Slot, kind: Kind, priority: int) -> list[str] | None:
+        """The jobs of lower priorities without which a host has room; None if that is not enough."""
+        asked = slot.host.request(kind.key.shape)
+        threads, ram, victims = slot.threads, slot.ram, []
+        lower = [
+            (each.key.priority, -each.since, job)
+            for job, each in self._on[slot].items()
+            if each.key.priority < priority and not each.stopping
+        ]
+        for _, _, job in sorted(lower):
+            if asked.threads <= threads and asked.ram <= ram:
+                break
+            resources = self._running[job].resources
+            threads, ram = threads + resources.threads, ram + resources.ram
+            victims.append(job)
+        return victims if asked.threads <= threads and asked.ram <= ram else None
+
+    def running(self) -> Iterator[tuple[str, Running]]:
+        """The jobs that hold resources."""
+        return iter(self._running.items())
+
+
+def _in_use(slot: Slot) -> tuple[float, str]:
+    host = slot.host
+    return (1 - slot.threads / host.capacity.threads if host.capacity.threads else 1.0), host.id
