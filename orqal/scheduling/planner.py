@@ -113,6 +113,8 @@ class Planner:
         waited longest."""
         self._overtaken_kinds = 0
         self._reservations: dict[int, Reservation] = {}
+        self._given_up = False
+        """A host is no longer kept free: there may be room for jobs that were passed before."""
         self._ranked = 0.0
 
     # Hosts
@@ -189,11 +191,14 @@ class Planner:
         self._drop_reservations()
         starts: list[Placement] = []
         self._reserve(now)
-        self._in_order(now, starts)
-        if self._reservations:
-            self._into_gaps(now, starts)
-        if self.room.on_trial:
-            self._on_trial(now, starts)
+        self._given_up = True
+        while self._given_up:
+            self._given_up = False
+            self._in_order(now, starts)
+            if self._reservations:
+                self._into_gaps(now, starts)
+            if self.room.on_trial:
+                self._on_trial(now, starts)
         return Decision(starts, self._preempt(now))
 
     def next_look(self, now: float) -> float | None:
@@ -228,6 +233,8 @@ class Planner:
                 assert slot is not None, "a kind that is roomy has no host"
                 self._overtake((passed | older) & ~able & ~self.limits.full, level.priority, now)
                 starts.append(self._put(line, slot, now))
+                if self._given_up:
+                    return
                 able = self._able()
             if not able:
                 return
@@ -277,6 +284,7 @@ class Planner:
                 self.room.keep(slot, kind)
 
     def _unreserve(self, reservation: Reservation) -> None:
+        self._given_up = True
         del self._reservations[reservation.kind.number]
         self.room.keep_no_longer(reservation.slot, reservation.kind)
 
