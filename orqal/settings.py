@@ -90,12 +90,22 @@ def _counts(name: str) -> dict[str, int]:
     return {key: int(count) for key, count in counts.items()}
 
 
-def _whole_or_none(name: str) -> int | None:
+def _integer(name: str) -> int | None:
     text = _text(name, "")
     try:
-        return int(text) if text else None
+        number = float(text) if text else None
     except ValueError:
-        raise ValueError(f"ORQAL_{name}={text!r} is not a whole number") from None
+        raise ValueError(f"ORQAL_{name}={text!r} is not a number") from None
+    if number is not None and not number.is_integer():
+        raise ValueError(f"ORQAL_{name}={text!r} is not a whole number")
+    return None if number is None else int(number)
+
+
+def _priority(name: str, default: int) -> int:
+    number = _integer(name)
+    if number is not None and not -100 <= number <= 100:
+        raise ValueError(f"ORQAL_{name}={number} is not between -100 and 100")
+    return default if number is None else number
 
 
 def _absolute(path: str) -> Path:
@@ -180,9 +190,11 @@ class Settings:
     limits: Mapping[str, int] = field(default_factory=lambda: _counts("LIMITS"))
     """ORQAL_LIMITS (`licence=10,app:Blast=40`): how much there is of what wrappers take by name (`limits`), and how
     many jobs of an app may run at once."""
-    user_jobs: int | None = field(default_factory=lambda: _whole_or_none("USER_JOBS"))
+    user_jobs: int | None = field(default_factory=lambda: _integer("USER_JOBS"))
     """ORQAL_USER_JOBS (a number; no limit): how many jobs of one user may run at once."""
-    preempt_from: int | None = field(default_factory=lambda: _whole_or_none("PREEMPT_FROM"))
+    max_priority: int = field(default_factory=lambda: _priority("MAX_PRIORITY", 100))
+    """ORQAL_MAX_PRIORITY (a priority from -100 to 100; 100): the highest priority that jobs may have."""
+    preempt_from: int | None = field(default_factory=lambda: _integer("PREEMPT_FROM"))
     """ORQAL_PREEMPT_FROM (a priority; none): jobs with this priority or a higher one stop jobs with a lower priority
     that are in their way. These wait again, and lose no attempt."""
     job_ttl: float = field(default_factory=lambda: _number("JOB_TTL", 7 * 86_400))
@@ -286,6 +298,11 @@ class Settings:
     def shares_path(self) -> Path:
         """The file with what users have had lately, as JSON. The Scheduler writes it every minute."""
         return self.home / "shares.json"
+
+    @property
+    def batch_policies_path(self) -> Path:
+        """The file with what was decided about the jobs of batches that wait, as JSON."""
+        return self.home / "batch_policies.json"
 
     @property
     def known_hosts_path(self) -> Path:

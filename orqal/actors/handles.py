@@ -27,7 +27,7 @@ from orqal.actors.messages import (
 from orqal.engine.client import ContainerKey
 from orqal.engine.file_listing import FilePage
 from orqal.engine.job_directory import Piece, Removed
-from orqal.models import AppInfo, HostInfo, JobSpec, Outcome
+from orqal.models import AppInfo, BatchPolicy, HostInfo, JobSpec, Outcome, UserShare
 
 NAMESPACE = "orqal"
 """Ray's namespace of the actors' names."""
@@ -115,6 +115,15 @@ class SchedulerClient(SchedulerApi):
 
     async def why_waiting(self, job: str) -> WhyWaiting:
         return await answer(self.actor.why_waiting.remote(job), LONGEST)
+
+    async def shares(self) -> list[UserShare]:
+        return await answer(self.actor.shares.remote(), LONGEST)
+
+    async def batch_policies(self) -> Mapping[str, BatchPolicy]:
+        return await answer(self.actor.batch_policies.remote(), LONGEST)
+
+    async def set_batch_policy(self, batch: str, policy: BatchPolicy) -> None:
+        await answer(self.actor.set_batch_policy.remote(batch, policy), LONGEST)
 
     async def job_of(self, container: str) -> str | None:
         return await answer(self.actor.job_of.remote(container), LONGEST)

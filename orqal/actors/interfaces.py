@@ -27,7 +27,7 @@ from orqal.actors.messages import (
 from orqal.engine.client import ContainerKey
 from orqal.engine.file_listing import FilePage
 from orqal.engine.job_directory import Piece, Removed
-from orqal.models import AppInfo, HostInfo, JobSpec, Outcome, Resources
+from orqal.models import AppInfo, BatchPolicy, HostInfo, JobSpec, Outcome, Resources, UserShare
 from orqal.scheduling.demand import Bundle
 
 
@@ -104,6 +104,18 @@ class SchedulerApi(Protocol):
 
     async def why_waiting(self, job: str) -> WhyWaiting:
         """Why a waiting job does not start now."""
+        ...
+
+    async def shares(self) -> list[UserShare]:
+        """What each user has and has had: the one who is served next comes first."""
+        ...
+
+    async def batch_policies(self) -> Mapping[str, BatchPolicy]:
+        """The batches about whose waiting jobs something was decided."""
+        ...
+
+    async def set_batch_policy(self, batch: str, policy: BatchPolicy) -> None:
+        """Decide about the jobs of a batch that wait, and those that come. When this returns, it is on disk."""
         ...
 
     async def job_of(self, container: str) -> str | None:

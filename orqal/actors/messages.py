@@ -10,6 +10,7 @@ from typing import NamedTuple
 from orqal.doctor.facts import JobInHand, Machine
 from orqal.engine.client import ContainerKey
 from orqal.models import Change, ContainerStart, JobRecord, Load, Resources
+from orqal.scheduling import Standing
 from orqal.scheduling.lifecycle import Wish
 from orqal.wrappers.loading import WrapperRef
 
@@ -72,6 +73,8 @@ class WhyWaiting:
     """Why each host does not take it now, by the host's name."""
     version: str = ""
     """The digest of the wrapper with which it would start now; empty if that is not known."""
+    standing: Standing | None = None
+    """Where it stands in the queue; None if it is not in it."""
 
 
 class Cursor(NamedTuple):

@@ -4,7 +4,7 @@ Everything may import it. It imports nothing of Orqal but states.py and text.py.
 """
 
 from orqal.models.attempt import Attempt, ErrorType, Fault, JobError, RetryPolicy
-from orqal.models.cluster import DISK_FULL, REFUSED, AppInfo, BatchInfo, CacheOn, HostInfo, Load
+from orqal.models.cluster import DISK_FULL, REFUSED, AppInfo, BatchInfo, BatchPolicy, CacheOn, HostInfo, Load, UserShare
 from orqal.models.container_options import (
     JOBS_MAY_SET,
     SUBMITTER,
@@ -20,9 +20,11 @@ from orqal.models.fields import (
     MAX_RETRIES,
     MAX_RETRY_DELAY,
     BatchName,
+    Limits,
     MemoryFactor,
     MemoryGb,
     Name,
+    Priority,
     Retries,
     RetryCause,
     RetryDelay,
@@ -51,6 +53,7 @@ __all__ = [
     "Attempt",
     "BatchInfo",
     "BatchName",
+    "BatchPolicy",
     "CacheOn",
     "Change",
     "ContainerOptions",
@@ -63,12 +66,14 @@ __all__ = [
     "JobOptions",
     "JobRecord",
     "JobSpec",
+    "Limits",
     "Load",
     "MemoryFactor",
     "MemoryGb",
     "Name",
     "Outcome",
     "Output",
+    "Priority",
     "Resources",
     "Retries",
     "RetryCause",
@@ -79,6 +84,7 @@ __all__ = [
     "Shape",
     "Status",
     "Threads",
+    "UserShare",
     "check_batch_name",
     "now",
     "why_not_set",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import Enum
+from typing import Annotated
 
 from pydantic import BaseModel, Field
 
 from orqal.models.container_options import JOBS_MAY_SET
-from orqal.models.fields import RetryOn
+from orqal.models.fields import Priority, RetryOn
 from orqal.states import Status
 
 
@@ -34,6 +35,8 @@ class AppInfo(BaseModel):
     timeout: float | None = None
     requires: dict[str, str] | None = None
     """Labels that a host must have to get its jobs."""
+    limits: dict[str, int] = Field(default_factory=dict)
+    """What a job takes of what ORQAL_LIMITS counts by name."""
     retries: int = 0
     """How often a job that fails by itself is tried again."""
     retry_on: RetryOn | None = None
@@ -112,3 +115,35 @@ class BatchInfo(BaseModel):
     """Jobs that exited with 0."""
     failed: int
     """Jobs that ended otherwise."""
+
+
+class BatchPolicy(BaseModel):
+    """What was decided about the jobs of a batch that wait."""
+
+    held: bool = False
+    """None of its jobs starts."""
+    priority: Priority | None = None
+    """Instead of its jobs' own; None: they have their own."""
+    max_running: Annotated[int, Field(ge=1)] | None = None
+    """How many of its jobs may run at once; None: as many as there is room for."""
+
+
+class UserShare(BaseModel):
+    """What a user has of the cluster, and has had."""
+
+    user: str
+    running: int
+    """Jobs that hold resources."""
+    waiting: int
+    """Jobs that wait for a host."""
+    threads: float
+    """Cores that their jobs hold."""
+    ram_gb: float
+    """Memory that their jobs hold, in 10^9 bytes."""
+    part: float
+    """The part of all cores, or of all memory if that is more, that they hold; between 0 and 1."""
+    past: float
+    """The average part that they have had, in which what was long ago counts less."""
+    weight: float
+    usage: float
+    """(part + past) / weight. The user with the least is served next."""

@@ -25,6 +25,13 @@ MemoryGb = Annotated[float, Field(ge=0.0063, le=1_000_000, allow_inf_nan=False)]
 """10^9 bytes. Docker accepts no less than 6 MiB."""
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """A time limit."""
+MAX_PRIORITY = 100
+Priority = Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
+"""Jobs with a higher one go first."""
+Limits = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=MAX_NAME)], Annotated[int, Field(ge=1)]], Field(max_length=20)
+]
+"""What a job takes of what is counted by name."""
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 Retries = Annotated[int, Field(ge=0, le=MAX_RETRIES)]
 RetryDelay = Annotated[float, Field(ge=0, le=MAX_RETRY_DELAY, allow_inf_nan=False)]

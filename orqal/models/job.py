@@ -16,6 +16,7 @@ from orqal.models.fields import (
     MemoryFactor,
     MemoryGb,
     Name,
+    Priority,
     Retries,
     RetryDelay,
     RetryOn,
@@ -61,6 +62,8 @@ class JobSpec(BaseModel):
     retry_memory_factor: MemoryFactor | None = None
     """After `out_of_memory` the next attempt gets this many times the memory, at most that of the largest host; None:
     as its app says."""
+    priority: Priority | None = None
+    """Jobs with a higher one go first, whoever sends them; None is 0. At most ORQAL_MAX_PRIORITY."""
     options: GivenOptions = Field(default_factory=dict)
     """Options of its container instead of its app's, if the app lets jobs set them; see JobOptions."""
 
@@ -111,6 +114,8 @@ class JobRecord(JobSpec):
     """The Ray placement group that holds its resources."""
     granted: dict[str, float] = Field(default_factory=dict)
     """What it was given: `threads` and `ram_gb`."""
+    why_there: str | None = None
+    """Why it was given to this host and to no other."""
     image: str | None = None
     image_digest: str | None = None
     """The id of the image that it ran in, `sha256:` and 64 hex digits."""
@@ -164,6 +169,7 @@ class JobRecord(JobSpec):
         host: str,
         lease: str,
         granted: dict[str, float],
+        why_there: str,
         wrapper_digest: str,
         retry_policy: RetryPolicy,
     ) -> JobRecord:
@@ -174,6 +180,7 @@ class JobRecord(JobSpec):
             host=host,
             lease=lease,
             granted=granted,
+            why_there=why_there,
             wrapper_digest=wrapper_digest,
             retry_policy=retry_policy,
             not_before=None,

@@ -27,10 +27,11 @@ queue, and hardly with the number of hosts.
 from orqal.scheduling.demand import NodeType, demand, node_types
 from orqal.scheduling.host import Host, impossible, why_not
 from orqal.scheduling.keys import LineKey
-from orqal.scheduling.planner import Placement, Planner, Policy
+from orqal.scheduling.planner import BatchRule, Placement, Planner, Policy, Standing
 from orqal.scheduling.queue import Line, Queue
 
 __all__ = [
+    "BatchRule",
     "Host",
     "Line",
     "LineKey",
@@ -39,6 +40,7 @@ __all__ = [
     "Planner",
     "Policy",
     "Queue",
+    "Standing",
     "demand",
     "impossible",
     "node_types",

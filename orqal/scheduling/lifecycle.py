@@ -31,6 +31,8 @@ class Place(NamedTuple):
     resources: Resources
     user: str
     """The job's user, for whom the resources are counted."""
+    why: str = ""
+    """Why this host and no other, in words."""
 
 
 class AppFacts(NamedTuple):
@@ -587,6 +589,7 @@ def _leased(record: JobRecord, place: Place, lease: str, app: AppFacts, wish: Wi
         host=place.host,
         lease=lease,
         granted=place.resources.to_ray(),
+        why_there=place.why,
         wrapper_digest=app.wrapper_digest,
         retry_policy=app.retry_policy,
     )

@@ -24,8 +24,12 @@ class Limits:
         """Jobs of this kind wait."""
         for name, _ in kind.key.claims:
             self._kinds[name] = self._kinds.get(name, 0) | kind.bit
-        if kind.key.claims:
-            self._look_again(kind.bit)
+        self._look_again(kind.bit)
+
+    def forget(self, kinds: int) -> None:
+        """The numbers of these kinds will be those of others."""
+        self.full &= ~kinds
+        self._kinds = {name: left for name, has in self._kinds.items() if (left := has & ~kinds)}
 
     def take(self, claims: Iterable[tuple[str, int]]) -> None:
         """A job with these claims begins."""

@@ -25,10 +25,12 @@ from orqal.scheduling.keys import LineKey
 from orqal.scheduling.limits import Limits
 from orqal.scheduling.queue import Level, Line, Owner, Queue
 from orqal.scheduling.room import Kind, Room, Slot, bits
-from orqal.scheduling.shares import HALF_LIFE, Shares
+from orqal.scheduling.shares import HALF_LIFE, Share, Shares
 
 PATIENCE = 10.0
 """Seconds during which others may overtake a job that finds no room; then a host is kept free for it."""
+IN_GAP = "it was kept free for another job, and this one may run before or instead of it"
+ON_TRIAL = "one job was to try whether it can start jobs again"
 RANK_PERIOD = 10.0
 """Seconds between two looks at how usage has changed by time alone."""
 _COMPARED = 16
@@ -51,6 +53,17 @@ class Policy:
     """The lowest priority whose jobs stop others that have a lower one; None: none does."""
 
 
+class BatchRule(NamedTuple):
+    """What was decided about the jobs of a batch that wait."""
+
+    held: bool = False
+    """None of its jobs starts."""
+    priority: int | None = None
+    """Instead of its jobs' own."""
+    most: int | None = None
+    """How many of its jobs may run at once."""
+
+
 class Placement(NamedTuple):
     """A job that starts now."""
 
@@ -58,6 +71,34 @@ class Placement(NamedTuple):
     key: LineKey
     host: str
     resources: Resources
+    why: str
+    """Why it starts on this host, in words."""
+
+
+class Standing(NamedTuple):
+    """Where a waiting job stands."""
+
+    priority: int
+    higher: int
+    """How many jobs wait that have a higher priority."""
+    users_before: list[Share]
+    """Users with such a priority who are served before its own one, at most five: the next one first."""
+    all_before: int
+    """How many such users there are."""
+    share: Share
+    """Of its own user."""
+    older: int
+    """How many older jobs of the same user wait with this priority."""
+    lacking: list[str]
+    """The limits of which too little is left for it."""
+    user_limit: int | None
+    """How many jobs of its user may run at once, if as many run; or else None."""
+    held: bool
+    """Its batch is held."""
+    kept: str | None
+    """The host that is kept free for such jobs."""
+    starts_within: float | None
+    """Seconds after which a host has room for it at the latest, if no other job gets it; None if that is not known."""
 
 
 class Decision(NamedTuple):
@@ -102,7 +143,7 @@ class Planner:
 
     def __init__(self, policy: Policy = Policy()) -> None:
         self.policy = policy
-        self.room = Room()
+        self.room = Room(self._forget)
         self.shares = Shares(policy.half_life, policy.weights)
         self.queue = Queue(self.room, self.shares)
         self.limits = Limits(self.room, policy.limits)
@@ -113,6 +154,7 @@ class Planner:
         waited longest."""
         self._overtaken_kinds = 0
         self._reservations: dict[int, Reservation] = {}
+        self._rules: dict[str | None, BatchRule] = {}
         self._given_up = False
         """A host is no longer kept free: there may be room for jobs that were passed before."""
         self._ranked = 0.0
@@ -139,20 +181,65 @@ class Planner:
         self._ranked = float("-inf")
         self.shares.set_totals(self.room.totals)
 
+    def _forget(self, kinds: int) -> None:
+        self.limits.forget(kinds)
+        self._overtaken_kinds &= ~kinds
+        for number in bits(kinds):
+            self._overtaken.pop(number, None)
+
     # Jobs
 
     def push(self, job: str, key: LineKey, *, first: bool = False) -> None:
         """Let a job wait: at the end of its line, or before all others."""
+        key = self._ruled(key)
         version = self.queue.version
         (self.queue.push_front if first else self.queue.push)(job, key)
         if key.claims and version != self.queue.version:
-            line = self.queue.line(key)
-            assert line is not None
-            self.limits.known(line.kind)
+            self._now_known(key)
+
+    def _now_known(self, key: LineKey) -> None:
+        line = self.queue.line(key)
+        assert line is not None
+        self.limits.known(line.kind)
+
+    def _ruled(self, key: LineKey) -> LineKey:
+        """The line by what was decided about its batch. Names that are not limited need not be counted."""
+        claims = tuple(claim for claim in key.claims if self.limits.limit(claim[0]) is not None)
+        rule = self._rules.get(key.batch)
+        if rule is not None and rule.most is not None and (own := _of_batch(key.batch)) not in claims:
+            claims = *claims, own
+        if claims != key.claims:
+            key = key._replace(claims=claims)
+        if rule is not None and rule.priority is not None:
+            key = key._replace(priority=rule.priority)
+        return key
+
+    def set_rule(self, batch: str, rule: BatchRule) -> None:
+        """Decide about the jobs of a batch that wait, and about those that come."""
+        self._rules[batch] = rule
+        self.limits.set(_of_batch(batch)[0], rule.most)
+        for running in self._running.values():
+            if running.key.batch == batch:
+                before, running.key = running.key.claims, self._ruled(running.key)
+                self.limits.take(running.key.claims)
+                self.limits.give_back(before)
+        for line in self.queue.lines():
+            if line.key.batch == batch and (key := self._ruled(line.key)) != line.key:
+                self.queue.move(line, key)
+                self._now_known(key)
+        if rule.held:
+            self.queue.hold(batch)
+        else:
+            self.queue.release(batch)
+
+    def rule(self, batch: str | None) -> BatchRule:
+        """What was decided about a batch."""
+        return self._rules.get(batch, BatchRule())
 
     def hold(self, job: str, host: str | None, resources: Resources, key: LineKey, now: float) -> None:
         """A job holds resources of a host, without a decision: it was there before. None: the host is gone again."""
         slot = None if host is None else self.room.get(host)
+        key = self._ruled(key)
         if slot is not None:
             self.room.hold(slot, resources)
         self._start(job, slot, resources, key, now)
@@ -232,7 +319,7 @@ class Planner:
                 slot = self.room.choose(line.kind, line.key.image)
                 assert slot is not None, "a kind that is roomy has no host"
                 self._overtake((passed | older) & ~able & ~self.limits.full, level.priority, now)
-                starts.append(self._put(line, slot, now))
+                starts.append(self._put(line, slot, now, self.room.why(line.kind, slot, line.key.image)))
                 if self._given_up:
                     return
                 able = self._able()
@@ -243,7 +330,7 @@ class Planner:
         limit = self.policy.per_user
         return limit is not None and self.shares.running(owner.user) >= limit
 
-    def _put(self, line: Line, slot: Slot, now: float) -> Placement:
+    def _put(self, line: Line, slot: Slot, now: float, why: str) -> Placement:
         """Start the first job of a line on a host."""
         key, kind = line.key, line.kind
         if key.image:
@@ -257,7 +344,7 @@ class Planner:
         job = self.queue.pop(line)
         self.room.hold(slot, resources)
         self._start(job, slot, resources, key, now)
-        return Placement(job, key, slot.host.id, resources)
+        return Placement(job, key, slot.host.id, resources, why)
 
     # Large jobs
 
@@ -323,7 +410,7 @@ class Planner:
             if reservation.seen == (slot.version, self.queue.version):
                 continue
             while (line := self._for_gap(reservation, now)) is not None:
-                starts.append(self._put(line, slot, now))
+                starts.append(self._put(line, slot, now, IN_GAP))
             reservation.seen = slot.version, self.queue.version
 
     def _for_gap(self, reservation: Reservation, now: float) -> Line | None:
@@ -351,7 +438,7 @@ class Planner:
         """Give each open host on trial one job, and close it."""
         for slot in self.room.slots(self.room.on_trial):
             if (line := self._to_try(slot)) is not None:
-                starts.append(self._put(line, slot, now))
+                starts.append(self._put(line, slot, now, ON_TRIAL))
                 slot.host.open = False
                 self.room.changed(slot.host)
 
@@ -431,9 +518,56 @@ class Planner:
             victims.append(job)
         return victims if asked.threads <= threads and asked.ram <= ram else None
 
+    # For users
+
+    def standing(self, job: str, now: float) -> Standing | None:
+        """Where a waiting job stands; None if it is not in the queue."""
+        key = self.queue.key(job)
+        line = None if key is None else self.queue.line(key)
+        if key is None or line is None:
+            return None
+        shares = {share.user: share for share in self.shares.all(now)}
+        self.queue.rank_all_again()
+        waiting = sum(other.waiting for other in self.queue.lines() if other.key.priority > key.priority)
+        before: list[str] = []
+        older = self.queue.position(job)
+        if line.owner is not None:
+            level = next(level for level in self.queue.levels if level.priority == key.priority)
+            for _, _, _, owner in level.order:
+                if owner is line.owner:
+                    break
+                before.append(owner.user)
+            older += sum(self.queue.older(other, job) for _, other in line.owner.fronts if other is not line)
+        kind, limit = line.kind, self.policy.per_user
+        allowed = kind.allowed & self.room.open
+        at = min((self._free_at(slot, kind) for slot in self.room.slots(allowed)), default=float("inf"))
+        kept = next(self.room.slots(kind.kept), None)
+        return Standing(
+            priority=key.priority,
+            higher=waiting,
+            users_before=[shares.get(user) or self.share(user) for user in before[:5]],
+            all_before=len(before),
+            share=shares.get(key.user) or self.share(key.user),
+            older=older,
+            lacking=self.limits.lacking(kind),
+            user_limit=limit if limit is not None and self.shares.running(key.user) >= limit else None,
+            held=self.queue.held(key.batch),
+            kept=None if kept is None else kept.host.id,
+            starts_within=max(0.0, at - now) if 0 < at < float("inf") else None,
+        )
+
+    def share(self, user: str) -> Share:
+        """Of a user who has and has had nothing."""
+        return Share(user, 0, Resources(0, 0), 0.0, 0.0, self.policy.weights.get(user, 1.0))
+
     def running(self) -> Iterator[tuple[str, Running]]:
         """The jobs that hold resources."""
         return iter(self._running.items())
+
+
+def _of_batch(batch: str | None) -> tuple[str, int]:
+    """What a job of a batch takes of the batch's own limit."""
+    return f"batch:{batch}", 1
 
 
 def _in_use(slot: Slot) -> tuple[float, str]:

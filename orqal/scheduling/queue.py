@@ -368,7 +368,13 @@ class Queue:
     def position(self, job: str) -> int:
         """How many jobs of its line are in front of a waiting job."""
         line = self._places[job]
-        index = line.jobs.index(job)
-        if not line.blanks:
-            return index
-        return sum(1 for number, other in enumerate(line.jobs) if number < index and other not in line.blanks)
+        self._compact(line)
+        return line.jobs.index(job)
+
+    def older(self, line: Line, job: str) -> int:
+        """How many jobs of another line are older than a waiting job."""
+        own = self._places[job]
+        self._compact(own)
+        self._compact(line)
+        number = own.numbers[own.jobs.index(job)]
+        return bisect_left(line.numbers, number)

@@ -13,7 +13,7 @@ that begin or cease to fit there are looked at.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from orqal.models import UNITS, Resources
 from orqal.scheduling.host import Host
@@ -137,7 +137,9 @@ class Slot:
 class Room:
     """The hosts and what they have free."""
 
-    def __init__(self) -> None:
+    def __init__(self, forget: Callable[[int], None]) -> None:
+        """`forget` is called with kinds whose numbers others will have."""
+        self._forget, self._forget_at = forget, _IDLE_KINDS
         self._slots: dict[str, Slot] = {}
         self._numbered: list[Slot | None] = []
         self._kinds: dict[KindKey, Kind] = {}
@@ -310,7 +312,7 @@ class Room:
         """The kind of this key."""
         kind = self._kinds.get(key)
         if kind is None:
-            if len(self._kinds) >= 2 * _IDLE_KINDS:
+            if len(self._kinds) >= self._forget_at:
                 self._forget_idle()
             kind = Kind(key, _free_number(self._kind_numbered))
             self._kind_numbered[kind.number] = self._kinds[key] = kind
@@ -343,7 +345,8 @@ class Room:
             kind.avoided |= slot.bit
 
     def _forget_idle(self) -> None:
-        for kind in [kind for kind in self._kinds.values() if not (kind.lines or kind.kept)]:
+        idle = [kind for kind in self._kinds.values() if not (kind.lines or kind.kept)]
+        for kind in idle:
             threads, ram = _needs(kind.key)
             self._threads.drop(kind.bit, threads)
             self._ram.drop(kind.bit, ram)
@@ -353,6 +356,8 @@ class Room:
             self.roomy &= ~kind.bit
             self._kind_numbered[kind.number] = None
             del self._kinds[kind.key]
+        self._forget_at = len(self._kinds) + _IDLE_KINDS
+        self._forget(sum(kind.bit for kind in idle))
 
     # Where there is room
 
@@ -365,7 +370,7 @@ class Room:
         return able & (~self.kept | kind.kept)
 
     def choose(self, kind: Kind, image: str | None) -> Slot | None:
-        """The host for the next job of a kind; None if no host has room.
+        """The host for the next job of a kind; None if no host has room. `why` says why it is this one.
 
         Hosts that have the image come first, then those that are pulling it, then the others; among them those with the
         largest share of their cores free, because containers disturb each other least there.
@@ -379,6 +384,17 @@ class Room:
             if found := able & members:
                 return self._numbered[found.bit_length() - 1]
         raise AssertionError("a host is in no step")
+
+    @staticmethod
+    def why(kind: Kind, slot: Slot, image: str | None) -> str:
+        """Why a host was chosen, in words."""
+        if kind.kept & slot.bit:
+            return "it was kept free for such jobs"
+        if image is not None and image in slot.host.images:
+            return "it had the image, and of such hosts about the largest part of its cores free"
+        if image is not None and image in slot.host.pulling:
+            return "it was pulling the image, and no host that had it had room"
+        return "of the hosts with room it had about the largest part of its cores free"
 
     def pull(self, slot: Slot, image: str) -> None:
         """A host is going to pull an image, if it does not have it."""

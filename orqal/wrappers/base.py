@@ -84,8 +84,8 @@ class AbstractWrapper:
 
     Subclass it, set the class attributes, and write `get_cmd`. Write `set_result` to turn the output into a structured
     result. An attribute that depends on the job may be a property that uses `self.job`, except for `threads`,
-    `memory_in_gb`, `timeout`, `requires`, `cache_on`, `jobs_may_set` and the attributes of retries, which are read
-    before there is a job.
+    `memory_in_gb`, `timeout`, `requires`, `limits`, `cache_on`, `jobs_may_set` and the attributes of retries, which are
+    read before there is a job.
     """
 
     docker_url: str | None = None
@@ -101,6 +101,8 @@ class AbstractWrapper:
     """Seconds that the container may run; None is no limit."""
     requires: dict[str, str] | None = None
     """Labels that a host must have, such as {"gpu": "a100"}. A host gets them by `orqal join … --label gpu=a100`."""
+    limits: Mapping[str, int] = MappingProxyType({})
+    """What a job takes, while it runs, of what the administrator counts by name (ORQAL_LIMITS): {"licence": 1}."""
     retries: int = 0
     """How often a job is tried again after its program failed, at most 100. Failures of the infrastructure, such as a
     lost host, are always repeated and do not count."""

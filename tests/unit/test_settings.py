@@ -20,7 +20,8 @@ DOCUMENTED = {
     for cells in [[cell.strip() for cell in line.strip("|").split("|")]]
 }
 """The rows of the tables in docs/settings.md, by variable."""
-NUMBERS = [f.name for f in fields(Settings) if f.type in ("int", "float")]
+NUMBERS = [f.name for f in fields(Settings) if f.type in ("int", "float") and f.name != "max_priority"]
+"""max_priority may be negative."""
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +70,9 @@ def test_defaults(tmp_path: Path) -> None:
         ("SHARE_WEIGHTS", "anna=0", "the weight of anna must be more than 0"),
         ("SHARE_WEIGHTS", "=2", "'=2' is not NAME=NUMBER"),
         ("LIMITS", "licence=1.5", "the amount of licence is not a whole number"),
-        ("USER_JOBS", "many", "'many' is not a whole number"),
+        ("USER_JOBS", "many", "'many' is not a number"),
+        ("USER_JOBS", "inf", "'inf' is not a whole number"),
+        ("MAX_PRIORITY", "101", "101 is not between -100 and 100"),
         ("PREEMPT_FROM", "1.5", "'1.5' is not a whole number"),
     ],
 )
@@ -84,6 +87,7 @@ def test_what_decides_about_the_order_is_checked(
 def test_what_decides_about_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings()
     assert (settings.share_weights, settings.limits, settings.user_jobs, settings.preempt_from) == ({}, {}, None, None)
+    assert settings.max_priority == 100
     monkeypatch.setenv("ORQAL_SHARE_WEIGHTS", "anna=2, ben = 0.5,")
     monkeypatch.setenv("ORQAL_LIMITS", "licence=10,app:Blast=4")
     monkeypatch.setenv("ORQAL_USER_JOBS", "50")

@@ -150,7 +150,7 @@ class JobRegistry:
         for placement in placements:
             host = self._hosts.get(placement.host)
             assert host is not None
-            place = Place(host.name, host.node.id, placement.resources, placement.key.user)
+            place = Place(host.name, host.node.id, placement.resources, placement.key.user, placement.why)
             self._waiting.taken(placement.job, placement.key)
             try:
                 self._leases.reserve(placement.job, host.node.id, placement.resources)

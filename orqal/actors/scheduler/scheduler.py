@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import islice
 
@@ -12,6 +13,7 @@ from orqal.actors.background import Background
 from orqal.actors.interfaces import ActorAway, ClusterApi, SchedulerApi
 from orqal.actors.messages import CleanTarget, Cursor, HostReport, InHand, News, Planned, Started, Taken, WhyWaiting
 from orqal.actors.scheduler.apps import APP_PERIOD, Apps
+from orqal.actors.scheduler.batch_policies import BatchPolicies
 from orqal.actors.scheduler.change_feed import ChangeFeed
 from orqal.actors.scheduler.hosts import Hosts, KnownHost
 from orqal.actors.scheduler.job_registry import JobRegistry, OnOneHost
@@ -19,6 +21,7 @@ from orqal.actors.scheduler.job_writer import JobWriter
 from orqal.actors.scheduler.keeping_clock import KeepingClock
 from orqal.actors.scheduler.leases import Leases
 from orqal.actors.scheduler.retention import Retention
+from orqal.actors.scheduler.share_memory import ShareMemory
 from orqal.actors.scheduler.submission import Submissions
 from orqal.actors.scheduler.waiting_room import WaitingRoom
 from orqal.clock import Clock, SystemClock
@@ -26,7 +29,7 @@ from orqal.doctor.facts import StoredJob
 from orqal.doctor.rules import is_over
 from orqal.engine.client import ContainerKey, container_name
 from orqal.engine.errors import EngineError
-from orqal.models import DISK_FULL, AppInfo, HostInfo, JobSpec, Resources, Status
+from orqal.models import DISK_FULL, UNITS, AppInfo, BatchPolicy, HostInfo, JobSpec, Resources, Status, UserShare
 from orqal.scheduling import LineKey, Planner, Policy, demand, why_not
 from orqal.scheduling.lifecycle import ContainerStarted
 from orqal.settings import Settings
@@ -46,6 +49,8 @@ AWAY = "it is away, and could take the job when it is back"
 JOBS_AT_ONCE = 1_000
 """Jobs that are cancelled, or taken up after a start, at a time: their records are in memory meanwhile, and those of a
 million would take gigabytes."""
+_WORTH_TELLING = 0.0005
+"""The least part of the cluster that a user without jobs has had and is told of."""
 _NOTHING = OnOneHost(0, Resources(0, 0))
 
 
@@ -73,6 +78,8 @@ class Scheduler(SchedulerApi):
         self._planner = Planner(_policy(settings))
         self._hosts = Hosts(settings, self._planner, cluster, self._clock, self._wake.set)
         self._waiting = WaitingRoom(self._planner, self._apps, self._clock, self._wake.set)
+        self._batches = BatchPolicies(settings.batch_policies_path, self._planner)
+        self._share_memory = ShareMemory(settings.shares_path, self._planner, self._clock)
         self._leases = Leases(cluster, self._clock)
         self._cluster = cluster
         self._jobs = JobRegistry(
@@ -89,6 +96,7 @@ class Scheduler(SchedulerApi):
             wake=self._wake.set,
         )
         self._submissions = Submissions(
+            settings=settings,
             store=store,
             writer=self._writer,
             apps=self._apps,
@@ -105,6 +113,8 @@ class Scheduler(SchedulerApi):
     async def start(self) -> None:
         """Take up the work of the Scheduler before this one, and begin."""
         await self._apps.scan()
+        self._share_memory.load()
+        self._batches.load(lambda batch: self._store.batch(batch) is not None)
         try:
             await self._recover()
         except BaseException:
@@ -114,6 +124,7 @@ class Scheduler(SchedulerApi):
         self._background.spawn(self._dispatch_forever())
         self._background.spawn(self._watch_apps())
         self._background.spawn(self._retention.forever())
+        self._background.spawn(self._share_memory.forever())
 
     async def _recover(self) -> None:
         unfinished, leases = self._store.unfinished(), set[str]()
@@ -205,10 +216,12 @@ class Scheduler(SchedulerApi):
         key = self._waiting.queue.key(job)
         if key is None:
             return WhyWaiting()
+        standing = self._planner.standing(job, self._clock.monotonic())
         away = {host.id: AWAY for host in self._hosts.away() if host.could_ever(key.shape)}
         record = await asyncio.to_thread(self._store.get, job)
         version = "" if record is None else self._apps.version(record.app)
-        return WhyWaiting(version=version, hosts={h.name: self._reason(key, h) for h in self._hosts} | away)
+        hosts = {host.name: self._reason(key, host) for host in self._hosts} | away
+        return WhyWaiting(version=version, hosts=hosts, standing=standing)
 
     @staticmethod
     def _reason(key: LineKey, host: KnownHost) -> str:
@@ -225,6 +238,36 @@ class Scheduler(SchedulerApi):
         if (why := why_not(shape, host.counted)) is None and host.name in key.avoid:
             return "an attempt failed there by no fault of the job's, so it waits for another host"
         return why or "it is about to take one"
+
+    async def shares(self) -> list[UserShare]:
+        waiting: Counter[str] = Counter()
+        for line in self._waiting.queue.lines():
+            waiting[line.key.user] += line.waiting
+        known = {share.user: share for share in self._planner.shares.all(self._clock.monotonic())}
+        shares = [known.get(user) or self._planner.share(user) for user in known.keys() | waiting.keys()]
+        shares.sort(key=lambda share: (share.usage, share.user))
+        return [
+            UserShare(
+                user=share.user,
+                running=share.running,
+                waiting=waiting[share.user],
+                threads=share.holds.threads / UNITS,
+                ram_gb=share.holds.ram / UNITS,
+                part=share.part,
+                past=share.past,
+                weight=share.weight,
+                usage=share.usage,
+            )
+            for share in shares
+            if share.running or waiting[share.user] or share.past > _WORTH_TELLING
+        ]
+
+    async def batch_policies(self) -> Mapping[str, BatchPolicy]:
+        return self._batches.all()
+
+    async def set_batch_policy(self, batch: str, policy: BatchPolicy) -> None:
+        await self._batches.set(batch, policy)
+        self._wake.set()
 
     async def plan(self, specs: Sequence[JobSpec]) -> list[Planned]:
         return await self._submissions.plan(specs)

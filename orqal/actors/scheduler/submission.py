@@ -20,8 +20,9 @@ from orqal.actors.scheduler.job_registry import JobRegistry
 from orqal.actors.scheduler.job_writer import JobWriter
 from orqal.actors.scheduler.waiting_room import shape
 from orqal.clock import Clock
-from orqal.models import CacheOn, ErrorType, JobRecord, JobSpec, why_not_set
+from orqal.models import AppInfo, CacheOn, ErrorType, JobRecord, JobSpec, why_not_set
 from orqal.scheduling import cache, impossible
+from orqal.settings import Settings
 from orqal.store import JobFilter, JobGone, Store, Submission
 
 
@@ -52,6 +53,7 @@ class Submissions:
     def __init__(
         self,
         *,
+        settings: Settings,
         store: Store,
         writer: JobWriter,
         apps: Apps,
@@ -63,6 +65,7 @@ class Submissions:
     ) -> None:
         """`stamp` returns the present, from which jobs are kept for their time to live. `new_id` makes the ids of jobs:
         BSON ObjectIds in 24 hex digits."""
+        self._settings = settings
         self._store, self._writer, self._apps, self._hosts = store, writer, apps, hosts
         self._jobs, self._clock, self._stamp, self._new_id = jobs, clock, stamp, new_id
         self._deciding: dict[cache.Wanted, asyncio.Future[str | None]] = {}
@@ -207,10 +210,25 @@ class Submissions:
             return record.failed(ErrorType.NO_SUCH_APP, self._apps.missing(record.app), moment)
         if (why := why_not_set(record.app, record.options, app.info.jobs_may_set)) is not None:
             return record.failed(ErrorType.IMPOSSIBLE_REQUEST, why, moment)
+        if (priority := record.priority or 0) > self._settings.max_priority:
+            why = f"its priority is {priority}; jobs may have at most {self._settings.max_priority} here"
+            return record.failed(ErrorType.IMPOSSIBLE_REQUEST, f"{why} (ORQAL_MAX_PRIORITY)", moment)
+        if (why := self._never_enough(app.info)) is not None:
+            return record.failed(ErrorType.IMPOSSIBLE_REQUEST, why, moment)
         wanted = shape(record, app)
         if impossible(wanted, self._hosts.conceivable()):
             return record.failed(ErrorType.IMPOSSIBLE_REQUEST, self._hosts.why_impossible(wanted), moment)
         return record
+
+    def _never_enough(self, app: AppInfo) -> str | None:
+        """Why there is never enough of what jobs of this app take by name; None if there is."""
+        for name, amount in sorted(app.limits.items()):
+            limit = self._settings.limits.get(name)
+            if limit is None:
+                return f"its app takes {name}, and ORQAL_LIMITS does not say how much there is of that"
+            if limit < amount:
+                return f"its app takes {amount} of {name}, and there is only {limit} (ORQAL_LIMITS)"
+        return None
 
     async def plan(self, specs: Sequence[JobSpec]) -> list[Planned]:
         """What would become of these documents. See SchedulerApi.plan."""

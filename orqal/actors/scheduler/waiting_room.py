@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import NamedTuple
@@ -25,6 +26,9 @@ class _Request(NamedTuple):
     ram_gb: float | None
     avoid: frozenset[str]
     due: float | None
+    seconds: float | None
+    priority: int
+    batch: str | None
 
     @classmethod
     def of(cls, record: JobRecord, due: float | None) -> _Request:
@@ -33,7 +37,7 @@ class _Request(NamedTuple):
         # would get every job and use up all their attempts.
         at_fault = Fault.INFRASTRUCTURE, Fault.HOST
         avoid = frozenset(each.host for each in record.attempts if each.host and each.fault in at_fault)
-        return cls(record.user, record.threads, ram_gb, avoid, due)
+        return cls(record.user, record.threads, ram_gb, avoid, due, record.timeout, record.priority or 0, record.batch)
 
     def line(self, app: App) -> LineKey:
         """The line to wait in: what the job asks for itself takes precedence over what its app says."""
@@ -41,7 +45,17 @@ class _Request(NamedTuple):
         ram_gb = app.info.memory_in_gb if self.ram_gb is None else self.ram_gb
         requires = frozenset((app.info.requires or {}).items())
         image = app.info.docker_url and with_tag(app.info.docker_url)
-        return LineKey(self.user, Shape(threads, ram_gb, requires), image, self.avoid)
+        seconds = app.info.timeout if self.seconds is None else self.seconds
+        return LineKey(
+            self.user,
+            Shape(threads, ram_gb, requires),
+            image,
+            self.avoid,
+            None if seconds is None else _at_most(seconds),
+            (*sorted(app.info.limits.items()), (f"app:{app.info.name}", 1)),
+            self.priority,
+            self.batch,
+        )
 
 
 class _Spot(NamedTuple):
@@ -185,6 +199,12 @@ class WaitingRoom:
                 self._planner.push(job, spot.line, first=True)
                 self._changed()
         self._set_timer()
+
+
+def _at_most(seconds: float) -> float:
+    """A time limit, rounded up to two digits: jobs whose limits differ by little can wait in one line."""
+    step = 10.0 ** (math.floor(math.log10(seconds)) - 1)
+    return math.ceil(seconds / step) * step
 
 
 def shape(record: JobRecord, app: App) -> Shape:
