@@ -20,8 +20,11 @@ _STORE_FIELDS = {"cache_hits", "cache_last_hit", "retried_as"}
 
 
 def encode(job: JobRecord) -> str:
-    """Return a record as JSON, without the store's own fields."""
-    return job.model_dump_json(exclude=_STORE_FIELDS)
+    """Return a record as JSON, without the store's own fields.
+
+    Fields of None are left out, which halves the text of a waiting job: None is what they are when they are missing.
+    """
+    return job.model_dump_json(exclude=_STORE_FIELDS, exclude_none=True)
 
 
 def decode(record: str | bytes, cache_hits: int, cache_last_hit: float | None, retried_as: str | None) -> JobRecord:

@@ -239,27 +239,33 @@ class Apps:
 
     # What there is
 
-    def _all(self) -> dict[str, tuple[App, _Place | None]]:
-        found: dict[str, tuple[App, _Place | None]] = {name: (app, None) for name, app in self._built_in.items()}
+    def _find(self, name: str) -> tuple[App | None, _Place | None]:
+        """The app of this name and where it is from: the last one that has no error, or else the last one."""
+        found, at = self._built_in.get(name), None
         for place in self._places.values():
-            for name, app in place.apps.items():
-                if name not in found or app.info.error is None or found[name][0].info.error is not None:
-                    found[name] = app, place
-        return found
+            app = place.apps.get(name)
+            if app is not None and (found is None or app.info.error is None or found.info.error is not None):
+                found, at = app, place
+        return found, at
+
+    def _all(self) -> dict[str, tuple[App, _Place | None]]:
+        names = dict.fromkeys([*self._built_in, *(name for place in self._places.values() for name in place.apps)])
+        found = ((name, self._find(name)) for name in names)
+        return {name: (app, place) for name, (app, place) in found if app is not None}
 
     def _known_names(self) -> set[str]:
         return {name for name, (app, _) in self._all().items() if app.info.error is None}
 
     def get(self, name: str) -> App | None:
         """The app, if jobs can start with it now."""
-        app, place = self._all().get(name, (None, None))
+        app, place = self._find(name)
         if app is None or app.info.error is not None or (place is not None and place.missing_since):
             return None
         return app
 
     def last_good(self, name: str) -> App | None:
         """The app in its last good version, for a job that has started with it."""
-        app, _ = self._all().get(name, (None, None))
+        app, _ = self._find(name)
         return app if app is not None and app.info.error is None else None
 
     def version(self, name: str) -> str:

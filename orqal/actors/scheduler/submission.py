@@ -20,7 +20,7 @@ from orqal.actors.scheduler.job_registry import JobRegistry
 from orqal.actors.scheduler.job_writer import JobWriter
 from orqal.actors.scheduler.waiting_room import shape
 from orqal.clock import Clock
-from orqal.models import AppInfo, CacheOn, ErrorType, JobRecord, JobSpec, why_not_set
+from orqal.models import AppInfo, CacheOn, ErrorType, JobRecord, JobSpec, Shape, why_not_set
 from orqal.scheduling import cache, impossible
 from orqal.settings import Settings
 from orqal.store import JobFilter, JobGone, Store, Submission
@@ -157,6 +157,7 @@ class Submissions:
         replace_batch: str | None,
     ) -> list[Taken]:
         moment = self._moment()
+        never: dict[tuple[str, Shape], str | None] = {}
         new: list[JobRecord] = []
         taken: list[Taken] = []
         for number, (spec, wanted, miss, input_digest) in enumerate(asked):
@@ -168,7 +169,7 @@ class Submissions:
             record = JobRecord.submitted(
                 spec, self._new_id(), moment, cache_miss=there.miss, input_digest=input_digest, retry_of=retried
             )
-            record = self._unless_impossible(record, moment)
+            record = self._unless_impossible(record, moment, never)
             new.append(record)
             taken.append(Taken(record.id, False))
             if wanted is not None and not record.current_status.final:
@@ -203,8 +204,13 @@ class Submissions:
             raise
         self._jobs.inserted(ids, well=True)
 
-    def _unless_impossible(self, record: JobRecord, moment: datetime) -> JobRecord:
-        """The new job; ended as `error` if it can never run."""
+    def _unless_impossible(
+        self, record: JobRecord, moment: datetime, known: dict[tuple[str, Shape], str | None]
+    ) -> JobRecord:
+        """The new job; ended as `error` if it can never run.
+
+        `known`: why jobs of an app and a shape can never run, or None: what was found out for others of this request.
+        """
         app = self._apps.last_good(record.app)
         if app is None:
             return record.failed(ErrorType.NO_SUCH_APP, self._apps.missing(record.app), moment)
@@ -213,12 +219,16 @@ class Submissions:
         if (priority := record.priority or 0) > self._settings.max_priority:
             why = f"its priority is {priority}; jobs may have at most {self._settings.max_priority} here"
             return record.failed(ErrorType.IMPOSSIBLE_REQUEST, f"{why} (ORQAL_MAX_PRIORITY)", moment)
-        if (why := self._never_enough(app.info)) is not None:
+        wanted = record.app, shape(record, app)
+        if wanted not in known:
+            known[wanted] = self._never_enough(app.info) or self._too_large(wanted[1])
+        if (why := known[wanted]) is not None:
             return record.failed(ErrorType.IMPOSSIBLE_REQUEST, why, moment)
-        wanted = shape(record, app)
-        if impossible(wanted, self._hosts.conceivable()):
-            return record.failed(ErrorType.IMPOSSIBLE_REQUEST, self._hosts.why_impossible(wanted), moment)
         return record
+
+    def _too_large(self, wanted: Shape) -> str | None:
+        """Why no host could ever take a job of this shape; None if one could."""
+        return self._hosts.why_impossible(wanted) if impossible(wanted, self._hosts.conceivable()) else None
 
     def _never_enough(self, app: AppInfo) -> str | None:
         """Why there is never enough of what jobs of this app take by name; None if there is."""
@@ -234,13 +244,13 @@ class Submissions:
         """What would become of these documents. See SchedulerApi.plan."""
         asked = await self._asked(specs)
         found = await self._search(list({wanted for _, wanted, _, _ in asked if wanted is not None}))
-        plan = []
+        plan, known = [], dict[tuple[str, Shape], str | None]()
         for spec, wanted, miss, _ in asked:
             there = found[wanted] if wanted is not None else _Found(None, miss)
             never = None
             if there.job is None:
                 record = JobRecord.submitted(spec, self._new_id(), self._clock.now())
-                never = self._unless_impossible(record, record.ctime).error
+                never = self._unless_impossible(record, record.ctime, known).error
             same = None if wanted is None else hashlib.sha256(repr(wanted).encode()).hexdigest()
             plan.append(Planned(there.job, there.miss, same, None if never is None else never.message))
         return plan

@@ -17,6 +17,8 @@ from orqal.scheduling import LineKey, Planner
 from orqal.scheduling.retries import longest_delay
 from orqal.wrappers.catalog import App
 
+_NO_HOSTS = frozenset[str]()
+
 
 class _Request(NamedTuple):
     """What a job itself asks for. It is small, because very many jobs may wait for their app."""
@@ -35,8 +37,10 @@ class _Request(NamedTuple):
         ram_gb = record.memory_in_gb if record.next_memory_in_gb is None else record.next_memory_in_gb
         # A host with a full disk, say, is ready and fails every job quickly. As it has room sooner than others, it
         # would get every job and use up all their attempts.
-        at_fault = Fault.INFRASTRUCTURE, Fault.HOST
-        avoid = frozenset(each.host for each in record.attempts if each.host and each.fault in at_fault)
+        avoid = _NO_HOSTS
+        if record.attempts:
+            at_fault = Fault.INFRASTRUCTURE, Fault.HOST
+            avoid = frozenset(each.host for each in record.attempts if each.host and each.fault in at_fault)
         return cls(record.user, record.threads, ram_gb, avoid, due, record.timeout, record.priority or 0, record.batch)
 
     def line(self, app: App) -> LineKey:
