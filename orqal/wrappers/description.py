@@ -58,7 +58,7 @@ def _warnings(wrapper: type[AbstractWrapper], name: str) -> Iterator[str]:
 
 def describe(wrapper: type[AbstractWrapper], name: str, origin: str) -> AppInfo:
     """Return the app of this name. If an attribute has an invalid value, the app has an error."""
-    image = inspect.getattr_static(wrapper, "docker_url", None)
+    image, pull = (inspect.getattr_static(wrapper, attribute, None) for attribute in ("docker_url", "pull"))
     limits: dict[str, Any] = {}
     errors = []
     for attribute, limit in _LIMITS.items():
@@ -74,6 +74,7 @@ def describe(wrapper: type[AbstractWrapper], name: str, origin: str) -> AppInfo:
         warnings=list(_warnings(wrapper, name)),
         name=name,
         docker_url=image if isinstance(image, str) else None,
+        pull=pull if isinstance(pull, str) else None,
         doc=inspect.cleandoc(wrapper.__doc__ or "") if "__doc__" in vars(wrapper) else "",
         origin=origin,
         error="; ".join(errors) or None,

@@ -112,6 +112,20 @@ def test_the_files_in_folders_and_their_versions(tmp_path: Path) -> None:
     assert [source.name for source in catalog.filed(paths)] == ["b", "c"]
 
 
+def test_when_an_image_is_pulled_is_known_unless_it_depends_on_the_job(tmp_path: Path) -> None:
+    apps = loaded(
+        tmp_path,
+        """
+        class Usual(AbstractWrapper): pass
+        class Fresh(AbstractWrapper): pull = "always"
+        class Each(AbstractWrapper):
+            @property
+            def pull(self): return self.job.params["pull"]
+        """,
+    )
+    assert {name: app.info.pull for name, app in apps.items()} == {"Usual": "missing", "Fresh": "always", "Each": None}
+
+
 def test_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [
         EntryPoint("Sum", "orqal.wrappers.builtin:Checksum", catalog.ENTRY_POINT_GROUP),
