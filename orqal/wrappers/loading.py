@@ -56,6 +56,8 @@ class WrapperRef:
         return checked(execute(self.source, self.origin, folder)[self.name], self.name)
 
 
+_ORQAL = f"{Path(__file__).parents[1]}/"
+"""Where Orqal's own code is."""
 _module_names: dict[str, str] = {}
 """The name of the module that was made of a file last, by the file's origin."""
 
@@ -142,7 +144,7 @@ def digest(source: str) -> str:
 def explain(error: BaseException) -> str:
     """Describe an author's exception in a line or two: its type, its message, and its place in the author's file."""
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if not frame.filename.startswith(str(Path(__file__).parent))]
+    theirs = [frame for frame in frames if not frame.filename.startswith(_ORQAL)]
     place = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
     text = f"{type(error).__name__}: {error}{place}"[:2000]
     # A file name that is not UTF-8 contains lone surrogates, which JSON cannot hold.

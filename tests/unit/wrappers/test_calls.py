@@ -184,20 +184,21 @@ def test_a_result_as_json(value: str, encoded: str) -> None:
         ("raise SystemExit", "SystemExit"),
         ("job.set_result(object())", "object"),
         ("job.set_result(lambda: 1)", "function"),
-        ("job.set_result('\\udcff')", "surrogates"),
-        ("job.set_result({'\\udcff': 1})", "surrogates"),
+        ("job.set_result('\\udcff')", "not Unicode"),
+        ("job.set_result({'\\udcff': 1})", "not Unicode"),
         ("job.set_result(10**5000)", "digits"),
         ("l = []; l.append(l); job.set_result(l)", "contains itself"),
         ("v = []\n    for _ in range(230): v = [v]\n    job.set_result(v)", "recursion"),
         ("v = []\n    for _ in range(5000): v = [v]\n    job.set_result(v)", "too deep"),
         ("job.set_result('x' * 999)", "a result of 1001 bytes; the limit is 1000 (ORQAL_RESULT_CAP)"),
-        ("job.stdout[5]", "IndexError"),
+        ("job.stdout[5]", "IndexError: list index out of range (/mine.py, line 4)"),
     ],
 )
 def test_an_error_after_the_end_is_a_failure_with_a_message(body: str, words: str) -> None:
     failure = calls.conclude(ref_of(f"def set_result(self, job):\n    {body}"), a_job(), 1000, None)
     assert isinstance(failure, Failure)
     assert failure.message.startswith("W.set_result") and words in failure.message
+    assert "orqal/" not in failure.message, "it shows a place in Orqal as if the author's code were there"
     failure.message.encode()
 
 
