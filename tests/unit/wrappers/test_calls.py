@@ -191,6 +191,7 @@ def test_a_result_as_json(value: str, encoded: str) -> None:
         ("v = []\n    for _ in range(230): v = [v]\n    job.set_result(v)", "recursion"),
         ("v = []\n    for _ in range(5000): v = [v]\n    job.set_result(v)", "too deep"),
         ("job.set_result('x' * 999)", "a result of 1001 bytes; the limit is 1000 (ORQAL_RESULT_CAP)"),
+        ("from pathlib import Path; Path('/no/such').read_text()", "'/no/such' (/mine.py, line 4)"),
         ("job.stdout[5]", "IndexError: list index out of range (/mine.py, line 4)"),
     ],
 )

@@ -20,6 +20,7 @@ def test_a_file_with_two_wrappers_and_other_things(tmp_path: Path) -> None:
     apps = loaded(
         tmp_path,
         '''
+        import abc
         from orqal.abstract import AbstractWrapper
         from orqal.wrappers.builtin import Checksum
 
@@ -33,6 +34,9 @@ def test_a_file_with_two_wrappers_and_other_things(tmp_path: Path) -> None:
             def set_result(self, job): pass
 
         class _Hidden(AbstractWrapper): pass
+        class Half(AbstractWrapper, abc.ABC):
+            @abc.abstractmethod
+            def rest(self): pass
         class Other: pass
         number = 5
         ''',
