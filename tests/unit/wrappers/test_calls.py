@@ -140,7 +140,17 @@ def test_an_option_that_could_change_what_an_app_does_needs_its_leave(option: st
         ("volumes = {'/a': 5}\ndef get_cmd(self, params): return 'x'", "W.volumes"),
         ("volumes = {'/a': {'bind': 5}}\ndef get_cmd(self, params): return 'x'", "W.volumes"),
         ("volumes = {'/a': object()}\ndef get_cmd(self, params): return 'x'", "W"),
-        ("environment = ['A']\ndef get_cmd(self, params): return 'x'", "W"),
+        ("environment = ['A=1']\ndef get_cmd(self, params): return 'x'", "W.environment is invalid: "),
+        ("environment = {'A=B': 1}\ndef get_cmd(self, params): return 'x'", "must be the name of a variable"),
+        ("environment = {'A': 'x\\0'}\ndef get_cmd(self, params): return 'x'", "W.environment has a NUL"),
+        ("working_dir = '/\\0'\ndef get_cmd(self, params): return 'x'", "W.working_dir has a NUL"),
+        ("tmpfs = ['/a\\0']\ndef get_cmd(self, params): return 'x'", "W.tmpfs has a NUL"),
+        ("def get_cmd(self, params): return ['x', 'a\\0b']", "W.get_cmd has a NUL"),
+        ("volumes = {'/a': {'mode': 'ro'}}\ndef get_cmd(self, params): return 'x'", "W.volumes./a is invalid: must"),
+        ("volumes = {'/a': {'bind': '/b', 'mod': 'ro'}}\ndef get_cmd(self, params): return 'x'", "not {'bind': '/b', "),
+        ("output_in_gb = 1e-12\ndef get_cmd(self, params): return 'x'", "W.output_in_gb is invalid"),
+        ("disk_in_gb = 1e300\ndef get_cmd(self, params): return 'x'", "W.disk_in_gb is invalid"),
+        ("create_dir = 'perhaps'\ndef get_cmd(self, params): return 'x'", "W.create_dir is invalid"),
         ("network = 5\ndef get_cmd(self, params): return 'x'", "W.network is invalid"),
         ("working_dir = 5\ndef get_cmd(self, params): return 'x'", "W.working_dir is invalid"),
     ],
@@ -150,6 +160,12 @@ def test_an_error_before_the_start_is_a_failure_with_a_message(body: str, words:
     assert isinstance(failure, Failure)
     assert failure.message.startswith("W.") and words in failure.message
     failure.message.encode()  # it can be stored
+
+
+@pytest.mark.parametrize(("said", "meant"), [("'no'", False), ("'true'", True), ("None", False), ("[1]", True)])
+def test_a_text_that_says_no_is_no(said: str, meant: bool) -> None:
+    command = calls.prepare(ref_of(f"create_dir = {said}\ndef get_cmd(self, params): return 'x'"), a_job(), None)
+    assert isinstance(command, Command) and command.create_dir is meant
 
 
 def test_the_message_of_a_failure_is_bounded() -> None:

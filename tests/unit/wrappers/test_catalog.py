@@ -254,6 +254,8 @@ def test_a_file_has_the_encoding_that_it_says(tmp_path: Path, cookie: str, encod
         ("read_onyl = True", "read_only"),
         ("def set_results(self, job): pass", "set_result"),
         ("shmsize = 5", "shm_size"),
+        ("memory = 5", "memory_in_gb"),
+        ("cpus = 5", "threads"),
     ],
 )
 def test_a_misspelt_attribute_is_warned_about(tmp_path: Path, attribute: str, meant: str) -> None:
@@ -264,11 +266,19 @@ def test_a_misspelt_attribute_is_warned_about(tmp_path: Path, attribute: str, me
     assert info.warnings == [f"A.{name} is ignored, because wrappers have no such attribute. Did you mean {meant}?"]
 
 
+def test_an_attribute_with_a_type_and_no_value_is_warned_about(tmp_path: Path) -> None:
+    text = "class A(AbstractWrapper):\n    docker_url: str = 'a'\n    threads: 2\n    mine: int\n"
+    assert loaded(tmp_path, text)["A"].info.warnings == [
+        "A.threads has no value, because what follows a colon is a type. Write threads = …"
+    ]
+
+
 def test_attributes_of_one_s_own_are_no_mistake(tmp_path: Path) -> None:
     text = """
         class A(AbstractWrapper):
             docker_url = "a"
             database = "/x"
+            image: str = "b"
             version = 3
             options = ["-x"]
             user = "nobody"
