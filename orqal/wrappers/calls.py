@@ -101,12 +101,13 @@ def prepare(ref: WrapperRef, job: WrapperJob, memory: int | None) -> Command | F
                 "disk_in_gb": wrapper.disk_in_gb,
                 "output_in_gb": wrapper.output_in_gb,
             }
-            for name, value in (command | options).items():
+            all_options = ContainerOptions.model_validate(options).with_those_of(wanted)
+            for name, value in (command | dict(all_options)).items():
                 if _has_nul(value):
                     method = "get_cmd" if name == "cmd" else name
                     return Failure(f"{ref.name}.{method} has a NUL character, which no program can be given")
             pydantic_core.to_json(command)  # raises for lone surrogates, which neither Docker nor the store accepts
-            command["options"] = ContainerOptions.model_validate(options).with_those_of(wanted)
+            command["options"] = all_options
             return _COMMAND.validate_python(command)
     except ValidationError as error:
         return Failure(f"{ref.name}.{invalid(error)}")

@@ -162,6 +162,12 @@ def test_an_error_before_the_start_is_a_failure_with_a_message(body: str, words:
     failure.message.encode()  # it can be stored
 
 
+def test_what_a_job_asks_for_is_checked_with_what_its_wrapper_says() -> None:
+    ref = ref_of("jobs_may_set = ['entrypoint']\ndef get_cmd(self, params): return 'x'")
+    failure = calls.prepare(ref, a_job(options={"entrypoint": ["a\0b"]}), None)
+    assert failure == Failure("W.entrypoint has a NUL character, which no program can be given")
+
+
 @pytest.mark.parametrize(("said", "meant"), [("'no'", False), ("'true'", True), ("None", False), ("[1]", True)])
 def test_a_text_that_says_no_is_no(said: str, meant: bool) -> None:
     command = calls.prepare(ref_of(f"create_dir = {said}\ndef get_cmd(self, params): return 'x'"), a_job(), None)
