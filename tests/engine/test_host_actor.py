@@ -70,7 +70,9 @@ def test_its_time_goes_on_while_no_actor_is_there(lab: Actors) -> None:
 
 
 def test_the_doctor_learns_which_images_the_host_has(lab: Actors) -> None:
-    examined = lab.do(lab.actor().examine(["orqal/demo:latest", "orqal/no-such:1"])).result(30)
+    actor = lab.actor()
+    lab.do(actor.run(order("true"))).result(60)  # the daemon is known then
+    examined = lab.do(actor.examine(["orqal/demo:latest", "orqal/no-such:1"])).result(30)
     assert examined.daemon_silent is None
     assert {name: image.id for name, image in examined.images.items()} == {
         "orqal/demo:latest": lab.client.images.get("orqal/demo").id
