@@ -216,6 +216,8 @@ def _mentioned(file: Path) -> Iterator[PurePosixPath]:
             modules = [*map(_text, node.args[:1])]
         elif isinstance(node, ast.Constant):
             yield from _as_path(_text(node))
+            if (suffix := _text(node)).startswith("."):
+                yield from _as_path(file.stem + suffix)  # Path(__file__).with_suffix
         elif isinstance(node, ast.JoinedStr):
             for folder, text in pairwise(node.values):
                 yield from _below_here(folder, _text(text))

@@ -127,6 +127,11 @@ def test_a_file_may_be_named_in_several_ways(services: Path, text: str) -> None:
     assert beside(services / "odd.py").names == ("odd.py", "rules.txt")
 
 
+def test_a_file_may_have_the_wrapper_file_s_name_and_another_suffix(services: Path) -> None:
+    (services / "rules.py").write_text("open(Path(__file__).with_suffix('.txt'))")
+    assert beside(services / "rules.py").names == ("rules.py", "rules.txt")
+
+
 @pytest.mark.parametrize(
     "text", ['importlib.import_module("pack.inner")', 'import_module("pack")', '__import__("pack.sibling")']
 )
