@@ -138,11 +138,12 @@ def test_container_options_are_sent(run: Callable[..., Done], server: StandInSer
 
 def test_environment_variables_are_sent(run: Callable[..., Done], server: StandInServer, tmp_path: Path) -> None:
     server.answers["POST jobs"] = Reply(ndjson({"_id": A}))
-    (tmp_path / "file").write_text("# of all\nA=file\nB=file\n")
+    odd = "a\u2028b\x0c \x85 c"
+    (tmp_path / "file").write_bytes(f"\ufeff# of all\r\nA=file\r\n\nB=file\nODD={odd}".encode())
     given = ("-e", "B=here", "--env-file", str(tmp_path / "file"), "--option", 'environment={"C": "json"}')
     assert run("submit", "Test", "x", *given).code == 0
     [job] = server.asked("POST jobs")[0].documents
-    assert job["options"] == {"environment": {"A": "file", "B": "here", "C": "json"}}
+    assert job["options"] == {"environment": {"A": "file", "B": "here", "C": "json", "ODD": odd}}
 
 
 @pytest.mark.parametrize(
