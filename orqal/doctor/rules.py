@@ -225,10 +225,9 @@ def _of_images(hosts: Sequence[HostFacts]) -> Iterator[Finding]:
         differing = [group for group in groups if any(_differ(group, other) for other in groups)]
         if not differing:
             continue
-        listed = "; ".join(
-            f"{group[0].id.removeprefix('sha256:')[:12]} on {_names(name for each in group for name in on[each])}"
-            for group in differing
-        )
+        placed = [(sorted(name for each in group for name in on[each]), group[0].id) for group in differing]
+        placed.sort(key=lambda place: (-len(place[0]), place[0]))
+        listed = "; ".join(f"{id.removeprefix('sha256:')[:12]} on {_names(names)}" for names, id in placed)
         yield Finding(
             kind=Kind.IMAGES_DIFFER,
             where="hosts",
@@ -257,8 +256,7 @@ def _differ(one: Sequence[ImageIdentity], other: Sequence[ImageIdentity]) -> boo
     return one is not other and any(image.can_be_compared_with(each) for image in one for each in other)
 
 
-def _names(hosts: Iterable[str]) -> str:
-    names = sorted(hosts)
+def _names(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 

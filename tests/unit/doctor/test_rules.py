@@ -249,10 +249,10 @@ def test_every_kind_has_a_scene() -> None:
 
 def test_hosts_whose_images_differ_are_named() -> None:
     elsewhere = OTHER._replace(id="sha256:c", platform="linux/arm64", digests=frozenset(), content="files 3")
-    [finding] = judge(with_images(IMAGE, OTHER, IMAGE, IMAGE, None, elsewhere, IMAGE, IMAGE))
+    [finding] = judge(with_images(OTHER, IMAGE, IMAGE, IMAGE, None, elsewhere, IMAGE, IMAGE))
     assert finding.where == "hosts"
     assert finding.what == (
-        "The image tool:1 is not the same on all hosts: aaaaaaaaaaaa on h1, h3, h4 and 2 more; bbbbbbbbbbbb on h2."
+        "The image tool:1 is not the same on all hosts: aaaaaaaaaaaa on h2, h3, h4 and 2 more; bbbbbbbbbbbb on h1."
     )
     assert "`docker pull tool:1`" in finding.remedy and '`pull = "always"`' in finding.remedy
     made, other = (image._replace(digests=frozenset()) for image in (IMAGE, OTHER))
