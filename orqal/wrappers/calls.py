@@ -6,8 +6,9 @@ up memory, and only its own job suffers. Arguments and results are plain data.
 
 from __future__ import annotations
 
+import inspect
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -123,7 +124,10 @@ def conclude(ref: WrapperRef, job: WrapperJob, cap: int, memory: int | None) -> 
     """
     try:
         with memory_limit(memory):
-            ref.load()(job).set_result(job)
+            method: Callable[[WrapperJob], Any] = ref.load()(job).set_result
+            not_run = method(job)
+            if inspect.isawaitable(not_run) or inspect.isgenerator(not_run):
+                return Failure(f"{ref.name}.set_result has not run: it must be no `async def`, and have no `yield`")
             encoded = extended_json.encode(job.result, pydantic_core.to_jsonable_python)
             # Parse it as its readers will: they refuse values that are too deep and numbers that are too long.
             pydantic_core.from_json(encoded)

@@ -225,6 +225,15 @@ def test_an_error_after_the_end_is_a_failure_with_a_message(body: str, words: st
     failure.message.encode()
 
 
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+@pytest.mark.parametrize(
+    "body", ["async def set_result(self, job): job.set_result(1)", "def set_result(self, job): yield job.set_result(1)"]
+)
+def test_a_set_result_that_has_not_run_is_no_result(body: str) -> None:
+    failure = calls.conclude(ref_of(body), a_job(), 1000, None)
+    assert isinstance(failure, Failure) and failure.message.startswith("W.set_result has not run")
+
+
 def test_a_result_of_exactly_the_cap() -> None:
     assert calls.conclude(ref_of("def set_result(self, job): job.set_result('x' * 998)"), a_job(), 1000, None) == (
         b'"' + b"x" * 998 + b'"'
