@@ -13,6 +13,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, Set, ValuesView
+from contextlib import suppress
 from enum import Enum
 from typing import Any
 
@@ -23,8 +24,8 @@ def encode(value: Any, other: Callable[[Any], Any]) -> bytes:
     """Return a value as JSON in UTF-8.
 
     Dataclasses and models of pydantic become objects, sequences, sets and iterators become lists, enumerations their
-    values, numbers and arrays of numpy the numbers or lists of numbers, and a table of pandas the list of its rows.
-    NA and NaT of pandas become null. The keys of an object become strings.
+    values, numbers and arrays of numpy the numbers or lists of numbers, their records objects, and a table of pandas
+    the list of its rows. NA and NaT of pandas become null. The keys of an object become strings.
 
     `other` makes a JSON value of any other object, or raises.
 
@@ -40,6 +41,11 @@ def encode(value: Any, other: Callable[[Any], Any]) -> bytes:
         json.loads(encoded, object_pairs_hook=_without_repeated_keys)
     except RecursionError:
         raise ValueError("it is nested too deep, or contains itself") from None
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"it has a text that is not Unicode, near {error.object[max(0, error.start - 50) : error.end]!r}. The "
+            "names of files that are not UTF-8 are such texts; `os.fsencode` makes bytes of them"
+        ) from None
     return encoded
 
 
@@ -91,18 +97,41 @@ def _plain(value: Any, other: Callable[[Any], Any]) -> Any:
     kind = type(value)
     library = kind.__module__.partition(".")[0]
     if library == "numpy" and hasattr(value, "tolist"):
+        if value.dtype.names or value.dtype.str.endswith("]"):  # such as `<M8[ns]`: a time with a unit
+            return _of_numpy(value, other)
         plain = value.tolist()
         return other(value) if type(plain) is kind else _plain(plain, other)
     if library == "pandas":
         if kind.__name__ in ("NaTType", "NAType"):
             return None
         if kind.__name__ == "DataFrame":
+            if not value.columns.is_unique:
+                raise ValueError(f"two columns of a table have the same name: {[*value.columns]!r:.200}")
             return _plain(value.to_dict("records"), other)
+        if getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0):
+            return value.isoformat()  # Python's times have no nanoseconds
         if hasattr(value, "tolist"):
             return _plain(value.tolist(), other)
     if hasattr(value, "model_dump") and hasattr(kind, "model_fields"):
         return _plain(value.model_dump(), other)
     return other(value)
+
+
+def _of_numpy(value: Any, other: Callable[[Any], Any]) -> Any:
+    """Return numpy's records as objects, and its times as Python's if these can say the same, or else as a text.
+
+    `tolist` makes them tuples without names, and numbers without units.
+    """
+    if value.ndim:
+        return [_plain(item, other) for item in value]
+    if value.dtype.names:
+        return _object(((name, value[name]) for name in value.dtype.names), other)
+    with suppress(TypeError):  # years and months have no length in microseconds
+        for same in (value, value.astype(f"{value.dtype.kind}8[us]")):
+            plain = same.tolist()
+            if plain is None or (same == value and not isinstance(plain, int)):
+                return _plain(plain, other)
+    return str(value)
 
 
 def _object(items: Iterable[tuple[Any, Any]], other: Callable[[Any], Any]) -> dict[str, Any]:

@@ -22,7 +22,8 @@ def replacing(path: Path, *, mode: int | None = None) -> Iterator[Path]:
     Raises:
         OSError: the file cannot be written.
     """
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    # The name may be as long as a file system allows, and its beginning is enough to recognize it.
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", dir=path.parent))
     try:
         partial = folder / path.name
         yield partial

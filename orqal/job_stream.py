@@ -31,12 +31,14 @@ _OTHER_JSON = frozenset('["-0123456789tfn')
 class BadDocument(ValueError):
     """A document is not a job. The message is for its sender."""
 
-    def __init__(self, number: int, reason: str, status: int = 422) -> None:
-        """`number`: the document's number in the stream, counted from 1. `status`: of the HTTP answer."""
+    def __init__(self, number: int, reason: str, status: int = 422, *, incomplete: bool = False) -> None:
+        """`number`: the document's number in the stream, counted from 1. `status`: of the HTTP answer. `incomplete`:
+        the stream ends in the middle of it."""
         super().__init__(f"document {number}: {reason}")
         self.number = number
         self.reason = reason
         self.status = status
+        self.incomplete = incomplete
 
 
 class DocumentReader:
@@ -84,7 +86,7 @@ class DocumentReader:
         except UnicodeDecodeError as error:
             raise BadDocument(self._number + 1, f"it is not UTF-8: {error}", 400) from error
         if self._partial is not None:
-            raise BadDocument(self._number + 1, "it is incomplete: it ends before its closing }", 400)
+            raise BadDocument(self._number + 1, "it is incomplete: it ends before its closing }", 400, incomplete=True)
 
     def _next(self, text: str, start: int) -> tuple[str, int] | None:
         """The next document, a JSON object, and the index after it; None if it is not complete yet."""

@@ -9,8 +9,7 @@ from typing import Any
 
 from orqal.actors.background import Background
 from orqal.actors.handles import SchedulerClient, log_to_ray
-from orqal.actors.messages import Examined, HostReport, Order, Started
-from orqal.doctor.facts import Machine
+from orqal.actors.messages import HostReport, Order, Started
 from orqal.engine.client import ContainerKey
 from orqal.engine.job_directory import Removed
 from orqal.models import ContainerStart, Load, Outcome, Output

@@ -250,8 +250,8 @@ class HostClient(HostApi):
     async def have_directories(self, jobs: Sequence[str]) -> list[str]:
         return await answer(self.actor.have_directories.remote(jobs))
 
-    async def examine(self) -> Examined:
-        return await answer(self.actor.examine.remote())
+    async def examine(self, images: Sequence[str] = ()) -> Examined:
+        return await answer(self.actor.examine.remote(images))
 
     async def repair(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:
         return await answer(self.actor.repair.remote(paths, cgroups))

@@ -291,8 +291,8 @@ class HostApi(Protocol):
         """Those of these jobs whose directories are on the host."""
         ...
 
-    async def examine(self) -> Examined:
-        """Everything of Orqal that is on the host, for the doctor."""
+    async def examine(self, images: Sequence[str] = ()) -> Examined:
+        """Everything of Orqal that is on the host, and what these images are there, for the doctor."""
         ...
 
     async def repair(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from orqal.doctor.facts import JobInHand, Machine
 from orqal.engine.client import ContainerKey
+from orqal.engine.image_identity import ImageIdentity
 from orqal.models import Change, ContainerStart, JobRecord, Load, Resources
 from orqal.scheduling import Standing
 from orqal.scheduling.lifecycle import Wish
@@ -168,3 +169,5 @@ class Examined:
     answered: float
     stuck: Mapping[str, str] = field(default_factory=dict)
     """Why a directory could not be removed, by the id of its job."""
+    images: Mapping[str, ImageIdentity] = field(default_factory=dict)
+    """Those of the images that it was asked about and that it has."""

@@ -23,8 +23,6 @@ from orqal.wrappers.catalog import App, Source
 
 log = logging.getLogger("orqal.wrappers")
 
-PER_APP = max(2, (os.cpu_count() or 1) // 4)
-"""Calls of one app's methods at a time on this host. An app whose methods hang holds up no other app."""
 IDLE_AFTER = 600.0
 """Seconds after which unused processes of an app are ended."""
 LOGS_PERIOD = 60.0
@@ -46,12 +44,17 @@ class WrapperProcess:
         return function(*args)
 
 
+def _calls_at_a_time() -> int:
+    """How many calls of one app's methods run on this host. An app whose methods hang holds up no other app."""
+    return max(2, (os.cpu_count() or 1) // 4)
+
+
 @dataclass
 class _Pool:
     """The processes of one app."""
 
     idle: list[Any] = field(default_factory=list)
-    room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PER_APP))
+    room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_calls_at_a_time()))
     ending: asyncio.TimerHandle | None = None
 
     def end(self) -> None:

@@ -81,7 +81,8 @@ def variables(given: Sequence[str] | None, files: Sequence[Path] | None) -> dict
 def _variables(file: Path) -> Iterator[tuple[str, str]]:
     """Read environment variables as `docker run --env-file` does: no quotes, no blanks around the equals sign."""
     try:
-        lines = file.read_text("utf-8-sig").splitlines()
+        # Not `splitlines`: a value may have other characters that end lines elsewhere.
+        lines = [line.removesuffix("\r") for line in file.read_bytes().decode("utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{file} cannot be read: {error}", param_hint="--env-file") from None
     for number, line in enumerate(lines, 1):

@@ -153,7 +153,7 @@ def batch(
 
     The options about retries apply to lines which do not set these fields themselves.
 
-    All lines are checked before the first job is sent.
+    All lines are checked before the first job is sent. All jobs join one batch, whatever batch a line names.
 
     If the batch exists already, nothing is submitted. If an earlier call stopped midway, the rest is submitted.
     """

@@ -333,7 +333,8 @@ def _plain(value: Any) -> Any:
     """Return a path or a number of numpy, which users put into inputs and params, as a JSON value."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+    is_time = getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M")  # `item` may make a bare number of it
+    if hasattr(value, "item") and getattr(value, "shape", None) == () and not is_time:
         return value.item()
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 

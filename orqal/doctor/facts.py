@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orqal.engine.client import ContainerKey
+from orqal.engine.image_identity import ImageIdentity
 from orqal.models import Status
 
 PARTS = ("gcs_server", "raylet", "Scheduler", "HostActor", "ProxyActor", "ServeReplica")
@@ -68,6 +69,8 @@ class HostFacts:
     cgroups: frozenset[ContainerKey] = frozenset()
     """The attempts that have cgroups on the host."""
     machine: Machine = field(default_factory=Machine)
+    images: Mapping[str, ImageIdentity] = field(default_factory=dict)
+    """The images that it has of those that it may be given jobs for, by their names with tags."""
     clock: tuple[float, float] = (0.0, 0.0)
     """Seconds by which its clock is ahead of the head's, and the possible error of this figure."""
 

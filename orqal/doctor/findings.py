@@ -37,6 +37,7 @@ class Kind(str, Enum):
     CLOCK_JUMPED = "clock_jumped"
     CLOCK_SKEW = "clock_skew"
     VERSIONS_DIFFER = "versions_differ"
+    IMAGES_DIFFER = "images_differ"
 
 
 PASSING = frozenset(
@@ -62,7 +63,7 @@ class Finding(BaseModel):
 
     kind: Kind
     where: str
-    """A host's name, `head`, `store`, `Ray`, or `this machine`."""
+    """A host's name, `hosts`, `head`, `store`, `Ray`, or `this machine`."""
     subject: str
     """What it is about: the id of a container or job, a path, or a name."""
     what: str

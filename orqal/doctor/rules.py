@@ -6,11 +6,12 @@ Findings of such kinds (`findings.PASSING`) count only if a second look shows th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from orqal.doctor.facts import PARTS, Cluster, HomeFacts, HostFacts, Machine, StoredJob, StoreFacts
 from orqal.doctor.findings import Finding, Kind
 from orqal.engine.client import ContainerKey
+from orqal.engine.image_identity import ImageIdentity
 from orqal.models import Status
 from orqal.text import counted
 
@@ -19,7 +20,7 @@ GB = 1e9
 STUCK_SHOWN = 3
 """Directories that cannot be removed whose reasons are said."""
 NAMED = 3
-"""Jobs that a finding about many names."""
+"""Jobs or hosts that a finding about many names."""
 CLOCK_SKEW = 2.0
 """Seconds by which a host's clock may differ from the head's."""
 RAY_MEMORY = 1 * GB
@@ -40,6 +41,7 @@ def judge(facts: Cluster) -> list[Finding]:
             *_of_actors(facts),
             *_of_apps(facts),
             *_of_head_clock(facts.clock_ahead),
+            *_of_images(facts.hosts),
             *(finding for host in facts.hosts for finding in _of_host(host, facts)),
         ]
     )
@@ -211,6 +213,52 @@ def _of_apps(facts: Cluster) -> Iterator[Finding]:
             else f"Put the file back. If you removed it on purpose, {_FIX} makes Orqal forget the app.",
             mendable=not needed,
         )
+
+
+def _of_images(hosts: Sequence[HostFacts]) -> Iterator[Finding]:
+    for image in sorted({image for host in hosts for image in host.images}):
+        on = dict[ImageIdentity, list[str]]()
+        for host in hosts:
+            if image in host.images:
+                on.setdefault(host.images[image], []).append(host.name)
+        groups = _same(on)
+        differing = [group for group in groups if any(_differ(group, other) for other in groups)]
+        if not differing:
+            continue
+        placed = [(sorted(name for each in group for name in on[each]), group[0].id) for group in differing]
+        placed.sort(key=lambda place: (-len(place[0]), place[0]))
+        listed = "; ".join(f"{id.removeprefix('sha256:')[:12]} on {_names(names)}" for names, id in placed)
+        yield Finding(
+            kind=Kind.IMAGES_DIFFER,
+            where="hosts",
+            subject=image,
+            what=f"The image {image} is not the same on all hosts: {listed}.",
+            why="The result of a job may depend on the host that it runs on, and the cache reuses the results of each.",
+            remedy=f"Run `docker pull {image}` on each of these hosts. So that it does not happen again, let the "
+            'wrapper name the image by its digest (NAME@sha256:…), or say `pull = "always"`.'
+            if any(each.digests for group in differing for each in group)
+            else "The image comes from no registry. Copy it from the host that has the right one to the others "
+            f"(`docker save {image}`, `docker load`).",
+        )
+
+
+def _same(images: Iterable[ImageIdentity]) -> list[list[ImageIdentity]]:
+    """Those that are the same, together."""
+    groups: list[list[ImageIdentity]] = []
+    for image in images:
+        joined = [group for group in groups if any(map(image.is_same_as, group))]
+        groups = [group for group in groups if group not in joined]
+        groups.append([*(each for group in joined for each in group), image])
+    return groups
+
+
+def _differ(one: Sequence[ImageIdentity], other: Sequence[ImageIdentity]) -> bool:
+    return one is not other and any(image.can_be_compared_with(each) for image in one for each in other)
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def _of_host(host: HostFacts, facts: Cluster) -> Iterator[Finding]:

@@ -25,7 +25,8 @@ from docker.utils import kwargs_from_env, parse_repository_tag, version_gte
 
 from orqal.engine import daemon_files, option_arguments, this_machine
 from orqal.engine.connection import Api
-from orqal.engine.errors import EngineError, broken_off, explanation, not_pulled, translated
+from orqal.engine.errors import EngineError, Unreachable, broken_off, explanation, not_pulled, translated
+from orqal.engine.image_identity import ImageIdentity
 from orqal.engine.image_names import is_name, with_tag
 from orqal.engine.streams import Archive, Events, Logs, Pull
 from orqal.models import ContainerOptions, ErrorType, Resources
@@ -236,25 +237,44 @@ class Engine:
         found = {image: self.image_id(image) for image in images}
         return {image: digest for image, digest in found.items() if digest is not None}
 
+    def image_identities(self, images: Iterable[str]) -> dict[str, ImageIdentity]:
+        """What those of these images are that the daemon has and can describe, to compare them with other daemons'."""
+        identities: dict[str, ImageIdentity] = {}
+        for image in images:
+            try:
+                found = self._image(image)
+            except Unreachable:
+                raise
+            except EngineError:  # its jobs will say what is wrong with it
+                continue
+            if found is not None:
+                identities[image] = ImageIdentity.of(found)
+        return identities
+
     def image_id(self, image: str, platform: str | None = None) -> str | None:
         """The id of an image; None if the daemon does not have it, or not for this platform.
 
         Raises:
             EngineError: this is not the name of an image.
         """
+        found = self._image(image)
+        if found is None or (platform is not None and not _is_for(platform, found)):
+            return None
+        return str(found["Id"])
+
+    def _image(self, image: str) -> Mapping[str, Any] | None:
+        """An image as the daemon describes it; None if the daemon does not have it."""
         reference = _reference(image)
         with translated("inspect the image"):
             try:
-                found = self._api.inspect_image(reference)  # type: ignore[no-untyped-call]
+                found: Mapping[str, Any] = self._api.inspect_image(reference)  # type: ignore[no-untyped-call]
             except docker.errors.ImageNotFound:
                 return None
             except docker.errors.APIError as error:
                 if error.status_code != 400:
                     raise
                 raise _no_name(reference, f": {explanation(error)}") from error
-        if platform is not None and not _is_for(platform, found):
-            return None
-        return str(found["Id"])
+        return found
 
     def pull(self, image: str, platform: str | None = None) -> Pull:
         """Begin to pull an image. `platform`: such as `linux/arm64`; None is the daemon's own.

@@ -11,6 +11,8 @@ from orqal.models.container_options import (
     ContainerOptions,
     JobOption,
     JobOptions,
+    VariableName,
+    place_of,
     why_not_set,
 )
 from orqal.models.fields import (
@@ -30,6 +32,7 @@ from orqal.models.fields import (
     RetryDelay,
     RetryOn,
     Seconds,
+    SpaceGb,
     Threads,
     check_batch_name,
 )
@@ -82,10 +85,13 @@ __all__ = [
     "RetryPolicy",
     "Seconds",
     "Shape",
+    "SpaceGb",
     "Status",
     "Threads",
     "UserShare",
+    "VariableName",
     "check_batch_name",
     "now",
+    "place_of",
     "why_not_set",
 ]

@@ -30,6 +30,8 @@ class AppInfo(BaseModel):
     name: str
     docker_url: str | None = None
     """The image; None if it depends on the job, or the app failed to load."""
+    pull: str | None = "missing"
+    """When hosts pull the image: see ContainerOptions. None if it depends on the job."""
     threads: float | None = None
     memory_in_gb: float | None = None
     timeout: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -21,24 +21,28 @@ from pydantic import (
 
 SUBMITTER = "@submitter"
 """As `user`: the account on the host that has the name of the job's user."""
-_SIZES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _USER = re.compile(r"[\w.-]+(:[\w.-]+)?", re.ASCII)
 _HOST = re.compile(r"[\w.-]+", re.ASCII)
+_OF_PYDANTIC = re.compile(r"function-.*|\[key\]|(list|literal)\[.*\]")
 _LIMITED = (
     *("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio"),
     *("rttime", "sigpending", "stack"),
 )
 """What setrlimit(2) limits, as runc names it."""
 _CDI_NAME = re.compile(r"[^/=]+/[^/=]+=[^/=]+")
+_MOST = (1 << 63) - 1
+"""Docker's numbers have 64 bits."""
 
 
 def _bytes(value: Any) -> Any:
-    """Read a size as Docker does: a number of bytes, or a text such as `512m`."""
-    if not isinstance(value, str):
+    """Read a size as Docker does: a number of bytes, or a text such as `512m`, `1.5g` or `1 GiB`."""
+    if not isinstance(value, str | bool):
         return value
-    if (size := re.fullmatch(r"(\d+)([bkmg]?)b?", value.strip().lower())) is None:
+    size = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)i?b?", str(value).strip().lower(), re.ASCII)
+    if size is None:
         raise ValueError("must be a number of bytes, or a text such as '512m' or '1g'")
-    return int(size[1]) * _SIZES[size[2]]
+    return int(float(size[1]) * _SIZES[size[2]])
 
 
 def _number_as_text(value: Any) -> Any:
@@ -58,8 +62,10 @@ def _absolute(path: str) -> str:
 
 
 def _folders(value: Any) -> Any:
-    """A list of folders stands for folders without options."""
-    return dict.fromkeys(value, "") if isinstance(value, list | tuple) else value
+    """A list has folders, with their options after a colon if there are any."""
+    if not isinstance(value, list | tuple) or not all(isinstance(folder, str) for folder in value):
+        return value
+    return {folder: options for folder, _, options in (each.partition(":") for each in value)}
 
 
 def _limited(name: str) -> str:
@@ -70,7 +76,11 @@ def _limited(name: str) -> str:
 
 def _limits(value: Any) -> Any:
     """One number stands for both limits."""
-    return (value, value) if isinstance(value, int) else value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value, value
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("must be a number, or a soft and a hard one; -1 is no limit")
+    return value
 
 
 def _host_name(name: str) -> str:
@@ -86,17 +96,26 @@ def _variable(name: str) -> str:
 
 
 def _devices(value: Any) -> Any:
-    if isinstance(value, bool) or value in (0, [], ()):
-        raise ValueError("must be 'all', a number from 1, or a list of ids or of CDI names")
     if isinstance(value, list | tuple):
-        named = [isinstance(name, str) and bool(_CDI_NAME.fullmatch(name)) for name in value]
+        value = [*map(_number_as_text, value)]
+    elif isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
+    few = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    listed = isinstance(value, list) and bool(value) and all(isinstance(name, str) and name for name in value)
+    if not (value is None or value == "all" or few or listed):
+        raise ValueError("must be 'all', a number from 1, or a list of ids or of CDI names")
+    if isinstance(value, list):
+        named = [bool(_CDI_NAME.fullmatch(name)) for name in value]
         if any(named) and not all(named):
             raise ValueError("must be a list of ids, or of CDI names such as 'nvidia.com/gpu=0', but not of both")
     return value
 
 
 Word = Annotated[str, Field(min_length=1)]
-Limit = Annotated[int, Field(ge=-1)]
+VariableName = Annotated[str, AfterValidator(_variable)]
+"""The name of an environment variable."""
+VariableValue = Annotated[str, BeforeValidator(_number_as_text)]
+Limit = Annotated[int, Field(ge=-1, le=_MOST)]
 
 
 _Limited = Annotated[str, AfterValidator(_limited)]
@@ -119,8 +138,9 @@ class ContainerOptions(BaseModel):
     tmpfs: Annotated[dict[Annotated[str, AfterValidator(_absolute)], str], BeforeValidator(_folders)] = Field(
         default_factory=dict
     )
-    """Folders in memory, with the options of mount(8): `{"/scratch": "size=64m"}`. They count as the job's memory."""
-    shm_size: Annotated[int, BeforeValidator(_bytes), Field(gt=0)] | None = None
+    """Folders in memory, with the options of mount(8): `{"/scratch": "size=64m"}`, or a list such as
+    `["/scratch:size=64m"]`. They count as the job's memory."""
+    shm_size: Annotated[int, BeforeValidator(_bytes), Field(gt=0, le=_MOST)] | None = None
     """The size of /dev/shm in bytes, or a text such as `1g`; Docker gives 64 MiB."""
     ulimits: dict[
         Annotated[str, AfterValidator(_limited)], Annotated[tuple[Limit, Limit], BeforeValidator(_limits)]
@@ -168,9 +188,7 @@ class JobOptions(ContainerOptions):
 
     working_dir: Annotated[str, AfterValidator(_absolute)] | None = None
     """Where the command starts."""
-    environment: dict[
-        Annotated[str, AfterValidator(_variable)], Annotated[str, BeforeValidator(_number_as_text)] | None
-    ] = Field(default_factory=dict)
+    environment: dict[VariableName, VariableValue | None] = Field(default_factory=dict)
     """Variables that are added to the wrapper's. One that is None is left out."""
 
     @model_validator(mode="after")
@@ -211,6 +229,11 @@ def _nothing_if_none(value: Any) -> Any:
     return {} if value is None else value
 
 
+def place_of(location: Iterable[int | str]) -> str:
+    """Where an option's value is wrong, as a user would say it: without pydantic's names of its own types."""
+    return ".".join(str(part) for part in location if not _OF_PYDANTIC.fullmatch(str(part)))
+
+
 def _options(value: dict[str, Any]) -> dict[str, Any]:
     """Check the options of a job, and return those that are given, as they are given."""
     if not value:  # of most jobs
@@ -225,7 +248,7 @@ def _options(value: dict[str, Any]) -> dict[str, Any]:
         JobOptions.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
+        place = place_of(first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
         raise ValueError(f"{place}: {reason}" if place else reason) from None
     return given

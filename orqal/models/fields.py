@@ -23,6 +23,8 @@ Threads = Annotated[float, Field(ge=0.01, le=100_000, allow_inf_nan=False)]
 """Cores. Docker accepts no less than 0.01."""
 MemoryGb = Annotated[float, Field(ge=0.0063, le=1_000_000, allow_inf_nan=False)]
 """10^9 bytes. Docker accepts no less than 6 MiB."""
+SpaceGb = Annotated[float, Field(ge=1e-9, le=1_000_000, allow_inf_nan=False)]
+"""10^9 bytes on a disk. Less than a byte would be no limit."""
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """A time limit."""
 MAX_PRIORITY = 100

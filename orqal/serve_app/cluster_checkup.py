@@ -24,7 +24,8 @@ from orqal.doctor.findings import PASSING, Checkup, Finding, Kind, confirmed
 from orqal.doctor.rules import judge
 from orqal.engine.client import ContainerKey
 from orqal.engine.errors import EngineError
-from orqal.models import HostInfo, JobRecord, Status
+from orqal.engine.image_names import is_name, with_tag
+from orqal.models import AppInfo, HostInfo, JobRecord, Status
 from orqal.serve_app.cluster_access import JOBS_AT_ONCE, ClusterAccess, slices
 from orqal.settings import Settings
 from orqal.store import JobFilter, is_needed
@@ -66,10 +67,11 @@ async def _facts(cluster: ClusterAccess) -> Cluster:
     # Ask first what Ray and the hosts hold, and then what belongs there, so that what is added in between is no
     # leftover. What is removed in between looks like a leftover, but not at the second look.
     held, actors = await asyncio.to_thread(lease_states), await asyncio.to_thread(_host_actors)
-    hosts = await asyncio.gather(*(_examined(cluster, info) for info in await cluster.scheduler.hosts()))
+    all_apps = await cluster.scheduler.apps()
+    known = await cluster.scheduler.hosts()
+    hosts = await asyncio.gather(*(_examined(cluster, info, _images_of(info, all_apps)) for info in known))
     store = await asyncio.to_thread(machine.store, Settings())
     stored = await _stored(cluster, hosts) if store.readable else {}
-    all_apps = await cluster.scheduler.apps()
     apps = {app.name: app for app in all_apps if app.error is not None}
     in_hand = await cluster.scheduler.in_hand()
     missing = {
@@ -102,11 +104,26 @@ def _host_actors() -> frozenset[str]:
     return frozenset(actor["name"].removeprefix(prefix) for actor in found if actor["name"].startswith(prefix))
 
 
-async def _examined(cluster: ClusterAccess, info: HostInfo) -> HostFacts:
+def _images_of(host: HostInfo, apps: Iterable[AppInfo]) -> list[str]:
+    """The images of apps whose jobs the host may get. They may be different ones on another host that has them too.
+
+    A digest names one image everywhere, and an image that is pulled before each job is the newest one everywhere.
+    """
+    return sorted(
+        {
+            with_tag(app.docker_url)
+            for app in apps
+            if app.docker_url and is_name(app.docker_url) and "@" not in app.docker_url and app.pull != "always"
+            if (app.requires or {}).items() <= host.labels.items()
+        }
+    )
+
+
+async def _examined(cluster: ClusterAccess, info: HostInfo, images: Sequence[str] = ()) -> HostFacts:
     asked = time.time()
     try:
         actor = await cluster.host_actor(info)
-        report = await asyncio.wait_for(actor.examine(), HOST_TIMEOUT)
+        report = await asyncio.wait_for(actor.examine(images), HOST_TIMEOUT)
     except asyncio.TimeoutError:
         return HostFacts(info.name, silent=f"no answer within {HOST_TIMEOUT:g} s")
     except ActorAway as error:
@@ -124,6 +141,7 @@ async def _examined(cluster: ClusterAccess, info: HostInfo) -> HostFacts:
         stuck=report.stuck,
         cgroups=report.cgroups,
         machine=report.machine,
+        images=report.images,
         clock=(ahead, max(on_the_way, 0) / 2),
     )
 

@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 PIECE_BYTES = 1 << 20
 """The most bytes in one answer of the host."""
+_EARLIEST, _LATEST = (datetime(year, 1, 2, tzinfo=timezone.utc) for year in (datetime.min.year, datetime.max.year))
 PIECES_AHEAD = 4
 """Pieces that are requested at a time. More than one saves waiting, and the limit bounds the memory for a file."""
 
@@ -98,12 +99,13 @@ def _etag(modified: int, size: int) -> str:
 
 def _moment(nanoseconds: int) -> datetime:
     """The time so many nanoseconds after 1970. A program may give its files any date, so it is kept within the range of
-    datetime."""
+    datetime in all time zones."""
     epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
     try:
-        return epoch + timedelta(microseconds=nanoseconds // 1000)
+        moment = epoch + timedelta(microseconds=nanoseconds // 1000)
     except OverflowError:
-        return (datetime.max if nanoseconds > 0 else datetime.min).replace(tzinfo=timezone.utc)
+        moment = _LATEST if nanoseconds > 0 else _EARLIEST
+    return min(max(moment, _EARLIEST), _LATEST)
 
 
 async def find_file(cluster: ClusterAccess, job: JobRecord, name: str) -> JobFile:

@@ -472,7 +472,7 @@ class ScriptedHost(HostApi):
     async def have_directories(self, jobs: Sequence[str]) -> list[str]:
         return [job for job in jobs if job in self._machine.directories]
 
-    async def examine(self) -> Examined:
+    async def examine(self, images: Sequence[str] = ()) -> Examined:
         moment = asyncio.get_running_loop().time()
         containers = {key: container.id for key, container in self._machine.containers.items()}
         directories = frozenset(self._machine.directories)

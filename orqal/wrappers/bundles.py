@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import decode_source
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -53,7 +54,8 @@ def beside(file: Path) -> Beside:
     """Find what a wrapper file needs from beside it.
 
     These are modules and packages that it or one of them imports, also inside functions, and files and folders whose
-    names are texts in one of them: `Path(__file__).parent / "rules.txt"`. Hidden ones do not count.
+    names are texts in one of them: `Path(__file__).parent / "rules.txt"`, `f"{HERE}/rules.txt"`. Hidden ones do not
+    count.
 
     Raises:
         OSError: the folder cannot be read.
@@ -75,14 +77,15 @@ def beside(file: Path) -> Beside:
             if mentioned.parts[0] not in there or mentioned.parts[0] == "__pycache__":
                 continue
             path = file.parent / mentioned
-            if path.is_file():
-                waiting.append(str(mentioned))
-            elif path.is_dir() and str(mentioned) not in too_large:
-                below = _below(path)
-                if below is None:
-                    too_large[str(mentioned)] = None
-                else:
-                    waiting += [f"{mentioned}/{each}" for each in below]
+            with suppress(OSError):  # the text is too long for a path, or leads where this user may not look
+                if path.is_file():
+                    waiting.append(str(mentioned))
+                elif path.is_dir() and str(mentioned) not in too_large:
+                    below = _below(path)
+                    if below is None:
+                        too_large[str(mentioned)] = None
+                    else:
+                        waiting += [f"{mentioned}/{each}" for each in below]
     return Beside(tuple(sorted(found)), tuple(sorted(too_large)))
 
 
@@ -174,8 +177,12 @@ def _below(folder: Path) -> list[str] | None:
     """The files below a folder, hidden ones left out; None if there are too many, or they are too large."""
     found: list[str] = []
     room = MOST_BYTES
-    for above, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
+    for above, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and name != "__pycache__" and not _leads_back(Path(above, name))
+        )
         for name in files:
             path = Path(above, name)
             if name.startswith(".") or not path.is_file():
@@ -186,6 +193,11 @@ def _below(folder: Path) -> list[str] | None:
             if len(found) > MOST_FILES or room < 0:
                 return None
     return sorted(found)
+
+
+def _leads_back(folder: Path) -> bool:
+    """True if this is a link to a folder in which it is, so that there is no end to following it."""
+    return folder.is_symlink() and folder.resolve() in {parent.resolve() for parent in folder.parents}
 
 
 def _mentioned(file: Path) -> Iterator[PurePosixPath]:
@@ -200,16 +212,42 @@ def _mentioned(file: Path) -> Iterator[PurePosixPath]:
             modules = [each.name for each in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             modules = [node.module]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield from _as_path(node.value)
+        elif isinstance(node, ast.Call) and _name(node.func) in ("import_module", "__import__"):
+            modules = [*map(_text, node.args[:1])]
+        elif isinstance(node, ast.Constant):
+            yield from _as_path(_text(node))
+            if (suffix := _text(node)).startswith("."):
+                yield from _as_path(file.stem + suffix)  # Path(__file__).with_suffix
+        elif isinstance(node, ast.JoinedStr):
+            for folder, text in pairwise(node.values):
+                yield from _below_here(folder, _text(text))
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            yield from _below_here(node.left, _text(node.right))
         for module in modules:
             top = module.partition(".")[0]
             yield from _as_path(f"{top}.py")
             yield from _as_path(top)
 
 
+def _name(function: ast.expr) -> str:
+    """The name by which a function is called, without that of its module."""
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def _text(node: ast.expr) -> str:
+    """The text that stands here; empty if none does."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def _below_here(folder: ast.expr, text: str) -> Iterator[PurePosixPath]:
+    """The path that follows a folder, as in `os.path.dirname(__file__) + "/rules.txt"`, unless it is a job's folder."""
+    names = {node.id for node in ast.walk(folder) if isinstance(node, ast.Name)}
+    if text.startswith("/") and names and names.isdisjoint(("self", "job")):
+        yield from _as_path(text.lstrip("/"))
+
+
 def _as_path(text: str) -> Iterator[PurePosixPath]:
-    if 0 < len(text) <= 255 and "\n" not in text and "\0" not in text and not text.startswith((".", "/", "~")):
+    if len(text) <= 255 and text.isprintable() and not text.startswith(("/", "~")):
         path = PurePosixPath(text)
-        if path.parts and ".." not in path.parts and text.isprintable():
+        if path.parts and ".." not in path.parts:
             yield path

@@ -6,21 +6,28 @@ up memory, and only its own job suffers. Arguments and results are plain data.
 
 from __future__ import annotations
 
+import inspect
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic_core
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from orqal import extended_json
-from orqal.models import ContainerOptions, JobOptions, JobRecord, why_not_set
+from orqal.models import ContainerOptions, JobOptions, JobRecord, SpaceGb, VariableName, place_of, why_not_set
 from orqal.settings import Settings
 from orqal.wrappers.base import AbstractWrapper, WrapperJob
 from orqal.wrappers.limits import memory_limit
 from orqal.wrappers.loading import WrapperRef, explain
+
+
+def _volume(volume: Mapping[str, str]) -> Mapping[str, str]:
+    if "bind" not in volume or volume.keys() - {"bind", "mode", "propagation"}:
+        raise ValueError("must have the form {'bind': PATH, 'mode': 'ro'}")
+    return volume
 
 
 @dataclass(frozen=True)
@@ -29,14 +36,14 @@ class Command:
 
     image: str
     cmd: str | list[str]
-    volumes: dict[str, Mapping[str, str]] = field(default_factory=dict)
-    environment: dict[str, str] = field(default_factory=dict)
+    volumes: dict[str, Annotated[Mapping[str, str], AfterValidator(_volume)]] = field(default_factory=dict)
+    environment: dict[VariableName, str] = field(default_factory=dict)
     network: str | None = None
     working_dir: str | None = None
     create_dir: bool = False
     fail_on_oom: bool = False
-    disk_in_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    output_in_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    disk_in_gb: SpaceGb | None = None
+    output_in_gb: SpaceGb | None = None
     options: ContainerOptions = field(default_factory=ContainerOptions)
 
 
@@ -87,20 +94,21 @@ def prepare(ref: WrapperRef, job: WrapperJob, memory: int | None) -> Command | F
                 "image": image,
                 "cmd": cmd if isinstance(cmd, str) else list(cmd),
                 "volumes": _default_volumes() if wrapper.volumes is None else wrapper.volumes,
-                "environment": {
-                    str(name): str(value)
-                    for name, value in {**(wrapper.environment or {}), **wanted.environment}.items()
-                    if value is not None
-                },
+                "environment": _variables(wrapper.environment or {}, wanted.environment),
                 "network": wrapper.network,
                 "working_dir": wanted.working_dir or wrapper.working_dir,
-                "create_dir": bool(wrapper.create_dir),
-                "fail_on_oom": bool(wrapper.fail_on_oom),
+                "create_dir": _flag(wrapper.create_dir),
+                "fail_on_oom": _flag(wrapper.fail_on_oom),
                 "disk_in_gb": wrapper.disk_in_gb,
                 "output_in_gb": wrapper.output_in_gb,
             }
+            all_options = ContainerOptions.model_validate(options).with_those_of(wanted)
+            for name, value in (command | dict(all_options)).items():
+                if _has_nul(value):
+                    method = "get_cmd" if name == "cmd" else name
+                    return Failure(f"{ref.name}.{method} has a NUL character, which no program can be given")
             pydantic_core.to_json(command)  # raises for lone surrogates, which neither Docker nor the store accepts
-            command["options"] = ContainerOptions.model_validate(options).with_those_of(wanted)
+            command["options"] = all_options
             return _COMMAND.validate_python(command)
     except ValidationError as error:
         return Failure(f"{ref.name}.{invalid(error)}")
@@ -116,7 +124,10 @@ def conclude(ref: WrapperRef, job: WrapperJob, cap: int, memory: int | None) -> 
     """
     try:
         with memory_limit(memory):
-            ref.load()(job).set_result(job)
+            method: Callable[[WrapperJob], Any] = ref.load()(job).set_result
+            not_run = method(job)
+            if inspect.isawaitable(not_run) or inspect.isgenerator(not_run):
+                return Failure(f"{ref.name}.set_result has not run: it must be no `async def`, and have no `yield`")
             encoded = extended_json.encode(job.result, pydantic_core.to_jsonable_python)
             # Parse it as its readers will: they refuse values that are too deep and numbers that are too long.
             pydantic_core.from_json(encoded)
@@ -135,8 +146,8 @@ def invalid(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     if not first["loc"]:
         return first["msg"].removeprefix("Value error, ")
-    place = ".".join(map(str, first["loc"]))
-    return f"{place} is invalid: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r:.200}"
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{place_of(first['loc'])} is invalid: {reason}, not {first['input']!r:.200}"
 
 
 def _cannot_be_split(line: str) -> str | None:
@@ -146,6 +157,24 @@ def _cannot_be_split(line: str) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def _variables(own: Any, wanted: Mapping[str, str | None]) -> Any:
+    """The wrapper's environment variables with those that the job wants. What is no dict is left to be refused."""
+    if not isinstance(own, Mapping):
+        return own
+    return {str(name): str(value) for name, value in {**own, **wanted}.items() if value is not None}
+
+
+def _flag(value: Any) -> Any:
+    """A text such as "no" is read as what it says. Any other value counts as Python has it."""
+    return value if isinstance(value, str) else bool(value)
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return _has_nul([*value, *value.values()])
+    return any(map(_has_nul, value)) if isinstance(value, list | tuple) else isinstance(value, str) and "\0" in value
 
 
 def _plain(value: Any) -> Any:

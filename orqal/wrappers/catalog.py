@@ -141,15 +141,20 @@ def _from_file(file: Path, folder: Path) -> Iterator[App]:
         raise ValueError(f"it is neither UTF-8 nor what a `# coding: …` in its first lines says ({error})") from None
     needed = bundles.beside(file)
     before = bundles.versions(file.parent, needed.names)
-    bundle = bundles.make(folder, file.parent, needed.names) if len(needed.names) > 1 else None
+    alone = len(needed.names) == 1
+    # From its own place, code that looks beside itself would find on the head what no host has.
+    bundle = None if alone and "__file__" not in source else bundles.make(folder, file.parent, needed.names)
     namespace = execute(source, str(file), None if bundle is None else folder / bundle)
     warnings = [
         f"the folder {name} beside {file}, which it names, is too large to be sent to the hosts: at most "
         f"{bundles.MOST_BYTES >> 20} MiB and {bundles.MOST_FILES:,} files"
         for name in needed.too_large
     ]
+    if alone and bundle:
+        warnings.append(f"{file} uses __file__, but names no file or folder beside it, so the hosts get none")
     for name, value in namespace.items():
-        if is_wrapper(value) and value.__module__ == namespace["__name__"] and not name.startswith("_"):
+        own = is_wrapper(value) and value.__module__ == namespace["__name__"] and not inspect.isabstract(value)
+        if own and not name.startswith("_"):
             ref = WrapperRef(name, source=source, origin=str(file), digest=bundle or digest(source), bundle=bundle)
             app = _app(value, ref)
             app.info.warnings.extend(warnings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -42,25 +42,45 @@ _LIMITS: dict[str, TypeAdapter[Any]] = {
 
 
 _KNOWN = [name for name in vars(AbstractWrapper) if not name.startswith("_")]
+_OTHER_NAMES = {
+    "command": "get_cmd",
+    "cpus": "threads",
+    "env": "environment",
+    "image": "docker_url",
+    "mem_limit": "memory_in_gb",
+    "memory": "memory_in_gb",
+}
+"""What Docker and others call these attributes."""
 _ALIKE = 0.75
 """How much a name must be like a known one to be taken for a slip: see difflib.SequenceMatcher.ratio."""
 
 
 def _warnings(wrapper: type[AbstractWrapper], name: str) -> Iterator[str]:
-    """Find attributes whose names are almost those of a wrapper's attributes, which would be ignored."""
-    classes = (each for each in wrapper.__mro__ if each not in (AbstractWrapper, object))
+    """Find what would be ignored: attributes that have almost the name of a wrapper's attribute, or only a type."""
+    classes = [each for each in wrapper.__mro__ if each not in (AbstractWrapper, object)]
     own = dict.fromkeys(attribute for each in classes for attribute in vars(each))
     missing = [known for known in _KNOWN if known not in own]
     for attribute in own:
         if attribute in _KNOWN or attribute.startswith("_"):
             continue
-        if close := difflib.get_close_matches(attribute, missing, n=1, cutoff=_ALIKE):
+        close = [known for known in missing if known == _OTHER_NAMES.get(attribute)]
+        if close := close or difflib.get_close_matches(attribute, missing, n=1, cutoff=_ALIKE):
             yield f"{name}.{attribute} is ignored, because wrappers have no such attribute. Did you mean {close[0]}?"
+    typed = {attribute for each in classes for attribute in _annotated(each)}
+    for attribute in (known for known in missing if known in typed):
+        yield f"{name}.{attribute} has no value, because what follows a colon is a type. Write {attribute} = …"
+
+
+def _annotated(each: type) -> Iterable[str]:
+    try:
+        return inspect.get_annotations(each)
+    except Exception:  # a type may name what is not there
+        return ()
 
 
 def describe(wrapper: type[AbstractWrapper], name: str, origin: str) -> AppInfo:
     """Return the app of this name. If an attribute has an invalid value, the app has an error."""
-    image = inspect.getattr_static(wrapper, "docker_url", None)
+    image, pull = (inspect.getattr_static(wrapper, attribute, None) for attribute in ("docker_url", "pull"))
     limits: dict[str, Any] = {}
     errors = []
     for attribute, limit in _LIMITS.items():
@@ -68,7 +88,8 @@ def describe(wrapper: type[AbstractWrapper], name: str, origin: str) -> AppInfo:
             limits[attribute] = limit.validate_python(getattr(wrapper, attribute))
         except ValidationError as invalid:
             first = invalid.errors()[0]
-            errors.append(f"{name}.{attribute} is invalid: {first['msg']}, not {first['input']!r}")
+            reason = first["msg"].removeprefix("Value error, ")
+            errors.append(f"{name}.{attribute} is invalid: {reason}, not {first['input']!r:.200}")
     user = inspect.getattr_static(wrapper, "user")
     if user == SUBMITTER or not isinstance(user, str | None):  # a property may return it
         limits["cache_on"] = [*limits.get("cache_on", ()), CacheOn.USER]
@@ -76,6 +97,7 @@ def describe(wrapper: type[AbstractWrapper], name: str, origin: str) -> AppInfo:
         warnings=list(_warnings(wrapper, name)),
         name=name,
         docker_url=image if isinstance(image, str) else None,
+        pull=pull if isinstance(pull, str) else None,
         doc=inspect.cleandoc(wrapper.__doc__ or "") if "__doc__" in vars(wrapper) else "",
         origin=origin,
         error="; ".join(errors) or None,

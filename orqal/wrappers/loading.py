@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import inspect
 import sys
+import sysconfig
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,10 @@ class WrapperRef:
         return checked(execute(self.source, self.origin, folder)[self.name], self.name)
 
 
+_ORQAL = f"{Path(__file__).parents[1]}/"
+"""Where Orqal's own code is."""
+_LIBRARIES = "<frozen ", *(f"{sysconfig.get_path(kind)}/" for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+"""Where Python's and other people's code is."""
 _module_names: dict[str, str] = {}
 """The name of the module that was made of a file last, by the file's origin."""
 
@@ -74,9 +79,9 @@ class _Folder:
             left = str(cls.current)
             sys.path[:] = [path for path in sys.path if path != left]
             sys.path_importer_cache.pop(left, None)
-            for name, module in list(sys.modules.items()):
-                if _is_below(module, cls.current):
-                    del sys.modules[name]
+            # All are found before the first goes, because a package without __init__.py asks the one that it is in.
+            for name in [name for name, module in list(sys.modules.items()) if _is_below(module, cls.current)]:
+                del sys.modules[name]
         if folder is not None:
             sys.path.insert(0, str(folder))
             importlib.invalidate_caches()
@@ -107,11 +112,14 @@ def execute(source: str, origin: str, folder: Path | None = None) -> dict[str, A
         module = sys.modules[name] = ModuleType(name)
         module.__file__ = origin if folder is None else str(folder / Path(origin).name)
         module.__dict__.update(AbstractWrapper=AbstractWrapper, AbstractWorker=AbstractWorker)
+        if folder is not None:  # where what it imports may import it, by its file's name
+            sys.modules.setdefault(Path(origin).stem, module)
         try:
             # Without the `from __future__ import …` of this file.
             exec(compile(source, origin, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - its purpose
         except BaseException:
-            del sys.modules[name]
+            for known in [known for known, other in sys.modules.items() if other is module]:
+                del sys.modules[known]
             raise
         _module_names[origin] = name
     return vars(sys.modules[name])
@@ -142,7 +150,8 @@ def digest(source: str) -> str:
 def explain(error: BaseException) -> str:
     """Describe an author's exception in a line or two: its type, its message, and its place in the author's file."""
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if not frame.filename.startswith(str(Path(__file__).parent))]
+    others = [frame for frame in frames if not frame.filename.startswith(_ORQAL)]
+    theirs = [frame for frame in others if not frame.filename.startswith(_LIBRARIES)] or others
     place = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
     text = f"{type(error).__name__}: {error}{place}"[:2000]
     # A file name that is not UTF-8 contains lone surrogates, which JSON cannot hold.

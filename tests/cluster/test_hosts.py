@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from examples.local_image import DEMO_IMAGE, make_image
 from tests.cluster.conftest import H2, h3_member, shared_folder
 from tests.cluster.lab import Lab, processes, told
 
@@ -366,3 +367,22 @@ def it_joins_and_gets_work_at_once(lab: Lab) -> None:
     lab.cluster.laptop.run(["rm", "-r", ".orqal"])
     assert lab.hosts()["h2"]["state"] == "ready"
     lab.settle()
+
+
+def test_the_doctor_names_the_hosts_that_have_different_images_under_one_tag(members: Lab) -> None:
+    def differing() -> list[dict[str, Any]]:
+        findings = told(members.orqal("doctor", "--json", check=False))["findings"]
+        return [finding for finding in findings if finding["kind"] == "images_differ"]
+
+    assert differing() == [], "each host has made the image from the same files"
+    with contextlib.closing(members.cluster.hosts[1].docker()) as client:
+        before = client.images.get(DEMO_IMAGE)
+        other = make_image(DEMO_IMAGE, ["true"], client=client)
+        try:
+            [finding] = differing()
+        finally:
+            before.tag(DEMO_IMAGE)
+            client.images.remove(other)
+    assert (finding["subject"], finding["where"]) == (f"{DEMO_IMAGE}:latest", "hosts")
+    assert re.search(r": [0-9a-f]{12} on h1, h3; [0-9a-f]{12} on h2\.$", finding["what"])
+    assert differing() == []

@@ -69,6 +69,16 @@ def test_its_time_goes_on_while_no_actor_is_there(lab: Actors) -> None:
     assert seconds(container.attrs["State"]["FinishedAt"]) < attached + TIMEOUT
 
 
+def test_the_doctor_learns_which_images_the_host_has(lab: Actors) -> None:
+    actor = lab.actor()
+    lab.do(actor.run(order("true"))).result(60)  # the daemon is known then
+    examined = lab.do(actor.examine(["orqal/demo:latest", "orqal/no-such:1"])).result(30)
+    assert examined.daemon_silent is None
+    assert {name: image.id for name, image in examined.images.items()} == {
+        "orqal/demo:latest": lab.client.images.get("orqal/demo").id
+    }
+
+
 def test_what_the_user_has_got_wrong_does_not_pass_and_what_others_did_does(lab: Actors) -> None:
     actor = lab.actor()
     for cmd, code in (("/no/such", 127), ("/etc", 126)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import docker
 import pytest
 
 from examples.local_image import make_image
+from orqal.engine.client import Engine
 
 IMAGE = f"orqal-test/local-image-{os.getpid()}"
 
@@ -38,6 +40,19 @@ def test_program_in_the_image_reads_a_mounted_file(client: docker.DockerClient, 
     )
 
     assert output.decode().split() == [hashlib.sha256(data).hexdigest(), "-", "2000"]
+
+
+@pytest.mark.docker
+def test_an_image_that_is_made_on_each_host_is_the_same_for_the_doctor(client: docker.DockerClient) -> None:
+    one, two, three = (f"{IMAGE}:{tag}" for tag in ("one", "two", "three"))
+    ids = {make_image(one, ["true"], client=client), make_image(two, ["true"], client=client)}
+    assert len(ids) == 2, "it was made once only"
+    make_image(three, ["true"], command=["true"], client=client)
+    with contextlib.closing(Engine("test")) as engine:
+        found = engine.image_identities([one, two, three, f"{IMAGE}:missing", "No Name"])
+    assert list(found) == [one, two, three]
+    assert {image.id for image in (found[one], found[two])} == ids
+    assert found[one].is_same_as(found[two]) and not found[one].is_same_as(found[three])
 
 
 @pytest.mark.docker

@@ -111,6 +111,23 @@ def test_plain_values_come_back_as_they_were_from_valid_json(value: Any) -> None
         (pandas.Series([1, 2]), "[1,2]"),
         ([pandas.NaT, pandas.NA], "[null,null]"),
         (pandas.Timestamp("2026-01-02T03:04"), '"2026-01-02T03:04:00"'),
+        (pandas.Timestamp("2026-01-02T03:04:05.123456789"), '"2026-01-02T03:04:05.123456789"'),
+        (pandas.Timedelta(5, "ns"), '"P0DT0H0M0.000000005S"'),
+        (pandas.DataFrame({"t": pandas.to_datetime(["2026-01-02", ""])}), '[{"t":"2026-01-02T00:00:00"},{"t":null}]'),
+        (pandas.Categorical(["x", "y"]), '["x","y"]'),
+        # What `tolist` makes numbers of, and only because Python has no such time.
+        (numpy.array(["2026-01-02", "NaT"], dtype="datetime64[ns]"), '["2026-01-02T00:00:00",null]'),
+        (numpy.datetime64("2026-01-02T03:04:05.123456789"), '"2026-01-02T03:04:05.123456789"'),
+        (numpy.datetime64("30000-01-02"), '"30000-01-02"'),
+        (numpy.timedelta64(1_500_000_000, "ns"), '"PT1.5S"'),
+        (numpy.timedelta64(5, "ns"), '"5 nanoseconds"'),
+        (numpy.timedelta64(5, "M"), '"5 months"'),
+        (numpy.timedelta64(5), "5"),
+        (numpy.array(5), "5"),
+        (numpy.float16(1.5), "1.5"),
+        # And tuples, without the names.
+        (numpy.array([(1, "a")], dtype=[("n", int), ("s", "U3")]), '[{"n":1,"s":"a"}]'),
+        (numpy.array((1, 2), dtype=[("n", int), ("t", "m8[s]")]), '{"n":1,"t":"PT2S"}'),
     ],
 )
 def test_what_becomes_of_other_values(value: Any, encoded: str) -> None:
@@ -127,8 +144,10 @@ def test_what_becomes_of_other_values(value: Any, encoded: str) -> None:
         (numpy.longdouble(1), "longdouble"),
         (Point, "type"),
         (lambda: 1, "function"),
-        ("\udcff", "surrogates"),
-        ({b"\xff": math.nan, "\udcff": 1}, "surrogates"),
+        (["a" * 1_000, "b\udcff", 2], r"not Unicode, near '.{50}\\udcff'"),
+        ({b"\xff": math.nan, "\udcff": 1}, "not Unicode"),
+        (pandas.DataFrame([[1, 2]], columns=["a", "a"]), r"same name: \['a', 'a'\]"),
+        (numpy.array([(1,)], dtype=[("n", numpy.longdouble)]), "longdouble"),
     ],
 )
 def test_what_cannot_be_json_is_an_error(value: Any, words: str) -> None:

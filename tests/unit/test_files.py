@@ -21,6 +21,13 @@ def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "-a b ", "a\nb%2F\\"])
+def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+    with replacing(tmp_path / name) as partial:
+        partial.write_text("new")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "new")]
+
+
 def test_a_write_that_fails_changes_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from orqal.engine import file_listing, job_directory
 from orqal.engine.client import ContainerKey
 from orqal.engine.errors import EngineError, Unreachable
 from orqal.engine.file_listing import FilePage
+from orqal.engine.image_identity import ImageIdentity
 from orqal.engine.job_directory import Piece, Removed
 from orqal.models import REFUSED, ContainerStart, Load, Outcome
 from orqal.scheduling.lifecycle import Wish
@@ -308,15 +309,17 @@ class Host(HostApi):
 
         return await self._in_thread(there)
 
-    async def examine(self) -> Examined:
+    async def examine(self, images: Sequence[str] = ()) -> Examined:
         begun = time.time()
         containers, root, silent = dict[ContainerKey, str](), None, None
+        identities: Mapping[str, ImageIdentity] = {}
         try:
             if self._engine.silent.is_set():
                 raise Unreachable(self._engine.state)
             engine_info = await self._engine.do(lambda engine: engine.info())
             root = engine_info.data_root if engine_info.local else None
             containers = {key: name for key, name, _ in await self._engine.do(lambda e: list(e.own_containers()))}
+            identities = await self._engine.do(lambda engine: engine.image_identities(images))
         except EngineError as error:
             silent = error.message
 
@@ -334,6 +337,7 @@ class Host(HostApi):
             cgroups=frozenset(cgroups - set(self._runs)),
             machine=machine,
             answered=time.time(),
+            images=identities,
         )
 
     async def repair(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import sys
@@ -137,11 +138,12 @@ def test_container_options_are_sent(run: Callable[..., Done], server: StandInSer
 
 def test_environment_variables_are_sent(run: Callable[..., Done], server: StandInServer, tmp_path: Path) -> None:
     server.answers["POST jobs"] = Reply(ndjson({"_id": A}))
-    (tmp_path / "file").write_text("# of all\nA=file\nB=file\n")
+    odd = "a\u2028b\x0c \x85 c"
+    (tmp_path / "file").write_bytes(f"\ufeff# of all\r\nA=file\r\n\nB=file\nODD={odd}".encode())
     given = ("-e", "B=here", "--env-file", str(tmp_path / "file"), "--option", 'environment={"C": "json"}')
     assert run("submit", "Test", "x", *given).code == 0
     [job] = server.asked("POST jobs")[0].documents
-    assert job["options"] == {"environment": {"A": "file", "B": "here", "C": "json"}}
+    assert job["options"] == {"environment": {"A": "file", "B": "here", "C": "json", "ODD": odd}}
 
 
 @pytest.mark.parametrize(
@@ -164,7 +166,11 @@ def test_impossible_container_options_are_refused(run: Callable[..., Done], give
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (b"{", "it is incomplete"),
+        (b"{", "it is incomplete: it ends before its closing }; each job must be on one line"),
+        (b'{"app": "Test"},', "after the job comes more: it begins with ','"),
+        (b'{"app": "Test"} // comment', "after the job comes more: it begins with '/'"),
+        (b'{"app": "Test", "input": 1, "input": 2}', "it has the key 'input' twice"),
+        (b'{"app": "Test", "params": {"a": [{"b": 1, "b": 1}]}}', "it has the key 'b' twice"),
         (b"x", "a job is a JSON object, {…}"),
         (b"[1]", "a job is a JSON object, {…}"),
         (b'{"input": 1}', "app: Field required"),
@@ -206,6 +212,39 @@ def test_only_the_first_of_many_wrong_lines_are_reported(run: Callable[..., Done
 @pytest.mark.parametrize("content", [b"", b"\n \n"])
 def test_a_file_without_jobs_is_an_error(run: Callable[..., Done], lines: Callable[..., str], content: bytes) -> None:
     assert run("batch", lines(content)).code == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (gzip.compress(b'{"app": "Test"}'), "is compressed. Run: zcat FILE | orqal batch -"),
+        ('{"app": "Test"}'.encode("utf-16"), "is UTF-16. Run: iconv -f utf-16 -t utf-8 FILE | orqal batch -"),
+    ],
+)
+def test_a_file_that_is_no_text_is_one_error(
+    run: Callable[..., Done], lines: Callable[..., str], content: bytes, words: str
+) -> None:
+    done = run("batch", lines(content))
+    assert (done.code, len(done.err.splitlines())) == (2, 1) and words in done.err
+
+
+def test_empty_lines_and_marks_of_bytes_order_are_no_jobs(
+    run: Callable[..., Done], server: StandInServer, lines: Callable[..., str]
+) -> None:
+    server.answers["POST jobs"] = numbered
+    done = run("batch", lines(b"\xef\xbb\xbf\r", b"", b'\xef\xbb\xbf{"app": "Test", "input": 1}\r', b" \t"), "--json")
+    assert (done.code, len(done.documents)) == (0, 1)
+
+
+def test_a_line_s_own_batch_does_not_count_and_the_user_is_told(
+    run: Callable[..., Done], server: StandInServer, lines: Callable[..., str]
+) -> None:
+    server.answers["POST jobs"] = numbered
+    done = run(
+        "batch", lines('{"app": "Test", "input": 2, "batch": "mine"}', '{"app": "Test", "input": 1}'), "--name", "all"
+    )
+    assert done.code == 0 and server.asked("POST jobs")[0].query["batch"] == "all"
+    assert "The `batch` of 1 line does not count: the file is one batch (--name)." in " ".join(done.err.split())
 
 
 @pytest.mark.parametrize("file", ["nosuch.jsonl", "."])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
 from orqal.client import (
@@ -78,6 +80,16 @@ def test_a_job_s_options_are_sent(server: StandInServer) -> None:
     server.answers[f"GET job/{A}"] = record(A)
     Job(app="Test", options={"shm_size": "1g"}, start=True)
     assert json.loads(server.asked("POST job")[0].body)["options"] == {"shm_size": "1g"}
+
+
+def test_numbers_of_numpy_are_sent_as_numbers_and_what_json_lacks_is_refused(server: StandInServer) -> None:
+    server.answers["POST job"] = A.encode()
+    server.answers[f"GET job/{A}"] = record(A)
+    Job(app="Test", input=[numpy.int64(3), numpy.float32(0.5), numpy.array(2)], start=True)
+    assert json.loads(server.asked("POST job")[0].body)["input"] == [3, 0.5, 2]
+    for value in (numpy.datetime64("2026-01-02", "ns"), numpy.timedelta64(5, "ns"), b"x", {1}, math.nan):
+        with pytest.raises(OrqalError, match="cannot be submitted, because it is not JSON"):
+            Job(app="Test", input=value, start=True)
 
 
 def test_jobs_share_no_default() -> None:

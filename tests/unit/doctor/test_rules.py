@@ -10,6 +10,7 @@ from orqal.doctor.facts import Cluster, Disk, HomeFacts, HostFacts, JobInHand, M
 from orqal.doctor.findings import PASSING, Finding, Kind, confirmed
 from orqal.doctor.rules import GB, judge, judge_home
 from orqal.engine.client import ContainerKey
+from orqal.engine.image_identity import ImageIdentity
 from orqal.models import Status
 
 RUNS = JobInHand("a" * 24, 2, Status.RUNNING, "h1", "orqal 1", "c1")
@@ -26,6 +27,19 @@ WELL = Cluster(
     store=StoreFacts("/s"),
     versions={"ray": "2.60.0", "orqal": "1"},
 )
+
+
+IMAGE = ImageIdentity("sha256:" + "a" * 64, "linux/amd64", frozenset({"sha256:1"}), "files 1")
+OTHER = ImageIdentity("sha256:" + "b" * 64, "linux/amd64", frozenset({"sha256:2"}), "files 2")
+
+
+def with_images(*images: ImageIdentity | None) -> Cluster:
+    """Return a cluster with hosts h1, h2, … that have these images as `tool:1`."""
+    hosts = [
+        HostFacts(f"h{number}", images={} if image is None else {"tool:1": image})
+        for number, image in enumerate(images, 1)
+    ]
+    return Cluster(hosts=hosts)
 
 
 def kinds(findings: list[Finding]) -> list[tuple[str, str]]:
@@ -183,6 +197,34 @@ SCENES: dict[str, tuple[Cluster, list[tuple[str, str]]]] = {
         on_h2(Machine(ray_folders={"/tmp/o": int(2.1 * GB), "/tmp/p": int(1.9 * GB)})),
         [("ray_folder", "/tmp/o")],
     ),
+    "one tag and two images": (with_images(IMAGE, OTHER), [("images_differ", "tool:1")]),
+    "one image, and hosts that do not have it": (with_images(IMAGE, None, IMAGE), []),
+    "one image, which daemons name differently": (with_images(IMAGE, IMAGE._replace(id="sha256:c", content="c")), []),
+    "one image that was packed again": (with_images(IMAGE, OTHER._replace(content=IMAGE.content)), []),
+    "one image of a registry for two platforms": (
+        with_images(IMAGE, OTHER._replace(platform="linux/arm64", digests=IMAGE.digests)),
+        [],
+    ),
+    "two images of a registry for two platforms": (
+        with_images(IMAGE, OTHER._replace(platform="linux/arm64")),
+        [("images_differ", "tool:1")],
+    ),
+    "images for two platforms, one of them from no registry, of which nothing is known": (
+        with_images(IMAGE, OTHER._replace(platform="linux/arm64", digests=frozenset())),
+        [],
+    ),
+    "images that were made on two hosts": (
+        with_images(IMAGE._replace(digests=frozenset()), OTHER._replace(digests=frozenset())),
+        [("images_differ", "tool:1")],
+    ),
+    "an image that was made alike on two hosts": (
+        with_images(IMAGE._replace(digests=frozenset()), IMAGE._replace(id="sha256:c", digests=frozenset())),
+        [],
+    ),
+    "images that are the same as a third": (
+        with_images(IMAGE, OTHER, IMAGE._replace(id=OTHER.id)),
+        [],
+    ),
     "a clock that is ahead": (on_h1(clock=(3.0, 0.5)), [("clock_skew", "h1")]),
     "a clock that is behind": (on_h1(clock=(-30.0, 0.5)), [("clock_skew", "h1")]),
     "an answer that was too slow to show that a clock is wrong": (on_h1(clock=(3.0, 2.0)), []),
@@ -203,6 +245,19 @@ def test_each_problem_is_found_and_no_other(scene: str) -> None:
 def test_every_kind_has_a_scene() -> None:
     shown = {kind for _, wanted in SCENES.values() for kind, _ in wanted}
     assert shown == {kind.value for kind in Kind} - {"orqal_died", "api_silent"}
+
+
+def test_hosts_whose_images_differ_are_named() -> None:
+    elsewhere = OTHER._replace(id="sha256:c", platform="linux/arm64", digests=frozenset(), content="files 3")
+    [finding] = judge(with_images(OTHER, IMAGE, IMAGE, IMAGE, None, elsewhere, IMAGE, IMAGE))
+    assert finding.where == "hosts"
+    assert finding.what == (
+        "The image tool:1 is not the same on all hosts: aaaaaaaaaaaa on h2, h3, h4 and 2 more; bbbbbbbbbbbb on h1."
+    )
+    assert "`docker pull tool:1`" in finding.remedy and '`pull = "always"`' in finding.remedy
+    made, other = (image._replace(digests=frozenset()) for image in (IMAGE, OTHER))
+    [finding] = judge(with_images(made, other))
+    assert "`docker save tool:1`" in finding.remedy and "pull" not in finding.remedy
 
 
 def test_the_worst_comes_first() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta, timezone
 from typing import Any, cast
 
 import pytest
 
 from orqal.actors.interfaces import ActorAway, HostApi
+from orqal.engine.file_listing import FoundFile, Kind
 from orqal.engine.job_directory import Piece
 from orqal.serve_app.errors import NotFound, NotReadable, Unavailable
-from orqal.serve_app.job_files import PIECE_BYTES, PIECES_AHEAD, FileShortened, JobFile, find_file
+from orqal.serve_app.job_files import PIECE_BYTES, PIECES_AHEAD, FileShortened, JobFile, find_file, view
 from tests.support.serve_app import cluster_with, host_info, scheduler_with
 from tests.support.stores import job
 
@@ -101,3 +103,10 @@ async def test_a_file_that_its_program_has_closed_is_not_said_to_be_missing() ->
 async def test_a_job_that_never_had_a_host_has_no_files() -> None:
     with pytest.raises(NotFound, match="no host has run it"):
         await found(on=None, a=StandInHost(None))
+
+
+@pytest.mark.parametrize("modified", [0, 1 << 62, 10**24, -(10**24)])
+async def test_any_time_of_a_file_can_be_shown_in_any_time_zone(modified: int) -> None:
+    moment = view(FoundFile("a", Kind.FILE, 1, modified)).modified
+    for hours in (-14, 14):
+        assert moment.astimezone(timezone(timedelta(hours=hours))) == moment

@@ -113,6 +113,79 @@ def test_what_it_imports_and_names_is_needed_and_nothing_else(services: Path) ->
     assert beside(services / "unrelated.py").names == ("unrelated.py",)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'open(f"{os.path.dirname(__file__)}/rules.txt")',
+        'open(os.path.dirname(__file__) + "/rules.txt")',
+        'open(HERE + "/rules.txt")',
+        'open(HERE / "./rules.txt")',
+    ],
+)
+def test_a_file_may_be_named_in_several_ways(services: Path, text: str) -> None:
+    (services / "odd.py").write_text(text)
+    assert beside(services / "odd.py").names == ("odd.py", "rules.txt")
+
+
+def test_a_file_may_have_the_wrapper_file_s_name_and_another_suffix(services: Path) -> None:
+    (services / "rules.py").write_text("open(Path(__file__).with_suffix('.txt'))")
+    assert beside(services / "rules.py").names == ("rules.py", "rules.txt")
+
+
+@pytest.mark.parametrize(
+    "text", ['importlib.import_module("pack.inner")', 'import_module("pack")', '__import__("pack.sibling")']
+)
+def test_a_module_may_be_imported_by_a_text(services: Path, text: str) -> None:
+    (services / "odd.py").write_text(text)
+    assert list(beside(services / "odd.py").names) == ["odd.py", *NEEDED[5:8]]
+
+
+def test_links_in_a_folder_are_followed_unless_they_lead_back(services: Path) -> None:
+    (services / "data" / "latest").symlink_to("deep")
+    (services / "data" / "deep" / "loop").symlink_to(services / "data")
+    (services / "odd.py").write_text("x = 'data'")
+    assert beside(services / "odd.py").names == ("data/deep/d.txt", "data/latest/d.txt", "odd.py")
+
+
+def test_code_that_looks_beside_itself_finds_on_the_head_what_the_hosts_have(services: Path, tmp_path: Path) -> None:
+    (services / "mine.py").write_text(
+        "import glob, os\n"
+        "class Mine(AbstractWrapper):\n    docker_url = 'i'\n"
+        "    def get_cmd(self, params): return sorted(os.listdir(os.path.dirname(__file__)))"
+    )
+    app = load(services / "mine.py")
+    assert command(on_a_host(app, tmp_path / "host", services)) == ["mine.py"]
+    folder = str(tmp_path / "bundles" / str(app.ref.bundle))
+    assert command(replace(app.ref, folder=folder)) == ["mine.py"]
+    [warning] = app.info.warnings
+    assert "uses __file__, but names no file or folder beside it" in warning
+
+
+def test_packages_without_init_in_a_new_version(services: Path, tmp_path: Path) -> None:
+    (services / "space" / "inner").mkdir(parents=True)
+    (services / "mine.py").write_text(
+        "import space.inner.word\n"
+        "class Mine(AbstractWrapper):\n    docker_url = 'i'\n"
+        "    def get_cmd(self, params): return space.inner.word.WORD"
+    )
+    for word in ("one", "two"):
+        (services / "space" / "inner" / "word.py").write_text(f"WORD = {word!r}")
+        assert command(on_a_host(load(services / "mine.py"), tmp_path / "host", services)) == word
+
+
+@pytest.mark.parametrize("when", ["import mine", "", "from mine import WORD"])
+def test_what_a_file_imports_may_import_the_file(services: Path, tmp_path: Path, when: str) -> None:
+    (services / "helper.py").write_text(f"{when}\ndef word():\n    import mine\n    return mine.WORD")
+    (services / "mine.py").write_text(
+        "WORD = 'mine'\nimport helper\n"
+        "class Mine(AbstractWrapper):\n    docker_url = 'i'\n    def get_cmd(self, params): return helper.word()"
+    )
+    app = load(services / "mine.py")
+    assert command(on_a_host(app, tmp_path / "host", services)) == "mine", "it was executed again, as another module"
+    execute("", "none")
+    assert "mine" not in sys.modules
+
+
 def test_it_works_on_a_host_that_has_only_the_bundle(services: Path, tmp_path: Path) -> None:
     app = load(services / "mine.py")
     assert app.info.error is None and app.info.warnings == []
@@ -179,7 +252,18 @@ def test_what_is_too_large_is_said(services: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    "text", ["def f(:", "x = 1\0", "(" * 500, "x = '../secret'", "x = '/etc/passwd'", "x = '.env'"]
+    "text",
+    [
+        "def f(:",
+        "x = 1\0",
+        "(" * 500,
+        "x = '../secret'",
+        "x = '/etc/passwd'",
+        "x = '.env'",
+        "x = f'{self.job.wd}/rules.txt'",
+        "x = job.wd + '/rules.txt'",
+        f"x = 'data/{'é' * 200}'",
+    ],
 )
 def test_what_cannot_be_read_or_leads_elsewhere_needs_nothing(services: Path, text: str) -> None:
     (services / "odd.py").write_text(text)

@@ -140,7 +140,17 @@ def test_an_option_that_could_change_what_an_app_does_needs_its_leave(option: st
         ("volumes = {'/a': 5}\ndef get_cmd(self, params): return 'x'", "W.volumes"),
         ("volumes = {'/a': {'bind': 5}}\ndef get_cmd(self, params): return 'x'", "W.volumes"),
         ("volumes = {'/a': object()}\ndef get_cmd(self, params): return 'x'", "W"),
-        ("environment = ['A']\ndef get_cmd(self, params): return 'x'", "W"),
+        ("environment = ['A=1']\ndef get_cmd(self, params): return 'x'", "W.environment is invalid: "),
+        ("environment = {'A=B': 1}\ndef get_cmd(self, params): return 'x'", "must be the name of a variable"),
+        ("environment = {'A': 'x\\0'}\ndef get_cmd(self, params): return 'x'", "W.environment has a NUL"),
+        ("working_dir = '/\\0'\ndef get_cmd(self, params): return 'x'", "W.working_dir has a NUL"),
+        ("tmpfs = ['/a\\0']\ndef get_cmd(self, params): return 'x'", "W.tmpfs has a NUL"),
+        ("def get_cmd(self, params): return ['x', 'a\\0b']", "W.get_cmd has a NUL"),
+        ("volumes = {'/a': {'mode': 'ro'}}\ndef get_cmd(self, params): return 'x'", "W.volumes./a is invalid: must"),
+        ("volumes = {'/a': {'bind': '/b', 'mod': 'ro'}}\ndef get_cmd(self, params): return 'x'", "not {'bind': '/b', "),
+        ("output_in_gb = 1e-12\ndef get_cmd(self, params): return 'x'", "W.output_in_gb is invalid"),
+        ("disk_in_gb = 1e300\ndef get_cmd(self, params): return 'x'", "W.disk_in_gb is invalid"),
+        ("create_dir = 'perhaps'\ndef get_cmd(self, params): return 'x'", "W.create_dir is invalid"),
         ("network = 5\ndef get_cmd(self, params): return 'x'", "W.network is invalid"),
         ("working_dir = 5\ndef get_cmd(self, params): return 'x'", "W.working_dir is invalid"),
     ],
@@ -150,6 +160,18 @@ def test_an_error_before_the_start_is_a_failure_with_a_message(body: str, words:
     assert isinstance(failure, Failure)
     assert failure.message.startswith("W.") and words in failure.message
     failure.message.encode()  # it can be stored
+
+
+def test_what_a_job_asks_for_is_checked_with_what_its_wrapper_says() -> None:
+    ref = ref_of("jobs_may_set = ['entrypoint']\ndef get_cmd(self, params): return 'x'")
+    failure = calls.prepare(ref, a_job(options={"entrypoint": ["a\0b"]}), None)
+    assert failure == Failure("W.entrypoint has a NUL character, which no program can be given")
+
+
+@pytest.mark.parametrize(("said", "meant"), [("'no'", False), ("'true'", True), ("None", False), ("[1]", True)])
+def test_a_text_that_says_no_is_no(said: str, meant: bool) -> None:
+    command = calls.prepare(ref_of(f"create_dir = {said}\ndef get_cmd(self, params): return 'x'"), a_job(), None)
+    assert isinstance(command, Command) and command.create_dir is meant
 
 
 def test_the_message_of_a_failure_is_bounded() -> None:
@@ -184,21 +206,32 @@ def test_a_result_as_json(value: str, encoded: str) -> None:
         ("raise SystemExit", "SystemExit"),
         ("job.set_result(object())", "object"),
         ("job.set_result(lambda: 1)", "function"),
-        ("job.set_result('\\udcff')", "surrogates"),
-        ("job.set_result({'\\udcff': 1})", "surrogates"),
+        ("job.set_result('\\udcff')", "not Unicode"),
+        ("job.set_result({'\\udcff': 1})", "not Unicode"),
         ("job.set_result(10**5000)", "digits"),
         ("l = []; l.append(l); job.set_result(l)", "contains itself"),
         ("v = []\n    for _ in range(230): v = [v]\n    job.set_result(v)", "recursion"),
         ("v = []\n    for _ in range(5000): v = [v]\n    job.set_result(v)", "too deep"),
         ("job.set_result('x' * 999)", "a result of 1001 bytes; the limit is 1000 (ORQAL_RESULT_CAP)"),
-        ("job.stdout[5]", "IndexError"),
+        ("from pathlib import Path; Path('/no/such').read_text()", "'/no/such' (/mine.py, line 4)"),
+        ("job.stdout[5]", "IndexError: list index out of range (/mine.py, line 4)"),
     ],
 )
 def test_an_error_after_the_end_is_a_failure_with_a_message(body: str, words: str) -> None:
     failure = calls.conclude(ref_of(f"def set_result(self, job):\n    {body}"), a_job(), 1000, None)
     assert isinstance(failure, Failure)
     assert failure.message.startswith("W.set_result") and words in failure.message
+    assert "orqal/" not in failure.message, "it shows a place in Orqal as if the author's code were there"
     failure.message.encode()
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+@pytest.mark.parametrize(
+    "body", ["async def set_result(self, job): job.set_result(1)", "def set_result(self, job): yield job.set_result(1)"]
+)
+def test_a_set_result_that_has_not_run_is_no_result(body: str) -> None:
+    failure = calls.conclude(ref_of(body), a_job(), 1000, None)
+    assert isinstance(failure, Failure) and failure.message.startswith("W.set_result has not run")
 
 
 def test_a_result_of_exactly_the_cap() -> None:

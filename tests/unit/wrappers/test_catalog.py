@@ -20,6 +20,7 @@ def test_a_file_with_two_wrappers_and_other_things(tmp_path: Path) -> None:
     apps = loaded(
         tmp_path,
         '''
+        import abc
         from orqal.abstract import AbstractWrapper
         from orqal.wrappers.builtin import Checksum
 
@@ -33,6 +34,9 @@ def test_a_file_with_two_wrappers_and_other_things(tmp_path: Path) -> None:
             def set_result(self, job): pass
 
         class _Hidden(AbstractWrapper): pass
+        class Half(AbstractWrapper, abc.ABC):
+            @abc.abstractmethod
+            def rest(self): pass
         class Other: pass
         number = 5
         ''',
@@ -110,6 +114,20 @@ def test_the_files_in_folders_and_their_versions(tmp_path: Path) -> None:
     assert catalog.filed(paths)[1] != before[1]
     (tmp_path / "a.py").unlink()
     assert [source.name for source in catalog.filed(paths)] == ["b", "c"]
+
+
+def test_when_an_image_is_pulled_is_known_unless_it_depends_on_the_job(tmp_path: Path) -> None:
+    apps = loaded(
+        tmp_path,
+        """
+        class Usual(AbstractWrapper): pass
+        class Fresh(AbstractWrapper): pull = "always"
+        class Each(AbstractWrapper):
+            @property
+            def pull(self): return self.job.params["pull"]
+        """,
+    )
+    assert {name: app.info.pull for name, app in apps.items()} == {"Usual": "missing", "Fresh": "always", "Each": None}
 
 
 def test_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,6 +254,8 @@ def test_a_file_has_the_encoding_that_it_says(tmp_path: Path, cookie: str, encod
         ("read_onyl = True", "read_only"),
         ("def set_results(self, job): pass", "set_result"),
         ("shmsize = 5", "shm_size"),
+        ("memory = 5", "memory_in_gb"),
+        ("cpus = 5", "threads"),
     ],
 )
 def test_a_misspelt_attribute_is_warned_about(tmp_path: Path, attribute: str, meant: str) -> None:
@@ -246,11 +266,19 @@ def test_a_misspelt_attribute_is_warned_about(tmp_path: Path, attribute: str, me
     assert info.warnings == [f"A.{name} is ignored, because wrappers have no such attribute. Did you mean {meant}?"]
 
 
+def test_an_attribute_with_a_type_and_no_value_is_warned_about(tmp_path: Path) -> None:
+    text = "class A(AbstractWrapper):\n    docker_url: str = 'a'\n    threads: 2\n    mine: int\n"
+    assert loaded(tmp_path, text)["A"].info.warnings == [
+        "A.threads has no value, because what follows a colon is a type. Write threads = …"
+    ]
+
+
 def test_attributes_of_one_s_own_are_no_mistake(tmp_path: Path) -> None:
     text = """
         class A(AbstractWrapper):
             docker_url = "a"
             database = "/x"
+            image: str = "b"
             version = 3
             options = ["-x"]
             user = "nobody"
