@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orqal.actors.attempts import Deliveries, Ended
 from orqal.actors.background import Background
 from orqal.actors.handles import SchedulerClient, log_to_ray
 from orqal.actors.messages import HostReport, Order, Started
@@ -27,7 +28,22 @@ class HostActor:
         self._incarnation = uuid.uuid4().hex
         self._background = Background()
         self._runs: dict[ContainerKey, asyncio.Task[Outcome]] = {}
+        self._deliveries = Deliveries(self.run)
         self._background.spawn(self._report_forever())
+
+    async def take(self, orders: Sequence[Order]) -> str:
+        """See HostEnd."""
+        self._deliveries.take(orders)
+        return self._incarnation
+
+    async def outcomes(self, incarnation: str, had: Sequence[ContainerKey]) -> list[Ended]:
+        """See HostEnd."""
+        return await self._deliveries.outcomes(had)
+
+    async def release_many(self, keys: Sequence[ContainerKey]) -> None:
+        """See HostActor."""
+        for key in keys:
+            await self.release(*key)
 
     async def _report_forever(self) -> None:
         while True:

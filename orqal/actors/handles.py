@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from orqal.actors.attempts import ANSWER_WITHIN, Attempts, Ended
+from orqal.actors.batching import Batches
 from orqal.actors.interfaces import ActorAway, HostApi, SchedulerApi
 from orqal.actors.messages import (
     CleanTarget,
@@ -37,6 +39,9 @@ LONGEST = 300.0
 does no harm."""
 LATE = 30.0
 """The same for an answer that is due at a certain time: seconds after that time."""
+
+RELEASE_WITHIN = 0.02
+"""Seconds for which attempts that are to be released are collected."""
 
 T = TypeVar("T")
 
@@ -80,6 +85,7 @@ class SchedulerClient(SchedulerApi):
     def __init__(self, actor: Any) -> None:
         """`actor`: the handle that Ray gives."""
         self.actor = actor
+        self._started: Batches[Started] = Batches(self._report_started)
 
     @classmethod
     def find(cls) -> SchedulerClient:
@@ -167,7 +173,10 @@ class SchedulerClient(SchedulerApi):
         return await answer(self.actor.bundle.remote(digest), LONGEST)
 
     async def started(self, started: Started) -> None:
-        return await answer(self.actor.started.remote(started))
+        await self._started.add(started)
+
+    async def _report_started(self, started: Sequence[Started]) -> None:
+        await answer(self.actor.started_many.remote(started))
 
     async def report(self, node_id: str, report: HostReport) -> None:
         return await answer(self.actor.report.remote(node_id, report))
@@ -182,6 +191,8 @@ class HostClient(HostApi):
     def __init__(self, actor: Any) -> None:
         """`actor`: the handle that Ray gives."""
         self.actor = actor
+        self._attempts = Attempts(self)
+        self._releases: Batches[ContainerKey] = Batches(self._release, linger=RELEASE_WITHIN)
 
     @classmethod
     def find(cls, node_id: str) -> HostClient:
@@ -193,14 +204,24 @@ class HostClient(HostApi):
         return cls(ray.get_actor(host_actor_name(node_id), namespace=NAMESPACE))
 
     async def run(self, order: Order) -> Outcome:
-        # Named by app, not by job: each name is a series in Ray's metrics.
-        return await answer(self.actor.run.options(name=f"{order.job.app} on {order.job.host}").remote(order))
+        return await self._attempts.run(order)
+
+    async def take(self, orders: Sequence[Order]) -> str:
+        """See HostEnd."""
+        return await answer(self.actor.take.remote(orders))
+
+    async def outcomes(self, incarnation: str, had: Sequence[ContainerKey]) -> list[Ended]:
+        """See HostEnd."""
+        return await answer(self.actor.outcomes.remote(incarnation, had), ANSWER_WITHIN)
 
     async def stop(self, job: str, attempt: int, evicted: bool) -> None:
         return await answer(self.actor.stop.remote(job, attempt, evicted))
 
     async def release(self, job: str, attempt: int) -> None:
-        return await answer(self.actor.release.remote(job, attempt))
+        await self._releases.add(ContainerKey(job, attempt))
+
+    async def _release(self, keys: Sequence[ContainerKey]) -> None:
+        await answer(self.actor.release_many.remote(keys))
 
     async def incarnation(self) -> str:
         return await answer(self.actor.incarnation.remote())

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Sequence
 from typing import Any
 
+from orqal.actors.attempts import Deliveries, Ended
 from orqal.actors.handles import SchedulerClient, log_to_ray
 from orqal.actors.host.host import Host
+from orqal.actors.interfaces import ActorAway
+from orqal.actors.messages import Order
 from orqal.actors.wrapper_processes import WrapperProcesses
+from orqal.engine.client import ContainerKey
 from orqal.settings import Settings
+
+log = logging.getLogger("orqal.host")
 
 
 class HostActor(Host):
@@ -17,3 +26,22 @@ class HostActor(Host):
         """`cluster` marks this cluster's containers; `scheduler` is the handle of the Scheduler's actor."""
         log_to_ray()
         super().__init__(Settings(), cluster, node_id, SchedulerClient(scheduler), WrapperProcesses(node_id))
+        self._deliveries = Deliveries(self.run)
+
+    async def take(self, orders: Sequence[Order]) -> str:
+        """See HostEnd."""
+        self._deliveries.take(orders)
+        return await self.incarnation()
+
+    async def outcomes(self, incarnation: str, had: Sequence[ContainerKey]) -> list[Ended]:
+        """See HostEnd."""
+        if incarnation != await self.incarnation():
+            raise ActorAway("it has been restarted")
+        return await self._deliveries.outcomes(had)
+
+    async def release_many(self, keys: Sequence[ContainerKey]) -> None:
+        """See HostApi.release, for many attempts. A failure keeps none of the others."""
+        answers = await asyncio.gather(*(self.release(*key) for key in keys), return_exceptions=True)
+        for key, answer in zip(keys, answers, strict=True):
+            if isinstance(answer, BaseException):
+                log.error("the attempt %d at %s is not released", key.attempt, key.job, exc_info=answer)

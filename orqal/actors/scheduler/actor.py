@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Sequence
 
 import ray
 
 from orqal.actors.handles import log_to_ray
+from orqal.actors.messages import Started
 from orqal.actors.ray_cluster import RayCluster
 from orqal.actors.scheduler.scheduler import Scheduler
 from orqal.actors.wrapper_processes import WrapperProcesses, load_in_process
@@ -36,3 +38,8 @@ class SchedulerActor(Scheduler):
             load_in_process(processes, settings),
         )
         await self.start()
+
+    async def started_many(self, started: Sequence[Started]) -> None:
+        """See SchedulerApi.started, for many containers."""
+        for each in started:
+            await self.started(each)
