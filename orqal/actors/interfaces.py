@@ -24,6 +24,7 @@ from orqal.actors.messages import (
     Taken,
     WhyWaiting,
 )
+from orqal.actors.metrics import Family
 from orqal.engine.client import ContainerKey
 from orqal.engine.file_listing import FilePage
 from orqal.engine.job_directory import Piece, Removed
@@ -151,6 +152,10 @@ class SchedulerApi(Protocol):
 
     async def in_hand(self) -> InHand:
         """The work that is under way, for the doctor."""
+        ...
+
+    async def metrics(self) -> list[Family]:
+        """The metrics of the Scheduler, and of the hosts as it sees them."""
         ...
 
     async def repair(
@@ -281,6 +286,10 @@ class HostApi(Protocol):
 
     async def examine(self) -> Examined:
         """Everything of Orqal that is on the host, for the doctor."""
+        ...
+
+    async def metrics(self) -> list[Family]:
+        """The metrics of this process, without the host's name."""
         ...
 
     async def repair(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:
