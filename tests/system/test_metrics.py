@@ -1,0 +1,194 @@
+"""A real Prometheus reads the metrics of a real Orqal, as docs/metrics.md says, and finds what has happened there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from orqal.actors.metrics import TABLE
+from orqal.cluster.node import DASHBOARD
+from tests.support.checkout import REPOSITORY
+from tests.support.metrics import total, value
+from tests.support.orqal_process import Orqal, free_port
+
+WITHIN = 30.0
+"""Seconds in which Prometheus must have read something."""
+PAGE = (REPOSITORY / "docs" / "metrics.md").read_text()
+
+
+def block_with(key: str) -> dict[str, Any]:
+    """The example in the page that has this key."""
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
+    [found] = [block for block in blocks if key in block]
+    assert isinstance(found, dict)
+    return found
+
+
+def program(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        if os.environ.get("ORQAL_REQUIRE_DOCKER"):
+            pytest.fail(f"{name} is not installed")
+        pytest.skip(f"{name} is not installed: scripts/tools.sh does that as root on Debian")
+    return found
+
+
+class Prometheus:
+    """A Prometheus that runs."""
+
+    def __init__(self, port: int) -> None:
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=10)
+
+    def query(self, query: str) -> list[dict[str, Any]]:
+        """The series that a query finds now, with their labels and values."""
+        answer = self.http.get("/query", params={"query": query})
+        assert answer.status_code == 200, (query, answer.text)
+        found: list[dict[str, Any]] = answer.json()["data"]["result"]
+        return found
+
+    def until(self, query: str, wanted: Callable[[float], bool]) -> None:
+        """Wait until a query has one value, and this one is wanted."""
+        deadline = time.monotonic() + WITHIN
+        while True:
+            found = self.query(query)
+            if len(found) == 1 and wanted(float(found[0]["value"][1])):
+                return
+            assert time.monotonic() < deadline, (query, found)
+            time.sleep(0.2)
+
+
+@pytest.fixture
+def prometheus(orqal: Orqal, tmp_path: Path) -> Iterator[Prometheus]:
+    """One that reads this Orqal, with the configuration of the page and the metrics' token."""
+    server = program("prometheus")
+    config = block_with("scrape_configs")
+    [job] = config["scrape_configs"]
+    assert job["static_configs"] == [{"targets": ["127.0.0.1:5001"]}]
+    job["static_configs"] = [{"targets": [f"127.0.0.1:{orqal.port}"]}]
+    job["authorization"]["credentials_file"] = str(orqal.home / "metrics_token")
+    config["global"] = {"scrape_interval": "1s"}
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    port = free_port()
+    command = [
+        *(server, f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"),
+        *(f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"),
+    ]
+    with subprocess.Popen(command) as process:
+        try:
+            found, deadline = Prometheus(port), time.monotonic() + WITHIN
+            while True:
+                try:
+                    found.http.get("/query", params={"query": "vector(1)"}).raise_for_status()
+                    break
+                except httpx.HTTPError:
+                    assert process.poll() is None and time.monotonic() < deadline
+                    time.sleep(0.1)
+            yield found
+        finally:
+            process.terminate()
+
+
+def page(orqal: Orqal, token: str) -> httpx.Response:
+    return httpx.get(f"{orqal.root}/api/metrics", headers={"Authorization": f"Bearer {token}"}, timeout=20)
+
+
+@pytest.mark.timeout(180)
+def test_prometheus_sees_what_has_happened(orqal: Orqal, prometheus: Prometheus) -> None:
+    user = "ada-of-the-metrics"
+    prometheus.until('up{job="orqal"}', lambda up: up == 1)
+    before = list(text_string_to_metric_families(page(orqal, orqal.token).text))
+    assert orqal.command("true", user=user)["ok"]
+    assert orqal.command("sh", "-c", "exit 3", user=user)["exit_code"] == 3
+    assert orqal.run("Run", user=user, threads=10_000, params={"image": "x", "cmd": ["x"]})["current_status"] == "error"
+    for outcome in ("ok", "exit_code", "impossible_request"):
+        prometheus.until(f'orqal_jobs_ended_total{{app="Run",user="{user}",outcome="{outcome}"}}', lambda n: n == 1)
+    prometheus.until(f'sum(orqal_jobs_submitted_total{{user="{user}"}})', lambda n: n == 3)
+    prometheus.until(f'orqal_attempts_started_total{{user="{user}"}}', lambda n: n == 2)
+    for series in ("orqal_job_wait_seconds_count", "orqal_job_run_seconds_count"):
+        prometheus.until(f'{series}{{app="Run"}}', lambda n, s=series: n == total(before, s, app="Run") + 2)  # type: ignore[misc]
+
+    job = orqal.submit("Run", user=user, params={"image": "orqal/demo", "cmd": ["sleep", "100"], "network": "none"})
+    prometheus.until(f'sum by (state) (orqal_jobs{{user="{user}",state="running"}})', lambda n: n == 1)
+    host = orqal.job(job)["host"]
+    prometheus.until(f'orqal_host_jobs{{host="{host}"}}', lambda n: n == 1)
+    prometheus.until("orqal_leases", lambda n: n == 1)
+    threads = orqal.http().get("/hosts").json()[0]["threads"]
+    prometheus.until(f'sum(orqal_host_threads{{host="{host}"}})', lambda n: n == threads)
+    prometheus.until(f'orqal_host_threads{{host="{host}",use="jobs"}}', lambda n: n == 1)
+    prometheus.until("orqal_host_ready", lambda n: n == 1)
+    # From the process that drives the daemon.
+    started = total(before, "orqal_container_start_seconds_count") + 3
+    prometheus.until(f'orqal_container_start_seconds_count{{host="{host}"}}', lambda n: n == started)
+    prometheus.until(f'orqal_image_requests_total{{host="{host}",result="present"}}', lambda n: n >= 3)
+    prometheus.until(f'orqal_host_loop_lag_seconds_count{{host="{host}"}}', lambda n: n > 0)
+    prometheus.until('orqal_store_write_seconds_count{operation="update"}', lambda n: n >= 6)
+
+    with orqal.http() as http:
+        http.post(f"/job/{job}/cancel").raise_for_status()
+    prometheus.until(f'orqal_jobs_ended_total{{user="{user}",outcome="cancelled"}}', lambda n: n == 1)
+    prometheus.until(f'sum(orqal_jobs{{user="{user}"}})', lambda n: n == 0)
+
+
+def test_prometheus_understands_every_query_and_alert(prometheus: Prometheus, tmp_path: Path) -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    queries = [target["expr"] for panel in panels for target in panel.get("targets", ())]
+    queries += re.findall(r"^\| [^|`]+\? \| `(.+)` \|$", PAGE, re.MULTILINE)
+    assert len(queries) > 25
+    for query in queries:
+        prometheus.query(query.replace("$__rate_interval", "1m"))
+    rules = tmp_path / "rules.yml"
+    rules.write_text(yaml.safe_dump(block_with("groups")))
+    done = subprocess.run([program("promtool"), "check", "rules", rules], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_own_tool_finds_nothing_against_the_names(orqal: Orqal) -> None:
+    orqal.command("true")
+    text = page(orqal, orqal.token).text
+    done = subprocess.run([program("promtool"), "check", "metrics"], input=text, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    families = {family.name for family in text_string_to_metric_families(text)}
+    assert families == {metric.name.removesuffix("_total") for metric in TABLE}
+
+
+def test_the_token_of_the_metrics_opens_nothing_else(orqal: Orqal) -> None:
+    token_file = orqal.home / "metrics_token"
+    token = token_file.read_text().strip()
+    assert token_file.stat().st_mode & 0o777 == 0o600 and token not in (orqal.token, "")
+    assert page(orqal, token).status_code == 200
+    assert httpx.get(f"{orqal.root}/api/metrics").status_code == 401
+    with httpx.Client(base_url=orqal.root, headers={"Authorization": f"Bearer {token}"}) as http:
+        for path in (
+            "/",
+            "/api/jobs",
+            "/api/hosts",
+            "/docs",
+            "/openapi.json",
+            "/-/routes",
+            "/metrics",
+            "/api/metrics/x",
+        ):
+            assert http.get(path).status_code == 401, path
+        assert http.post("/api/job", json={"app": "Test"}).status_code == 401
+    assert value(text_string_to_metric_families(page(orqal, token).text), "orqal_leases") is not None
+
+
+def test_the_dashboard_is_where_ray_puts_its_own(orqal: Orqal) -> None:
+    folder = orqal.home / "grafana"
+    assert json.loads((folder / "orqal.json").read_text()) == json.loads(DASHBOARD.read_text())
+    deadline = time.monotonic() + WITHIN
+    while not (folder / "default_grafana_dashboard.json").exists():  # Ray's dashboard writes it after its start
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
