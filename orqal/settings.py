@@ -154,6 +154,9 @@ class Settings:
     autoscaling_config: str = field(default_factory=lambda: _text("AUTOSCALING_CONFIG", ""))
     """ORQAL_AUTOSCALING_CONFIG (a file): the Ray cluster file whose node types Ray's autoscaler may start. `orqal up
     --autoscaling-config` sets it for the cluster's processes."""
+    ray_metrics: bool = field(default_factory=lambda: _switch("RAY_METRICS", "off"))
+    """ORQAL_RAY_METRICS (on or off; off): whether Ray collects metrics on this machine, its own and Orqal's. It serves
+    them on all addresses, to everyone, without a token."""
     load_period: float = field(default_factory=lambda: _number("LOAD_PERIOD", 3))
     """ORQAL_LOAD_PERIOD (seconds; 3): the time between two reports of a host's load."""
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import prometheus_client.core
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -149,11 +149,23 @@ TABLE = (
 """All of them."""
 
 
+class Meter(Protocol):
+    """Gets the same counts and times as a process keeps: see RayMeter."""
+
+    def count(self, metric: Metric, *labels: str) -> None:
+        """Add 1 to a counter."""
+        ...
+
+    def observe(self, metric: Metric, seconds: float, *labels: str) -> None:
+        """Add a time to a histogram."""
+        ...
+
+
 class Metrics:
     """The counters and histograms of one process, from its start on. Gauges are computed when they are asked for."""
 
-    def __init__(self, part: Part) -> None:
-        self._registry = CollectorRegistry()
+    def __init__(self, part: Part, also: Meter | None = None) -> None:
+        self._registry, self._also = CollectorRegistry(), also
         own = [metric for metric in TABLE if metric.part == part]
         self._counters = {
             metric: Counter(metric.name, metric.help, metric.labels, registry=self._registry)
@@ -170,11 +182,15 @@ class Metrics:
         """Add 1 to a counter."""
         counter = self._counters[metric]
         (counter.labels(*labels) if labels else counter).inc()
+        if self._also is not None:
+            self._also.count(metric, *labels)
 
     def observe(self, metric: Metric, seconds: float, *labels: str) -> None:
         """Add a time to a histogram."""
         histogram = self._histograms[metric]
         (histogram.labels(*labels) if labels else histogram).observe(seconds)
+        if self._also is not None:
+            self._also.observe(metric, seconds, *labels)
 
     @contextmanager
     def timed(self, metric: Metric, *labels: str) -> Iterator[None]:

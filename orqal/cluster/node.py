@@ -245,7 +245,7 @@ def ray_environment(settings: Settings, name: str, head: str, *, no_token: bool 
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         # Ray serves its metrics to everyone who reaches the machine, and asks for no token. The dashboard and the
         # autoscaler serve theirs in any case, unless they cannot open the port.
-        "RAY_enable_metrics_collection": "0",
+        "RAY_enable_metrics_collection": "1" if settings.ray_metrics else "0",
         "DASHBOARD_METRIC_PORT": _NO_PORT,
         "AUTOSCALER_METRIC_PORT": _NO_PORT,
         # A dead node is noticed within seconds instead of 15 s, but a busy one gets some time to answer.

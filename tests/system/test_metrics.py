@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
@@ -21,7 +23,7 @@ from orqal.actors.metrics import TABLE
 from orqal.cluster.node import DASHBOARD
 from tests.support.checkout import REPOSITORY
 from tests.support.metrics import total, value
-from tests.support.orqal_process import Orqal, free_port
+from tests.support.orqal_process import Orqal, an_orqal, free_port
 
 WITHIN = 30.0
 """Seconds in which Prometheus must have read something."""
@@ -192,3 +194,46 @@ def test_the_dashboard_is_where_ray_puts_its_own(orqal: Orqal) -> None:
     while not (folder / "default_grafana_dashboard.json").exists():  # Ray's dashboard writes it after its start
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@pytest.mark.timeout(240)
+def test_ray_has_the_metrics_too_if_the_administrator_wants_that(image: str) -> None:
+    with an_orqal({"ORQAL_RAY_METRICS": "on"}) as orqal:
+        assert orqal.command("true", user="ada")["ok"]
+        wanted = {
+            'ray_orqal_jobs_ended_total{.*app="Run",.*outcome="ok",.*user="ada".*} 1.0',
+            'ray_orqal_jobs{.*app="Run",.*state="running",.*user="ada".*} 0.0',
+            'ray_orqal_job_run_seconds_count{.*app="Run".*} 1.0',
+            'ray_orqal_container_start_seconds_count{.*host="[^"]+".*} 1.0',
+            'ray_orqal_image_requests_total{.*host="[^"]+",.*result="present".*} 1.0',
+            "ray_orqal_host_ready{.*} 1.0",
+        }
+        deadline = time.monotonic() + 2 * WITHIN
+        while True:
+            pages = metrics_of_ray(orqal)
+            text = "".join(pages.values())
+            missing = {line for line in wanted if not re.search(f"^{line}$", text, re.MULTILINE)}
+            if not missing:
+                break
+            assert time.monotonic() < deadline, missing
+            time.sleep(1)
+        # The one exporter of the node, which is what docs/security.md says.
+        assert len(pages) == 1, set(pages)
+        assert page(orqal, orqal.token).status_code == 200
+
+
+def metrics_of_ray(orqal: Orqal) -> dict[int, str]:
+    """What ports of Orqal's processes, but not of the API, serve at /metrics without a token."""
+    ports = {
+        connection.laddr.port
+        for process in orqal.processes()
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    pages = {}
+    for port in sorted(ports):
+        with contextlib.suppress(httpx.HTTPError):  # it does not speak HTTP
+            answer = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5)
+            if answer.status_code == 200 and "# HELP" in answer.text:
+                pages[port] = answer.text
+    return pages

@@ -11,7 +11,7 @@ from itertools import islice
 from orqal.actors.background import Background
 from orqal.actors.interfaces import ActorAway, ClusterApi, SchedulerApi
 from orqal.actors.messages import CleanTarget, Cursor, HostReport, InHand, News, Planned, Started, Taken, WhyWaiting
-from orqal.actors.metrics import DECISION, LEASES, SCHEDULER_LAG, Family, Metrics, gauge
+from orqal.actors.metrics import DECISION, LEASES, SCHEDULER_LAG, Family, Meter, Metrics, gauge
 from orqal.actors.scheduler.apps import APP_PERIOD, Apps
 from orqal.actors.scheduler.change_feed import ChangeFeed
 from orqal.actors.scheduler.host_metrics import of_hosts
@@ -64,14 +64,15 @@ class Scheduler(SchedulerApi):
         load_apps: Callable[[Source], Awaitable[list[App]]],
         clock: Clock | None = None,
         new_id: Callable[[], str] | None = None,
+        also: Meter | None = None,
     ) -> None:
-        """`load_apps`: see Apps. Call `start` before anything else."""
+        """`load_apps`: see Apps. `also`: see Metrics. Call `start` before anything else."""
         self._settings, self._store, self._clock = settings, store, clock or SystemClock()
         self._wake = asyncio.Event()
         self._background = Background()
         self._feed = ChangeFeed()
         self._keeping = KeepingClock(settings, store, self._clock)
-        self._metrics = Metrics("scheduler")
+        self._metrics = Metrics("scheduler", also)
         self._job_metrics = JobMetrics(self._metrics)
         self._writer = JobWriter(store, self._keeping.stamp, self._metrics)
         self._apps = Apps(settings, load_apps, self._clock)
