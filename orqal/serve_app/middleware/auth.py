@@ -123,9 +123,8 @@ def refusal_of(scope: Scope, token: bytes | None, no_token: bool) -> Refusal | N
 
 def _is_for_metrics(scope: Scope, metrics_token: bytes | None) -> bool:
     """True if the request reads the metrics with their token, which a browser never sends by itself."""
-    return (scope["path"], scope["method"]) == (METRICS, "GET") and _known(
-        Headers(scope=scope), metrics_token
-    ) == "bearer"
+    asked = scope["method"], scope["path"]
+    return asked == ("GET", METRICS) and _known(Headers(scope=scope), metrics_token) == "bearer"
 
 
 def _known(headers: Headers, token: bytes | None) -> str | None:

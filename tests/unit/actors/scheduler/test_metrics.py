@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from orqal.actors.metrics import Family
+from orqal.actors.metrics import Family, Metrics
+from orqal.actors.scheduler.job_metrics import JobMetrics
+from orqal.scheduling import lifecycle as life
+from orqal.scheduling.lifecycle import Phase
 from orqal.testing.in_process_cluster import InProcessCluster
+from tests.support.lifecycle_scenes import NOON, events, phases
 from tests.support.metrics import total, value
 from tests.support.simulated import ONE_HOST, TWO_HOSTS, play, spec
 
@@ -156,6 +160,27 @@ def test_the_work_of_the_scheduler_itself_is_measured(tmp_path: Path) -> None:
         assert total(families, "orqal_scheduler_loop_lag_seconds_count") >= 15
 
     play(scene, tmp_path)
+
+
+def test_in_every_step_of_a_job_s_life_the_waiting_jobs_are_those_that_wait() -> None:
+    def waits(phase: Phase | None) -> bool:
+        return isinstance(phase, life.Waiting | life.Withdrawn | life.Placed | life.Leasing)
+
+    seen = 0
+    for before in phases():
+        for event in events(before):
+            try:
+                after, effects = life.step(before, event, NOON)
+            except life.ImpossibleEvent:
+                continue
+            if isinstance(event, life.RecordSetAside):  # it is not known any more whose job it is
+                continue
+            counted = JobMetrics(Metrics("scheduler"))
+            counted.step(before, event, after, effects)
+            change = total([counted.jobs([])], "orqal_jobs", state="todo")
+            assert change == waits(after) - waits(before), (before, event, after)
+            seen += change != 0
+    assert seen > 20
 
 
 def test_a_fault_in_counting_stops_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
