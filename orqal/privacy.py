@@ -96,6 +96,6 @@ def _folders(settings: Settings) -> tuple[Path, Path]:
 
 
 def _files(settings: Settings) -> Iterator[Path]:
-    yield from (settings.token_path, settings.ray_token_path, settings.home / _LOG)
+    yield from (settings.token_path, settings.metrics_token_path, settings.ray_token_path, settings.home / _LOG)
     if not settings.store_is_mongo:
         yield from (settings.store_path.with_name(settings.store_path.name + end) for end in _STORE_ENDS)

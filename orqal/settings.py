@@ -216,6 +216,9 @@ class Settings:
     autoscaling_config: str = field(default_factory=lambda: _text("AUTOSCALING_CONFIG", ""))
     """ORQAL_AUTOSCALING_CONFIG (a file): the Ray cluster file whose node types Ray's autoscaler may start. `orqal up
     --autoscaling-config` sets it for the cluster's processes."""
+    ray_metrics: bool = field(default_factory=lambda: _switch("RAY_METRICS", "off"))
+    """ORQAL_RAY_METRICS (on or off; off): whether Ray collects metrics on this machine, its own and Orqal's. It serves
+    them on all addresses, to everyone, without a token."""
     load_period: float = field(default_factory=lambda: _number("LOAD_PERIOD", 3))
     """ORQAL_LOAD_PERIOD (seconds; 3): the time between two reports of a host's load."""
 
@@ -349,15 +352,29 @@ class Settings:
         given = os.environ.get("ORQAL_TOKEN")
         if given:
             return given.strip()
-        try:
-            return self.token_path.read_text().strip() or None
-        except OSError:
-            return None
+        return _content(self.token_path)
+
+    @property
+    def metrics_token_path(self) -> Path:
+        """The file of a token that opens /api/metrics and nothing else. `orqal up` makes it, with mode 0600."""
+        return self.home / "metrics_token"
+
+    @property
+    def metrics_token(self) -> str | None:
+        """The content of `metrics_token_path`; None if there is no such file."""
+        return _content(self.metrics_token_path)
 
     @property
     def service_paths(self) -> list[Path]:
         """The files and folders of `services`. They may not exist."""
         return [_absolute(part) for part in self.services.split(":") if part]
+
+
+def _content(path: Path) -> str | None:
+    try:
+        return path.read_text().strip() or None
+    except OSError:
+        return None
 
 
 def _docker_socket() -> tuple[str, ...]:

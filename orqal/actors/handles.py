@@ -26,6 +26,7 @@ from orqal.actors.messages import (
     Taken,
     WhyWaiting,
 )
+from orqal.actors.metrics import Family
 from orqal.engine.client import ContainerKey
 from orqal.engine.file_listing import FilePage
 from orqal.engine.job_directory import Piece, Removed
@@ -164,6 +165,9 @@ class SchedulerClient(SchedulerApi):
     async def in_hand(self) -> InHand:
         return await answer(self.actor.in_hand.remote(), LONGEST)
 
+    async def metrics(self) -> list[Family]:
+        return await answer(self.actor.metrics.remote(), LONGEST)
+
     async def repair(
         self, node_id: str | None, containers: Sequence[ContainerKey], leases: Sequence[str], apps: Sequence[str] = ()
     ) -> None:
@@ -273,6 +277,9 @@ class HostClient(HostApi):
 
     async def examine(self, images: Sequence[str] = ()) -> Examined:
         return await answer(self.actor.examine.remote(images))
+
+    async def metrics(self) -> list[Family]:
+        return await answer(self.actor.metrics.remote())
 
     async def repair(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:
         return await answer(self.actor.repair.remote(paths, cgroups))

@@ -24,6 +24,7 @@ from orqal.actors.messages import (
     Taken,
     WhyWaiting,
 )
+from orqal.actors.metrics import Family
 from orqal.engine.client import ContainerKey
 from orqal.engine.file_listing import FilePage
 from orqal.engine.job_directory import Piece, Removed
@@ -165,6 +166,10 @@ class SchedulerApi(Protocol):
         """The work that is under way, for the doctor."""
         ...
 
+    async def metrics(self) -> list[Family]:
+        """The metrics of the Scheduler, and of the hosts as it sees them."""
+        ...
+
     async def repair(
         self, node_id: str | None, containers: Sequence[ContainerKey], leases: Sequence[str], apps: Sequence[str] = ()
     ) -> None:
@@ -293,6 +298,10 @@ class HostApi(Protocol):
 
     async def examine(self, images: Sequence[str] = ()) -> Examined:
         """Everything of Orqal that is on the host, and what these images are there, for the doctor."""
+        ...
+
+    async def metrics(self) -> list[Family]:
+        """The metrics of this process, without the host's name."""
         ...
 
     async def repair(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:

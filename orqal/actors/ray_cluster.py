@@ -70,7 +70,7 @@ class RayCluster(ClusterApi):
                 max_concurrency=10_000,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
             )
-            .remote(self._cluster_id, node.id, self._scheduler)
+            .remote(self._cluster_id, node.id, node.name, self._scheduler)
         )
 
     def end_host(self, host: HostApi) -> None:

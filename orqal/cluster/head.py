@@ -227,9 +227,11 @@ def _forget_running(settings: Settings) -> None:
 
 
 def _make_tokens(settings: Settings) -> None:
-    """Make the API's token and Ray's, unless they exist."""
+    """Make the tokens of the API, of its metrics and of Ray, unless they exist."""
     if settings.token is None:
         write_secret(settings.token_path, secrets.token_urlsafe(32) + "\n")
+    if settings.metrics_token is None:
+        write_secret(settings.metrics_token_path, secrets.token_urlsafe(32) + "\n")
     if not settings.ray_token_path.exists():
         write_secret(settings.ray_token_path, secrets.token_hex(32))
 

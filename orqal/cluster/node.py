@@ -39,6 +39,8 @@ _LOG_LINES_KEPT = 20
 _LOG_BYTES, _OLD_LOGS = 16 << 20, 2
 """The size at which each of Ray's logs, and of its workers' logs, is rotated, and the old files that are kept of it."""
 _TMP = Path("/tmp")  # noqa: S108 - what is made there is private
+DASHBOARD = Path(__file__).parent / "dashboard.json"
+"""Orqal's dashboard for Grafana: docs/metrics.md."""
 _MAX_CPUS = 4
 """CPUs that the head reports to Ray. Ray starts a worker process for each, and wrappers' methods need only a few."""
 
@@ -113,7 +115,16 @@ def start_head(
     ]
     if autoscaling_config is not None:
         options += ["--autoscaling-config", str(autoscaling_config)]
+    environ = {**environ, "RAY_METRICS_GRAFANA_DASHBOARD_OUTPUT_DIR": str(_place_dashboard(settings))}
     _start(settings, environ, options, name, address, offered, labels)
+
+
+def _place_dashboard(settings: Settings) -> Path:
+    """Put the dashboard for Grafana where Ray is to put its own ones, and return that folder."""
+    folder = settings.home / "grafana"
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(DASHBOARD, folder / "orqal.json")
+    return folder
 
 
 def start_worker(
@@ -234,7 +245,7 @@ def ray_environment(settings: Settings, name: str, head: str, *, no_token: bool 
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         # Ray serves its metrics to everyone who reaches the machine, and asks for no token. The dashboard and the
         # autoscaler serve theirs in any case, unless they cannot open the port.
-        "RAY_enable_metrics_collection": "0",
+        "RAY_enable_metrics_collection": "1" if settings.ray_metrics else "0",
         "DASHBOARD_METRIC_PORT": _NO_PORT,
         "AUTOSCALER_METRIC_PORT": _NO_PORT,
         # A dead node is noticed within seconds instead of 15 s, but a busy one gets some time to answer.

@@ -8,6 +8,7 @@ import resource
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import docker.errors
 import requests
@@ -33,6 +34,16 @@ class EngineError(Exception):
         self.exit_code = exit_code
         self.passing = passing
         """True if another attempt, later or on another host, may succeed."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By default pickle would call __init__ with the message alone: actors raise this to each other."""
+        return _unpickled, (type(self), self.args, vars(self))
+
+
+def _unpickled(kind: type[EngineError], args: tuple[str, ...], facts: dict[str, Any]) -> EngineError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(facts)
+    return error
 
 
 class Unreachable(EngineError):

@@ -54,7 +54,9 @@ def build() -> FastAPI:
         api.include_router(router, prefix="/api", dependencies=[Security(bearer), Security(basic)])
     api.include_router(pages)
     settings = Settings()
-    api.add_middleware(AuthMiddleware, token=settings.token, no_token=settings.no_token)
+    api.add_middleware(
+        AuthMiddleware, token=settings.token, no_token=settings.no_token, metrics_token=settings.metrics_token
+    )
     api.add_middleware(ReplicaBackpressure)
     api.add_exception_handler(ApiError, _api_error)
     api.add_exception_handler(BadDocument, _bad_document)

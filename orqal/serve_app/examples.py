@@ -146,6 +146,11 @@ STATUS = ClusterStatus(
     containers=[{"lab1": [("ef" * 32, "orqal/demo", "running")]}],
 )
 HEALTH = Health(status="ok")
+METRICS = (
+    "# HELP orqal_jobs Unfinished jobs.\n"
+    "# TYPE orqal_jobs gauge\n"
+    'orqal_jobs{app="Checksum",state="todo",user="ada"} 2.0\n'
+)
 
 
 def _checkup(repaired: bool | None) -> Checkup:

@@ -17,6 +17,7 @@ from typing import Any
 from orqal.actors.background import Background
 from orqal.actors.interfaces import HostApi, SchedulerApi
 from orqal.actors.messages import Examined, HostReport, Order, Started
+from orqal.actors.metrics import Family
 from orqal.doctor.facts import Machine
 from orqal.engine.client import ContainerKey
 from orqal.engine.file_listing import FilePage
@@ -477,6 +478,9 @@ class ScriptedHost(HostApi):
         containers = {key: container.id for key, container in self._machine.containers.items()}
         directories = frozenset(self._machine.directories)
         return Examined(moment, None, containers, directories, frozenset(), Machine(), moment)
+
+    async def metrics(self) -> list[Family]:
+        return []
 
     async def repair(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:
         return None

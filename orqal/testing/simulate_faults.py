@@ -28,6 +28,7 @@ from math import inf
 from pathlib import Path
 
 from orqal.actors.interfaces import ActorAway
+from orqal.actors.metrics import JOBS
 from orqal.models import ErrorType, JobError, JobRecord, JobSpec, Resources
 from orqal.testing.in_process_cluster import InProcessCluster
 from orqal.testing.scripted_host import Container, Life
@@ -309,6 +310,8 @@ class FaultyLife:
         _require(all(host.jobs == 0 and host.threads_in_use == 0 for host in hosts), f"something is in use: {hosts}")
         in_hand = await self._cluster.scheduler.in_hand()
         _require(not in_hand.jobs, f"jobs are still in hand: {in_hand.jobs}")
+        [counted] = [family for family in await self._cluster.scheduler.metrics() if family.name == JOBS.name]
+        _require(not any(sample.value for sample in counted.samples), f"jobs are still counted: {counted.samples}")
         leases = await self._cluster.ray.lease_names()
         _require(not leases, f"leases are left: {leases}")
         _require(len(hosts) == len(self._hosts), f"hosts are missing: {[host.name for host in hosts]}")

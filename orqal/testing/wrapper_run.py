@@ -26,6 +26,7 @@ from orqal.actors.host.container_run import ContainerRun, HostParts
 from orqal.actors.host.engine_watch import EngineWatch
 from orqal.actors.host.image_pulls import ImagePulls
 from orqal.actors.messages import Order
+from orqal.actors.metrics import Metrics
 from orqal.engine import file_listing, job_directory
 from orqal.engine.errors import Unreachable
 from orqal.extended_json import decoded
@@ -219,6 +220,7 @@ async def _on_docker(settings: Settings, job: JobRecord, app: AppInfo, ref: Wrap
             engine=engine,
             wrappers=_ThisProcess(),
             pulls=ImagePulls(settings.pull_patience, lambda: None),
+            metrics=Metrics("host"),
             samplers=samplers,
             file_opener=samplers,
             on_start=lambda key, start: None,

@@ -71,6 +71,7 @@ def before(settings: Settings) -> list[Path]:
     program.chmod(0o4755)
     files = [
         settings.token_path,
+        settings.metrics_token_path,
         settings.ray_token_path,
         settings.home / "orqal.log",
         *(settings.store_path.with_name(f"store.sqlite{end}") for end in ("", "-wal", "-shm", "-reserve")),

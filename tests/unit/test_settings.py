@@ -251,3 +251,11 @@ def test_the_token_is_the_variable_or_the_file(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("ORQAL_TOKEN")
     write_secret(settings.token_path, " \n")
     assert settings.token is None
+
+
+def test_the_token_of_the_metrics_is_a_file_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings()
+    monkeypatch.setenv("ORQAL_TOKEN", "the API's")
+    assert settings.metrics_token is None
+    write_secret(settings.metrics_token_path, "read only\n")
+    assert settings.metrics_token == "read only"

@@ -12,6 +12,7 @@ from orqal.actors.handles import SchedulerClient, log_to_ray
 from orqal.actors.host.host import Host
 from orqal.actors.interfaces import ActorAway
 from orqal.actors.messages import Order
+from orqal.actors.ray_metrics import RayMeter
 from orqal.actors.wrapper_processes import WrapperProcesses
 from orqal.engine.client import ContainerKey
 from orqal.settings import Settings
@@ -22,10 +23,15 @@ log = logging.getLogger("orqal.host")
 class HostActor(Host):
     """The host of this Ray node."""
 
-    async def __init__(self, cluster: str, node_id: str, scheduler: Any) -> None:  # type: ignore[misc] # Ray awaits it
-        """`cluster` marks this cluster's containers; `scheduler` is the handle of the Scheduler's actor."""
+    async def __init__(  # type: ignore[misc] # Ray awaits it
+        self, cluster: str, node_id: str, name: str, scheduler: Any
+    ) -> None:
+        """`cluster` marks this cluster's containers; `name` is the host's; `scheduler` is the handle of the Scheduler's
+        actor."""
         log_to_ray()
-        super().__init__(Settings(), cluster, node_id, SchedulerClient(scheduler), WrapperProcesses(node_id))
+        settings = Settings()
+        meter = RayMeter("host", host=name) if settings.ray_metrics else None
+        super().__init__(settings, cluster, node_id, SchedulerClient(scheduler), WrapperProcesses(node_id), meter)
         self._deliveries = Deliveries(self.run)
 
     async def take(self, orders: Sequence[Order]) -> str:

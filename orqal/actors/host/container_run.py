@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from time import perf_counter
 from typing import Any, TypeVar
 
 from orqal import mounts
@@ -19,6 +20,7 @@ from orqal.actors.host.engine_watch import EngineWatch
 from orqal.actors.host.image_pulls import ImagePulls, WantedImage
 from orqal.actors.interfaces import NoProcess, WrapperCalls
 from orqal.actors.messages import Order
+from orqal.actors.metrics import CONTAINER_START, Metrics
 from orqal.engine import archive, file_listing, job_directory, usage
 from orqal.engine.client import ContainerKey, ContainerSpec, Ended
 from orqal.engine.errors import EngineError, Unreachable, not_executed
@@ -52,6 +54,7 @@ class HostParts:
     engine: EngineWatch
     wrappers: WrapperCalls
     pulls: ImagePulls
+    metrics: Metrics
     samplers: ThreadPoolExecutor
     """Threads that ask what containers use, where that must be asked."""
     file_opener: ThreadPoolExecutor
@@ -214,6 +217,7 @@ class ContainerRun:
             fetched=str(self._directory) if command.create_dir and self._carries_files else None,
         )
         self._disk_cap = spec.disk_cap
+        begun = perf_counter()
         container = self.container = await self._create(spec)
         # Before the start, so that no end is missed.
         self._engine.death(container)
@@ -225,6 +229,7 @@ class ContainerRun:
             files = archive.packed(spec.fetched, params)
             await self._engine.unless_silent(self._engine.do(lambda engine: engine.put(container, files)))
         await self._engine.unless_silent(self._engine.do(lambda engine: engine.start(container)))
+        self._parts.metrics.observe(CONTAINER_START, perf_counter() - begun)
         self._report_start(ContainerStart(command.image, digest, command.cmd, container, str(self._directory)))
 
     def _check_volumes(self, command: calls.Command) -> None:

@@ -22,6 +22,7 @@ from orqal.actors.host.log_readers import LogReaders
 from orqal.actors.host.wrapper_bundles import WrapperBundles
 from orqal.actors.interfaces import HostApi, SchedulerApi, WrapperCalls
 from orqal.actors.messages import Examined, HostReport, Order, Started
+from orqal.actors.metrics import HOST_LAG, Family, Meter, Metrics
 from orqal.doctor import machine as checkup
 from orqal.doctor.facts import Machine
 from orqal.engine import file_listing, job_directory
@@ -57,9 +58,16 @@ class Host(HostApi):
     """Runs attempts in containers, each once: an order that is repeated attaches to what exists."""
 
     def __init__(
-        self, settings: Settings, cluster: str, node_id: str, scheduler: SchedulerApi, wrappers: WrapperCalls
+        self,
+        settings: Settings,
+        cluster: str,
+        node_id: str,
+        scheduler: SchedulerApi,
+        wrappers: WrapperCalls,
+        also: Meter | None = None,
     ) -> None:
-        """`cluster` marks the containers of this cluster. Call this on the event loop on which the host lives."""
+        """`cluster` marks the containers of this cluster. `also`: see Metrics. Call this on the event loop on which the
+        host lives."""
         self._settings = settings
         self._cluster = cluster
         self._node_id = node_id
@@ -70,7 +78,8 @@ class Host(HostApi):
         self._load = Load()
         self._disks = DiskSpace(settings)
         self._logs = LogReaders(self._loop)
-        self._pulls = ImagePulls(settings.pull_patience, self._report_now, settings.registries)
+        self._metrics = Metrics("host", also)
+        self._pulls = ImagePulls(settings.pull_patience, self._report_now, settings.registries, self._metrics)
         self._engine = EngineWatch(cluster, self._settings.registry_auth, self._on_connect, self._on_change)
         self._pool = self._engine.threads
         self._runs: dict[ContainerKey, ContainerRun] = {}
@@ -87,6 +96,7 @@ class Host(HostApi):
             engine=self._engine,
             wrappers=wrappers,
             pulls=self._pulls,
+            metrics=self._metrics,
             samplers=ThreadPoolExecutor(_SAMPLERS, thread_name_prefix="docker stats"),
             file_opener=ThreadPoolExecutor(1, thread_name_prefix="closed files"),
             on_start=self._on_start,
@@ -340,6 +350,9 @@ class Host(HostApi):
             images=identities,
         )
 
+    async def metrics(self) -> list[Family]:
+        return self._metrics.collect()
+
     async def repair(self, paths: Sequence[str], cgroups: Sequence[ContainerKey]) -> None:
         def work() -> None:
             checkup.repair(self._settings, paths)
@@ -390,7 +403,7 @@ class Host(HostApi):
             except Exception:
                 log.exception("looking at the host's load failed")
             self._report_now()
-            await asyncio.sleep(self._settings.load_period)
+            await self._metrics.sleep(HOST_LAG, self._settings.load_period)
 
     async def _look(self) -> None:
         """Find out how busy the host is, how much room its disks have, and which images it has."""

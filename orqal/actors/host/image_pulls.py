@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from time import perf_counter
 from typing import TypeVar
 
+from orqal.actors.metrics import IMAGES, PULL, Metrics
 from orqal.engine.client import Engine
 from orqal.engine.errors import EngineError
 from orqal.engine.image_names import registry, with_tag
@@ -45,11 +47,18 @@ class WantedImage:
 class ImagePulls:
     """The images that attempts on a host wait for."""
 
-    def __init__(self, patience: float, changed: Callable[[], None], registries: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        patience: float,
+        changed: Callable[[], None],
+        registries: Collection[str] = (),
+        metrics: Metrics | None = None,
+    ) -> None:
         """`patience`: see Settings.pull_patience. `changed` is called when a pull begins or fails. `registries` are
         those from which images are pulled; none stands for all.
         """
         self._patience, self._changed, self._registries = patience, changed, registries
+        self._metrics = metrics or Metrics("host")
         self._wanted: dict[tuple[str, str, str | None], WantedImage] = {}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker pull")
 
@@ -94,6 +103,18 @@ class ImagePulls:
                 self._changed()
 
     async def _have(self, engine: Engine, wanted: WantedImage) -> str:
+        begun = perf_counter()
+        try:
+            found = await self._found_or_pulled(engine, wanted)
+        except EngineError:
+            self._metrics.count(IMAGES, "failed")
+            raise
+        self._metrics.count(IMAGES, "pulled" if wanted.pulled else "present")
+        if wanted.pulled:
+            self._metrics.observe(PULL, perf_counter() - begun)
+        return found
+
+    async def _found_or_pulled(self, engine: Engine, wanted: WantedImage) -> str:
         found = await self._call(engine.image_id, wanted.image, wanted.platform)
         if found and wanted.policy != "always":
             return found

@@ -11,6 +11,7 @@ import ray
 from orqal.actors.handles import log_to_ray
 from orqal.actors.messages import Started
 from orqal.actors.ray_cluster import RayCluster
+from orqal.actors.ray_metrics import RayMeter
 from orqal.actors.scheduler.scheduler import Scheduler
 from orqal.actors.wrapper_processes import WrapperProcesses, load_in_process
 from orqal.home_lock import hold
@@ -31,13 +32,17 @@ class SchedulerActor(Scheduler):
         if self._lock is None:
             log.warning("the home %s cannot be locked: no other cluster must use it", settings.home)
         processes = WrapperProcesses(here.get_node_id())
+        meter = RayMeter("scheduler") if settings.ray_metrics else None
         super().__init__(
             settings,
             open_store(settings),
             RayCluster(cluster_id, here.current_actor),
             load_in_process(processes, settings),
+            also=meter,
         )
         await self.start()
+        if meter is not None:
+            self._background.spawn(meter.set_forever(self.metrics))
 
     async def started_many(self, started: Sequence[Started]) -> None:
         """See SchedulerApi.started, for many containers."""

@@ -15,6 +15,7 @@ from orqal.actors.scheduler.apps import Apps
 from orqal.actors.scheduler.change_feed import ChangeFeed
 from orqal.actors.scheduler.host_calls import HostCalls
 from orqal.actors.scheduler.hosts import Hosts, KnownHost
+from orqal.actors.scheduler.job_metrics import JobMetrics
 from orqal.actors.scheduler.job_writer import JobWriter
 from orqal.actors.scheduler.leases import Leases
 from orqal.actors.scheduler.waiting_room import WaitingRoom, shape
@@ -111,6 +112,7 @@ class JobRegistry:
         leases: Leases,
         waiting: WaitingRoom,
         planner: Planner,
+        metrics: JobMetrics,
         clock: Clock,
         host_lost_after: float,
         wake: Callable[[], None],
@@ -119,8 +121,7 @@ class JobRegistry:
         decision may find more room."""
         self._store, self._writer, self._feed, self._apps = store, writer, feed, apps
         self._hosts, self._leases, self._waiting, self._planner = hosts, leases, waiting, planner
-        self._clock = clock
-        self._host_lost_after, self._wake = host_lost_after, wake
+        self._metrics, self._host_lost_after, self._wake, self._clock = metrics, host_lost_after, wake, clock
         self._phases: dict[str, Phase] = {}
         self._cancels: dict[str, list[asyncio.Future[bool]]] = {}
         self._to_read: list[str] = []
@@ -258,6 +259,7 @@ class JobRegistry:
             self._event_failed(job, before, event, error)
             return
         log.debug("%s: %s, %s -> %s", job, type(event).__name__, type(before).__name__, type(after).__name__)
+        self._metrics.step(before, event, after, effects)
         if after is None or isinstance(after, Waiting):
             self._phases.pop(job, None)
         else:
@@ -536,6 +538,11 @@ class JobRegistry:
             for phase in self._phases.values()
             if isinstance(phase, Placed | Leasing | Assigned | OnHost)
         )
+
+    def not_waiting(self) -> Iterator[JobRecord]:
+        """The unfinished jobs that have a host, or whose end is being saved."""
+        phases = self._phases.values()
+        return (phase.record for phase in phases if isinstance(phase, Assigned | OnHost | Orphaned | Storing))
 
     def by_host(self) -> dict[str, OnOneHost]:
         """What each host has, by its name; hosts without jobs are left out."""

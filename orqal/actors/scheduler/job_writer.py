@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
+from orqal.actors.metrics import STORE_WRITE, Metrics
 from orqal.models import JobRecord, Output, now
 from orqal.store import Store, Submission
 
@@ -36,9 +37,9 @@ class _Update:
 class JobWriter:
     """The only writer of the store. States of one job reach the disk in the order in which they were given."""
 
-    def __init__(self, store: Store, stamp: Callable[[], datetime] = now) -> None:
+    def __init__(self, store: Store, stamp: Callable[[], datetime] = now, metrics: Metrics | None = None) -> None:
         """`stamp` returns the present, from which jobs that end now are kept for their time to live."""
-        self._store, self._stamp = store, stamp
+        self._store, self._stamp, self._metrics = store, stamp, metrics or Metrics("scheduler")
         self._inserts: list[_Insert] = []
         self._updates: list[_Update] = []
         self._more = asyncio.Event()
@@ -79,7 +80,8 @@ class JobWriter:
     async def apart(self, call: Callable[..., T], *args: Any) -> T:
         """Call a method of the store between two transactions, as a write of its own."""
         async with self._lock:
-            return await asyncio.to_thread(call, *args)
+            with self._metrics.timed(STORE_WRITE, "other"):
+                return await asyncio.to_thread(call, *args)
 
     async def _update(self, record: JobRecord, output: Output | None) -> None:
         entry = _Update(record, output, asyncio.get_running_loop().create_future())
@@ -123,7 +125,8 @@ class JobWriter:
 
     async def _inserted(self, entries: list[_Insert]) -> bool:
         try:
-            await asyncio.to_thread(self._store.insert, *(entry.submission for entry in entries))
+            with self._metrics.timed(STORE_WRITE, "insert"):
+                await asyncio.to_thread(self._store.insert, *(entry.submission for entry in entries))
         except Exception as error:
             if len(entries) == 1:
                 _fail(entries[0].written, error)
@@ -159,7 +162,8 @@ class JobWriter:
         outputs = {entry.record.id: entry.output for entry in entries if entry.output is not None}
         try:
             records = [entry.record for entry in entries]
-            await asyncio.to_thread(self._store.update, records, outputs, self._stamp())
+            with self._metrics.timed(STORE_WRITE, "update"):
+                await asyncio.to_thread(self._store.update, records, outputs, self._stamp())
         except Exception as error:
             return error
         for entry in entries:

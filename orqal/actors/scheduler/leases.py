@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from orqal.actors.interfaces import ClusterApi
+from orqal.actors.metrics import LEASE, Metrics
 from orqal.clock import Clock
 from orqal.models import Resources
 
@@ -25,8 +26,8 @@ class Lease(NamedTuple):
 class Leases:
     """Gets leases from Ray, passes them on from job to job, and gives them back."""
 
-    def __init__(self, cluster: ClusterApi, clock: Clock) -> None:
-        self._cluster, self._clock = cluster, clock
+    def __init__(self, cluster: ClusterApi, clock: Clock, metrics: Metrics | None = None) -> None:
+        self._cluster, self._clock, self._metrics = cluster, clock, metrics or Metrics("scheduler")
         self._held: dict[str, Lease] = {}
         self._idle: list[Lease] = []
         self._reserved: dict[str, Lease] = {}
@@ -71,7 +72,8 @@ class Leases:
         self._changed[node_id] = self._clock.monotonic()
         self._coming.add(lease.name)
         try:
-            await self._cluster.create_lease(lease.name, node_id, resources)
+            with self._metrics.timed(LEASE):
+                await self._cluster.create_lease(lease.name, node_id, resources)
         finally:
             self._changed[node_id] = self._clock.monotonic()
             self._coming.discard(lease.name)

@@ -12,10 +12,13 @@ from itertools import islice
 from orqal.actors.background import Background
 from orqal.actors.interfaces import ActorAway, ClusterApi, SchedulerApi
 from orqal.actors.messages import CleanTarget, Cursor, HostReport, InHand, News, Planned, Started, Taken, WhyWaiting
+from orqal.actors.metrics import DECISION, LEASES, SCHEDULER_LAG, Family, Meter, Metrics, gauge
 from orqal.actors.scheduler.apps import APP_PERIOD, Apps
 from orqal.actors.scheduler.batch_policies import BatchPolicies
 from orqal.actors.scheduler.change_feed import ChangeFeed
+from orqal.actors.scheduler.host_metrics import of_hosts
 from orqal.actors.scheduler.hosts import Hosts, KnownHost
+from orqal.actors.scheduler.job_metrics import JobMetrics
 from orqal.actors.scheduler.job_registry import JobRegistry, OnOneHost
 from orqal.actors.scheduler.job_writer import JobWriter
 from orqal.actors.scheduler.keeping_clock import KeepingClock
@@ -65,22 +68,25 @@ class Scheduler(SchedulerApi):
         load_apps: Callable[[Source], Awaitable[list[App]]],
         clock: Clock | None = None,
         new_id: Callable[[], str] | None = None,
+        also: Meter | None = None,
     ) -> None:
-        """`load_apps`: see Apps. Call `start` before anything else."""
+        """`load_apps`: see Apps. `also`: see Metrics. Call `start` before anything else."""
         self._settings, self._store, self._clock = settings, store, clock or SystemClock()
         self._wake = asyncio.Event()
         self._look_later: asyncio.TimerHandle | None = None
         self._background = Background()
         self._feed = ChangeFeed()
         self._keeping = KeepingClock(settings, store, self._clock)
-        self._writer = JobWriter(store, self._keeping.stamp)
+        self._metrics = Metrics("scheduler", also)
+        self._job_metrics = JobMetrics(self._metrics)
+        self._writer = JobWriter(store, self._keeping.stamp, self._metrics)
         self._apps = Apps(settings, load_apps, self._clock)
         self._planner = Planner(_policy(settings))
         self._hosts = Hosts(settings, self._planner, cluster, self._clock, self._wake.set)
         self._waiting = WaitingRoom(self._planner, self._apps, self._clock, self._wake.set)
         self._batches = BatchPolicies(settings.batch_policies_path, self._planner)
         self._share_memory = ShareMemory(settings.shares_path, self._planner, self._clock)
-        self._leases = Leases(cluster, self._clock)
+        self._leases = Leases(cluster, self._clock, self._metrics)
         self._cluster = cluster
         self._jobs = JobRegistry(
             store=store,
@@ -91,6 +97,7 @@ class Scheduler(SchedulerApi):
             leases=self._leases,
             waiting=self._waiting,
             planner=self._planner,
+            metrics=self._job_metrics,
             clock=self._clock,
             host_lost_after=settings.host_lost_after,
             wake=self._wake.set,
@@ -102,6 +109,7 @@ class Scheduler(SchedulerApi):
             apps=self._apps,
             hosts=self._hosts,
             jobs=self._jobs,
+            metrics=self._job_metrics,
             clock=self._clock,
             stamp=self._keeping.stamp,
             **({} if new_id is None else {"new_id": new_id}),
@@ -334,6 +342,11 @@ class Scheduler(SchedulerApi):
         unreadable = dict(self._store.unreadable)
         return InHand(self._jobs.in_hand(), saving, leases, missing, unreadable, self._keeping.ahead())
 
+    async def metrics(self) -> list[Family]:
+        leases = gauge(LEASES, {(): len(self._leases.names())})
+        gauges = [self._job_metrics.jobs(self._jobs.not_waiting()), *of_hosts(await self.hosts()), leases]
+        return [*gauges, *self._metrics.collect()]
+
     async def repair(
         self, node_id: str | None, containers: Sequence[ContainerKey], leases: Sequence[str], apps: Sequence[str] = ()
     ) -> None:
@@ -389,7 +402,7 @@ class Scheduler(SchedulerApi):
                 self._hosts.put_to_sleep(busy=self._jobs.by_host())
             except Exception:
                 log.exception("looking at the resources of the nodes failed")
-            await asyncio.sleep(NODE_PERIOD)
+            await self._metrics.sleep(SCHEDULER_LAG, NODE_PERIOD)
 
     async def _ask(self, host: KnownHost) -> None:
         """Ask a new host how it is: its actor may have reported that to the Scheduler before this one."""
@@ -434,7 +447,8 @@ class Scheduler(SchedulerApi):
             await self._wake.wait()
             self._wake.clear()
             try:
-                self._dispatch()
+                with self._metrics.timed(DECISION):
+                    self._dispatch()
             except Exception:
                 log.exception("a decision failed")
                 await asyncio.sleep(1)

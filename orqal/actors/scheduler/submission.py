@@ -16,6 +16,7 @@ from orqal.actors.messages import OtherDocument, Planned, Taken
 from orqal.actors.scheduler.apps import Apps
 from orqal.actors.scheduler.hosts import Hosts
 from orqal.actors.scheduler.input_files import InputFiles, Unreadable
+from orqal.actors.scheduler.job_metrics import JobMetrics
 from orqal.actors.scheduler.job_registry import JobRegistry
 from orqal.actors.scheduler.job_writer import JobWriter
 from orqal.actors.scheduler.waiting_room import shape
@@ -59,6 +60,7 @@ class Submissions:
         apps: Apps,
         hosts: Hosts,
         jobs: JobRegistry,
+        metrics: JobMetrics,
         clock: Clock,
         stamp: Callable[[], datetime],
         new_id: Callable[[], str] = lambda: str(ObjectId()),
@@ -68,6 +70,7 @@ class Submissions:
         self._settings = settings
         self._store, self._writer, self._apps, self._hosts = store, writer, apps, hosts
         self._jobs, self._clock, self._stamp, self._new_id = jobs, clock, stamp, new_id
+        self._metrics = metrics
         self._deciding: dict[cache.Wanted, asyncio.Future[str | None]] = {}
         self._input_files = InputFiles()
         self._locks: dict[str, asyncio.Lock] = {}
@@ -192,6 +195,8 @@ class Submissions:
         await asyncio.shield(asyncio.ensure_future(self._add(submission)))
         for wanted, decision in own.items():
             decision.set_result(found[wanted].job)
+        for document, answer in zip(asked, taken, strict=True):
+            self._metrics.taken(document.spec, answer.cached)
         return taken
 
     async def _add(self, submission: Submission) -> None:

@@ -1,4 +1,4 @@
-"""Authentication: a request needs the API's token.
+"""Authentication: a request needs the API's token. The metrics' token opens the metrics, and nothing else.
 
 A browser adds a password to its requests by itself, and where no token is needed, any page can make it send a request.
 So a request with a password, or without a token, passes only if a page of this server made the browser send it.
@@ -20,6 +20,8 @@ from starlette.websockets import WebSocketClose
 
 OPEN = "/healthz"
 """The only path that needs no token."""
+METRICS = "/api/metrics"
+"""The only path that the metrics' token opens."""
 
 _CHALLENGES = ("Bearer", 'Basic realm="Orqal", charset="UTF-8"')
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -63,19 +65,24 @@ class Refusal(NamedTuple):
 class AuthMiddleware:
     """Lets a request pass, or answers it with 401 or 403."""
 
-    def __init__(self, app: ASGIApp, token: str | None, no_token: bool = False) -> None:
+    def __init__(
+        self, app: ASGIApp, token: str | None, no_token: bool = False, metrics_token: str | None = None
+    ) -> None:
         """`no_token`: programs on this machine need no token. Without a token and `no_token`, no request passes."""
         self._app = app
         # Compared as bytes, because a header may contain bytes that are not ASCII.
         self._token = os.fsencode(token) if token else None
         self._no_token = no_token
+        self._metrics_token = os.fsencode(metrics_token) if metrics_token else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] == "websocket":
             await WebSocketClose(1008)(scope, receive, send)  # the API has no websockets
             return
-        refusal = refusal_of(scope, self._token, self._no_token) if scope["type"] == "http" else None
+        refusal = None
+        if scope["type"] == "http" and not _is_for_metrics(scope, self._metrics_token):
+            refusal = refusal_of(scope, self._token, self._no_token)
         if refusal is None:
             await self._app(scope, receive, send)
             return
@@ -112,6 +119,12 @@ def refusal_of(scope: Scope, token: bytes | None, no_token: bool) -> Refusal | N
             "so the page may be a stranger's. Use the command line, or send `Authorization: Bearer TOKEN`.",
         )
     return None
+
+
+def _is_for_metrics(scope: Scope, metrics_token: bytes | None) -> bool:
+    """True if the request reads the metrics with their token, which a browser never sends by itself."""
+    asked = scope["method"], scope["path"]
+    return asked == ("GET", METRICS) and _known(Headers(scope=scope), metrics_token) == "bearer"
 
 
 def _known(headers: Headers, token: bytes | None) -> str | None:

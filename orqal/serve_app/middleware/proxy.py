@@ -22,5 +22,7 @@ def middlewares() -> list[Middleware]:
         Middleware(NoRoutesYet),
         Middleware(ProxyBackpressure),
         Middleware(RequestLimits),
-        Middleware(AuthMiddleware, token=settings.token, no_token=settings.no_token),
+        Middleware(
+            AuthMiddleware, token=settings.token, no_token=settings.no_token, metrics_token=settings.metrics_token
+        ),
     ]

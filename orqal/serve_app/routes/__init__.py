@@ -3,7 +3,7 @@
 jobs.py         submit, show, list, cancel and retry jobs, and wait for them
 output.py       a job's output and files
 batches.py      jobs with a common name
-cluster.py      apps, hosts, and changes as they come
+cluster.py      apps, hosts, metrics, and changes as they come
 doctor.py       look for problems and repair them
 cleaning.py     delete ended jobs and leftovers
 predecessor.py  routes that only clients of orqal 0.0.12 and older use

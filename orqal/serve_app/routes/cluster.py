@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Path
 from fastapi.responses import Response
 
 from orqal.models import MAX_NAME, AppInfo, HostInfo
-from orqal.serve_app import examples
+from orqal.serve_app import examples, metrics_page
 from orqal.serve_app.dependencies import ClusterDep, NewsDep
 from orqal.serve_app.errors import NotFound
 from orqal.serve_app.routes.documentation import ALWAYS, problems
@@ -58,6 +58,16 @@ def _known(host: HostInfo | None, name: str) -> HostInfo:
     if host is None:
         raise NotFound(f"there is no host {name}")
     return host
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {metrics_page.TEXT_FORMAT: {"example": examples.METRICS}}}},
+)
+async def get_metrics(cluster: ClusterDep) -> Response:
+    """What Orqal counts and measures, in the text format of Prometheus: jobs, hosts, images, and Orqal itself."""
+    return Response(await metrics_page.page(cluster), media_type=metrics_page.TEXT_FORMAT)
 
 
 @router.get(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,9 +81,11 @@ def test_what_ray_keeps_of_the_past_is_bounded(settings: Settings) -> None:
     assert 40 * logs < 1.01 * RAY_FOLDER
 
 
-def test_ray_serves_its_metrics_to_no_one(settings: Settings) -> None:
-    environ = node.ray_environment(settings, "h1", "10.0.0.1:6379")
-    assert environ["RAY_enable_metrics_collection"] == "0"
+@pytest.mark.parametrize("wanted", [False, True])
+def test_ray_serves_its_metrics_to_no_one_unless_that_is_wanted(settings: Settings, wanted: bool) -> None:
+    assert not settings.ray_metrics
+    environ = node.ray_environment(replace(settings, ray_metrics=wanted), "h1", "10.0.0.1:6379")
+    assert environ["RAY_enable_metrics_collection"] == ("1" if wanted else "0")
     for name in ("DASHBOARD_METRIC_PORT", "AUTOSCALER_METRIC_PORT"):
         with socket.socket() as server, pytest.raises(OverflowError):
             server.bind(("", int(environ[name])))

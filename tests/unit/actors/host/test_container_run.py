@@ -16,12 +16,14 @@ from orqal.actors.host.container_run import ContainerRun, HostParts
 from orqal.actors.host.engine_watch import EngineWatch
 from orqal.actors.host.image_pulls import ImagePulls
 from orqal.actors.messages import Order
+from orqal.actors.metrics import Metrics
 from orqal.engine.client import ContainerKey
 from orqal.engine.errors import EngineError, Unreachable
 from orqal.models import ContainerStart, ErrorType, Outcome
 from orqal.scheduling.lifecycle import Wish
 from orqal.settings import Settings
 from orqal.wrappers.loading import WrapperRef
+from tests.support.metrics import value
 from tests.support.scripted_engine import CONTAINER, LIMIT, CallsHere, ScriptedEngine, an_order
 from tests.support.wrappers import ref_of
 
@@ -59,6 +61,7 @@ class Lab:
             engine=self.watch,
             wrappers=CallsHere(),
             pulls=ImagePulls(1, lambda: None),
+            metrics=Metrics("host"),
             samplers=self._samplers,
             file_opener=self._samplers,
             on_start=self._on_start,
@@ -151,6 +154,11 @@ async def test_an_ordinary_job_asks_the_daemon_no_more_than_it_must(lab: Lab) ->
     assert (ended(outcome), outcome.output.result, outcome.output_cut) == ((None, 0), ["one", ""], None)
     assert lab.engine.calls == ["ended", "ended", "logs"]
     assert lab.engine.spec is not None and lab.engine.spec.log_cap == 1000
+
+
+async def test_the_start_of_a_container_is_timed(lab: Lab) -> None:
+    await lab.begin()
+    assert value(lab.parts.metrics.collect(), "orqal_container_start_seconds_count") == 1
 
 
 async def test_a_wrapper_may_say_how_much_output_is_kept(lab: Lab) -> None:

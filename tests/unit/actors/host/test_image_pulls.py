@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from orqal.actors.host.image_pulls import ImagePulls
+from orqal.actors.metrics import Metrics
 from orqal.engine.client import Engine
 from orqal.engine.errors import EngineError
 from orqal.engine.streams import Pull
 from orqal.models import ErrorType
+from tests.support.metrics import value
 
 PRESENT = "registry.lab/present"
 
@@ -56,3 +59,35 @@ def test_without_a_list_every_registry_may_be_asked() -> None:
     with pytest.raises(EngineError, match="asked"):
         asyncio.run(_want(ImagePulls(60, lambda: None), daemon, "10.0.0.1:80/a"))
     assert daemon.asked == ["10.0.0.1:80/a"]
+
+
+def test_images_are_counted_by_what_came_of_them() -> None:
+    counted = Metrics("host")
+    pulls = ImagePulls(60, lambda: None, {"registry.lab"}, counted)
+    assert asyncio.run(_want(pulls, Daemon(), PRESENT)) == "sha256:1"
+    for image in ("registry.lab/refused", "elsewhere.lab/not-listed"):
+        with pytest.raises(EngineError):
+            asyncio.run(_want(pulls, Daemon(), image))
+    found = {
+        result: value(counted.collect(), "orqal_image_requests_total", result=result)
+        for result in ("present", "pulled", "failed")
+    }
+    assert found == {"present": 1, "pulled": None, "failed": 2}
+    assert value(counted.collect(), "orqal_image_pull_seconds_count") == 0
+
+
+def test_a_pull_is_timed() -> None:
+    class Pulls(Daemon):
+        """A daemon that has what it was asked to pull."""
+
+        def image_id(self, image: str, platform: str | None = None) -> str | None:
+            return "sha256:2" if image in self.asked else None
+
+        def pull(self, image: str, platform: str | None = None) -> Pull:
+            self.asked.append(image)
+            return cast(Pull, SimpleNamespace(wait=lambda: None))
+
+    counted = Metrics("host")
+    assert asyncio.run(_want(ImagePulls(60, lambda: None, metrics=counted), Pulls(), "a")) == "sha256:2"
+    assert value(counted.collect(), "orqal_image_requests_total", result="pulled") == 1
+    assert value(counted.collect(), "orqal_image_pull_seconds_count") == 1

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -20,6 +21,7 @@ from orqal.serve_app.middleware.proxy import middlewares
 from orqal.settings import Settings
 
 TOKEN = "the-Token_1"
+METRICS_TOKEN = "only-Metrics_2"
 HERE = "127.0.0.1:5001"
 BROWSER = ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64)")
 EVIL = "http://evil.example"
@@ -52,6 +54,7 @@ def ask(
     host: str | None = HERE,
     token: str | None = TOKEN,
     no_token: bool = False,
+    metrics_token: str | None = METRICS_TOKEN,
     scheme: str = "http",
     kind: str = "http",
 ) -> Answer:
@@ -67,7 +70,8 @@ def ask(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(AuthMiddleware(PlainTextResponse("inside"), token, no_token)(scope, receive, send))
+    middleware = AuthMiddleware(PlainTextResponse("inside"), token, no_token, metrics_token)
+    asyncio.run(middleware(scope, receive, send))
     if kind == "websocket":
         return Answer(sent[0].get("code", 0), [], sent[0]["type"].encode())
     answered = [(name.decode(), value.decode()) for name, value in sent[0]["headers"]]
@@ -129,6 +133,24 @@ def test_the_token_comes_as_bearer_or_as_the_password_of_any_user() -> None:
 )
 def test_an_invalid_credential_is_refused(value: str | bytes) -> None:
     assert ask(("Authorization", value)).status == 401
+
+
+def test_the_token_of_the_metrics_opens_them_and_nothing_else() -> None:
+    mine: Header = ("Authorization", f"Bearer {METRICS_TOKEN}")
+    assert ask(mine, path="/api/metrics").status == 200
+    assert ask(mine, path="/api/metrics", token=None).status == 200
+    assert ask(BEARER, path="/api/metrics").status == 200
+    for path in ("/", "/api/jobs", "/api/metrics/", "/api/metrics/../jobs", "//api/metrics", "/docs", "/-/routes"):
+        assert ask(mine, path=path).status == 401, path
+    for method in ("POST", "DELETE", "HEAD", "OPTIONS"):
+        assert ask(mine, path="/api/metrics", method=method).status == 401, method
+    for wrong in (basic("x", METRICS_TOKEN)[1], "Bearer ", f"Bearer {METRICS_TOKEN}x", METRICS_TOKEN):
+        assert ask(("Authorization", wrong), path="/api/metrics").status == 401, wrong
+    assert ask(mine, mine, path="/api/metrics").status == 401
+    # A page that guesses where Orqal is has no token to send.
+    assert ask(path="/api/metrics").status == 401
+    for none in (None, ""):
+        assert ask(("Authorization", "Bearer "), path="/api/metrics", metrics_token=none).status == 401
 
 
 def test_two_credentials_are_refused() -> None:
@@ -340,13 +362,15 @@ def test_other_scopes_pass_to_the_application() -> None:
     assert seen == [{"type": "lifespan"}]
 
 
-def test_the_proxy_uses_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_proxy_uses_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ORQAL_HOME", str(tmp_path))
+    (tmp_path / "metrics_token").write_text("m\n")
     monkeypatch.setenv("ORQAL_TOKEN", "t")
-    monkeypatch.setenv("ORQAL_NO_TOKEN", "0")
-    outermost: Any = middlewares()[-1]
-    assert outermost.cls is AuthMiddleware and outermost.kwargs == {"token": "t", "no_token": False}
-    monkeypatch.setenv("ORQAL_NO_TOKEN", "1")
-    assert middlewares()[-1].kwargs == {"token": "t", "no_token": True}
+    for no_token in (False, True):
+        monkeypatch.setenv("ORQAL_NO_TOKEN", "1" if no_token else "0")
+        outermost: Any = middlewares()[-1]
+        assert outermost.cls is AuthMiddleware
+        assert outermost.kwargs == {"token": "t", "no_token": no_token, "metrics_token": "m"}
 
 
 @pytest.mark.parametrize("no_token", [False, True])
