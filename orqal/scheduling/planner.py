@@ -4,10 +4,11 @@
     fair share   then the user with the least usage: see `shares`
     age          then that user's oldest job for which a host has room
 
-Whoever finds no room is overtaken by others for PATIENCE seconds. Then a host is kept free for jobs of that kind: the
+Whoever finds no room is overtaken by others for PATIENCE seconds. Then a host is kept free for a job of that kind: the
 one that is likely to have room first. Others run there only if they end before that, or have a higher priority. So a
-large job waits no longer than PATIENCE and the jobs that run on one host, whatever else comes. At most every second
-host is kept free.
+large job waits no longer than PATIENCE and the jobs that run on one host, whatever else comes. What is kept free for a
+user counts as if they held it; if they are overtaken all the same, another host is kept free. At most every second host
+is, and no more than MOST_KEPT.
 
 Jobs of a priority that may preempt do not wait for that: jobs of lower priorities are stopped to make room, and wait
 again.
@@ -31,6 +32,8 @@ PATIENCE = 10.0
 """Seconds during which others may overtake a job that finds no room; then a host is kept free for it."""
 IN_GAP = "it was kept free for another job, and this one may run before or instead of it"
 ON_TRIAL = "one job was to try whether it can start jobs again"
+MOST_KEPT = 32
+"""Hosts that are kept free at a time, however many there are: so a decision costs no more in a large cluster."""
 RANK_PERIOD = 10.0
 """Seconds between two looks at how usage has changed by time alone."""
 _COMPARED = 16
@@ -128,12 +131,14 @@ class Running:
 
 @dataclass(slots=True)
 class Reservation:
-    """A host that is kept free for jobs of one kind."""
+    """A host that is kept free for a job of one kind."""
 
     kind: Kind
     slot: Slot
     priority: int
-    since: float
+    user: str
+    """For whom it counts."""
+    resources: Resources
     seen: tuple[int, int] = (-1, -1)
     """The versions of host and queue at the last look for jobs that fit into the gap."""
 
@@ -150,14 +155,14 @@ class Planner:
         self._running: dict[str, Running] = {}
         self._on: dict[Slot, dict[str, Running]] = {}
         self._overtaken: dict[int, tuple[float, int]] = {}
-        """Kinds that others have overtaken: since when, and the highest priority of those that wait. The first one has
-        waited longest."""
+        """Kinds that others have overtaken: since when, and the priority of those that wait. The first one has waited
+        longest."""
         self._overtaken_kinds = 0
-        self._reservations: dict[int, Reservation] = {}
+        self._reservations: dict[Slot, Reservation] = {}
         self._rules: dict[str | None, BatchRule] = {}
         self._given_up = False
         """A host is no longer kept free: there may be room for jobs that were passed before."""
-        self._ranked = 0.0
+        self._ranked = self._now = 0.0
 
     # Hosts
 
@@ -170,8 +175,8 @@ class Planner:
         """A host is gone. What its jobs hold is free, but they count for their users until `end`."""
         slot = self.room.get(host.id)
         assert slot is not None
-        for reservation in [each for each in self._reservations.values() if each.slot is slot]:
-            self._unreserve(reservation)
+        if slot in self._reservations:
+            self._unreserve(self._reservations[slot])
         for running in self._on.pop(slot).values():
             running.slot = None
         self.room.remove(host)
@@ -275,6 +280,7 @@ class Planner:
             self._ranked = now
             self.shares.bring_up_to_date(now)
             self.queue.rank_all_again()
+        self._now = now
         self._drop_reservations()
         starts: list[Placement] = []
         self._reserve(now)
@@ -290,8 +296,8 @@ class Planner:
 
     def next_look(self, now: float) -> float | None:
         """When to decide again even if nothing happens; None: never."""
-        for number, (since, _) in self._overtaken.items():
-            if number not in self._reservations and since + PATIENCE > now:
+        for since, _ in self._overtaken.values():
+            if since + PATIENCE > now:
                 return since + PATIENCE
         return None
 
@@ -305,9 +311,9 @@ class Planner:
         Starting a job makes room smaller and its user's usage larger. So no user who has been passed needs another
         look.
         """
-        able, passed = self._able(), 0
+        able, above = self._able(), list[tuple[int, int]]()
         for level in list(self.queue.levels):
-            order, place = level.order, 0
+            order, place, passed = level.order, 0, 0
             while able and place < len(order):
                 owner = order[place][-1]
                 kinds = owner.mask & able
@@ -318,13 +324,15 @@ class Planner:
                 line, older = owner.first(kinds)
                 slot = self.room.choose(line.kind, line.key.image)
                 assert slot is not None, "a kind that is roomy has no host"
-                self._overtake((passed | older) & ~able & ~self.limits.full, level.priority, now)
+                for priority, kinds in (*above, (level.priority, passed | older)):
+                    self._overtake(kinds & ~able & ~self.limits.full, priority, now)
                 starts.append(self._put(line, slot, now, self.room.why(line.kind, slot, line.key.image)))
                 if self._given_up:
                     return
                 able = self._able()
             if not able:
                 return
+            above.append((level.priority, passed))
 
     def _at_limit(self, owner: Owner) -> bool:
         limit = self.policy.per_user
@@ -339,7 +347,7 @@ class Planner:
         if kind.bit & self._overtaken_kinds:
             self._overtaken_kinds &= ~kind.bit
             del self._overtaken[kind.number]
-        if (reservation := self._reservations.get(kind.number)) is not None:
+        if kind.kept and (reservation := self._served(kind, slot, key.user)) is not None:
             self._unreserve(reservation)
         job = self.queue.pop(line)
         self.room.hold(slot, resources)
@@ -347,6 +355,12 @@ class Planner:
         return Placement(job, key, slot.host.id, resources, why)
 
     # Large jobs
+
+    def _served(self, kind: Kind, slot: Slot, user: str) -> Reservation | None:
+        """The reservation that a job of this kind needs no more: of the host that it gets, or else one of its user."""
+        if slot in self._reservations:
+            return self._reservations[slot] if slot.bit & kind.kept else None
+        return next((each for each in self._reservations.values() if each.kind is kind and each.user == user), None)
 
     def _overtake(self, kinds: int, priority: int, now: float) -> None:
         """Jobs of these kinds come before one that starts now, and find no room."""
@@ -356,33 +370,40 @@ class Planner:
 
     def _reserve(self, now: float) -> None:
         """Keep hosts free for the kinds that have been overtaken for too long."""
-        most = max(1, self.room.open.bit_count() // 2)
+        most = max(1, min(MOST_KEPT, self.room.open.bit_count() // 2))
         for number, (since, priority) in list(self._overtaken.items()):
             if now - since < PATIENCE or len(self._reservations) >= most:
                 return
-            if number in self._reservations:
-                continue
             kind = self.room.of_number(number)
-            if not kind.bit & self.queue.waiting_kinds & ~self.limits.full:
+            user = self.queue.next_user(kind.bit & ~self.limits.full, priority)
+            slot = None if user is None else self._soonest(kind)
+            if user is None or slot is not None:
                 del self._overtaken[number]
                 self._overtaken_kinds &= ~kind.bit
-            elif (slot := self._soonest(kind)) is not None:
-                self._reservations[number] = Reservation(kind, slot, priority, now)
-                self.room.keep(slot, kind)
+            if user is not None and slot is not None:
+                self._reserve_for(kind, slot, priority, user)
+
+    def _reserve_for(self, kind: Kind, slot: Slot, priority: int, user: str) -> None:
+        resources = slot.host.request(kind.key.shape)
+        self._reservations[slot] = Reservation(kind, slot, priority, user, resources)
+        self.room.keep(slot, kind)
+        self.shares.reserve(user, resources, self._now)
+        self.queue.rank_again(user)
 
     def _unreserve(self, reservation: Reservation) -> None:
         self._given_up = True
-        del self._reservations[reservation.kind.number]
+        del self._reservations[reservation.slot]
         self.room.keep_no_longer(reservation.slot, reservation.kind)
+        self.shares.reserve(reservation.user, reservation.resources, self._now, sign=-1)
+        self.queue.rank_again(reservation.user)
 
     def _drop_reservations(self) -> None:
         """Hosts that are closed, or for jobs that no longer wait, are not kept free."""
         for reservation in list(self._reservations.values()):
-            kind, slot = reservation.kind, reservation.slot
-            if not (slot.open and kind.bit & self.queue.waiting_kinds & ~self.limits.full):
+            kind, user = reservation.kind, reservation.user
+            waits = kind.bit & ~self.limits.full and self.queue.waits(user, kind.bit, reservation.priority)
+            if not (reservation.slot.open and waits):
                 self._unreserve(reservation)
-                if self._overtaken.pop(kind.number, None) is not None:
-                    self._overtaken_kinds &= ~kind.bit
 
     def _soonest(self, kind: Kind) -> Slot | None:
         """The host that is likely to have room for such a job first."""
@@ -480,9 +501,10 @@ class Planner:
     def _make_room(self, line: Line, level: Level, now: float) -> list[str]:
         """Stop the fewest jobs, and those that have run for the shortest time, on one host, and keep it free."""
         kind = line.kind
-        if (reservation := self._reservations.get(kind.number)) is not None:
-            if any(each.stopping for each in self._on[reservation.slot].values()):
-                return []
+        own = [each for each in self._reservations.values() if each.kind is kind]
+        if any(each.stopping for reservation in own for each in self._on[reservation.slot].values()):
+            return []
+        for reservation in own:
             self._unreserve(reservation)
         best: tuple[int, float, Slot, list[str]] | None = None
         for slot in self.room.slots(kind.allowed & self.room.open & ~self.room.kept):
@@ -497,8 +519,7 @@ class Planner:
         _, _, slot, victims = best
         for job in victims:
             self._running[job].stopping = True
-        self._reservations[kind.number] = Reservation(kind, slot, level.priority, now)
-        self.room.keep(slot, kind)
+        self._reserve_for(kind, slot, level.priority, line.key.user)
         return victims
 
     def _victims(self, slot: Slot, kind: Kind, priority: int) -> list[str] | None:

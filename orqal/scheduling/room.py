@@ -110,7 +110,7 @@ class Kind:
         self.avoided = 0
         """The hosts that it runs on only if no other is open."""
         self.kept = 0
-        """The host that is kept free for such jobs."""
+        """The hosts that are kept free for such jobs."""
         self.lines = 0
         """How many lines of such jobs there are."""
 
@@ -296,13 +296,13 @@ class Room:
 
     def keep(self, slot: Slot, kind: Kind) -> None:
         """Keep a host free for one kind."""
-        kind.kept = slot.bit
+        kind.kept |= slot.bit
         self.kept |= slot.bit
         self._look_again(self._fits(slot))
 
     def keep_no_longer(self, slot: Slot, kind: Kind) -> None:
         """End `keep`."""
-        kind.kept = 0
+        kind.kept &= ~slot.bit
         self.kept &= ~slot.bit
         self._look_again(self._fits(slot))
 

@@ -71,6 +71,10 @@ class Shares:
         use.turn = self._turns
         self._hold(use, resources.threads, resources.ram, 1, now)
 
+    def reserve(self, user: str, resources: Resources, now: float, *, sign: int = 1) -> None:
+        """A host is kept free for a job of this user; with a `sign` of -1, no longer. It counts as if it were held."""
+        self._hold(self._use(user, now), sign * resources.threads, sign * resources.ram, 0, now)
+
     def end(self, user: str, resources: Resources, now: float) -> None:
         """A job of this user no longer holds these resources."""
         self._hold(self._use(user, now), -resources.threads, -resources.ram, -1, now)
