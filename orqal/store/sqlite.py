@@ -250,6 +250,7 @@ class SqliteStore:
         """See Store."""
         moment = (now.timestamp(), now.timestamp())
         with self._transaction() as connection:
+            connection.execute("UPDATE jobs SET ctime = ? WHERE ctime > ?", moment)
             connection.execute("UPDATE jobs SET kept_from = ? WHERE kept_from > ?", moment)
             connection.execute("UPDATE batches SET touched = ? WHERE touched > ?", moment)
 

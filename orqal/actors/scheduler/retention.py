@@ -51,7 +51,6 @@ class Retention:
         hangs keeps no other waiting."""
         self._store, self._writer, self._settings = store, writer, settings
         self._hosts, self._clock, self._keeping, self._background = hosts, clock, keeping, background
-        self._times_are_right = False
         self._sweeps: dict[str, asyncio.Task[None]] = {}
         """The last sweep of each host. It may still be under way."""
         self._wanted: set[str] = set()
@@ -77,6 +76,7 @@ class Retention:
     async def confirm_clock(self) -> int:
         """Follow the head's clock whatever it shows, delete the jobs whose time is over by it, and return how many."""
         self._keeping.confirm()
+        await self._correct_times()
         ttl = self._settings.job_ttl
         return await self._delete_expired(timedelta(seconds=ttl)) if ttl > 0 else 0
 
@@ -84,11 +84,9 @@ class Retention:
         """Note the time; and once the head's clock can be trusted (again), correct what it was wrong about before."""
         now = self._keeping.now()
         await asyncio.to_thread(self._keeping.keep)
-        if self._keeping.refused:
-            self._times_are_right = False
-        elif not self._times_are_right:
+        if self._keeping.doubted and not self._keeping.refused:
             await self._writer.apart(self._store.correct_times, now)
-            self._times_are_right = True
+            self._keeping.doubted = self._keeping.refused
 
     async def delete(self, status: Status | None = None) -> int:
         """Delete ended jobs and their directories, and return how many jobs. See Store.delete_ended.

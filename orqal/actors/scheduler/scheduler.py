@@ -92,8 +92,7 @@ class Scheduler(SchedulerApi):
             apps=self._apps,
             hosts=self._hosts,
             jobs=self._jobs,
-            clock=self._clock,
-            stamp=self._keeping.stamp,
+            keeping=self._keeping,
             **({} if new_id is None else {"new_id": new_id}),
         )
         self._retention = Retention(
