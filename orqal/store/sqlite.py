@@ -100,6 +100,8 @@ class SqliteStore:
             )
             # FULL: a commit is on disk when it returns, and survives a loss of power.
             connection.execute("PRAGMA synchronous = FULL")
+            # Some builds of SQLite write zeros over what is deleted. A full disk has no room for as much as was there.
+            connection.execute("PRAGMA secure_delete = FAST")
             self._local.connection = connection
             self._connections.append(connection)
         return connection
