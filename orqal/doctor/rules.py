@@ -382,8 +382,9 @@ def _of_machine(where: str, machine: Machine) -> Iterator[Finding]:
             remedy=f"{_FIX} closes it. If others may have read a token, delete its file, and run `orqal down` and "
             "`orqal up`."
             if closable
-            else "Orqal does not change it, because it is not Orqal's alone. Let ORQAL_HOME and ORQAL_JOBS_DIR be "
-            "folders that belong to Orqal's user and that nothing else uses, or close it yourself (chmod 0700).",
+            else "Orqal does not change it, because it is not Orqal's alone. Let ORQAL_HOME, ORQAL_JOBS_DIR and the "
+            "folder of ORQAL_STORE be folders that belong to Orqal's user and that nothing else uses, or close it "
+            "yourself (chmod 0700).",
             mendable=closable,
         )
     for disk in machine.disks:
