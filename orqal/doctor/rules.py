@@ -389,6 +389,11 @@ def _of_machine(where: str, machine: Machine) -> Iterator[Finding]:
         )
     for disk in machine.disks:
         refused = disk.for_jobs and disk.free < machine.least
+        no_limit = (
+            " Nothing limits what one job may write there: ORQAL_JOB_DISK_GB, or a wrapper's `disk_in_gb`, would."
+            if disk.for_jobs and not machine.job_cap
+            else ""
+        )
         if refused or disk.free < max(GB, min(disk.total / 20, 10 * GB)):
             yield Finding(
                 kind=Kind.DISK_FULL,
@@ -400,7 +405,7 @@ def _of_machine(where: str, machine: Machine) -> Iterator[Finding]:
                 if refused
                 else "When it is full, nothing can be written there, and jobs wait or fail.",
                 remedy="`orqal clean old` removes directories without a job, and `docker image prune` unused images. A "
-                "shorter ORQAL_JOB_TTL keeps ended jobs for less time.",
+                f"shorter ORQAL_JOB_TTL keeps ended jobs for less time.{no_limit}",
             )
 
 
