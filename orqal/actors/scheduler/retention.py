@@ -64,10 +64,11 @@ class Retention:
         """Delete jobs once their time is over (ORQAL_JOB_TTL), and directories that could not be removed before."""
         ttl = self._settings.job_ttl
         while True:
+            await asyncio.to_thread(self._keeping.keep)
             try:
-                await self._correct_times()
                 if ttl > 0 and (deleted := await self._delete_expired(timedelta(seconds=ttl))):
                     log.info("deleted %d jobs that have been kept for more than %g s", deleted, ttl)
+                await self._correct_times()  # on a full disk there may be room for that now
             except Exception as error:
                 log.error("deleting old jobs failed (%s: %s); trying again later", type(error).__name__, error)
             self._sweep_all()
@@ -76,14 +77,14 @@ class Retention:
     async def confirm_clock(self) -> int:
         """Follow the head's clock whatever it shows, delete the jobs whose time is over by it, and return how many."""
         self._keeping.confirm()
-        await self._correct_times()
         ttl = self._settings.job_ttl
-        return await self._delete_expired(timedelta(seconds=ttl)) if ttl > 0 else 0
+        deleted = await self._delete_expired(timedelta(seconds=ttl)) if ttl > 0 else 0
+        await self._correct_times()
+        return deleted
 
     async def _correct_times(self) -> None:
-        """Note the time; and once the head's clock can be trusted (again), correct what it was wrong about before."""
+        """Once the head's clock can be trusted (again), correct what it was wrong about before."""
         now = self._keeping.now()
-        await asyncio.to_thread(self._keeping.keep)
         if self._keeping.doubted and not self._keeping.refused:
             await self._writer.apart(self._store.correct_times, now)
             self._keeping.doubted = self._keeping.refused

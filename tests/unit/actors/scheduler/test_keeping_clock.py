@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import sqlite3
+from datetime import datetime, timedelta
 from pathlib import Path
 from unittest.mock import ANY
 
@@ -190,6 +191,24 @@ def test_a_clock_that_was_ahead_for_less_time_than_between_two_looks_keeps_nothi
         [job] = await cluster.submit(spec(1, params={"seconds": 0.1}))
         await cluster.ended([job])
         cluster.clock.ahead = timedelta(0)
+        await cluster.wait(11 * HOUR)
+        assert not cluster._records([job])
+
+    play(scene, tmp_path, job_ttl=TTL)
+
+
+def test_jobs_are_deleted_although_a_full_disk_has_no_room_to_correct_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        def full(now: datetime) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(cluster.store.whole, "correct_times", full)
+        cluster.clock.ahead = YEAR
+        await cluster.submit(spec(1, params={"seconds": 1}))
+        cluster.clock.ahead = timedelta(0)
+        job = await ended(cluster, 2)
         await cluster.wait(11 * HOUR)
         assert not cluster._records([job])
 
