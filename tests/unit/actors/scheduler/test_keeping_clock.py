@@ -197,6 +197,25 @@ def test_a_clock_that_was_ahead_for_less_time_than_between_two_looks_keeps_nothi
     play(scene, tmp_path, job_ttl=TTL)
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_ends_while_the_clock_is_behind_is_kept_as_long_as_ever(tmp_path: Path, restart: bool) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        await ended(cluster, 0)
+        cluster.clock.ahead = -YEAR
+        during = await ended(cluster, 1)
+        if restart:
+            cluster.kill_scheduler()
+        cluster.clock.ahead = timedelta(0)
+        if restart:
+            await cluster.start_scheduler()
+        await cluster.wait(9 * HOUR)
+        assert cluster._records([during])
+        await cluster.wait(2 * HOUR)
+        assert not cluster._records([during])
+
+    play(scene, tmp_path, job_ttl=TTL)
+
+
 def test_jobs_are_deleted_although_a_full_disk_has_no_room_to_correct_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
