@@ -51,5 +51,5 @@ class Reserve:
             self._path.unlink()
         except FileNotFoundError:
             return False
-        log.warning("the store's disk is full: jobs are deleted with the room that was reserved for that")
+        log.warning("the store's disk is full: the room that was reserved for deleting jobs is used")
         return True

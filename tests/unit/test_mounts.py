@@ -105,7 +105,7 @@ def test_a_path_that_leads_by_a_link_to_what_jobs_may_write_to_is_refused(
     (place / "link").symlink_to(place / "user" / "data" / "below")
     monkeypatch.setenv("ORQAL_RUN_MOUNTS", f"{place}/user/data")
     monkeypatch.setenv("ORQAL_VOLUMES", f"{place}/link:ro")
-    with pytest.raises(ValueError, match="lies below .*/user/data, which jobs may write to"):
+    with pytest.raises(ValueError, match=r"lies below .*/user/data, which jobs may write to"):
         Settings()
 
 

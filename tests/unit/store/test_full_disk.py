@@ -81,6 +81,26 @@ def test_jobs_with_outputs_that_are_larger_than_the_reserve_are_deleted_from_a_f
         add(store, [job()])
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_store_on_a_full_disk_is_opened_and_cleaned(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with mounted(disk, "64m"):
+        with closing(SqliteStore(disk / "orqal.sqlite")) as store:
+            records = jobs(50, input="x" * 20_000)
+            add(store, records)
+            store.update([done(record) for record in records], {})
+        ballast = fill(disk)
+        with closing(SqliteStore(disk / "orqal.sqlite")) as store:
+            with pytest.raises(sqlite3.OperationalError, match="new jobs are accepted again when there is room"):
+                add(store, [job()])
+            while store.delete_ended(500):
+                pass
+            assert store.counts() == {}
+            ballast.unlink()
+            add(store, [job()])
+
+
 def test_a_file_system_that_can_reserve_nothing_takes_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(descriptor: int, offset: int, length: int) -> None:
         raise OSError(errno.EOPNOTSUPP, "not supported")
