@@ -48,16 +48,18 @@ def exposed(settings: Settings) -> dict[str, str]:
             state = path.stat()
             if state.st_uid != os.geteuid():
                 found[str(path)] = f"belongs to another user (the one with the id {state.st_uid})"
-            elif state.st_mode & _OTHERS & ~_mode(path):
+            elif _is_open(path):
                 found[str(path)] = f"has the mode {stat.S_IMODE(state.st_mode):04o}"
+            elif (folder := _open_to_all(path)) is not None:
+                found[str(path)] = f"is below {folder}, where everyone may replace what others have made"
     return found
 
 
 def can_close(path: Path) -> bool:
-    """True if this user may close a file or folder, and if it is certainly no folder that others use as well."""
+    """True if a file or folder is open, and this user may close it: it is certainly no folder that others use too."""
     with suppress(OSError):
         state = path.stat()
-        ours = state.st_uid == os.geteuid()
+        ours = state.st_uid == os.geteuid() and _is_open(path)
         if not stat.S_ISDIR(state.st_mode):
             return ours
         # Not /tmp, nor /srv or another folder of the system that someone has made the home.
@@ -71,9 +73,20 @@ def close(path: Path) -> bool:
         return False
     try:
         path.chmod(_mode(path))
-        return not path.stat().st_mode & _OTHERS & ~_mode(path)  # some file systems have no modes
+        return not _is_open(path)  # some file systems have no modes
     except OSError:
         return False
+
+
+def _is_open(path: Path) -> bool:
+    """True if the mode of a file or folder lets others in."""
+    return bool(path.stat().st_mode & _OTHERS & ~_mode(path))
+
+
+def _open_to_all(path: Path) -> Path | None:
+    """The folder above a file or folder in which everyone may rename what belongs to others; None if there is none."""
+    modes = ((folder, folder.stat().st_mode) for folder in path.resolve().parents)
+    return next((folder for folder, mode in modes if mode & stat.S_IWOTH and not mode & stat.S_ISVTX), None)
 
 
 def _mode(path: Path) -> int:

@@ -35,6 +35,8 @@ class Machine:
     disks: Sequence[Disk] = ()
     least: float = 0
     """Bytes that a disk for jobs must have free so that jobs start (ORQAL_MIN_FREE_SPACE_GB)."""
+    job_cap: float = 0
+    """Bytes that a job's container may write if its wrapper says nothing (ORQAL_JOB_DISK_GB); 0 is no limit."""
     exposed: Mapping[str, str] = field(default_factory=dict)
     """Files and folders that should be its user's alone, and are not: path -> why, as the end of a sentence."""
     closable: Sequence[str] = ()

@@ -42,6 +42,7 @@ def machine(settings: Settings, docker_root: str | None = None) -> Machine:
     return Machine(
         disks=_disks(uses),
         least=settings.min_free_space_gb * 1e9,
+        job_cap=settings.job_disk_gb * 1e9,
         exposed=exposed,
         closable=[path for path in exposed if privacy.can_close(Path(path))],
         stale_folders=stale_folders(),

@@ -430,12 +430,18 @@ def _of_machine(where: str, machine: Machine) -> Iterator[Finding]:
             remedy=f"{_FIX} closes it. If others may have read a token, delete its file, and run `orqal down` and "
             "`orqal up`."
             if closable
-            else "Orqal does not change it, because it is not Orqal's alone. Let ORQAL_HOME and ORQAL_JOBS_DIR be "
-            "folders that belong to Orqal's user and that nothing else uses, or close it yourself (chmod 0700).",
+            else "Orqal does not change it, because it is not Orqal's alone. Let ORQAL_HOME, ORQAL_JOBS_DIR and the "
+            "folder of ORQAL_STORE be folders that belong to Orqal's user and that nothing else uses, or close it "
+            "yourself (chmod 0700).",
             mendable=closable,
         )
     for disk in machine.disks:
         refused = disk.for_jobs and disk.free < machine.least
+        no_limit = (
+            " Nothing limits what one job may write there: ORQAL_JOB_DISK_GB, or a wrapper's `disk_in_gb`, would."
+            if disk.for_jobs and not machine.job_cap
+            else ""
+        )
         if refused or disk.free < max(GB, min(disk.total / 20, 10 * GB)):
             yield Finding(
                 kind=Kind.DISK_FULL,
@@ -447,7 +453,7 @@ def _of_machine(where: str, machine: Machine) -> Iterator[Finding]:
                 if refused
                 else "When it is full, nothing can be written there, and jobs wait or fail.",
                 remedy="`orqal clean old` removes directories without a job, and `docker image prune` unused images. A "
-                "shorter ORQAL_JOB_TTL keeps ended jobs for less time.",
+                f"shorter ORQAL_JOB_TTL keeps ended jobs for less time.{no_limit}",
             )
 
 

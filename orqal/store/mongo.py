@@ -276,7 +276,8 @@ class MongoStore:
         """See Store."""
         moment = now.timestamp()
         with self._log.exclusive():
-            for collection, name in ((self._collections.jobs, "kept_from"), (self._collections.batches, "touched")):
+            jobs, batches = self._collections.jobs, self._collections.batches
+            for collection, name in ((jobs, "ctime"), (jobs, "kept_from"), (batches, "touched")):
                 collection.update_many({name: {"$gt": moment}}, {"$set": {name: moment}})
 
     def forget_leftovers(self, host: str, job_ids: Sequence[str]) -> None:

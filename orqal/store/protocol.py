@@ -105,7 +105,8 @@ documents: key, number, job; leftovers: id, host. Times are seconds since 1970; 
 
 `kept_from` is the time from which an ended job is kept for its time to live: when its end was stored, or its last hit
 by the cache, or a later time if a batch needs it. `touched` is the same for a batch: when jobs were last added to it,
-or when the end of one of its jobs was last stored.
+or when the end of one of its jobs was last stored. `ctime` never decreases as `seq` grows: it may be earlier than the
+record's, if the clock was ahead (`correct_times`).
 """
 
 
@@ -127,7 +128,8 @@ class Store(Protocol):
         ...
 
     def insert(self, *submissions: Submission) -> None:
-        """Add submissions, all of them or none. The `ctime` of new jobs must not be earlier than that of stored jobs.
+        """Add submissions, all of them or none. The `ctime` of new jobs must not be earlier than that of stored jobs,
+        unless `correct_times` follows.
 
         Raises:
             JobGone: one of the `hits` has been deleted.
@@ -161,7 +163,9 @@ class Store(Protocol):
         ...
 
     def correct_times(self, now: datetime) -> None:
-        """Let the times to live that begin later than now begin now: they were noted while the clock was ahead."""
+        """Let no time to live begin later than now, and let jobs be found by no time of submission that is later: these
+        are of a clock that was ahead. The records stay as they are.
+        """
         ...
 
     def leftovers(self, host: str, limit: int) -> list[str]:

@@ -12,8 +12,8 @@ log = logging.getLogger("orqal.store")
 
 RESERVE_BYTES = 16 << 20
 """What deleting jobs may need, at most: SQLite writes its log back at 4 MiB."""
-SMALLEST_PART = 64
-"""The reserve is at most this part of the disk."""
+SMALLEST_PART = 8
+"""The reserve is at most this part of the disk: more than SQLite's log, if the disk has 64 MiB."""
 
 
 class Reserve:
@@ -51,5 +51,5 @@ class Reserve:
             self._path.unlink()
         except FileNotFoundError:
             return False
-        log.warning("the store's disk is full: jobs are deleted with the room that was reserved for that")
+        log.warning("the store's disk is full: the room that was reserved for deleting jobs is used")
         return True

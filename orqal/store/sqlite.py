@@ -83,8 +83,18 @@ class SqliteStore:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with suppress(FileExistsError):  # the files beside it get its mode
                 path.touch(0o600, exist_ok=False)
-            prepare(self._connection(), path)
+            self._prepare()
             self._reserve.make()
+
+    def _prepare(self) -> None:
+        """Make or upgrade the tables. Opening the file takes a little room: on a full disk, what is reserved."""
+        try:
+            prepare(self._connection(), self._path)
+        except sqlite3.OperationalError as error:
+            self.close()
+            if not _DISK_FULL.search(str(error)) or not self._reserve.spend():
+                raise
+            prepare(self._connection(), self._path)
 
     def _connection(self) -> sqlite3.Connection:
         """Return this thread's connection."""
@@ -98,8 +108,14 @@ class SqliteStore:
                 timeout=30,
                 check_same_thread=False,
             )
-            # FULL: a commit is on disk when it returns, and survives a loss of power.
-            connection.execute("PRAGMA synchronous = FULL")
+            try:
+                # FULL: a commit is on disk when it returns, and survives a loss of power.
+                connection.execute("PRAGMA synchronous = FULL")
+                # Some builds of SQLite write zeros over what is deleted, for which a full disk has no room.
+                connection.execute("PRAGMA secure_delete = FAST")
+            except sqlite3.Error:
+                connection.close()
+                raise
             self._local.connection = connection
             self._connections.append(connection)
         return connection
@@ -250,6 +266,7 @@ class SqliteStore:
         """See Store."""
         moment = (now.timestamp(), now.timestamp())
         with self._transaction() as connection:
+            connection.execute("UPDATE jobs SET ctime = ? WHERE ctime > ?", moment)
             connection.execute("UPDATE jobs SET kept_from = ? WHERE kept_from > ?", moment)
             connection.execute("UPDATE batches SET touched = ? WHERE touched > ?", moment)
 

@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import heapq
 import random
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime, timedelta, timezone
@@ -22,6 +23,9 @@ T = TypeVar("T")
 BEGINNING = datetime(2026, 1, 1, tzinfo=timezone.utc)
 """What a virtual clock shows when its loop starts."""
 
+LONGEST = 100.0
+"""Real seconds that a program may take on a virtual loop. One that goes round for ever needs this limit, because the
+exception of a test's own limit may hit a task for which nobody waits."""
 _RESOLUTION = 1e-9
 """Timers that are so many seconds apart, or less, are due together."""
 
@@ -29,7 +33,7 @@ _process: contextvars.ContextVar[Process | None] = contextvars.ContextVar("proce
 
 
 class Stuck(Exception):
-    """The program waits for something that can never come, because nothing is scheduled any more."""
+    """The program waits for something that can never come, or does not come to an end."""
 
 
 class Process:
@@ -91,6 +95,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """`thread_delay`: seconds that a call in a thread takes at most."""
         super().__init__()
         self._present = 0.0
+        self._deadline = time.monotonic() + LONGEST
         # Of BaseEventLoop, whose types do not show them.
         self._ready: deque[asyncio.Handle]
         self._scheduled: list[Any]
@@ -108,8 +113,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Run what is ready; let time pass until the next timer if nothing is. As BaseEventLoop's, but without events.
 
         Raises:
-            Stuck: there is nothing to wait for.
+            Stuck: there is nothing to wait for, or the program takes too long.
         """
+        if time.monotonic() > self._deadline:
+            raise Stuck(f"it has run for {LONGEST:g} s, and {self._present:g} s in virtual time")
         ready, timers = self._ready, self._scheduled
         if not ready and not self._stopping:
             while timers and timers[0]._cancelled:

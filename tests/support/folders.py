@@ -1,4 +1,4 @@
-"""Folders that are hard to remove, and what is in a folder."""
+"""Folders that are hard to remove, small disks, and what is in a folder."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 
 def nest(folder: Path, depth: int) -> None:
@@ -35,3 +37,12 @@ def mounted(folder: Path, size: str = "1m") -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room on a disk, as another program may. Return the file to remove."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(bytes(1 << 16))
+    return ballast

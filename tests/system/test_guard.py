@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import psutil
 import pytest
@@ -31,16 +33,77 @@ COMES_BACK = 20.0
 """Seconds in which a part that was killed is there again."""
 
 
+EVERYWHERE = ("0.0.0.0", "::")
+LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+PARTS = ("gcs_server", "ray.util.client.server", "dashboard.py", "raylet", "ray::")
+"""What the command lines of the head's processes contain; that of the raylet is part of others."""
+GRPC_QUESTIONS = [
+    "ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
+    "ray.rpc.NodeManagerService/GetNodeStats",
+    "ray.rpc.ObjectManagerService/Pull",
+    "ray.rpc.CoreWorkerService/GetCoreWorkerStats",
+    "ray.rpc.ReporterService/ReportOCMetrics",
+    "ray.rpc.RayletDriver/ClusterInfo",
+    "ray.serve.ASGIService/HandleRequest",
+]
+"""A question that is harmless for each kind of Ray's servers: each server understands one of them."""
+
+
+def listening(orqal: Orqal) -> set[tuple[str, str, int]]:
+    """The ports that an Orqal has opened: what the process is, the address, and the port."""
+    found = set()
+    for process in orqal.processes():
+        with contextlib.suppress(psutil.Error):  # the process of a wrapper may end at this moment
+            part = next((name for name in PARTS if name in " ".join(process.cmdline())), "")
+            for connection in process.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN:
+                    found.add((part, connection.laddr.ip, connection.laddr.port))
+    assert len(found) > 10
+    return found
+
+
+def answer_to(address: str, port: int, question: str, token: str | None = None) -> grpc.StatusCode:
+    """How a gRPC server answers an empty question."""
+    headers = [] if token is None else [("authorization", f"Bearer {token}")]
+    with grpc.insecure_channel(f"{address}:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+        call = channel.unary_unary(f"/{question}", request_serializer=bytes, response_deserializer=bytes)
+        try:
+            call(b"", timeout=10, metadata=headers)
+        except grpc.RpcError as error:
+            return error.code()
+    return grpc.StatusCode.OK
+
+
+def test_each_port_is_open_on_the_addresses_in_the_documentation(orqal: Orqal) -> None:
+    about = json.loads((orqal.home / "cluster.json").read_text())
+    dashboard = int(about["dashboard_url"].rpartition(":")[2])
+    opened = listening(orqal)
+    own = {address for _, address, port in opened if port in (orqal.port, dashboard)}
+    assert own == {"127.0.0.1"}
+    assert {part for part, address, _ in opened if address in EVERYWHERE} == {"gcs_server", "raylet", "ray::"}
+    others = {address for _, address, _ in opened if address not in (*EVERYWHERE, *LOOPBACK)}
+    assert len({address.removeprefix("::ffff:") for address in others}) <= 1, "the node's own"
+
+
+def test_what_other_machines_reach_asks_for_ray_s_token(orqal: Orqal) -> None:
+    token = (orqal.home / "ray_token").read_text().strip()
+    reached = {(address, port) for _, address, port in listening(orqal) if address not in LOOPBACK}
+    for address, port in sorted(reached):
+        here = "127.0.0.1" if address in EVERYWHERE else address.removeprefix("::ffff:")
+        answers = {question: answer_to(here, port, question) for question in GRPC_QUESTIONS}
+        refused = [question for question, code in answers.items() if code is grpc.StatusCode.UNAUTHENTICATED]
+        if refused:
+            assert answer_to(here, port, refused[0], token) is not grpc.StatusCode.UNAUTHENTICATED, "it has it"
+            assert {*answers.values()} <= {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED}, answers
+        else:  # it speaks HTTP
+            assert httpx.get(f"http://{here}:{port}/", timeout=10).status_code == 401, (address, port, answers)
+
+
 def test_no_port_serves_metrics_to_who_has_no_token(orqal: Orqal) -> None:
-    ports = {
-        (connection.laddr.ip, connection.laddr.port)
-        for process in orqal.processes()
-        for connection in process.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
-    }
-    assert len(ports) > 5 and ("127.0.0.1", orqal.port) in ports
+    ports = {(address, port) for _, address, port in listening(orqal)}
+    assert ("127.0.0.1", orqal.port) in ports
     for address, port in sorted(ports):
-        here = "127.0.0.1" if address in ("0.0.0.0", "::") else address
+        here = "127.0.0.1" if address in EVERYWHERE else address
         url = f"http://{f'[{here}]' if ':' in here else here}:{port}/metrics"
         try:
             answer = httpx.get(url, timeout=5)

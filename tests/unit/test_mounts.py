@@ -98,10 +98,22 @@ def test_links_that_one_variable_lets_jobs_put_are_not_followed_by_the_other(
         Settings()
 
 
+def test_a_path_that_leads_by_a_link_to_what_jobs_may_write_to_is_refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "user" / "data" / "below").mkdir(parents=True)
+    (place / "link").symlink_to(place / "user" / "data" / "below")
+    monkeypatch.setenv("ORQAL_RUN_MOUNTS", f"{place}/user/data")
+    monkeypatch.setenv("ORQAL_VOLUMES", f"{place}/link:ro")
+    with pytest.raises(ValueError, match=r"lies below .*/user/data, which jobs may write to"):
+        Settings()
+
+
 @pytest.mark.parametrize(
     ("run", "volumes"),
     [
         ("/lab", "/lab"),
+        ("/lab", "/laboratory:ro"),
         ("/lab:ro", "/lab/reference,/other"),
         ("{}/user/data,/home/me/data", "/etc:ro,/usr/share:ro"),
         ("/run/media/me/disk,/var/data", "/bin-of-the-lab,/datasets:ro"),

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -135,6 +136,23 @@ def test_a_folder_of_another_user_or_of_everyone_is_reported_and_left_as_it_is(
     assert stat.S_IMODE(settings.home.stat().st_mode) == 0o1777
     # The secrets in it are closed all the same.
     assert stat.S_IMODE((settings.home / "orqal.log").stat().st_mode) == 0o600
+
+
+@as_root
+def test_a_folder_above_in_which_everyone_may_replace_files_is_reported(settings: Settings, place: Path) -> None:
+    shared = place / "shared"
+    shared.mkdir()
+    (shared / "below").mkdir()
+    shared.chmod(0o777)
+    store = shared / "below" / "store.sqlite"
+    store.touch(0o644)
+    settings = replace(settings, store=str(store))
+    assert privacy.establish(settings) == {
+        str(store): f"is below {shared}, where everyone may replace what others have made"
+    }
+    assert stat.S_IMODE(store.stat().st_mode) == 0o600, "what can be closed is closed"
+    assert not privacy.can_close(store) and stat.S_IMODE(shared.stat().st_mode) == 0o777
+    assert store.parent in attacked(store.parent), "it is as it says"
 
 
 @pytest.mark.parametrize("folder", ["/", "/srv", "/tmp/..", "/usr/../srv"])

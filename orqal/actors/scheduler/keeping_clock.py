@@ -32,6 +32,8 @@ class KeepingClock:
         self._time, self._since = clock.now(), clock.uptime()
         self.refused = False
         """True while the head's clock is not followed."""
+        self.doubted = True
+        """True until the times in the store that are of a clock that was ahead, now or before, have been corrected."""
         before = self._read() or _newest(store)
         away = timedelta(0) if before is None else self._time - before
         if before is not None and not -MAX_JUMP <= away <= max(MAX_JUMP, timedelta(seconds=settings.job_ttl / 2)):
@@ -55,6 +57,15 @@ class KeepingClock:
     def stamp(self) -> datetime:
         """The present, as it is noted for what happens now: so that it is not too early, whichever clock is right."""
         return max(self.now(), self._clock.now())
+
+    def date_after(self, latest: datetime) -> datetime:
+        """The present, as a new job shows it: by the head's clock, and not before `latest`, the time of an earlier job.
+
+        If the clock was ahead then, and is right again, its time is forgotten: otherwise all later jobs would have it.
+        """
+        self.now()
+        present = self._clock.now()
+        return present if not self.refused and latest - present > MAX_JUMP else max(latest, present)
 
     def ahead(self) -> float:
         """Seconds by which the head's clock is ahead of this one; 0 while it is followed."""
@@ -83,7 +94,7 @@ class KeepingClock:
         return found if found.tzinfo is not None else None
 
     def _refuse(self) -> None:
-        self.refused = True
+        self.refused = self.doubted = True
         log.error(
             "the head's clock shows %s, where %s was expected; jobs are deleted by the expected time. If the clock is "
             "right, `orqal clean expired` confirms it",

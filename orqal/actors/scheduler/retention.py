@@ -51,7 +51,6 @@ class Retention:
         hangs keeps no other waiting."""
         self._store, self._writer, self._settings = store, writer, settings
         self._hosts, self._clock, self._keeping, self._background = hosts, clock, keeping, background
-        self._times_are_right = False
         self._sweeps: dict[str, asyncio.Task[None]] = {}
         """The last sweep of each host. It may still be under way."""
         self._wanted: set[str] = set()
@@ -65,10 +64,11 @@ class Retention:
         """Delete jobs once their time is over (ORQAL_JOB_TTL), and directories that could not be removed before."""
         ttl = self._settings.job_ttl
         while True:
+            await asyncio.to_thread(self._keeping.keep)
             try:
-                await self._correct_times()
                 if ttl > 0 and (deleted := await self._delete_expired(timedelta(seconds=ttl))):
                     log.info("deleted %d jobs that have been kept for more than %g s", deleted, ttl)
+                await self._correct_times()  # on a full disk there may be room for that now
             except Exception as error:
                 log.error("deleting old jobs failed (%s: %s); trying again later", type(error).__name__, error)
             self._sweep_all()
@@ -78,17 +78,16 @@ class Retention:
         """Follow the head's clock whatever it shows, delete the jobs whose time is over by it, and return how many."""
         self._keeping.confirm()
         ttl = self._settings.job_ttl
-        return await self._delete_expired(timedelta(seconds=ttl)) if ttl > 0 else 0
+        deleted = await self._delete_expired(timedelta(seconds=ttl)) if ttl > 0 else 0
+        await self._correct_times()
+        return deleted
 
     async def _correct_times(self) -> None:
-        """Note the time; and once the head's clock can be trusted (again), correct what it was wrong about before."""
+        """Once the head's clock can be trusted (again), correct what it was wrong about before."""
         now = self._keeping.now()
-        await asyncio.to_thread(self._keeping.keep)
-        if self._keeping.refused:
-            self._times_are_right = False
-        elif not self._times_are_right:
+        if self._keeping.doubted and not self._keeping.refused:
             await self._writer.apart(self._store.correct_times, now)
-            self._times_are_right = True
+            self._keeping.doubted = self._keeping.refused
 
     async def delete(self, status: Status | None = None) -> int:
         """Delete ended jobs and their directories, and return how many jobs. See Store.delete_ended.

@@ -110,8 +110,7 @@ class Scheduler(SchedulerApi):
             hosts=self._hosts,
             jobs=self._jobs,
             metrics=self._job_metrics,
-            clock=self._clock,
-            stamp=self._keeping.stamp,
+            keeping=self._keeping,
             **({} if new_id is None else {"new_id": new_id}),
         )
         self._retention = Retention(
@@ -183,8 +182,11 @@ class Scheduler(SchedulerApi):
             return await self._clean_containers()
         if what is CleanTarget.EXPIRED:
             return await self._retention.confirm_clock()
+        status = Status.ERROR if what is CleanTarget.SCHEDULED else None
+        # On a full disk, a cancel can be stored only in the room that deleted jobs leave.
+        deleted = await self._retention.delete(status)
         await self._cancel_waiting()
-        return await self._retention.delete(status=Status.ERROR if what is CleanTarget.SCHEDULED else None)
+        return deleted + await self._retention.delete(status)
 
     async def _cancel_waiting(self) -> None:
         """Cancel as many waiting jobs as there are now. Those that come meanwhile must not keep this going for ever."""

@@ -19,8 +19,8 @@ from orqal.actors.scheduler.input_files import InputFiles, Unreadable
 from orqal.actors.scheduler.job_metrics import JobMetrics
 from orqal.actors.scheduler.job_registry import JobRegistry
 from orqal.actors.scheduler.job_writer import JobWriter
+from orqal.actors.scheduler.keeping_clock import KeepingClock
 from orqal.actors.scheduler.waiting_room import shape
-from orqal.clock import Clock
 from orqal.models import AppInfo, CacheOn, ErrorType, JobRecord, JobSpec, Shape, why_not_set
 from orqal.scheduling import cache, impossible
 from orqal.settings import Settings
@@ -61,22 +61,21 @@ class Submissions:
         hosts: Hosts,
         jobs: JobRegistry,
         metrics: JobMetrics,
-        clock: Clock,
-        stamp: Callable[[], datetime],
+        keeping: KeepingClock,
         new_id: Callable[[], str] = lambda: str(ObjectId()),
     ) -> None:
-        """`stamp` returns the present, from which jobs are kept for their time to live. `new_id` makes the ids of jobs:
-        BSON ObjectIds in 24 hex digits."""
+        """`keeping` dates new jobs, and says from when on they are kept. `new_id` makes their ids: BSON ObjectIds in 24
+        hex digits."""
         self._settings = settings
         self._store, self._writer, self._apps, self._hosts = store, writer, apps, hosts
-        self._jobs, self._clock, self._stamp, self._new_id = jobs, clock, stamp, new_id
+        self._jobs, self._keeping, self._new_id = jobs, keeping, new_id
         self._metrics = metrics
         self._deciding: dict[cache.Wanted, asyncio.Future[str | None]] = {}
         self._input_files = InputFiles()
         self._locks: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()
         newest = store.find(JobFilter(), 1).jobs
-        self._latest = newest[0].ctime if newest else clock.now()
+        self._latest = newest[0].ctime if newest else keeping.now()
 
     async def take(
         self, specs: Sequence[JobSpec], *, key: str | None = None, first: int = 1, replace_batch: str | None = None
@@ -178,7 +177,7 @@ class Submissions:
             if wanted is not None and not record.current_status.final:
                 found[wanted] = _Found(record.id, None)  # for the same document in this very request
         submission = Submission(
-            at=self._stamp(),
+            at=self._keeping.stamp(),
             jobs=new,
             # A retry takes the place of what failed; it does not join a second time.
             members=[
@@ -254,7 +253,7 @@ class Submissions:
             there = found[wanted] if wanted is not None else _Found(None, miss)
             never = None
             if there.job is None:
-                record = JobRecord.submitted(spec, self._new_id(), self._clock.now())
+                record = JobRecord.submitted(spec, self._new_id(), self._moment())
                 never = self._unless_impossible(record, record.ctime, known).error
             same = None if wanted is None else hashlib.sha256(repr(wanted).encode()).hexdigest()
             plan.append(Planned(there.job, there.miss, same, None if never is None else never.message))
@@ -319,8 +318,8 @@ class Submissions:
         )
 
     def _moment(self) -> datetime:
-        """The present, but never before an earlier job's time, however the clock is set."""
-        self._latest = max(self._latest, self._clock.now())
+        """The present, as new jobs show it."""
+        self._latest = self._keeping.date_after(self._latest)
         return self._latest
 
     @asynccontextmanager

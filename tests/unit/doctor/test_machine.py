@@ -115,3 +115,4 @@ def test_each_disk_is_listed_once_with_all_its_uses(settings: Settings) -> None:
     assert 0 < disk.free < disk.total
     assert disk.for_jobs
     assert checkup.machine(replace(settings, min_free_space_gb=3)).least == 3e9
+    assert checkup.machine(settings).job_cap == 0 and checkup.machine(replace(settings, job_disk_gb=2)).job_cap == 2e9

@@ -273,6 +273,16 @@ def test_a_passing_finding_counts_only_if_two_looks_show_it() -> None:
     assert confirmed(twice, once) == []
 
 
+@pytest.mark.parametrize(("for_jobs", "job_cap", "said"), [(True, 0, True), (True, 20 * GB, False), (False, 0, False)])
+def test_a_full_disk_that_one_job_may_have_filled_says_what_would_limit_it(
+    for_jobs: bool, job_cap: float, said: bool
+) -> None:
+    disk = Disk("/d", "jobs", int(0.5 * GB), int(100 * GB), for_jobs)
+    [full] = judge(on_h2(Machine(disks=[disk], least=GB, job_cap=job_cap)))
+    assert ("Nothing limits what one job may write" in full.remedy) is said
+    assert ("ORQAL_JOB_DISK_GB" in full.remedy) is said
+
+
 def test_a_home_that_died_and_one_that_is_half_up() -> None:
     died = judge_home(HomeFacts(home="/h", known_up=True))
     assert kinds(died) == [("orqal_died", "/h")] and "`orqal up`" in died[0].remedy

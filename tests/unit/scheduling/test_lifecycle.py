@@ -345,6 +345,13 @@ def test_an_event_that_cannot_happen_is_refused() -> None:
         step(life.WAITING, life.AttemptEnded(OUTCOMES[0]), NOON)
 
 
+def test_a_waiting_job_whose_cancel_is_on_disk_is_cancelled_by_the_next_scheduler() -> None:
+    record = JobRecord.submitted(JobSpec(app="A"), "1" * 24, NOON).cancel_wanted(NOON)
+    phase, effects = step(None, life.Recovered(record, 0.0), NOON)
+    assert isinstance(phase, life.Storing) and phase.record.error is not None
+    assert phase.record.error.type is ErrorType.CANCELLED and effects == [life.Save(phase.record)]
+
+
 def pairs() -> Iterator[tuple[Phase | None, Event]]:
     for phase in phases():
         yield from product([phase], events(phase))

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from orqal.models import Status
+from orqal.models import Output, Status
 from orqal.store import SqliteStore
+from tests.support.folders import fill, mounted
 from tests.support.stores import add, done, job, jobs
 
 
@@ -59,6 +60,45 @@ def test_a_full_disk_can_be_cleaned_and_takes_no_new_jobs_until_there_is_room(
         disk.free = 1 << 30
         add(store, [job()])
         assert kept.exists() and store.counts() == {Status.EXITED: 201 - len(deleted), Status.TODO: 1}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_jobs_with_outputs_that_are_larger_than_the_reserve_are_deleted_from_a_full_disk(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with mounted(disk, "64m"), closing(SqliteStore(disk / "orqal.sqlite")) as store:
+        records = jobs(4)
+        add(store, records)
+        for record in records:
+            store.update([done(record)], {record.id: Output(stdout="x" * 11_000_000)})
+            store._shorten_log()
+        assert (disk / "orqal.sqlite-reserve").stat().st_size == 8 << 20
+        ballast = fill(disk)
+        while store.delete_ended(500):
+            pass
+        assert store.counts() == {}
+        ballast.unlink()
+        add(store, [job()])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_store_on_a_full_disk_is_opened_and_cleaned(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with mounted(disk, "64m"):
+        with closing(SqliteStore(disk / "orqal.sqlite")) as store:
+            records = jobs(50, input="x" * 20_000)
+            add(store, records)
+            store.update([done(record) for record in records], {})
+        ballast = fill(disk)
+        with closing(SqliteStore(disk / "orqal.sqlite")) as store:
+            with pytest.raises(sqlite3.OperationalError, match="new jobs are accepted again when there is room"):
+                add(store, [job()])
+            while store.delete_ended(500):
+                pass
+            assert store.counts() == {}
+            ballast.unlink()
+            add(store, [job()])
 
 
 def test_a_file_system_that_can_reserve_nothing_takes_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -560,6 +560,22 @@ def test_find_by_time(store: Store) -> None:
         assert ids(store.find(wanted, 9).jobs) == ids([records[2], records[1]])
 
 
+def test_times_of_a_clock_that_was_ahead_are_corrected(store: Store) -> None:
+    year = timedelta(days=365)
+    before, during, after = job(), job(ctime=NOON + year, batch="b"), job(ctime=NOON + timedelta(hours=1))
+    store.insert(Submission(at=NOON + year, jobs=[before, during], members=[("b", during.id)]))
+    store.update([done(before), done(during)], {}, NOON + year)
+    store.correct_times(NOON)
+    add(store, [after])
+    assert ids(store.find(JobFilter(submitted_after=NOON), 9).jobs) == [after.id, during.id, before.id]
+    assert ids(store.find(JobFilter(submitted_before=NOON + timedelta(minutes=30)), 9).jobs) == [during.id, before.id]
+    assert ids(store.find(JobFilter(submitted_before=NOON + timedelta(hours=2)), 9).jobs)[0] == after.id
+    kept = store.get(during.id)
+    assert kept is not None and kept.ctime == during.ctime, "the record stays as it is"
+    assert expired(store, NOON + TTL - timedelta(seconds=1)) == set()
+    assert expired(store, NOON + TTL + timedelta(seconds=1)) == {before.id, during.id}
+
+
 def test_an_invalid_cursor_is_refused(store: Store) -> None:
     with pytest.raises(ValueError):
         store.find(JobFilter(), 1, "x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Coroutine
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from orqal.testing import virtual_time
 from orqal.testing.virtual_time import Process, Stuck, run
 
 
@@ -31,6 +33,16 @@ def test_hours_take_no_time() -> None:
         assert time.monotonic() - begun < 1
 
     play(scene())
+
+
+def test_what_goes_round_for_ever_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene() -> None:
+        for _ in itertools.count():
+            await asyncio.sleep(1)
+
+    monkeypatch.setattr(virtual_time, "LONGEST", 0.1)
+    with pytest.raises(Stuck, match="it has run for"):
+        play(scene())
 
 
 def test_of_a_killed_process_no_line_runs_any_more() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import sqlite3
+from datetime import datetime, timedelta
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
 from orqal.actors.messages import CleanTarget
 from orqal.actors.scheduler import keeping_clock
 from orqal.models import ContainerStart, JobRecord, Outcome, Status
+from orqal.store import JobFilter
 from orqal.testing.in_process_cluster import InProcessCluster
 from tests.support.simulated import play, spec
 from tests.support.stores import NOON, job
@@ -125,12 +128,108 @@ def test_what_ends_while_the_clock_is_ahead_is_kept_no_longer_once_it_is_back(tm
         assert await cluster.submit(spec(1, params={"seconds": 1}, batch="b")) == [during], "a hit"
         shown = (await cluster.scheduler.in_hand()).clock_ahead
         assert shown == 0
-        records = cluster._records([before, during, after])
-        assert records[after].ctime >= records[during].ctime > records[before].ctime
         await cluster.wait(9 * HOUR)
         assert cluster._records([before, during, after]).keys() == {before, during, after}
         await cluster.wait(2 * HOUR)
         assert not cluster._records([before, during, after])
+
+    play(scene, tmp_path, job_ttl=TTL)
+
+
+async def dated(cluster: InProcessCluster, input: object) -> tuple[str, bool]:
+    """Submit a job. Return its id, and whether it has the time that the head's clock shows."""
+    [job] = await cluster.submit(spec(input, params={"seconds": 1}))
+    return job, abs(cluster.clock.now() - cluster.record(job).ctime) < timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_no_later_job_has_the_time_of_a_clock_that_was_ahead(tmp_path: Path, restart: bool) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        first = await ended(cluster, 0)
+        cluster.clock.ahead = YEAR
+        during, _ = await dated(cluster, 1)
+        if restart:
+            cluster.kill_scheduler()
+        cluster.clock.ahead = timedelta(0)
+        if restart:
+            await cluster.start_scheduler()
+        after, right = await dated(cluster, 2)
+        assert right and cluster.record(after).ctime < cluster.record(during).ctime
+        await cluster.wait(0.2 * HOUR)  # until Orqal has looked for what it was wrong about
+        present = cluster.clock.now()
+        for since, wanted in (timedelta(0), []), (timedelta(seconds=HOUR), [after, during, first]):
+            found = cluster.store.whole.find(JobFilter(submitted_after=present - since), 9).jobs
+            assert [job.id for job in found] == wanted
+        found = cluster.store.whole.find(JobFilter(submitted_before=present), 9).jobs
+        assert [job.id for job in found] == [after, during, first]
+
+    play(scene, tmp_path, job_ttl=TTL)
+
+
+def test_a_clock_that_was_ahead_at_the_first_start_gives_its_time_to_no_job_once_the_right_one_is_confirmed(
+    tmp_path: Path,
+) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        cluster.kill_scheduler()
+        cluster.settings.keeping_clock_path.unlink()
+        cluster.clock.ahead = YEAR
+        await cluster.start_scheduler()
+        assert await dated(cluster, 1) == (ANY, True)
+        cluster.clock.ahead = timedelta(0)
+        assert await dated(cluster, 2) == (ANY, False)
+        await cluster.scheduler.clean(CleanTarget.EXPIRED)
+        assert await dated(cluster, 3) == (ANY, True)
+        assert len(cluster.store.whole.find(JobFilter(submitted_before=cluster.clock.now()), 9).jobs) == 3
+
+    play(scene, tmp_path, job_ttl=TTL)
+
+
+def test_a_clock_that_was_ahead_for_less_time_than_between_two_looks_keeps_nothing_for_longer(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        await cluster.wait(0.7)  # the looks are 2 s apart, and the first was at the start
+        cluster.clock.ahead = YEAR
+        [job] = await cluster.submit(spec(1, params={"seconds": 0.1}))
+        await cluster.ended([job])
+        cluster.clock.ahead = timedelta(0)
+        await cluster.wait(11 * HOUR)
+        assert not cluster._records([job])
+
+    play(scene, tmp_path, job_ttl=TTL)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_ends_while_the_clock_is_behind_is_kept_as_long_as_ever(tmp_path: Path, restart: bool) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        await ended(cluster, 0)
+        cluster.clock.ahead = -YEAR
+        during = await ended(cluster, 1)
+        if restart:
+            cluster.kill_scheduler()
+        cluster.clock.ahead = timedelta(0)
+        if restart:
+            await cluster.start_scheduler()
+        await cluster.wait(9 * HOUR)
+        assert cluster._records([during])
+        await cluster.wait(2 * HOUR)
+        assert not cluster._records([during])
+
+    play(scene, tmp_path, job_ttl=TTL)
+
+
+def test_jobs_are_deleted_although_a_full_disk_has_no_room_to_correct_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        def full(now: datetime) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(cluster.store.whole, "correct_times", full)
+        cluster.clock.ahead = YEAR
+        await cluster.submit(spec(1, params={"seconds": 1}))
+        cluster.clock.ahead = timedelta(0)
+        job = await ended(cluster, 2)
+        await cluster.wait(11 * HOUR)
+        assert not cluster._records([job])
 
     play(scene, tmp_path, job_ttl=TTL)
 
