@@ -42,7 +42,7 @@ DOCUMENTS = st.fixed_dictionaries(
     {"app": st.text(min_size=1, max_size=10)},
     optional={
         "input": VALUES,
-        "params": st.dictionaries(st.text(), VALUES, max_size=3),
+        "params": st.dictionaries(st.text(max_size=200), VALUES, max_size=3),
         "user": st.text(max_size=5),
         "batch": st.none() | st.text("abc ä.-_", min_size=3, max_size=5),
         "threads": st.none() | st.floats(0.01, 100_000),
