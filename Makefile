@@ -15,8 +15,8 @@ TOGETHER := -n 2
 SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check bench bench-million cluster-demo chaos soak simulate-faults cluster-up cluster-down \
-	setup engine-newest engine-stop clean
+.PHONY: help demo test test-fast check bench bench-million bench-scheduler cluster-demo chaos soak simulate-faults \
+	cluster-up cluster-down setup engine-newest engine-stop clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ check: setup ## check lint, formatting, types and which part imports which
 
 bench: setup ## compare Orqal with docker run, the plain SDK and Swarm; writes build/bench.json
 	@$(WITH_ENGINE) $(PYTHON) benchmarks/bench.py $(ARGS)
+
+bench-scheduler: setup ## measure decisions, waiting jobs and 1,000 jobs a second; writes build/bench-scheduler.json
+	@$(WITH_ENGINE) $(PYTHON) benchmarks/scheduler.py $(ARGS)
 
 bench-million: setup ## submit, list, back up, cancel and clean a million jobs, and measure time and memory
 	@$(WITH_ENGINE) $(PYTHON) benchmarks/million.py $(ARGS)
