@@ -205,6 +205,22 @@ def test_only_one_host_is_kept_for_a_large_job_and_the_others_go_on() -> None:
     assert scene.place() == ["large"]
 
 
+def test_a_host_that_is_no_longer_kept_free_is_offered_to_all_at_once() -> None:
+    scene = Scene(host("a", labels={"rack": "a"}), host("b"))
+    scene.push("on b", shape=(4, 1))
+    scene.push("on a", shape=Shape(3, 1, frozenset({("rack", "a")})))
+    assert len(scene.place()) == 2
+    scene.push("large", shape=(4, 1), user="zoe")
+    scene.push("overtakes")
+    assert scene.place() == ["overtakes"]
+    scene.now = PATIENCE
+    scene.end("overtakes")
+    scene.push("waits for a", user="amy", shape=Shape(1, 1, frozenset({("rack", "a")})))
+    assert scene.place() == [], "a is kept free"
+    scene.end("on b")
+    assert scene.place() == ["large", "waits for a"]
+
+
 def test_patience_begins_again_for_the_next_job_of_its_kind() -> None:
     scene = Scene(host(threads=4))
     scene.push("s")
@@ -356,6 +372,20 @@ def pop(queue: Queue, key: LineKey) -> str:
     line = queue.line(key)
     assert line is not None
     return queue.pop(line)
+
+
+def test_a_job_that_was_removed_again_and_again_counts_once() -> None:
+    queue, key = Planner().queue, LineKey("u", Shape(1, 1))
+    for job in ("a", "b", "c"):
+        queue.push(job, key)
+    for _ in range(3):
+        queue.remove("b")
+        queue.push("b", key)
+    queue.remove("b")
+    queue.push_front("b", key)
+    assert queue.waiting(key) == len(queue) == 3
+    assert [pop(queue, key) for _ in range(3)] == ["b", "a", "c"]
+    assert list(queue.lines()) == []
 
 
 # Its cost, in operations
