@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,27 @@ def test_a_created_file_is_always_a_new_one(job: Path, outside: Path, trap: str)
     assert planted.read_bytes() == b"ours" and not planted.is_symlink()
     assert outside.read_text() == "secret"
     assert not outside.with_name("new").exists()
+
+
+@pytest.mark.parametrize("trap", ["symlink", "hard link"])
+def test_a_link_that_is_planted_at_the_last_moment_is_not_written_through(
+    job: Path, outside: Path, monkeypatch: pytest.MonkeyPatch, trap: str
+) -> None:
+    before = outside.read_bytes()
+    unlink = os.unlink
+
+    def plant_after(name: str, *, dir_fd: int) -> None:
+        with suppress(FileNotFoundError):
+            unlink(name, dir_fd=dir_fd)
+        if trap == "symlink":
+            os.symlink(outside, name, dir_fd=dir_fd)
+        else:
+            os.link(outside, name, dst_dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", plant_after)
+    with pytest.raises(FileExistsError), create(job / "stdout") as file:
+        file.write(b"ours")
+    assert outside.read_bytes() == before
 
 
 def test_a_directory_made_twice_replaces_what_was_planted(job: Path, outside: Path) -> None:

@@ -61,7 +61,9 @@ def test_a_full_disk_is_a_503_at_once_and_ended_jobs_can_be_cleaned(
         assert "the store of jobs cannot be written now (database or disk is full)" in answer.json()["detail"]
         assert answer.headers["retry-after"] == "5"
 
+        cancelling = asyncio.ensure_future(client.post("/api/jobs/cancel", json={"ids": accepted[-1:]}))
         await cluster.wait(70)
+        assert not cancelling.done(), "it cannot be on disk yet"
         assert (await submitted(client, 300)).status_code == 503, "also while the end of a job waits for room"
         assert (await client.get(f"/api/job/{running}")).json()["current_status"] in ("running", "exited")
         assert len((await client.get("/api/jobs", params={"limit": 1000})).json()["jobs"]) == 31 + len(accepted)
@@ -69,6 +71,7 @@ def test_a_full_disk_is_a_503_at_once_and_ended_jobs_can_be_cleaned(
         answer = await asyncio.wait_for(client.post("/api/clean", json={"what": "all"}), CLEANED)
         assert answer.status_code == 200 and json.loads(answer.text.splitlines()[-1])["deleted"] >= 30
         assert (await client.get(f"/api/job/{taken[0]}")).status_code == 404
+        assert (await asyncio.wait_for(cancelling, CLEANED)).status_code == 200
         answer = await submitted(client, 301)
         assert answer.status_code == 503 and "new jobs are accepted again when there is room" in answer.json()["detail"]
 

@@ -370,7 +370,7 @@ async def test_a_job_that_bore_a_killed_process_is_cancelled_as_any_other(lab: L
     assert (ended(outcome), outcome.oom_killed) == ((ErrorType.CANCELLED, 143), True)
 
 
-@pytest.mark.parametrize("mount", ["{}", "{}/jobs", "{}/.."])
+@pytest.mark.parametrize("mount", ["{}", "{}/jobs", "{}/jobs/0123456789abcdef01234567/below", "{}/.."])
 @pytest.mark.parametrize("mode", ["'mode': 'rw', ", "", "'mode': 'rw,Z', "])
 async def test_no_wrapper_lets_a_job_write_to_the_folder_of_all_jobs(
     lab: Lab, engine: ScriptedEngine, tmp_path: Path, mount: str, mode: str
