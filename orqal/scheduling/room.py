@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from orqal.models import UNITS, Resources
 from orqal.scheduling.host import Host
@@ -194,7 +195,7 @@ class Room:
     def remove(self, host: Host) -> None:
         """A host is gone."""
         slot = self._slots[host.id]
-        slot.host = Host(host.id, Resources(0, 0), open=False)
+        slot.host = replace(host, open=False, images=frozenset(), pulling=frozenset())
         self._reindex(slot)
         for kind in self._kinds.values():
             kind.allowed &= ~slot.bit
