@@ -57,6 +57,19 @@ def size(count: float) -> str:
     return f"{count:.3g} GB" if count < 999.5 else f"{count:,.0f} GB"
 
 
+def percent(part: float) -> str:
+    """Return a part of a whole in percent: "0 %", "0.3 %", "33.3 %", "100 %"."""
+    return f"{round(100 * part, 1):g} %"
+
+
+def batch_policy(held: bool = False, priority: int | None = None, max_running: int | None = None) -> str:
+    """Return what was decided about a batch: "held, priority 5, at most 3 at once"; empty if nothing was."""
+    parts = ["held"] if held else []
+    parts += [f"priority {priority}"] if priority is not None else []
+    parts += [f"at most {max_running:,} at once"] if max_running is not None else []
+    return ", ".join(parts)
+
+
 def duration(seconds: float) -> str:
     """Return a time span in at most two units: "0.12 s", "59.4 s", "1 min 30 s", "1 h 2 min", "2 d 3 h"."""
     seconds = max(seconds, 0)

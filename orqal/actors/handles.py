@@ -31,6 +31,7 @@ from orqal.engine.client import ContainerKey
 from orqal.engine.file_listing import FilePage
 from orqal.engine.job_directory import Piece, Removed
 from orqal.models import AppInfo, BatchPolicy, HostInfo, JobSpec, Outcome, UserShare
+from orqal.scheduling.lifecycle import Wish
 
 NAMESPACE = "orqal"
 """Ray's namespace of the actors' names."""
@@ -129,8 +130,8 @@ class SchedulerClient(SchedulerApi):
     async def batch_policies(self) -> Mapping[str, BatchPolicy]:
         return await answer(self.actor.batch_policies.remote(), LONGEST)
 
-    async def set_batch_policy(self, batch: str, policy: BatchPolicy) -> None:
-        await answer(self.actor.set_batch_policy.remote(batch, policy), LONGEST)
+    async def change_batch(self, batch: str, changes: Mapping[str, bool | int | None]) -> BatchPolicy:
+        return await answer(self.actor.change_batch.remote(batch, changes), LONGEST)
 
     async def job_of(self, container: str) -> str | None:
         return await answer(self.actor.job_of.remote(container), LONGEST)
@@ -218,8 +219,8 @@ class HostClient(HostApi):
         """See HostEnd."""
         return await answer(self.actor.outcomes.remote(incarnation, had), ANSWER_WITHIN)
 
-    async def stop(self, job: str, attempt: int, evicted: bool) -> None:
-        return await answer(self.actor.stop.remote(job, attempt, evicted))
+    async def stop(self, job: str, attempt: int, wish: Wish) -> None:
+        return await answer(self.actor.stop.remote(job, attempt, wish))
 
     async def release(self, job: str, attempt: int) -> None:
         await self._releases.add(ContainerKey(job, attempt))

@@ -30,6 +30,7 @@ from orqal.engine.file_listing import FilePage
 from orqal.engine.job_directory import Piece, Removed
 from orqal.models import AppInfo, BatchPolicy, HostInfo, JobSpec, Outcome, Resources, UserShare
 from orqal.scheduling.demand import Bundle
+from orqal.scheduling.lifecycle import Wish
 
 
 class ActorAway(Exception):
@@ -115,8 +116,14 @@ class SchedulerApi(Protocol):
         """The batches about whose waiting jobs something was decided."""
         ...
 
-    async def set_batch_policy(self, batch: str, policy: BatchPolicy) -> None:
-        """Decide about the jobs of a batch that wait, and those that come. When this returns, it is on disk."""
+    async def change_batch(self, batch: str, changes: Mapping[str, bool | int | None]) -> BatchPolicy:
+        """Decide about the jobs of a batch that wait, and those that come. When this returns, it is on disk.
+
+        `changes`: fields of BatchPolicy; the others stay as they are.
+
+        Raises:
+            TooHigh: jobs may not have this priority.
+        """
         ...
 
     async def job_of(self, container: str) -> str | None:
@@ -205,8 +212,8 @@ class HostApi(Protocol):
         """Run an attempt to its end, or attach to it if it is under way or has ended and was not released."""
         ...
 
-    async def stop(self, job: str, attempt: int, evicted: bool) -> None:
-        """End an attempt: its outcome is `cancelled`, or `host_lost` if `evicted`, unless it ended by itself before."""
+    async def stop(self, job: str, attempt: int, wish: Wish) -> None:
+        """End an attempt, unless it has ended by itself. Its error is `cancelled`, or `host_lost` if it must leave."""
         ...
 
     async def release(self, job: str, attempt: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -64,6 +64,21 @@ class CleanTarget(str, Enum):
     """Jobs whose time to live is over by the head's clock, which this confirms to be right."""
 
 
+class TooHigh(ValueError):
+    """The priority is higher than jobs may have here. The message is for the user."""
+
+
+class Cap(NamedTuple):
+    """A limit of which too little is left for a job."""
+
+    name: str
+    """As in ORQAL_LIMITS; or `batch:NAME` or `user:NAME` if the limit is that of a batch or a user."""
+    taken: int
+    limit: int
+    wanted: int
+    """What the job takes of it."""
+
+
 @dataclass(frozen=True)
 class WhyWaiting:
     """Why a job waits; without reasons if it does not."""
@@ -76,6 +91,8 @@ class WhyWaiting:
     """The digest of the wrapper with which it would start now; empty if that is not known."""
     standing: Standing | None = None
     """Where it stands in the queue; None if it is not in it."""
+    caps: Sequence[Cap] = ()
+    """The limits that hold it."""
 
 
 class Cursor(NamedTuple):

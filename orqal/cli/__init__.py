@@ -12,6 +12,7 @@ something failed, 2 wrong usage, 130 after Ctrl-C. `orqal run` exits with the co
     clean.py          clean up
     jobs.py           look at jobs: jobs, job, explain, logs
     batches.py        look at batches: batches, results
+    order.py          the order of the jobs: share, hold, release, change
     files.py          list and download the files of jobs: files, download
     status.py         look at the apps and at the whole cluster: apps, status
     doctor.py         look for problems
@@ -47,6 +48,7 @@ from orqal.cli import (
     hosts,
     jobs,
     machine,
+    order,
     retry,
     run,
     status,
@@ -94,6 +96,9 @@ _COMMANDS: dict[str, dict[Callable[..., None], str]] = {
         follow.wait: "orqal wait --batch nightly",
         cancel.cancel: "orqal cancel --batch nightly",
         retry.retry: "orqal retry --batch nightly",
+        order.hold: "orqal hold nightly",
+        order.release: "orqal release nightly",
+        order.change: "orqal change nightly --priority 10 --max-running 50",
         clean.clean: "orqal clean old --yes",
     },
     "Inspection": {
@@ -105,6 +110,7 @@ _COMMANDS: dict[str, dict[Callable[..., None], str]] = {
         files.download: "orqal download nightly '*.csv' -o results",
         batches.batches: "orqal batches --limit 5",
         batches.results: "orqal results nightly --format csv -o nightly.csv",
+        order.share: "orqal share",
         status.apps: "orqal apps",
         status.status: "orqal status",
         doctor.doctor: "orqal doctor",

@@ -15,6 +15,7 @@ from orqal.cli.options import JsonLines, Limit, batch_name
 from orqal.cli.show import cell, fail, out, plain, print_json, results_table, say, table, when
 from orqal.client import Client
 from orqal.files import replacing
+from orqal.text import batch_policy
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -35,15 +36,17 @@ class Format(str, Enum):
 
 def batches(limit: Limit = 20, json: JsonLines = False) -> None:
     """List batches and their progress, the newest first."""
-    found = Client().batches(limit)
+    listed = Client().batches(limit)
     if json:
-        for batch in found:
+        for batch in listed:
             print_json(batch)
         return
     from rich.text import Text
 
     figures = ("when", "ended", "jobs", "waiting", "running", "ok", "failed")
-    shown = table("batch", *figures, whole=figures)
+    found = list(listed)
+    some_decided = any(map(decided, found))
+    shown = table("batch", *figures, *["decided"] * some_decided, whole=figures)
     for batch in found:
         status = batch["status"]
         shown.add_row(
@@ -56,11 +59,18 @@ def batches(limit: Limit = 20, json: JsonLines = False) -> None:
             f"{status.get('running', 0):,}",
             f"{batch['ok']:,}",
             cell(f"{batch['failed']:,}", "red" if batch["failed"] else ""),
+            *[cell(decided(batch), "yellow")] * some_decided,
         )
     if shown.row_count:
         out().print(shown)
     else:
         say("There is no batch.")
+
+
+def decided(batch: Mapping[str, Any]) -> str:
+    """Return what was decided about the waiting jobs of a batch. A server of an older version says nothing of it."""
+    policy = batch.get("policy") or {}
+    return batch_policy(bool(policy.get("held")), policy.get("priority"), policy.get("max_running"))
 
 
 def _bar(batch: Mapping[str, Any]) -> Text:

@@ -132,8 +132,10 @@ def job(id: Id, json: Json = False) -> None:
     shown.add_row("state", state(record))
     if error := record.get("error"):
         row("error", reason(error, None), "red")
-    for name in ("app", "input", "params", "options", "batch", "user", "host", "image"):
+    for name in ("app", "input", "params", "options", "batch", "user", "priority", "host"):
         row(name, record.get(name))
+    row("why there", record.get("why_there"))
+    row("image", record.get("image"))
     row("image digest", digest(record.get("image_digest")))
     row("wrapper digest", digest(record.get("wrapper_digest")))
     row("cmd", record.get("cmd"))
@@ -192,7 +194,7 @@ def _times(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def explain(id: Id, json: Json = False) -> None:
-    """Explain the state of a job: what it waits for, why it failed, why no earlier job was reused."""
+    """Explain the state of a job: what it waits for, why it ran where it did, why it failed, why none was reused."""
     explanation = Client().explain(id)
     if json:
         print_json(explanation)

@@ -163,6 +163,13 @@ RetryMemory = Annotated[
     ),
 ]
 
+Priority = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=-100, max=100, help="Go before jobs of a lower priority, whoever sends them. Default: 0."
+    ),
+]
+
 Env = Annotated[
     list[str] | None,
     typer.Option("-e", "--env", metavar="K=V", help="Set an environment variable. May be repeated."),

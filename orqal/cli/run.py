@@ -15,6 +15,7 @@ import typer
 from orqal.cli.options import (
     Env,
     EnvFile,
+    Priority,
     Retries,
     RetryDelay,
     RetryMemory,
@@ -55,6 +56,7 @@ def run(
     retry_on: RetryOn = None,
     retry_delay: RetryDelay = None,
     retry_memory_factor: RetryMemory = None,
+    priority: Priority = None,
     env: Env = None,
     volume: Annotated[
         list[str] | None,
@@ -150,6 +152,7 @@ def run(
         memory_in_gb=memory,
         timeout=timeout,
         use_cache=False,
+        priority=priority,
         options={name: value for name, value in options.items() if value is not None} or None,
         **retry_fields(retries, retry_on, retry_delay, retry_memory_factor),
     )

@@ -23,6 +23,7 @@ from orqal.cli.options import (
     JsonLines,
     Memory,
     Options,
+    Priority,
     Retries,
     RetryDelay,
     RetryMemory,
@@ -80,6 +81,7 @@ def submit(
     retry_on: RetryOn = None,
     retry_delay: RetryDelay = None,
     retry_memory_factor: RetryMemory = None,
+    priority: Priority = None,
     option: Options = None,
     env: Env = None,
     env_file: EnvFile = None,
@@ -105,6 +107,7 @@ def submit(
         "memory_in_gb": memory,
         "timeout": timeout,
         "use_cache": cache,
+        "priority": priority,
         "options": options or None,
         **retry_fields(retries, retry_on, retry_delay, retry_memory_factor),
     }
@@ -146,12 +149,13 @@ def batch(
     retry_on: RetryOn = None,
     retry_delay: RetryDelay = None,
     retry_memory_factor: RetryMemory = None,
+    priority: Priority = None,
     plan: Plan = False,
     json: JsonLines = False,
 ) -> None:
     """Submit a file of jobs, one per line: {"app": "Checksum", "input": "/usr/bin/env", "params": {}}.
 
-    The options about retries apply to lines which do not set these fields themselves.
+    The options about retries and the priority apply to lines which do not set these fields themselves.
 
     All lines are checked before the first job is sent. All jobs join one batch, whatever batch a line names.
 
@@ -159,7 +163,8 @@ def batch(
     """
     from orqal.cli.job_documents import check_all, check_defaults, line_document, specs
 
-    defaults = check_defaults(retry_fields(retries, retry_on, retry_delay, retry_memory_factor))
+    own = retry_fields(retries, retry_on, retry_delay, retry_memory_factor)
+    defaults = check_defaults({**own, "priority": priority})
     with _rereadable(file) as lines:
         total, named = check_all(lines, file)
         client = Client()

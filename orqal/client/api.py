@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 from urllib.parse import quote, urlsplit
 
@@ -183,9 +184,10 @@ class Client:
         return str(self._transport.json("POST", f"job/{_part(id)}/retry")["_id"])
 
     def explain(self, id: str) -> dict[str, Any]:
-        """Return why a job is in its state: the sentences `summary` and `cache`, and `hosts`.
+        """Return why a job is in its state: the sentences `summary` and `cache`; see schemas.Explanation for the keys.
 
-        For a waiting job `hosts` has the `name` of each host and the `reason` why it does not take the job now.
+        For a waiting job `hosts` has the `name` of each host and the `reason` why it does not take the job now, and
+        `standing` says what is in front of it and what holds it.
         """
         explanation: dict[str, Any] = self._transport.json("GET", f"job/{_part(id)}/explain")
         return explanation
@@ -218,17 +220,51 @@ class Client:
         return [str(id) for id in self._transport.ndjson("GET", f"batches/{_batch_part(name)}/ids")]
 
     def batches(self, limit: int = 100) -> Iterator[dict[str, Any]]:
-        """Yield batches, the newest first; see models.BatchInfo for their keys."""
+        """Yield batches, the newest first; see schemas.BatchView for their keys."""
         return self._pages("batches", limit, {})
 
     def batch(self, name: str) -> dict[str, Any]:
-        """Return a batch and its progress; see models.BatchInfo for the keys.
+        """Return a batch, its progress, and what was decided about it; see schemas.BatchView for the keys.
 
         Raises:
             NotFound: there is no such batch.
         """
         batch: dict[str, Any] = self._transport.json("GET", f"batches/{_batch_part(name)}")
         return batch
+
+    def hold(self, name: str) -> dict[str, Any]:
+        """Start no more jobs of a batch until it is released, and return the batch. Its running jobs go on.
+
+        Raises:
+            NotFound: there is no such batch.
+        """
+        return self._change(name, {"held": True})
+
+    def release(self, name: str) -> dict[str, Any]:
+        """Start jobs of a held batch again, and return the batch.
+
+        Raises:
+            NotFound: there is no such batch.
+        """
+        return self._change(name, {"held": False})
+
+    def change_batch(
+        self, name: str, *, priority: int | EllipsisType | None = ..., max_running: int | EllipsisType | None = ...
+    ) -> dict[str, Any]:
+        """Decide about the jobs of a batch that wait, and those that come. Return the batch.
+
+        `priority`: instead of the jobs' own; None: they have their own again. `max_running`: how many of them may run
+        at once; None: as many as there is room for. What is not given stays as it is.
+
+        Raises:
+            NotFound: there is no such batch.
+            RequestFailed: jobs may not have this priority.
+        """
+        changes = {"priority": priority, "max_running": max_running}
+        return self._change(name, {key: value for key, value in changes.items() if value is not ...})
+
+    def _change(self, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(self._transport.json("PATCH", f"batches/{_batch_part(name)}", json=changes))
 
     def retry_batch(self, name: str) -> int:
         """Run the failed jobs of a batch again, and return their number.
@@ -326,6 +362,14 @@ class Client:
         """Return the Docker hosts; see models.HostInfo for their keys."""
         hosts: list[dict[str, Any]] = self._transport.json("GET", "hosts")
         return hosts
+
+    def shares(self) -> list[dict[str, Any]]:
+        """Return what each user has of the cluster, and has had lately; see models.UserShare for the keys.
+
+        The user who is served next comes first.
+        """
+        shares: list[dict[str, Any]] = self._transport.json("GET", "shares")
+        return shares
 
     def drain(self, host: str, *, now: bool = False) -> dict[str, Any]:
         """Give a host no more work, and return the host. Its jobs run to their end.

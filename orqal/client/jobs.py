@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 _LISTS = frozenset({"lswd", "stdout", "stderr", "attempts"})
 _RETRIES = ("retries", "retry_on", "retry_delay", "retry_memory_factor")
-_REQUESTED = ("app", "input", "params", "user", "use_cache", "threads", "memory_in_gb", "timeout", *_RETRIES, "options")
+_REQUESTED = (
+    *("app", "input", "params", "user", "use_cache", "threads", "memory_in_gb", "timeout", *_RETRIES),
+    *("priority", "options"),
+)
 """The attributes that the user sets; the server sets all others."""
 SHOWN_CHARACTERS = 2_000
 """Characters of a value or an output that a notebook shows."""
@@ -41,14 +44,15 @@ SHOWN_LINES = 20
 class Job:
     """One app on one input.
 
-    Its attributes are the keys of the server's JSON: `app`, `input`, `params`, `user`, `current_status`, `host`,
-    `image`, `cmd`, `exit_code`, `error` and `ok`. After its end there are also `stdout` and `stderr` (lists of lines),
-    `result`, `lswd` (the names of the files in its directory), `image_digest`, `wrapper_digest` (of the wrapper's
-    source), `peak_memory` (bytes), `cpu_seconds`, `oom_killed` (whether a process was killed for lack of memory), and
-    `output_cut` (why a part of the output is missing). `cache_miss` says why no earlier job was reused, and
-    `cache_hits` is how often this job was reused; `reused` says whether an earlier job was reused for this one.
-    `attempts` are the attempts before the present one, `attempt` is the number of the present one, and `not_before` is
-    the time before which it does not begin. `retry_of` and `retried_as` are ids.
+    Its attributes are the keys of the server's JSON: `app`, `input`, `params`, `user`, `priority`, `current_status`,
+    `host`, `why_there` (why it was given to this host), `image`, `cmd`, `exit_code`, `error` and `ok`. After its end
+    there are also `stdout` and `stderr` (lists of lines), `result`, `lswd` (the names of the files in its directory),
+    `image_digest`, `wrapper_digest` (of the wrapper's source), `peak_memory` (bytes), `cpu_seconds`, `oom_killed`
+    (whether a process was killed for lack of memory), and `output_cut` (why a part of the output is missing).
+    `cache_miss` says why no earlier job was reused, and `cache_hits` is how often this job was reused; `reused` says
+    whether an earlier job was reused for this one. `attempts` are the attempts before the present one, `attempt` is the
+    number of the present one, and `not_before` is the time before which it does not begin. `retry_of` and `retried_as`
+    are ids.
 
     `load()` brings all of them up to date. An attribute that is not known yet (of a job made from its id, or after
     `wait()`) is loaded when it is first read.
@@ -67,6 +71,7 @@ class Job:
     retry_on: Sequence[int | str] | None
     retry_delay: float | None
     retry_memory_factor: float | None
+    priority: int | None
     options: dict[str, Any] | None
     batch: str | None
     current_status: str | None
@@ -78,6 +83,7 @@ class Job:
     error: dict[str, str] | None
     container: None
     host: str | None
+    why_there: str | None
     image: str | None
     image_digest: str | None
     wrapper_digest: str | None
@@ -118,6 +124,7 @@ class Job:
         retry_on: Sequence[int | str] | None = None,
         retry_delay: float | None = None,
         retry_memory_factor: float | None = None,
+        priority: int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         """Give either the `id` of a job that exists, or the `app` to run on `input`, with `params`.
@@ -129,6 +136,8 @@ class Job:
         exit codes, "exit_code" (any but 0), "timeout", "out_of_memory". `retry_delay`: seconds before the first retry,
         and twice as many before each further one. `retry_memory_factor`: after "out_of_memory" the next attempt gets
         this many times the memory, at most that of the largest host. None stands for the app's own.
+
+        `priority`: from -100 to 100; jobs with a higher one go first, whoever sends them. None stands for 0.
 
         `options`: of its container, instead of the app's: {"shm_size": "1g", "gpus": 1}. The app says which jobs may
         set.
@@ -151,6 +160,7 @@ class Job:
             self.retry_on = retry_on
             self.retry_delay = retry_delay
             self.retry_memory_factor = retry_memory_factor
+            self.priority = priority
             self.options = dict(options) if options else None
         if start:
             self.create()
@@ -264,8 +274,10 @@ class Job:
             raise OrqalError(f"{self} has not been submitted. Use start=True, create() or batch().")
         return self._id
 
-    def _document(self) -> bytes:
-        spec = {key: value for key in _REQUESTED if (value := getattr(self, key)) is not None}
+    def _document(self, priority: int | None = None) -> bytes:
+        """Return it as JSON. `priority`: if it has none of its own."""
+        defaults = {} if priority is None else {"priority": priority}
+        spec = defaults | {key: value for key in _REQUESTED if (value := getattr(self, key)) is not None}
         try:
             return json.dumps(spec, default=_plain, allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
@@ -339,12 +351,15 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
-def batch(jobs: Iterable[Job], name: str | None = None, progress: bool | None = None) -> list[Job]:
+def batch(
+    jobs: Iterable[Job], name: str | None = None, progress: bool | None = None, *, priority: int | None = None
+) -> list[Job]:
     """Submit jobs, from one to very many. Return them in the same order, with their ids.
 
     `name`: the name of the batch. If the batch exists already, nothing is submitted and its jobs are returned; if an
     earlier call stopped midway, the rest is submitted. `progress`: None shows a bar in a terminal or a notebook, and
-    nothing elsewhere. A job that has an id already is submitted again, as another job.
+    nothing elsewhere. `priority`: that of jobs without one of their own. A job that has an id already is submitted
+    again, as another job.
 
     Raises:
         SubmissionFailed: some jobs were submitted, the others were not.
@@ -364,7 +379,7 @@ def batch(jobs: Iterable[Job], name: str | None = None, progress: bool | None = 
             if len(ids) >= len(jobs):
                 return [Job(id) for id in ids]
     # All are made into JSON before the first one is sent, so that an impossible input costs nothing.
-    documents = [job._document() for job in jobs]
+    documents = [job._document(priority) for job in jobs]
     submitted = []
     submission = client.submit_many(documents, name, resume=name is not None)
     with progress_bar("Submitting", len(jobs), progress) as bar:

@@ -52,6 +52,8 @@ class Fault(str, Enum):
     """A host's, a daemon's or a network's. The job is tried again, and this does not count as one of its retries."""
     DRAIN = "drain"
     """No one's: its host was drained. The job is tried again, however often this happens."""
+    PREEMPTION = "preemption"
+    """No one's: a job of a higher priority needed its room. The job is tried again, however often this happens."""
     HOST = "host"
     """Its host's, which answered nothing or could start no job at all. The job is tried again, however often this
     happens."""

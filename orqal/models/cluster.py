@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import Enum
-from typing import Annotated
 
 from pydantic import BaseModel, Field
 
 from orqal.models.container_options import JOBS_MAY_SET
-from orqal.models.fields import Priority, RetryOn
+from orqal.models.fields import MaxRunning, Priority, RetryOn
 from orqal.states import Status
 
 
@@ -126,7 +125,7 @@ class BatchPolicy(BaseModel):
     """None of its jobs starts."""
     priority: Priority | None = None
     """Instead of its jobs' own; None: they have their own."""
-    max_running: Annotated[int, Field(ge=1)] | None = None
+    max_running: MaxRunning | None = None
     """How many of its jobs may run at once; None: as many as there is room for."""
 
 

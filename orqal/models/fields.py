@@ -30,6 +30,8 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 MAX_PRIORITY = 100
 Priority = Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 """Jobs with a higher one go first."""
+MaxRunning = Annotated[int, Field(ge=1)]
+"""How many jobs may run at once."""
 Limits = Annotated[
     dict[Annotated[str, Field(min_length=1, max_length=MAX_NAME)], Annotated[int, Field(ge=1)]], Field(max_length=20)
 ]

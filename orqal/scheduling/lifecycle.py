@@ -46,10 +46,20 @@ class Wish(IntEnum):
     """What is wanted of a job that has a host. A stronger wish replaces a weaker one."""
 
     NONE = 0
-    EVICT = 1
+    PREEMPT = 1
+    """A job of a higher priority needs its room: the attempt must stop, and the job waits again."""
+    EVICT = 2
     """Its host must become empty: the attempt must stop, and the job runs elsewhere."""
-    CANCEL = 2
+    CANCEL = 3
     """The job must end."""
+
+
+WHY_STOPPED = {
+    Wish.PREEMPT: "it was stopped to make room for a job of a higher priority",
+    Wish.EVICT: "it was stopped because its host was drained",
+}
+"""What the errors of attempts say that had to leave their host."""
+_FAULTS = {Wish.PREEMPT: Fault.PREEMPTION, Wish.EVICT: Fault.DRAIN}
 
 
 # Phases
@@ -270,7 +280,10 @@ class CancelRequested:
 
 @dataclass(frozen=True, slots=True)
 class EvictRequested:
-    """The job's host must become empty."""
+    """The job must leave its host."""
+
+    wish: Wish = Wish.EVICT
+    """Why: the host must become empty, or (PREEMPT) a job of a higher priority needs the room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,7 +411,7 @@ class Stop:
 
     place: Place
     attempt: int
-    evicted: bool
+    wish: Wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -536,18 +549,18 @@ def step(phase: Phase | None, event: Event, now: datetime) -> Step:
             return replace(phase, wish=Wish.CANCEL), []
         case OnHost(record, place), CancelRequested():
             record = record.cancel_wanted(now)
-            stop = Stop(place, record.attempt, evicted=False)
+            stop = Stop(place, record.attempt, Wish.CANCEL)
             return replace(phase, record=record, wish=Wish.CANCEL), [Save(record), stop]
         case Orphaned(record, _, lease), CancelRequested():
             return _cancelled_away(record, now, *_drop(lease))
         case Storing(record), CancelRequested():
             return (phase if record.current_status.final else replace(phase, cancelled=True)), []
 
-        # The host must become empty, or is gone before it was asked
+        # It must leave its host, or the host is gone before it was asked
         case Placed(_, wish) | Leasing(_, _, _, wish) | Assigned(_, _, _, wish), EvictRequested() | NodeGone():
             return replace(phase, wish=max(wish, Wish.EVICT)), []
-        case OnHost(record, place, _, _, Wish.NONE), EvictRequested():
-            return replace(phase, wish=Wish.EVICT), [Stop(place, record.attempt, evicted=True)]
+        case OnHost(record, place, _, _, Wish.NONE), EvictRequested(wish):
+            return replace(phase, wish=wish), [Stop(place, record.attempt, wish)]
         case _, EvictRequested() | NodeGone():
             return phase, []
 
@@ -608,8 +621,10 @@ def _assigned(record: JobRecord, place: Place, lease: str, wish: Wish, now: date
 def _attempt_ended(phase: OnHost, outcome: Outcome, most_memory_gb: float | None, now: datetime) -> Step:
     """The container is gone or has ended: its resources are free, and the job has ended or is tried again."""
     record = phase.record.ended(outcome, now)
-    evicted = phase.wish is Wish.EVICT and record.error is not None and record.error.type is ErrorType.HOST_LOST
-    fault = None if record.ok else fault_of(record.error, outcome.passing, evicted, outcome.host_failed)
+    left = record.error is not None and record.error.type is ErrorType.HOST_LOST
+    fault = _FAULTS.get(phase.wish) if left else None
+    if fault is None and not record.ok:
+        fault = fault_of(record.error, outcome.passing, outcome.host_failed)
     after = record if fault is None else _after(record, fault, outcome.crashed_actor, most_memory_gb, now=now)
     over = Storing(after, phase.record.attempt, phase.place.host)
     return over, [Free(phase.place, phase.lease), Save(after, outcome.output if after.current_status.final else None)]

@@ -560,7 +560,7 @@ class Planner:
                 before.append(owner.user)
             older += sum(self.queue.older(other, job) for _, other in line.owner.fronts if other is not line)
         kind, limit = line.kind, self.policy.per_user
-        allowed = kind.allowed & self.room.open
+        allowed = kind.allowed & self.room.open & (~self.room.kept | kind.kept)
         at = min((self._free_at(slot, kind) for slot in self.room.slots(allowed)), default=float("inf"))
         kept = next(self.room.slots(kind.kept), None)
         return Standing(

@@ -2,8 +2,9 @@
 
 It depends on whose fault that was. After a failure of the infrastructure (a host is lost, a daemon is in trouble) the
 job is tried again after the PAUSES of its kind, as often as there are pauses. After a failure of the program (its exit
-code, its time, its memory) it is tried again if its RetryPolicy says so. After a drain it is tried again at once,
-always; so it is after a failure of a host that is in trouble, but with a pause if this happens to the job repeatedly.
+code, its time, its memory) it is tried again if its RetryPolicy says so. After a drain or a preemption it is tried
+again at once, always; so it is after a failure of a host that is in trouble, but with a pause if this happens
+repeatedly.
 """
 
 from __future__ import annotations
@@ -58,14 +59,12 @@ def policy_of(job: JobSpec, app: AppInfo) -> RetryPolicy:
     return RetryPolicy(**dict(zip(RetryPolicy.model_fields, chosen, strict=True)))
 
 
-def fault_of(error: JobError | None, passing: bool, evicted: bool = False, host_failed: bool = False) -> Fault | None:
-    """Whose fault it was that an attempt did not succeed; None if a retry would not help.
+def fault_of(error: JobError | None, passing: bool, host_failed: bool = False) -> Fault | None:
+    """Whose fault it was that an attempt did not succeed by itself; None if a retry would not help.
 
     `error` is None if the container exited with a code other than 0. `passing`: the host reported that the error may
-    pass. `evicted`: the attempt was stopped because its host was drained. `host_failed`: see Outcome.
+    pass. `host_failed`: see Outcome.
     """
-    if evicted:
-        return Fault.DRAIN
     if host_failed:
         return Fault.HOST
     if error is None or error.type in _OWN:
@@ -82,7 +81,7 @@ def decide(
     unknown.
     """
     same = 1 + sum(attempt.fault is over.fault for attempt in before)
-    if over.fault is Fault.DRAIN:
+    if over.fault in (Fault.DRAIN, Fault.PREEMPTION):
         return Again(0)
     if over.fault is Fault.HOST:
         return Again(HOST_PAUSES[min(same, len(HOST_PAUSES)) - 1])

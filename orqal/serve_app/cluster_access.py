@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
 from orqal.actors.handles import HostClient, SchedulerClient
 from orqal.actors.interfaces import ActorAway, HostApi, SchedulerApi
 from orqal.engine.errors import EngineError
-from orqal.models import HostInfo, JobRecord, Status
+from orqal.models import BatchPolicy, HostInfo, JobRecord, Status
 from orqal.serve_app.errors import NotFound, Unavailable
 from orqal.settings import Settings
 from orqal.store import Store, first_sentence, open_store
@@ -25,6 +25,8 @@ OVERVIEW_TIMEOUT = 10.0
 """Seconds that a host's Docker daemon may take to describe itself."""
 DOING_TIMEOUT = 3.0
 """Seconds that a host may take to say what it is doing for a job."""
+POLICIES_TIMEOUT = 5.0
+"""Seconds that the Scheduler may take to say what was decided about batches."""
 
 
 class ClusterAccess:
@@ -104,6 +106,14 @@ class ClusterAccess:
         """The number of jobs in each state; `todo` is always present."""
         counts = await self.read(self.store.counts)
         return {"todo": 0} | {status.value: count for status, count in counts.items()}
+
+    async def policies(self) -> Mapping[str, BatchPolicy]:
+        """What was decided about batches; nothing if the Scheduler does not say so in time. Their progress, which the
+        store has, is shown all the same."""
+        try:
+            return await asyncio.wait_for(self.scheduler.batch_policies(), POLICIES_TIMEOUT)
+        except (ActorAway, asyncio.TimeoutError):
+            return {}
 
     # The hosts
 

@@ -9,9 +9,22 @@ from pydantic import BaseModel, TypeAdapter
 
 from orqal.doctor.findings import Checkup, Finding, Kind
 from orqal.engine.file_listing import Kind as FileKind
-from orqal.models import AppInfo, Attempt, BatchInfo, Change, Fault, HostInfo, JobRecord, Load, RetryPolicy, Status
+from orqal.models import (
+    AppInfo,
+    Attempt,
+    BatchPolicy,
+    Change,
+    Fault,
+    HostInfo,
+    JobRecord,
+    Load,
+    RetryPolicy,
+    Status,
+    UserShare,
+)
 from orqal.serve_app.schemas import (
     BatchList,
+    BatchView,
     Cancelled,
     ClusterStatus,
     Explanation,
@@ -25,9 +38,11 @@ from orqal.serve_app.schemas import (
     Missed,
     NodeStatus,
     OldBatch,
+    Part,
     PlanView,
     ResultView,
     Retried,
+    Standing,
     Submitted,
 )
 
@@ -52,6 +67,7 @@ JOB = JobView(
     node_id="0f" * 28,
     host="lab1",
     granted={"threads": 1, "ram_gb": 0.1},
+    why_there="it had the image, and of such hosts about the largest part of its cores free",
     retries=3,
     attempt=2,
     attempts=[
@@ -111,15 +127,35 @@ FILES = FileList(
 EXPLANATION = Explanation(
     id=JOB_ID,
     current_status=Status.TODO,
-    summary="It waits: lab1: no room now.",
+    summary="It waits for a host. "
+    "ben (0 % of the cluster now, 2 % lately) is served before its user ada (12.5 % of the "
+    "cluster now, 20 % lately). Hosts: lab1: no room now.",
     cache=f"No earlier job was reused: {JOB.cache_miss}.",
     hosts=[HostReason(name="lab1", reason="no room now")],
+    standing=Standing(
+        held=False,
+        caps=[],
+        priority=0,
+        higher=0,
+        users_before=[Part(user="ben", part=0, past=0.02, weight=1, usage=0.02)],
+        all_users_before=1,
+        own=Part(user="ada", part=0.125, past=0.2, weight=1, usage=0.325),
+        older=0,
+        kept_host=None,
+        starts_within=None,
+    ),
 )
 PLAN = PlanView(job=None, miss=f"the wrapper of Checksum has changed since {JOB_ID}", same="12" * 32)
 CLEANED = '{"directory": "65f0c0ffee65f0c0ffee65f1"}\n{"deleted": 1}\n'
 SUBMITTED, CANCELLED, RETRIED = Submitted(id=JOB_ID), Cancelled(cancelled=2), Retried(retried=1)
-BATCH = BatchInfo(
-    name="sums", created=_BEGUN, jobs=42, status={Status(k): n for k, n in COUNTS.items()}, ok=38, failed=1
+BATCH = BatchView(
+    name="sums",
+    created=_BEGUN,
+    jobs=42,
+    status={Status(k): n for k, n in COUNTS.items()},
+    ok=38,
+    failed=1,
+    policy=BatchPolicy(priority=10, max_running=50),
 )
 BATCHES = BatchList(batches=[BATCH], cursor="7")
 OLD_BATCH = OldBatch(id="sums", jobs=[{"$oid": JOB_ID}])
@@ -137,6 +173,10 @@ HOST = HostInfo(
     jobs=1,
     load=Load(**LOADS[0]["lab1"].model_dump()),
 )
+SHARES = [
+    UserShare(user="ben", running=0, waiting=3, threads=0, ram_gb=0, part=0, past=0.02, weight=1, usage=0.02),
+    UserShare(user="ada", running=1, waiting=2, threads=1, ram_gb=0.1, part=0.125, past=0.2, weight=1, usage=0.325),
+]
 STATUS = ClusterStatus(
     id="2026-01-31 12:00:03",
     services=["Checksum"],

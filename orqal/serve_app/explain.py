@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import shlex
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import groupby
 
+from orqal import scheduling
+from orqal.actors import messages
 from orqal.actors.messages import WhyWaiting
 from orqal.models import Fault, JobRecord, Status
 from orqal.scheduling.retries import of_how_many
-from orqal.serve_app.schemas import Explanation, HostReason
-from orqal.text import exit_code
+from orqal.scheduling.shares import Share
+from orqal.serve_app.schemas import Cap, Explanation, HostReason, Part, Standing
+from orqal.text import counted, exit_code, percent, sentence
 
 NOT_WAITING = WhyWaiting()
 
@@ -25,22 +30,45 @@ def explained(
     return Explanation(
         id=job.id,
         current_status=job.current_status,
-        summary=" ".join([_state(job, why, doing, moment), *_notes(job), *_history(job)]),
+        summary=" ".join([*_state(job, why, doing, moment), *_notes(job), *_history(job)]),
         cache=_cache(job),
         hosts=[HostReason(name=name, reason=reason) for name, reason in why.hosts.items()],
+        standing=None if why.standing is None else _standing(why.standing, why.caps),
+        why_there=job.why_there,
     )
 
 
-def _state(job: JobRecord, why: WhyWaiting, doing: str | None, moment: datetime) -> str:
+def _standing(standing: scheduling.Standing, caps: Sequence[messages.Cap]) -> Standing:
+    return Standing(
+        held=standing.held,
+        caps=[Cap(**cap._asdict()) for cap in caps],
+        priority=standing.priority,
+        higher=standing.higher,
+        users_before=list(map(_part, standing.users_before)),
+        all_users_before=standing.all_before,
+        own=_part(standing.share),
+        older=standing.older,
+        kept_host=standing.kept,
+        starts_within=standing.starts_within,
+    )
+
+
+def _part(share: Share) -> Part:
+    return Part(user=share.user, part=share.part, past=share.past, weight=share.weight, usage=share.usage)
+
+
+def _state(job: JobRecord, why: WhyWaiting, doing: str | None, moment: datetime) -> list[str]:
     if job.current_status is Status.TODO:
         if job.not_before is not None and (seconds := (job.not_before - moment).total_seconds()) > 0:
-            return _pause(job, seconds)
+            return [_pause(job, seconds)]
         if why.app:
-            return f"It waits because {why.app.rstrip('.')}. It goes on by itself when its app can be used."
-        if not why.hosts:
-            return "It waits because there is no host."
-        version = f" It will run with version {why.version[:12]} of its wrapper, or a newer one." if why.version else ""
-        return "It waits: " + "; ".join(f"{name}: {reason}" for name, reason in why.hosts.items()) + f".{version}"
+            return [f"It waits because {why.app.rstrip('.')}. It goes on by itself when its app can be used."]
+        return _waiting(job, why)
+    there = [f"Why {job.host}: {job.why_there}."] if job.why_there else []
+    return [_now(job, doing), *there]
+
+
+def _now(job: JobRecord, doing: str | None) -> str:
     if job.current_status is Status.INIT:
         return f"{job.host} is {doing.rstrip('.')}." if doing else f"{job.host} is preparing its image and container."
     if job.current_status is Status.RUNNING:
@@ -51,6 +79,88 @@ def _state(job: JobRecord, why: WhyWaiting, doing: str | None, moment: datetime)
     if job.ok:
         return f"It ran on {job.host} and exited with 0."
     return f"It ran on {job.host} and exited with {exit_code(job.exit_code)}; its output may say why."
+
+
+def _waiting(job: JobRecord, why: WhyWaiting) -> list[str]:
+    """Why a job in the queue does not start: what holds it whatever else comes, who is in front of it, when it may
+    start, and what each host lacks."""
+    standing = why.standing
+    causes = [*_held(job, standing), *map(_cap, why.caps)]
+    before = _before(standing) if standing is not None and not standing.held else []
+    hosts = "; ".join(f"{name}: {reason}" for name, reason in why.hosts.items())
+    sentences = []
+    if causes:
+        sentences += [f"It waits because {causes[0]}.", *map(sentence, causes[1:])]
+    elif not hosts:
+        sentences.append("It waits because there is no host.")
+    elif before:
+        sentences.append("It waits for a host.")
+    else:
+        sentences.append(f"It waits: {hosts}.")
+    sentences += before
+    if standing is not None and not causes:
+        sentences += _when(standing)
+    if hosts and (causes or before):
+        sentences.append(f"Hosts: {hosts}.")
+    if why.version:
+        sentences.append(f"It will run with version {why.version[:12]} of its wrapper, or a newer one.")
+    return sentences
+
+
+def _held(job: JobRecord, standing: scheduling.Standing | None) -> list[str]:
+    if standing is None or not standing.held:
+        return []
+    return [f"its batch {job.batch} is held, until `orqal release {shlex.quote(job.batch or '')}`"]
+
+
+def _cap(cap: messages.Cap) -> str:
+    """Why a limit holds a job."""
+    kind, _, name = cap.name.partition(":")
+    jobs = f"{cap.taken} of at most {cap.limit} jobs"
+    match kind:
+        case "batch" if name:
+            return f"its batch {name} runs {jobs}"
+        case "user" if name:
+            return f"its user {name} runs {jobs}"
+        case "app" if name:
+            return f"its app {name} runs {jobs}"
+    wanted = f", and it takes {cap.wanted}" if cap.wanted > 1 else ""
+    return f"{cap.taken} of {cap.limit} {cap.name} are taken{wanted}"
+
+
+def _before(standing: scheduling.Standing) -> list[str]:
+    """Who is in front of a job that may start."""
+    sentences = []
+    if standing.higher:
+        have = "has" if standing.higher == 1 else "have"
+        sentences.append(
+            f"{counted(standing.higher, 'waiting job')} {have} a higher priority than its {standing.priority}."
+        )
+    if standing.users_before:
+        named = [_of_cluster(share) for share in standing.users_before]
+        if more := standing.all_before - len(named):
+            named.append(counted(more, "other user"))
+        who = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+        are = "is" if standing.all_before == 1 else "are"
+        sentences.append(f"{who} {are} served before its user {_of_cluster(standing.share)}.")
+    if standing.older:
+        wait = "waits" if standing.older == 1 else "wait"
+        sentences.append(f"{counted(standing.older, 'older job')} of its user {wait}.")
+    return sentences
+
+
+def _of_cluster(share: Share) -> str:
+    weight = "" if share.weight == 1 else f", weight {share.weight:g}"
+    return f"{share.user or 'nobody'} ({percent(share.part)} of the cluster now, {percent(share.past)} lately{weight})"
+
+
+def _when(standing: scheduling.Standing) -> list[str]:
+    """When a job that may start does so, as far as that is known."""
+    sentences = [f"{standing.kept} is kept free for it."] if standing.kept else []
+    if standing.starts_within is not None:
+        seconds = math.ceil(standing.starts_within)
+        sentences.append(f"If no other job gets the room, it can start in {seconds} s at the latest.")
+    return sentences
 
 
 def _notes(job: JobRecord) -> list[str]:

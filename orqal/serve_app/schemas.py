@@ -9,7 +9,18 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from orqal.actors.messages import CleanTarget
 from orqal.engine.file_listing import Kind
-from orqal.models import MAX_NAME, BatchInfo, BatchName, JobError, JobRecord, Output, Status
+from orqal.models import (
+    MAX_NAME,
+    BatchInfo,
+    BatchName,
+    BatchPolicy,
+    JobError,
+    JobRecord,
+    MaxRunning,
+    Output,
+    Priority,
+    Status,
+)
 
 Id = Annotated[str, Field(pattern="^[0-9a-f]{24}$")]
 """A job's id: the 24 hex digits of a BSON ObjectId."""
@@ -191,6 +202,55 @@ class HostReason(BaseModel):
     reason: str
 
 
+class Cap(BaseModel):
+    """A limit of which too little is left for a job."""
+
+    name: str
+    """As in ORQAL_LIMITS; or `batch:NAME` or `user:NAME` if the limit is that of a batch or a user."""
+    taken: int
+    limit: int
+    wanted: int
+    """What the job takes of it."""
+
+
+class Part(BaseModel):
+    """A user's part of the cluster."""
+
+    user: str
+    part: float
+    """The part of all cores, or of all memory if that is more, that the user's jobs hold; between 0 and 1."""
+    past: float
+    """The average part that they have had, in which what was long ago counts less."""
+    weight: float
+    usage: float
+    """(part + past) / weight. The user with the least is served next."""
+
+
+class Standing(BaseModel):
+    """Where a waiting job stands in the queue."""
+
+    held: bool
+    """Its batch is held: it does not start before that is released."""
+    caps: list[Cap]
+    """The limits that hold it."""
+    priority: int
+    """Its own, or what was decided about its batch."""
+    higher: int
+    """How many jobs wait that have a higher priority."""
+    users_before: list[Part]
+    """The users who are served before its own one, at most five: the next one first."""
+    all_users_before: int
+    """How many such users there are."""
+    own: Part
+    """Its own user."""
+    older: int
+    """How many older jobs of the same user wait with this priority."""
+    kept_host: str | None = None
+    """The host that is kept free for such jobs."""
+    starts_within: float | None = None
+    """Seconds after which a host has room for it at the latest, if no other job gets it; null if that is not known."""
+
+
 class Explanation(BaseModel):
     """Why a job is in its state."""
 
@@ -204,12 +264,36 @@ class Explanation(BaseModel):
     """Why no earlier job was reused, and how often this job was reused, in sentences."""
     hosts: list[HostReason]
     """For a waiting job, why each host does not take it now."""
+    standing: Standing | None = None
+    """For a waiting job, what is in front of it and what holds it; null if it does not wait for a host."""
+    why_there: str | None = None
+    """For a job that has or had a host, why it was given to this one; `it` is the host."""
+
+
+class BatchView(BatchInfo):
+    """A batch: its progress, and what was decided about its waiting jobs."""
+
+    policy: BatchPolicy | None = None
+    """Null if nothing was decided, or if the Scheduler is restarting."""
+
+
+class BatchChange(BaseModel):
+    """What to change of a batch. What is not given stays as it is."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"priority": 10, "max_running": 50}]}, extra="forbid")
+
+    held: bool = False
+    """Whether none of its waiting jobs starts."""
+    priority: Priority | None = None
+    """Instead of its jobs' own; null: they have their own again."""
+    max_running: MaxRunning | None = None
+    """How many of its jobs may run at once; null: as many as there is room for."""
 
 
 class BatchList(BaseModel):
     """A part of the list of batches."""
 
-    batches: list[BatchInfo]
+    batches: list[BatchView]
     cursor: str | None
     """Pass it as `cursor` to get the next part; null if this is the last part."""
 

@@ -23,7 +23,7 @@ from orqal.engine.client import ContainerKey
 from orqal.engine.file_listing import FilePage
 from orqal.engine.job_directory import Piece, Removed
 from orqal.models import ContainerStart, ErrorType, JobError, Load, Outcome, Output, Resources
-from orqal.scheduling.lifecycle import Wish
+from orqal.scheduling.lifecycle import WHY_STOPPED, Wish
 from orqal.scheduling.retries import will_retry
 from orqal.testing.virtual_time import Process
 
@@ -194,12 +194,12 @@ class _Run:
     """An attempt that is under way."""
 
     must_end: asyncio.Event = field(default_factory=asyncio.Event)
-    evicted: bool = False
+    wish: Wish = Wish.NONE
     task: asyncio.Task[Outcome] | None = None
 
     def stop(self, wish: Wish) -> None:
         if wish is not Wish.NONE:
-            self.evicted |= wish is Wish.EVICT
+            self.wish = max(self.wish, wish)
             self.must_end.set()
 
 
@@ -377,9 +377,9 @@ class ScriptedHost(HostApi):
         )
 
     def _stopped(self, run: _Run) -> Outcome:
-        if run.evicted:
-            return _failed(ErrorType.HOST_LOST, "it was stopped because its host was drained")
-        return _failed(ErrorType.CANCELLED, "cancelled")
+        if run.wish is Wish.CANCEL:
+            return _failed(ErrorType.CANCELLED, "cancelled")
+        return _failed(ErrorType.HOST_LOST, WHY_STOPPED[run.wish])
 
     async def _stopped_within(self, run: _Run, seconds: float) -> bool:
         return await _within(run.must_end, seconds)
@@ -400,8 +400,8 @@ class ScriptedHost(HostApi):
         if not await _within(self._machine.daemon_up, max(within, 0.01)):
             raise _Unreachable
 
-    async def stop(self, job: str, attempt: int, evicted: bool) -> None:
-        key, wish = ContainerKey(job, attempt), Wish.EVICT if evicted else Wish.CANCEL
+    async def stop(self, job: str, attempt: int, wish: Wish) -> None:
+        key = ContainerKey(job, attempt)
         if (run := self._runs.get(key)) is not None:
             run.stop(wish)
         else:

@@ -20,6 +20,7 @@ from orqal.actors.messages import Order
 from orqal.engine.client import Engine
 from orqal.engine.errors import Unreachable
 from orqal.models import ErrorType, JobRecord, Outcome, RetryPolicy
+from orqal.scheduling.lifecycle import Wish
 from tests.support.host_actor import Actors, ended, order, seconds, shell
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
@@ -131,7 +132,7 @@ def test_a_cancel_ends_it_at_any_moment(lab: Actors) -> None:
         wanted = shell("echo on; sleep 1000")
         running = lab.do(actor.run(wanted))
         time.sleep(pause)
-        lab.do(actor.stop(wanted.job.id, 1, evicted=False)).result(60)
+        lab.do(actor.stop(wanted.job.id, 1, Wish.CANCEL)).result(60)
         assert ended(running.result(60))[0] is ErrorType.CANCELLED
         lab.do(actor.release(wanted.job.id, 1)).result(60)
     assert lab.client.containers.list(all=True, filters={"label": f"orqal.cluster={lab.cluster}"}) == []
@@ -158,7 +159,7 @@ def test_an_earlier_attempt_that_is_still_here_ends_before_the_next_one_begins(l
 def test_a_stop_that_overtakes_its_order_is_heeded(lab: Actors) -> None:
     actor = lab.actor()
     wanted = shell("echo on; sleep 1000")
-    lab.do(actor.stop(wanted.job.id, 1, evicted=True)).result(60)
+    lab.do(actor.stop(wanted.job.id, 1, Wish.EVICT)).result(60)
     assert ended(lab.do(actor.run(wanted)).result(60)) == (ErrorType.HOST_LOST, None, "")
     assert lab.recorder.starts == []
 
@@ -175,7 +176,7 @@ def test_a_stop_during_a_restart_of_the_daemon_is_carried_out(lab: Actors, monke
         return real(self, *args, **more)
 
     monkeypatch.setattr(Engine, "stop", away)
-    lab.do(actor.stop(wanted.job.id, 1, evicted=False)).result(60)
+    lab.do(actor.stop(wanted.job.id, 1, Wish.CANCEL)).result(60)
     assert ended(running.result(60)) == (ErrorType.CANCELLED, 143, "on\n")
 
 

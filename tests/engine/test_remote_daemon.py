@@ -18,6 +18,7 @@ from orqal.actors.messages import Order
 from orqal.engine.client import ContainerKey, Engine
 from orqal.engine.errors import Unreachable
 from orqal.models import ErrorType, JobRecord, Resources, Status, now
+from orqal.scheduling.lifecycle import Wish
 from orqal.wrappers.loading import WrapperRef
 from tests.support import tls
 from tests.support.host_actor import Recorder, make_host
@@ -134,7 +135,7 @@ def test_an_actor_that_died_finds_them_and_one_that_cancels_has_them(cluster: st
         after, _ = await an_actor(cluster)
         again = asyncio.create_task(after.run(given))
         await until(lambda: attempt in after._runs and after._runs[attempt].container)
-        await after.stop(given.job.id, 1, evicted=False)
+        await after.stop(given.job.id, 1, Wish.CANCEL)
         outcome = await again
         assert outcome.error is not None and outcome.error.type is ErrorType.CANCELLED
         assert outcome.files == ["file", "params.json"]

@@ -112,7 +112,7 @@ class StandInServer:
                     pass  # The client has gone.
                 self.close_connection = reply.breaks
 
-            do_GET = do_POST = _answer
+            do_GET = do_POST = do_PATCH = _answer
 
             def log_message(self, *args: Any) -> None:
                 """Silence."""

@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orqal.text import counted, duration, exit_code, one_line, printable, sentence, shorten, size
+from orqal.text import (
+    batch_policy,
+    counted,
+    duration,
+    exit_code,
+    one_line,
+    percent,
+    printable,
+    sentence,
+    shorten,
+    size,
+)
 
 
 @given(st.text())
@@ -79,6 +90,20 @@ def test_numbers_come_with_their_nouns() -> None:
 )
 def test_sizes(count: float, text: str) -> None:
     assert size(count) == text
+
+
+def test_what_was_decided_about_a_batch() -> None:
+    assert batch_policy() == ""
+    assert batch_policy(held=True) == "held"
+    assert batch_policy(priority=0, max_running=1_000) == "priority 0, at most 1,000 at once"
+
+
+@pytest.mark.parametrize(
+    ("part", "text"),
+    [(0, "0 %"), (0.0001, "0 %"), (0.0026, "0.3 %"), (1 / 3, "33.3 %"), (0.9999, "100 %"), (1, "100 %")],
+)
+def test_percents(part: float, text: str) -> None:
+    assert percent(part) == text
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from orqal.engine.image_names import with_tag
 from orqal.engine.output import CollectedOutput, Collecting
 from orqal.engine.usage import Usage
 from orqal.models import ContainerOptions, ContainerStart, ErrorType, JobError, Outcome, Output
-from orqal.scheduling.lifecycle import Wish
+from orqal.scheduling.lifecycle import WHY_STOPPED, Wish
 from orqal.scheduling.retries import will_retry
 from orqal.settings import Settings
 from orqal.text import exit_code
@@ -105,7 +105,7 @@ class ContainerRun:
         self._directory = parts.settings.jobs_dir / order.job.id
         self._must_end = asyncio.Event()
         self._cancelled = asyncio.Event()
-        self._evicted = False
+        self._wish = Wish.NONE
         self._ended: _End | None = None
         """What ended its container; None until that is known."""
         self._stopping = False
@@ -123,9 +123,9 @@ class ContainerRun:
         self.task = asyncio.create_task(self._run())
 
     def stop(self, wish: Wish) -> None:
-        """End the attempt, unless it has ended by itself: its error is `cancelled`, or `host_lost` if it is evicted."""
+        """End the attempt, unless it has ended by itself. Its error is `cancelled`, or `host_lost` if it must leave."""
         if wish is not Wish.NONE:
-            self._evicted |= wish is Wish.EVICT
+            self._wish = max(self._wish, wish)
             self._must_end.set()
         if wish is Wish.CANCEL:
             self._cancelled.set()
@@ -510,8 +510,8 @@ class ContainerRun:
 
     def _stopped(self, when: str = "") -> Outcome:
         """The outcome of an attempt that had to end. `when`: the end of a sentence, if that needs to be said."""
-        if self._evicted:
-            return self._failed(ErrorType.HOST_LOST, f"it was stopped because its host was drained {when}".rstrip())
+        if (why := WHY_STOPPED.get(self._wish)) is not None:
+            return self._failed(ErrorType.HOST_LOST, f"{why} {when}".rstrip())
         return self._failed(ErrorType.CANCELLED, f"cancelled {when}".rstrip())
 
     def _failed(self, type: ErrorType, message: str, *, exit_code: int | None = None, passing: bool = False) -> Outcome:

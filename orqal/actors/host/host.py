@@ -135,8 +135,8 @@ class Host(HostApi):
         run.stop(max(order.wish, self._early_stops.pop(key, Wish.NONE)))
         return await asyncio.shield(run.task)
 
-    async def stop(self, job: str, attempt: int, evicted: bool) -> None:
-        key, wish = ContainerKey(job, attempt), Wish.EVICT if evicted else Wish.CANCEL
+    async def stop(self, job: str, attempt: int, wish: Wish) -> None:
+        key = ContainerKey(job, attempt)
         if (run := self._runs.get(key)) is not None:
             run.stop(wish)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -40,26 +40,31 @@ class BatchPolicies:
         for name, policy in self._policies.items():
             self._planner.set_rule(name, _rule(policy))
 
-    def get(self, batch: str) -> BatchPolicy:
-        """What was decided about a batch."""
-        return self._policies.get(batch, BatchPolicy())
-
     def all(self) -> dict[str, BatchPolicy]:
         """The batches about which something was decided."""
         return dict(self._policies)
 
-    async def set(self, batch: str, policy: BatchPolicy) -> None:
-        """Decide about a batch. When this returns, it is on disk.
+    async def change(self, batch: str, changes: Mapping[str, bool | int | None]) -> BatchPolicy:
+        """Decide about a batch: set these fields. When this returns, it is on disk.
 
         Raises:
             OSError: the file cannot be written; nothing has changed.
         """
         async with self._writing:
-            policies = {**self._policies, batch: policy}
-            decided = {name: each for name, each in policies.items() if each != BatchPolicy()}
-            await asyncio.to_thread(self._write, decided)
+            policy = self._policies.get(batch, BatchPolicy()).model_copy(update=dict(changes))
+            policies = {name: each for name, each in self._policies.items() if name != batch}
+            if policy != BatchPolicy():
+                policies[batch] = policy
+            await asyncio.to_thread(self._write, policies)
             self._policies = policies
             self._planner.set_rule(batch, _rule(policy))
+            return policy
+
+    async def forget(self, exists: Callable[[str], bool]) -> None:
+        """Forget the batches that do not exist any more: a later batch of the same name is another one."""
+        for name in self.all():
+            if not await asyncio.to_thread(exists, name):
+                await self.change(name, dict(BatchPolicy()))
 
     def _write(self, policies: dict[str, BatchPolicy]) -> None:
         with replacing(self._path, mode=0o600) as partial:

@@ -192,7 +192,7 @@ class JobRegistry:
 
     def preempt(self, job: str) -> None:
         """Stop a job to make room for one of a higher priority; it runs again later."""
-        self._post(job, EvictRequested())
+        self._post(job, EvictRequested(Wish.PREEMPT))
 
     def host_is_back(self, host: KnownHost) -> None:
         """A host answers: what it ran goes on."""
@@ -354,8 +354,8 @@ class JobRegistry:
                 self._feed.add(Change.of(record))
             case Run(place):
                 self._background.spawn(self._vital(job, self._run(job, place)))
-            case Stop(place, attempt, evicted):
-                self._background.spawn(self._useful(job, self._stop(job, place, attempt, evicted)))
+            case Stop(place, attempt, wish):
+                self._background.spawn(self._useful(job, self._stop(job, place, attempt, wish)))
             case Release(host, attempt):
                 self._background.spawn(self._useful(job, self._release(host, job, attempt)))
 
@@ -458,13 +458,13 @@ class JobRegistry:
         phase = self._phases.get(job)
         return phase.wish if isinstance(phase, OnHost) else Wish.NONE
 
-    async def _stop(self, job: str, place: Place, attempt: int, evicted: bool) -> None:
+    async def _stop(self, job: str, place: Place, attempt: int, wish: Wish) -> None:
         host = self._hosts.at(place)
         if host is None:
             return
         host.blame.hurry(job)
         try:
-            await host.api.stop(job, attempt, evicted)
+            await host.api.stop(job, attempt, wish)
         except (ActorAway, EngineError) as error:
             # The order that the host gets when it is back has the wish in it.
             log.warning("%s cannot be asked now to stop %s: %s", host.name, job, error)

@@ -11,7 +11,19 @@ from itertools import islice
 
 from orqal.actors.background import Background
 from orqal.actors.interfaces import ActorAway, ClusterApi, SchedulerApi
-from orqal.actors.messages import CleanTarget, Cursor, HostReport, InHand, News, Planned, Started, Taken, WhyWaiting
+from orqal.actors.messages import (
+    Cap,
+    CleanTarget,
+    Cursor,
+    HostReport,
+    InHand,
+    News,
+    Planned,
+    Started,
+    Taken,
+    TooHigh,
+    WhyWaiting,
+)
 from orqal.actors.metrics import DECISION, LEASES, SCHEDULER_LAG, Family, Meter, Metrics, gauge
 from orqal.actors.scheduler.apps import APP_PERIOD, Apps
 from orqal.actors.scheduler.batch_policies import BatchPolicies
@@ -33,7 +45,7 @@ from orqal.doctor.rules import is_over
 from orqal.engine.client import ContainerKey, container_name
 from orqal.engine.errors import EngineError
 from orqal.models import DISK_FULL, UNITS, AppInfo, BatchPolicy, HostInfo, JobSpec, Resources, Status, UserShare
-from orqal.scheduling import LineKey, Planner, Policy, demand, why_not
+from orqal.scheduling import LineKey, Planner, Policy, Standing, demand, why_not
 from orqal.scheduling.lifecycle import ContainerStarted
 from orqal.settings import Settings
 from orqal.store import Store, is_needed
@@ -121,7 +133,7 @@ class Scheduler(SchedulerApi):
         """Take up the work of the Scheduler before this one, and begin."""
         await self._apps.scan()
         self._share_memory.load()
-        self._batches.load(lambda batch: self._store.batch(batch) is not None)
+        self._batches.load(self._is_batch)
         try:
             await self._recover()
         except BaseException:
@@ -186,7 +198,9 @@ class Scheduler(SchedulerApi):
         # On a full disk, a cancel can be stored only in the room that deleted jobs leave.
         deleted = await self._retention.delete(status)
         await self._cancel_waiting()
-        return deleted + await self._retention.delete(status)
+        deleted += await self._retention.delete(status)
+        await self._batches.forget(self._is_batch)
+        return deleted
 
     async def _cancel_waiting(self) -> None:
         """Cancel as many waiting jobs as there are now. Those that come meanwhile must not keep this going for ever."""
@@ -227,14 +241,28 @@ class Scheduler(SchedulerApi):
         if key is None:
             return WhyWaiting()
         standing = self._planner.standing(job, self._clock.monotonic())
+        assert standing is not None, "a job in the queue stands nowhere"
         away = {host.id: AWAY for host in self._hosts.away() if host.could_ever(key.shape)}
         record = await asyncio.to_thread(self._store.get, job)
         version = "" if record is None else self._apps.version(record.app)
-        hosts = {host.name: self._reason(key, host) for host in self._hosts} | away
-        return WhyWaiting(version=version, hosts=hosts, standing=standing)
+        caps = self._caps(key, standing)
+        may_start = not (caps or standing.held)
+        hosts = {host.name: self._reason(key, host, standing.kept, may_start) for host in self._hosts} | away
+        return WhyWaiting(version=version, hosts=hosts, standing=standing, caps=caps)
 
-    @staticmethod
-    def _reason(key: LineKey, host: KnownHost) -> str:
+    def _caps(self, key: LineKey, standing: Standing) -> list[Cap]:
+        limits = self._planner.limits
+        caps = [
+            Cap(name, limits.taken(name), limit, amount)
+            for name, amount in key.claims
+            if name in standing.lacking and (limit := limits.limit(name)) is not None
+        ]
+        if standing.user_limit is not None:
+            caps.append(Cap(f"user:{key.user}", standing.share.running, standing.user_limit, 1))
+        return caps
+
+    def _reason(self, key: LineKey, host: KnownHost, kept: str | None, may_start: bool) -> str:
+        """Why a host does not take a job now. `kept`: the host that is kept free for it."""
         shape = key.shape
         if host.state != "ready":
             return host.state
@@ -247,7 +275,12 @@ class Scheduler(SchedulerApi):
                 return host.probation
         if (why := why_not(shape, host.counted)) is None and host.name in key.avoid:
             return "an attempt failed there by no fault of the job's, so it waits for another host"
-        return why or "it is about to take one"
+        if why is not None:
+            return why
+        slot = self._planner.room.get(host.name)
+        if host.name != kept and slot is not None and self._planner.room.kept & slot.bit:
+            return "it is kept free for another job"
+        return "it is about to take one" if may_start else "it has room"
 
     async def shares(self) -> list[UserShare]:
         waiting: Counter[str] = Counter()
@@ -255,7 +288,7 @@ class Scheduler(SchedulerApi):
             waiting[line.key.user] += line.waiting
         known = {share.user: share for share in self._planner.shares.all(self._clock.monotonic())}
         shares = [known.get(user) or self._planner.share(user) for user in known.keys() | waiting.keys()]
-        shares.sort(key=lambda share: (share.usage, share.user))
+        shares.sort(key=lambda share: (*self._planner.shares.rank(share.user), share.user))
         return [
             UserShare(
                 user=share.user,
@@ -275,9 +308,18 @@ class Scheduler(SchedulerApi):
     async def batch_policies(self) -> Mapping[str, BatchPolicy]:
         return self._batches.all()
 
-    async def set_batch_policy(self, batch: str, policy: BatchPolicy) -> None:
-        await self._batches.set(batch, policy)
+    async def change_batch(self, batch: str, changes: Mapping[str, bool | int | None]) -> BatchPolicy:
+        most = self._settings.max_priority
+        if (priority := changes.get("priority")) is not None and priority > most:
+            raise TooHigh(
+                f"the priority {priority} is too high: jobs may have at most {most} here (ORQAL_MAX_PRIORITY)"
+            )
+        policy = await self._batches.change(batch, changes)
         self._wake.set()
+        return policy
+
+    def _is_batch(self, name: str) -> bool:
+        return next(self._store.batch_ids(name), None) is not None
 
     async def plan(self, specs: Sequence[JobSpec]) -> list[Planned]:
         return await self._submissions.plan(specs)
@@ -418,6 +460,7 @@ class Scheduler(SchedulerApi):
             try:
                 await self._apps.scan()
                 await self._forget_apps(self._apps.long_missing())
+                await self._batches.forget(self._is_batch)
             except Exception:
                 log.exception("looking at the wrapper files failed")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Path, Query, Request
@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 
 from orqal.actors.interfaces import ActorAway
 from orqal.actors.messages import WhyWaiting
-from orqal.models import AppInfo, BatchInfo, JobRecord, Status, now
+from orqal.models import AppInfo, BatchInfo, BatchPolicy, JobRecord, Status, now
 from orqal.serve_app.cluster_access import ClusterAccess
 from orqal.serve_app.dependencies import ClusterDep
 from orqal.serve_app.errors import ApiError, NotFound, Unavailable
@@ -24,7 +24,7 @@ from orqal.serve_app.pages.process_logs import LogUnavailable, process_log
 from orqal.serve_app.pages.rendering import HEADERS, render
 from orqal.serve_app.schemas import FileList
 from orqal.store import JobFilter, Page
-from orqal.text import sentence
+from orqal.text import batch_policy, sentence
 
 T = TypeVar("T")
 
@@ -85,8 +85,8 @@ async def _unless_restarting(answer: Awaitable[T]) -> T | None:
 @pages.get("/")
 async def overview(cluster: ClusterDep) -> Response:
     """The number of jobs in each state, the latest batches, the hosts and the apps."""
-    counts, batches = await asyncio.gather(
-        cluster.read(cluster.store.counts), cluster.read(cluster.store.batches, RECENT_BATCHES)
+    counts, batches, policies = await asyncio.gather(
+        cluster.read(cluster.store.counts), cluster.read(cluster.store.batches, RECENT_BATCHES), cluster.policies()
     )
     hosts, apps = await asyncio.gather(
         _unless_restarting(cluster.scheduler.hosts()), _unless_restarting(_apps(cluster))
@@ -95,7 +95,7 @@ async def overview(cluster: ClusterDep) -> Response:
         "overview.html",
         counts={status.value: counts.get(status, 0) for status in Status},
         shares=bar((status.value, counts.get(status, 0)) for status in reversed(Status)),
-        batches=[(batch, _batch_bar(batch)) for batch in batches.batches],
+        batches=[(batch, _batch_bar(batch), _decided(policies, batch)) for batch in batches.batches],
         hosts=hosts,
         apps=apps,
     )
@@ -109,6 +109,12 @@ async def _apps(cluster: ClusterAccess) -> list[AppInfo]:
 def _batch_bar(batch: BatchInfo) -> list[Segment]:
     waiting = {status.value: batch.status.get(status, 0) for status in Status if not status.final}
     return bar([("exited", batch.ok), ("error", batch.failed), *reversed(waiting.items())])
+
+
+def _decided(policies: Mapping[str, BatchPolicy], batch: BatchInfo) -> str:
+    """What was decided about a batch, in words."""
+    policy = policies.get(batch.name)
+    return "" if policy is None else batch_policy(**dict(policy))
 
 
 OfBatch = Annotated[str | None, Query(max_length=1_000)]
@@ -129,13 +135,14 @@ async def job_list(
     if status not in STATUSES:
         raise NotFound(f"There is no state {brief(status)!r} of jobs. The states are {', '.join(STATUSES)}.")
     info: BatchInfo | None = None
+    decided = ""
     if batch is None:
         counts = await cluster.read(cluster.store.counts)
     else:
         info = await cluster.read(cluster.store.batch, batch)
         if info is None:
             raise NotFound(f"There is no batch {brief(batch)!r}.")
-        counts = info.status
+        counts, decided = info.status, _decided(await cluster.policies(), info)
     wanted = STATUSES[status]
     total = sum(counts.values()) if wanted is None else counts.get(wanted, 0)
     found = Page([], None)
@@ -147,6 +154,7 @@ async def job_list(
         "jobs.html",
         status=status,
         batch=info,
+        decided=decided,
         counts={"all": sum(counts.values())} | {one.value: counts.get(one, 0) for one in Status},
         jobs=found.jobs,
         page=page,

@@ -8,23 +8,24 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from enum import Enum
 from itertools import islice
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Body, HTTPException
 from fastapi.responses import Response
 
+from orqal.actors.messages import TooHigh
 from orqal.extended_json import decoded
-from orqal.models import BatchInfo, BatchName, JobRecord, Output
+from orqal.models import BatchInfo, BatchName, BatchPolicy, JobRecord, Output
 from orqal.serve_app import examples
 from orqal.serve_app.cluster_access import ClusterAccess, slices
 from orqal.serve_app.dependencies import ClusterDep
 from orqal.serve_app.errors import NotFound
-from orqal.serve_app.routes.documentation import ALWAYS, BAD_VALUE, NO_BATCH
+from orqal.serve_app.routes.documentation import ALWAYS, BAD_VALUE, NO_BATCH, TOO_HIGH
 from orqal.serve_app.routes.parameters import Cursor, Limit
 from orqal.serve_app.routes.selection import cancel_selected
 from orqal.serve_app.routes.streaming import NDJSON, StreamedResponse, line, prefetched, slow_json
-from orqal.serve_app.schemas import BatchList, Cancelled, ResultView, Retried, ToCancel
+from orqal.serve_app.schemas import BatchChange, BatchList, BatchView, Cancelled, ResultView, Retried, ToCancel
 
 router = APIRouter(tags=["batches"], responses=ALWAYS)
 
@@ -41,18 +42,38 @@ class Format(str, Enum):
 
 @router.get("/batches", responses={**BAD_VALUE, **examples.shown(examples.BATCHES)})
 async def list_batches(cluster: ClusterDep, limit: Limit = 100, cursor: Cursor = None) -> BatchList:
-    """Batches, the newest first, with their progress."""
+    """Batches, the newest first, with their progress, and what was decided about their waiting jobs."""
     page = await cluster.read(cluster.store.batches, limit, cursor)
-    return BatchList(batches=page.batches, cursor=page.cursor)
+    policies = await cluster.policies() if page.batches else {}
+    views = [BatchView(**dict(info), policy=policies.get(info.name)) for info in page.batches]
+    return BatchList(batches=views, cursor=page.cursor)
 
 
 @router.get("/batches/{name}", responses={**NO_BATCH, **examples.shown(examples.BATCH)})
-async def get_batch(name: BatchName, cluster: ClusterDep) -> BatchInfo:
-    """The progress of a batch."""
+async def get_batch(name: BatchName, cluster: ClusterDep) -> BatchView:
+    """The progress of a batch, and what was decided about its waiting jobs."""
+    info = await _info(name, cluster)
+    return BatchView(**dict(info), policy=(await cluster.policies()).get(name))
+
+
+async def _info(name: str, cluster: ClusterAccess) -> BatchInfo:
     info = await cluster.read(cluster.store.batch, name)
     if info is None:
         raise NotFound(f"there is no batch {name!r}")
     return info
+
+
+@router.patch("/batches/{name}", responses={**NO_BATCH, **TOO_HIGH, **examples.shown(examples.BATCH)})
+async def change_batch(name: BatchName, change: Annotated[BatchChange, Body()], cluster: ClusterDep) -> BatchView:
+    """Decide about the jobs of a batch that wait, and those that come: hold or release them, give them a priority, or
+    limit how many run at once. Jobs that run go on. What is not given stays as it is. Also a restart of Orqal keeps
+    this; it ends when the batch is deleted."""
+    info = await _info(name, cluster)
+    try:
+        policy = await cluster.scheduler.change_batch(name, change.model_dump(exclude_unset=True))
+    except TooHigh as error:
+        raise HTTPException(422, str(error)) from None
+    return BatchView(**dict(info), policy=None if policy == BatchPolicy() else policy)
 
 
 @router.get(

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Path
 from fastapi.responses import Response
 
-from orqal.models import MAX_NAME, AppInfo, HostInfo
+from orqal.models import MAX_NAME, AppInfo, HostInfo, UserShare
 from orqal.serve_app import examples, metrics_page
 from orqal.serve_app.dependencies import ClusterDep, NewsDep
 from orqal.serve_app.errors import NotFound
@@ -39,6 +39,12 @@ async def get_apps(cluster: ClusterDep) -> list[AppInfo]:
 async def get_hosts(cluster: ClusterDep) -> list[HostInfo]:
     """The Docker hosts, with their capacity and what is in use."""
     return await cluster.scheduler.hosts()
+
+
+@router.get("/shares", responses=examples.shown(examples.SHARES))
+async def get_shares(cluster: ClusterDep) -> list[UserShare]:
+    """What each user has of the cluster, and has had lately: the one who is served next comes first."""
+    return await cluster.scheduler.shares()
 
 
 @router.post("/hosts/{name}/drain", responses={**NO_HOST, **examples.shown(examples.HOST)})

@@ -33,6 +33,7 @@ ALWAYS = problems(
 NO_JOB = problems(_404="there is no such job", _422="invalid job id or parameter")
 NO_BATCH = problems(_404="there is no batch of this name", _422="invalid batch name or parameter")
 BAD_VALUE = problems(_422="invalid parameter or body")
+TOO_HIGH = problems(_422="invalid batch name or body, or a priority higher than jobs may have (ORQAL_MAX_PRIORITY)")
 BAD_BODY = problems(
     _400="the body is not JSON",
     _413="a job's JSON is too large",

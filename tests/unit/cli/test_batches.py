@@ -45,6 +45,21 @@ def test_batches_are_listed_with_their_progress(run: Callable[..., Done], server
     assert run("batches", "--json").documents == found
 
 
+def test_batches_show_what_was_decided_about_them(run: Callable[..., Done], server: StandInServer) -> None:
+    nothing = {"held": False, "priority": None, "max_running": None}
+    found = [
+        batch("held", 1, 0, 0, todo=1) | {"policy": nothing | {"held": True, "max_running": 1_000, "later": 1}},
+        batch("urgent", 1, 0, 0, todo=1) | {"policy": nothing | {"priority": 0}},
+        batch("usual", 1, 0, 0, todo=1) | {"policy": None},
+        batch("old-server", 1, 0, 0, todo=1),
+    ]
+    server.answers["GET batches"] = {"batches": found, "cursor": None}
+    header, _, *rows = [line.rstrip() for line in run("batches").out.splitlines() if line.strip()]
+    assert header.endswith("decided")
+    decided = [row[header.index("decided") :] for row in rows]
+    assert decided == ["held, at most 1,000 at once", "priority 0", "", ""]
+
+
 def test_the_name_of_a_batch_is_whole_in_a_narrow_terminal(
     run: Callable[..., Done], server: StandInServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

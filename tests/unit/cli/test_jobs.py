@@ -127,6 +127,8 @@ def test_a_job_shows_what_was_submitted_and_what_it_used(run: Callable[..., Done
         cache_last_hit="2026-01-02T03:04:05Z",
         retry_of=B,
         retried_as="c" * 24,
+        priority=0,
+        why_there="it had the image",
     )
     rows = dict(line.split("  ", 1) for line in run("job", A).out.splitlines() if "  " in line)
     shown = {name.strip(): value.strip() for name, value in rows.items()}
@@ -139,12 +141,13 @@ def test_a_job_shows_what_was_submitted_and_what_it_used(run: Callable[..., Done
     assert shown["cache miss"] == "use_cache was off"
     assert shown["cache hits"] == f"1,234, the last at {show.moment('2026-01-02T03:04:05Z'):%Y-%m-%d %H:%M:%S}"
     assert (shown["retry of"], shown["retried as"]) == (B, "c" * 24)
+    assert (shown["priority"], shown["why there"]) == ("0", "it had the image")
 
 
 def test_values_that_a_job_does_not_have_are_left_out(run: Callable[..., Done], server: StandInServer) -> None:
     server.answers[f"GET job/{A}"] = record(A)
     done = run("job", A)
-    for name in ("digest", "memory", "CPU", "cut", "cache", "retr"):
+    for name in ("digest", "memory", "CPU", "cut", "cache", "retr", "priority", "why"):
         assert name not in done.out
 
 

@@ -82,6 +82,12 @@ def test_volumes_are_sent_only_if_there_are_any(run: Callable[..., Done], server
     assert "volumes" not in second
 
 
+def test_a_priority_is_sent(run: Callable[..., Done], server: StandInServer, container: Callable[..., None]) -> None:
+    container(0)
+    assert run("run", "img", "--priority", "12").code == 0
+    assert json.loads(server.asked("POST job")[0].body)["priority"] == 12
+
+
 def test_a_job_that_does_not_start_says_why_and_again_if_the_reason_changes(
     server: StandInServer, container: Callable[..., None], run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:

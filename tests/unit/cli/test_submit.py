@@ -124,6 +124,17 @@ def test_retry_options_are_sent(run: Callable[..., Done], server: StandInServer,
     assert [{key: job.get(key) for key in SENT} for job in sent] == [SENT, SENT, SENT | {"retries": 0}]
 
 
+def test_a_priority_is_sent(run: Callable[..., Done], server: StandInServer, lines: Callable[..., str]) -> None:
+    server.answers["POST jobs"] = Reply(ndjson({"_id": A}))
+    assert run("submit", "Test", "x", "--priority", "-5").code == 0
+    assert run("submit", "Test", "x").code == 0
+    server.answers["POST jobs"] = Reply(ndjson({"_id": A}, {"_id": B}))
+    assert run("batch", lines('{"app": "Test"}', '{"app": "Test", "priority": 0}'), "--priority", "7").code == 0
+    sent = [job.get("priority") for request in server.asked("POST jobs") for job in request.documents]
+    assert sent == [-5, None, 7, 0], "what a line says precedes the option"
+    assert run("submit", "Test", "x", "--priority", "101").code == 2
+
+
 def test_container_options_are_sent(run: Callable[..., Done], server: StandInServer, lines: Callable[..., str]) -> None:
     server.answers["POST jobs"] = Reply(ndjson({"_id": A}))
     given = ("shm_size=1g", "gpus=1", 'ulimits={"stack": -1}', "user=@submitter", "pull=always")

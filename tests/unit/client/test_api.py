@@ -106,6 +106,31 @@ def test_a_batch_is_retried(server: StandInServer) -> None:
         Client().retry_batch("a/b")
 
 
+def test_a_batch_is_held_released_and_changed(server: StandInServer) -> None:
+    changed = {"name": "my batch", "policy": None}
+    server.answers["PATCH batches/my%20batch"] = changed
+    client = Client()
+    assert client.hold("my batch") == changed
+    client.release("my batch")
+    client.change_batch("my batch", priority=-5)
+    client.change_batch("my batch", max_running=None)
+    client.change_batch("my batch", priority=None, max_running=3)
+    assert [request.documents for request in server.requests] == [
+        [{"held": True}],
+        [{"held": False}],
+        [{"priority": -5}],
+        [{"max_running": None}],
+        [{"priority": None, "max_running": 3}],
+    ]
+    with pytest.raises(OrqalError, match="slash"):
+        client.hold("a/b")
+
+
+def test_shares_are_returned_in_their_order(server: StandInServer) -> None:
+    server.answers["GET shares"] = Reply([{"user": "zoe"}, {"user": "ada"}])
+    assert [share["user"] for share in Client().shares()] == ["zoe", "ada"]
+
+
 def test_results_come_as_objects_or_as_a_table(server: StandInServer) -> None:
     server.answers["GET batches/b/results"] = Reply(ndjson({"result": 1}, {"result": 2}))
     assert list(Client().results("b")) == [{"result": 1}, {"result": 2}]

@@ -92,6 +92,14 @@ def test_numbers_of_numpy_are_sent_as_numbers_and_what_json_lacks_is_refused(ser
             Job(app="Test", input=value, start=True)
 
 
+def test_a_job_s_priority_is_sent(server: StandInServer) -> None:
+    server.answers["POST job"] = A.encode()
+    server.answers[f"GET job/{A}"] = record(A, priority=-3, why_there="it had the image")
+    job = Job(app="Test", priority=-3, start=True)
+    assert json.loads(server.asked("POST job")[0].body)["priority"] == -3
+    assert (job.priority, job.why_there) == (-3, "it had the image")
+
+
 def test_jobs_share_no_default() -> None:
     first, second = Job(app="Test"), Job(app="Test")
     for name in ("params", "stdout", "stderr", "lswd"):
@@ -229,6 +237,14 @@ def test_a_batch_is_sent_in_parts_and_ids_come_back_in_order(server: StandInServ
     jobs = batch(Job(app="Test", input=n) for n in range(2_500))
     assert [int(job._id or "", 16) for job in jobs] == list(range(2_500))
     assert [len(r.documents) for r in server.requests] == [1_000, 1_000, 500]
+
+
+def test_the_priority_of_a_batch_is_that_of_jobs_without_one(server: StandInServer) -> None:
+    server.answers["POST jobs"] = numbered
+    batch([Job(app="Test", input=1), Job(app="Test", input=2, priority=0)], priority=7)
+    batch([Job(app="Test", input=3), Job(app="Test", input=4, priority=9)])
+    sent = [document.get("priority") for request in server.requests for document in request.documents]
+    assert sent == [7, 0, None, 9]
 
 
 def test_a_batch_gives_its_ids_to_the_jobs_themselves(server: StandInServer) -> None:

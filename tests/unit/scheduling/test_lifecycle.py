@@ -236,9 +236,9 @@ class Life(RuleBasedStateMachine):
             self.save(True)
 
     @precondition(lambda self: isinstance(self.phase, life.Placed | life.Leasing | life.Assigned | life.OnHost))
-    @rule()
-    def evict(self) -> None:
-        self.happen(life.EvictRequested())
+    @rule(wish=st.sampled_from([life.Wish.EVICT, life.Wish.PREEMPT]))
+    def evict(self, wish: life.Wish) -> None:
+        self.happen(life.EvictRequested(wish))
 
     @precondition(lambda self: isinstance(self.phase, life.Placed | life.Leasing | life.Assigned))
     @rule()

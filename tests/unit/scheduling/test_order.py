@@ -412,6 +412,25 @@ def test_a_host_with_what_nobody_needs_is_no_obstacle() -> None:
     assert scene.place() == ["whole"]
 
 
+def test_the_room_of_a_host_that_is_kept_for_others_is_promised_to_nobody_else() -> None:
+    scene = Scene(host(threads=3))
+    scene.push("runs", shape=(2, 1), seconds=100.0)
+    scene.place()
+    scene.push("large", shape=(3, 1), user="anna")
+    scene.push("small", user="ben")
+    assert scene.place() == ["small"]
+    scene.push("late", user="ben", shape=(2, 1))
+    before = scene.planner.standing("late", scene.now)
+    assert before is not None and before.starts_within == 100.0
+    scene.end("small")
+    scene.now = PATIENCE
+    assert scene.place() == []
+    large, late = (scene.planner.standing(job, scene.now) for job in ("large", "late"))
+    assert large is not None and late is not None
+    assert (large.kept, large.starts_within) == ("h", 90.0)
+    assert (late.kept, late.starts_within) == (None, None)
+
+
 # Any mix
 
 

@@ -36,8 +36,12 @@ def lost(number: int = 1) -> Attempt:
     return ended(ErrorType.HOST_LOST, number, Fault.INFRASTRUCTURE)
 
 
-def drained(number: int = 1) -> Attempt:
-    return ended(ErrorType.HOST_LOST, number, Fault.DRAIN)
+NO_ONES = [Fault.DRAIN, Fault.PREEMPTION]
+
+
+def left(fault: Fault = Fault.DRAIN, number: int = 1) -> Attempt:
+    """An attempt that had to leave its host."""
+    return ended(ErrorType.HOST_LOST, number, fault)
 
 
 def policy(retries: int = 0, **more: object) -> RetryPolicy:
@@ -57,7 +61,7 @@ own = st.one_of(
     st.sampled_from([ErrorType.TIMEOUT, ErrorType.OUT_OF_MEMORY]).map(lambda type: ended(type, ram_gb=1.0)),
 )
 others = st.sampled_from(sorted(PAUSES)).map(lambda type: ended(type, fault=Fault.INFRASTRUCTURE))
-attempts = st.one_of(own, others, st.builds(drained))
+attempts = st.one_of(own, others, st.builds(left, fault=st.sampled_from(NO_ONES)))
 
 
 def test_without_retries_a_job_fails_once() -> None:
@@ -116,7 +120,7 @@ def test_a_job_outlives_any_number_of_failures_of_hosts_in_trouble_with_growing_
 
 
 def test_the_faults_of_others_cost_no_retry() -> None:
-    before = [lost(1), drained(2), exited(3), lost(4)]
+    before = [lost(1), left(number=2), exited(3), lost(4)]
     assert decide(exited(5), before, policy(2, retry_delay=1)) == Again(2)
     assert isinstance(decide(exited(5), before, policy(1)), Final)
     assert of_how_many(before, policy(2)) == 6
@@ -145,14 +149,14 @@ def test_whatever_happens_a_job_is_not_retried_for_ever(
     step = decide(over, before, wanted, most)
     same = sum(attempt.fault is over.fault for attempt in before)
     if isinstance(step, Again):
-        limits = {Fault.JOB: wanted.retries, Fault.INFRASTRUCTURE: 4, Fault.DRAIN: len(before) + 1}
-        assert same < limits[over.fault]
+        limits = {Fault.JOB: wanted.retries, Fault.INFRASTRUCTURE: 4}
+        assert same < limits.get(over.fault, len(before) + 1)
         assert 0 <= step.after <= max(LONGEST_DELAY, wanted.retry_delay)
         if step.memory_in_gb is not None:
             assert over.ram_gb is not None
             assert over.ram_gb <= step.memory_in_gb <= most
     else:
-        assert over.fault is not Fault.DRAIN
+        assert over.fault not in NO_ONES
 
 
 @given(over=own, before=st.lists(own, max_size=5), noise=st.lists(others, max_size=5), wanted=policies)
@@ -180,7 +184,6 @@ def test_the_infrastructure_s_faults_change_nothing_for_the_job_s_own(
 def test_whose_fault_an_error_is(type: ErrorType, passing: bool, fault: Fault | None) -> None:
     assert fault_of(JobError(type=type, message=""), passing) is fault
     assert fault_of(JobError(type=type, message=""), passing, host_failed=True) is Fault.HOST
-    assert fault_of(JobError(type=type, message=""), passing, evicted=True) is Fault.DRAIN
     assert fault_of(None, passing) is Fault.JOB
 
 

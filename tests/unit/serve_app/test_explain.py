@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
-from orqal.actors.messages import WhyWaiting
-from orqal.models import ErrorType, Fault, RetryPolicy, Status
+import pytest
+
+from orqal.actors.messages import Cap, WhyWaiting
+from orqal.models import ErrorType, Fault, Resources, RetryPolicy, Status
+from orqal.scheduling import Standing
+from orqal.scheduling.shares import Share
 from orqal.serve_app.explain import explained
 from tests.support.stores import NOON, done, job
 
@@ -17,6 +22,127 @@ def test_a_waiting_job_names_the_reason_of_each_host() -> None:
     assert explained(job(), moment=NOON).summary == "It waits because there is no host."
     versioned = explained(job(), WhyWaiting(version="0123456789abcdef", hosts={"a": "no room now"}), moment=NOON)
     assert versioned.summary.endswith(" It will run with version 0123456789ab of its wrapper, or a newer one.")
+
+
+def share(user: str, part: float = 0.0, past: float = 0.0, weight: float = 1.0) -> Share:
+    return Share(user, 0, Resources(0, 0), part, past, weight)
+
+
+def standing(**values: Any) -> Standing:
+    """Where a job of ben stands: nothing holds it, and nobody is in front of it."""
+    nothing = Standing(
+        priority=0,
+        higher=0,
+        users_before=[],
+        all_before=0,
+        share=share("ben", 0.5, 0.25),
+        older=0,
+        lacking=[],
+        user_limit=None,
+        held=False,
+        kept=None,
+        starts_within=None,
+    )
+    return nothing._replace(**values)
+
+
+def why_of(stands: Standing, *caps: Cap, hosts: dict[str, str] | None = None) -> WhyWaiting:
+    return WhyWaiting(hosts={"h": "no room now"} if hosts is None else hosts, standing=stands, caps=caps)
+
+
+def summary(stands: Standing, *caps: Cap, hosts: dict[str, str] | None = None) -> str:
+    return explained(job(batch="my sums"), why_of(stands, *caps, hosts=hosts), moment=NOON).summary
+
+
+def test_a_job_that_only_lacks_room_says_just_that() -> None:
+    assert summary(standing()) == "It waits: h: no room now."
+    assert summary(standing(), hosts={}) == "It waits because there is no host."
+
+
+def test_a_job_of_a_held_batch_says_first_how_to_release_it() -> None:
+    held = standing(held=True, older=3, higher=1, starts_within=5.0)
+    assert summary(held, hosts={"h": "it has room"}) == (
+        "It waits because its batch my sums is held, until `orqal release 'my sums'`. Hosts: h: it has room."
+    )
+    capped = summary(held, Cap("licence", 10, 10, 1))
+    assert capped.startswith("It waits because its batch my sums is held")
+    assert "`. 10 of 10 licence are taken. Hosts:" in capped
+
+
+@pytest.mark.parametrize(
+    ("cap", "says"),
+    [
+        (Cap("licence", 10, 10, 1), "10 of 10 licence are taken"),
+        (Cap("licence", 8, 10, 3), "8 of 10 licence are taken, and it takes 3"),
+        (Cap("batch:sums", 5, 5, 1), "its batch sums runs 5 of at most 5 jobs"),
+        (Cap("user:ben", 50, 50, 1), "its user ben runs 50 of at most 50 jobs"),
+        (Cap("app:Blast", 40, 40, 1), "its app Blast runs 40 of at most 40 jobs"),
+        (Cap("team:a", 1, 1, 1), "1 of 1 team:a are taken"),
+    ],
+)
+def test_a_limit_says_what_is_taken_of_it(cap: Cap, says: str) -> None:
+    # Nothing is said of when it may start, because that depends on the limit.
+    capped = standing(lacking=[cap.name], starts_within=5.0)
+    assert summary(capped, cap) == f"It waits because {says}. Hosts: h: no room now."
+
+
+def test_who_is_in_front_is_named_with_the_shares() -> None:
+    assert summary(standing(higher=1)) == (
+        "It waits for a host. 1 waiting job has a higher priority than its 0. Hosts: h: no room now."
+    )
+    users = [share("anna", 0.1, 0.004), share("cleo", 0.2, 1 / 3, weight=2)]
+    behind = standing(priority=-5, higher=1_200, users_before=users, all_before=7, older=4)
+    assert summary(behind) == (
+        "It waits for a host. 1,200 waiting jobs have a higher priority than its -5. "
+        "anna (10 % of the cluster now, 0.4 % lately), cleo (20 % of the cluster now, 33.3 % lately, weight 2) and "
+        "5 other users are served before its user ben (50 % of the cluster now, 25 % lately). "
+        "4 older jobs of its user wait. Hosts: h: no room now."
+    )
+    one = standing(users_before=users[:1], all_before=1, older=1)
+    assert "lately) is served before its user ben" in summary(one) and "1 older job of its user waits." in summary(one)
+
+
+def test_a_job_says_when_it_may_start_as_far_as_that_is_known() -> None:
+    assert summary(standing(kept="h", starts_within=39.2)) == (
+        "It waits: h: no room now. h is kept free for it. "
+        "If no other job gets the room, it can start in 40 s at the latest."
+    )
+
+
+def test_what_is_in_front_of_a_job_is_there_for_programs_too() -> None:
+    stands = standing(
+        held=True,
+        priority=3,
+        higher=2,
+        users_before=[share("anna", 0.1, 0.3, weight=2)],
+        all_before=1,
+        older=4,
+        kept="h",
+        starts_within=7.5,
+    )
+    found = explained(job(), why_of(stands, Cap("licence", 8, 10, 3)), moment=NOON).standing
+    assert found is not None
+    assert found.model_dump() == {
+        "held": True,
+        "caps": [{"name": "licence", "taken": 8, "limit": 10, "wanted": 3}],
+        "priority": 3,
+        "higher": 2,
+        "users_before": [{"user": "anna", "part": 0.1, "past": 0.3, "weight": 2.0, "usage": pytest.approx(0.2)}],
+        "all_users_before": 1,
+        "own": {"user": "ben", "part": 0.5, "past": 0.25, "weight": 1.0, "usage": 0.75},
+        "older": 4,
+        "kept_host": "h",
+        "starts_within": 7.5,
+    }
+    assert explained(job(), moment=NOON).standing is None
+
+
+def test_a_job_says_why_it_was_given_to_its_host() -> None:
+    there = {"host": "h", "why_there": "it had the image"}
+    running = explained(job(current_status=Status.RUNNING, **there), moment=NOON)
+    assert (running.summary, running.why_there) == ("It runs on h. Why h: it had the image.", "it had the image")
+    ended = explained(done(job(**there)), moment=NOON)
+    assert ended.summary == "It ran on h and exited with 0. Why h: it had the image."
 
 
 def test_a_job_whose_app_cannot_be_used_says_why() -> None:

@@ -23,6 +23,7 @@ from orqal.models import (
     AppInfo,
     Attempt,
     BatchInfo,
+    BatchPolicy,
     ErrorType,
     HostInfo,
     JobError,
@@ -58,6 +59,7 @@ class StandIn:
         self.down = down
         self.store = self
         self.listed: list[BatchInfo] = []
+        self.decided: dict[str, BatchPolicy] = {}
         self.skipped: list[int] = []
         self.files: list[FoundFile] = []
 
@@ -107,6 +109,9 @@ class StandIn:
         self._answer()
         broken = AppInfo.model_construct(name=HOSTILE, origin=HOSTILE, error=HOSTILE)
         return [AppInfo(name="Alpha", origin="built in"), broken]
+
+    async def policies(self) -> dict[str, BatchPolicy]:
+        return self.decided
 
     async def why_waiting(self, job: str) -> WhyWaiting:
         self._answer()
@@ -312,6 +317,24 @@ async def test_a_waiting_job_says_why_and_is_kept_up_to_date() -> None:
     assert '<div id="job" data-live>' in html
     html = (await Site(StandIn(job, down=True)).get(f"/job/{job.id}")).text
     assert "The scheduler is restarting" in html
+
+
+async def test_a_job_says_its_priority_and_why_it_is_on_its_host() -> None:
+    job = record(8, current_status=Status.RUNNING, host="lab-1", why_there="it had the image", priority=-7)
+    html = (await Site(StandIn(job)).get(f"/job/{job.id}")).text
+    assert "<dt>Priority</dt><dd>-7</dd>" in html
+    assert "<dt>Why this host</dt><dd>it had the image</dd>" in html
+    assert "Why this host" not in (await Site(StandIn(record(9))).get(f"/job/{record(9).id}")).text
+
+
+async def test_a_batch_says_what_was_decided_about_it() -> None:
+    cluster = StandIn()
+    cluster.listed = [batch("nightly", 3, status={Status.TODO: 3}), batch("other", 1, status={Status.TODO: 1})]
+    cluster.decided = {"nightly": BatchPolicy(held=True, max_running=2)}
+    site = Site(cluster)
+    assert (await site.get("/")).text.count("held, at most 2 at once") == 1
+    assert "held, at most 2 at once" in (await site.get("/jobs/all?batch=nightly")).text
+    assert "held" not in (await site.get("/jobs/all?batch=other")).text
 
 
 async def test_the_overview() -> None:

@@ -1,4 +1,4 @@
-"""Batches: their ids and results."""
+"""Batches: their ids and results, and what was decided about them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from orqal.models import Outcome, Output, now
+from orqal.actors.interfaces import ActorAway
+from orqal.actors.messages import TooHigh
+from orqal.models import BatchPolicy, Outcome, Output, now
 from orqal.serve_app import cluster_access
 from orqal.store import SqliteStore
 from tests.support.serve_app import client_of, cluster_with
@@ -73,3 +75,78 @@ async def test_a_table_has_numbers_that_json_lacks_as_programs_read_them(api: Fa
     assert first["result.score"] == "NaN" and json.loads(first["result.data"]) == data
     assert second["result"] == "-Infinity"
     assert [json.loads(line)["result"] for line in lines.text.splitlines()][1] == {"$numberDouble": "-Infinity"}
+
+
+class Policies:
+    """A Scheduler that only decides about batches; None in place of a policy: it does not answer."""
+
+    def __init__(self, **policies: BatchPolicy) -> None:
+        self.policies: dict[str, BatchPolicy] | None = policies
+        self.changes: list[tuple[str, dict[str, Any]]] = []
+
+    async def batch_policies(self) -> dict[str, BatchPolicy]:
+        if self.policies is None:
+            raise ActorAway
+        return self.policies
+
+    async def change_batch(self, batch: str, changes: dict[str, Any]) -> BatchPolicy:
+        self.changes.append((batch, changes))
+        if changes.get("priority") == 99:
+            raise TooHigh("the priority 99 is too high: jobs may have at most 50 here (ORQAL_MAX_PRIORITY)")
+        return BatchPolicy(**changes)
+
+
+async def test_batches_carry_what_was_decided_about_them(api: FastAPI, tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "jobs.sqlite")
+    add(store, jobs(2, batch="a"))
+    add(store, jobs(1, batch="b"))
+    scheduler = Policies(a=BatchPolicy(held=True, max_running=3))
+    decided = {"held": True, "priority": None, "max_running": 3}
+    async with client_of(api, cluster_with(store, scheduler)) as client:
+        listed = (await client.get("/api/batches")).json()["batches"]
+        assert {batch["name"]: batch["policy"] for batch in listed} == {"a": decided, "b": None}
+        one = (await client.get("/api/batches/a")).json()
+        assert (one["jobs"], one["policy"]) == (2, decided)
+        scheduler.policies = None
+        one = (await client.get("/api/batches/a")).json()
+        assert (one["jobs"], one["policy"]) == (2, None), "its progress is known without the Scheduler"
+        assert len((await client.get("/api/batches")).json()["batches"]) == 2
+
+
+async def test_a_batch_is_changed_in_what_the_request_names(api: FastAPI, tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "jobs.sqlite")
+    add(store, jobs(2, batch="b é"))
+    scheduler = Policies()
+    async with client_of(api, cluster_with(store, scheduler)) as client:
+        answer = await client.patch("/api/batches/b é", json={"held": True})
+        assert (answer.status_code, answer.json()["jobs"]) == (200, 2)
+        assert answer.json()["policy"] == {"held": True, "priority": None, "max_running": None}
+        answer = await client.patch("/api/batches/b é", json={"max_running": None, "priority": 7})
+        assert answer.json()["policy"] == {"held": False, "priority": 7, "max_running": None}
+        assert (await client.patch("/api/batches/b é", json={"held": False})).json()["policy"] is None
+        assert scheduler.changes == [
+            ("b é", {"held": True}),
+            ("b é", {"max_running": None, "priority": 7}),
+            ("b é", {"held": False}),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "status", "says"),
+    [
+        ("none", {"held": True}, 404, "there is no batch 'none'"),
+        ("b", {"priority": 99}, 422, "the priority 99 is too high: jobs may have at most 50 here (ORQAL_MAX_PRIORITY)"),
+        ("b", {"priority": 101}, 422, "less than or equal to 100"),
+        ("b", {"max_running": 0}, 422, "greater than or equal to 1"),
+        ("b", {"held": None}, 422, "valid boolean"),
+        ("b", {"hold": True}, 422, "not permitted"),
+    ],
+)
+async def test_a_change_that_makes_no_sense_is_refused(
+    api: FastAPI, tmp_path: Path, name: str, change: dict[str, Any], status: int, says: str
+) -> None:
+    store = SqliteStore(tmp_path / "jobs.sqlite")
+    add(store, jobs(1, batch="b"))
+    async with client_of(api, cluster_with(store, Policies())) as client:
+        answer = await client.patch(f"/api/batches/{name}", json=change)
+    assert answer.status_code == status and says in str(answer.json()["detail"])

@@ -1,0 +1,23 @@
+"""The cluster: what users have of it."""
+
+from __future__ import annotations
+
+import pytest
+from fastapi import FastAPI
+
+from orqal.models import UserShare
+from tests.support.serve_app import client_of, cluster_with, scheduler_with
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
+
+
+async def test_shares_come_in_the_order_in_which_users_are_served(api: FastAPI) -> None:
+    amounts = {"threads": 2, "ram_gb": 0.5, "part": 0.25, "past": 0.1, "weight": 1, "usage": 0.35}
+    users = [UserShare(user=user, running=1, waiting=2, **amounts) for user in ("zoe", "ada")]
+
+    async def shares() -> list[UserShare]:
+        return users
+
+    async with client_of(api, cluster_with(None, scheduler_with(shares=shares))) as client:
+        answer = await client.get("/api/shares")
+    assert answer.json() == [{"user": user, "running": 1, "waiting": 2, **amounts} for user in ("zoe", "ada")]
