@@ -228,7 +228,7 @@ def test_a_file_without_jobs_is_an_error(run: Callable[..., Done], lines: Callab
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (gzip.compress(b'{"app": "Test"}'), "is compressed. Run: zcat FILE | orqal batch -"),
+        (gzip.compress(b'{"app": "Test"}', mtime=0), "is compressed. Run: zcat FILE | orqal batch -"),
         ('{"app": "Test"}'.encode("utf-16"), "is UTF-16. Run: iconv -f utf-16 -t utf-8 FILE | orqal batch -"),
     ],
 )
