@@ -17,11 +17,15 @@ class Limits:
         self._taken: dict[str, int] = {}
         self._kinds: dict[str, int] = {}
         """The kinds that take of a limit."""
+        self._known = 0
         self.full = 0
         """The kinds for which too little of a limit is left."""
 
     def known(self, kind: Kind) -> None:
         """Jobs of this kind wait."""
+        if self._known & kind.bit:
+            return
+        self._known |= kind.bit
         for name, _ in kind.key.claims:
             self._kinds[name] = self._kinds.get(name, 0) | kind.bit
         self._look_again(kind.bit)
@@ -29,6 +33,7 @@ class Limits:
     def forget(self, kinds: int) -> None:
         """The numbers of these kinds will be those of others."""
         self.full &= ~kinds
+        self._known &= ~kinds
         self._kinds = {name: left for name, has in self._kinds.items() if (left := has & ~kinds)}
 
     def take(self, claims: Iterable[tuple[str, int]]) -> None:

@@ -197,9 +197,8 @@ class Planner:
     def push(self, job: str, key: LineKey, *, first: bool = False) -> None:
         """Let a job wait: at the end of its line, or before all others."""
         key = self._ruled(key)
-        version = self.queue.version
         (self.queue.push_front if first else self.queue.push)(job, key)
-        if key.claims and version != self.queue.version:
+        if key.claims:
             self._now_known(key)
 
     def _now_known(self, key: LineKey) -> None:

@@ -496,7 +496,9 @@ class AnyOrder(RuleBasedStateMachine):
         assert max(users.values(), default=0) <= 6
         for job in self.scene.stops:
             assert job in before or job in started
-            assert self.scene.running[job].key.priority < 2
+            key = self.scene.running[job].key
+            changed = self.decided.get(key.batch or "", BatchRule()).priority
+            assert (key.priority if changed is None else changed) < 2
             self.stopping.add(job)
         unused = planner.room.roomy & self.scene.queue.waiting_kinds & ~planner.limits.full
         for level in self.scene.queue.levels:
