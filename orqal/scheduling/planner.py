@@ -80,7 +80,7 @@ class Standing(NamedTuple):
 
     priority: int
     higher: int
-    """How many jobs wait that have a higher priority."""
+    """How many jobs wait that have a higher priority and are not held."""
     users_before: list[Share]
     """Users with such a priority who are served before its own one, at most five: the next one first."""
     all_before: int
@@ -528,7 +528,7 @@ class Planner:
             return None
         shares = {share.user: share for share in self.shares.all(now)}
         self.queue.rank_all_again()
-        waiting = sum(other.waiting for other in self.queue.lines() if other.key.priority > key.priority)
+        above = (line for line in self.queue.lines() if line.key.priority > key.priority and line.owner is not None)
         before: list[str] = []
         older = self.queue.position(job)
         if line.owner is not None:
@@ -544,7 +544,7 @@ class Planner:
         kept = next(self.room.slots(kind.kept), None)
         return Standing(
             priority=key.priority,
-            higher=waiting,
+            higher=sum(other.waiting for other in above),
             users_before=[shares.get(user) or self.share(user) for user in before[:5]],
             all_before=len(before),
             share=shares.get(key.user) or self.share(key.user),

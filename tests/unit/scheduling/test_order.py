@@ -421,3 +421,16 @@ def test_the_room_of_a_host_that_is_kept_for_others_is_promised_to_nobody_else()
     assert large is not None and late is not None
     assert (large.kept, large.starts_within) == ("h", 90.0)
     assert (late.kept, late.starts_within) == (None, None)
+
+
+def test_jobs_that_are_held_are_in_front_of_nobody() -> None:
+    scene = Scene(host(threads=1))
+    scene.push("runs")
+    scene.place()
+    scene.push(*numbered("a", 3), priority=5, batch="b")
+    scene.push(*numbered("c", 2), priority=5)
+    scene.push("low", user="ben")
+    for held, higher in (True, 2), (False, 5):
+        scene.planner.set_rule("b", BatchRule(held=held))
+        standing = scene.planner.standing("low", scene.now)
+        assert standing is not None and standing.higher == higher
