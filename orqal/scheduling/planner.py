@@ -516,7 +516,15 @@ class Planner:
             resources = self._running[job].resources
             threads, ram = threads + resources.threads, ram + resources.ram
             victims.append(job)
-        return victims if asked.threads <= threads and asked.ram <= ram else None
+        if not (asked.threads <= threads and asked.ram <= ram):
+            return None
+        # A large one that comes last may make some of those before it needless.
+        for job in victims[-2::-1]:
+            resources = self._running[job].resources
+            if asked.threads <= threads - resources.threads and asked.ram <= ram - resources.ram:
+                threads, ram = threads - resources.threads, ram - resources.ram
+                victims.remove(job)
+        return victims
 
     # For users
 

@@ -434,3 +434,15 @@ def test_jobs_that_are_held_are_in_front_of_nobody() -> None:
         scene.planner.set_rule("b", BatchRule(held=held))
         standing = scene.planner.standing("low", scene.now)
         assert standing is not None and standing.higher == higher
+
+
+def test_no_job_is_stopped_that_need_not_be() -> None:
+    scene = Scene(host(threads=4), policy=Policy(preempts_from=1))
+    scene.push("large", shape=(3, 1))
+    scene.place()
+    scene.now = 5.0
+    scene.push("small", shape=(1, 1))
+    scene.place()
+    scene.push("urgent", shape=(3, 1), priority=1)
+    scene.place()
+    assert scene.stops == ["large"], "without the small one, which began last, there would be too little room"
