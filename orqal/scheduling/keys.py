@@ -32,6 +32,8 @@ class LineKey(NamedTuple):
     priority: int = 0
     """Jobs with a higher one go first."""
     batch: str | None = None
+    own_priority: int | None = None
+    """What the jobs asked for, if something else was decided about their batch."""
 
     @property
     def kind(self) -> KindKey:

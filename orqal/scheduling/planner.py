@@ -83,7 +83,7 @@ class Standing(NamedTuple):
 
     priority: int
     higher: int
-    """How many jobs wait that have a higher priority."""
+    """How many jobs wait that have a higher priority and are not held."""
     users_before: list[Share]
     """Users with such a priority who are served before its own one, at most five: the next one first."""
     all_before: int
@@ -214,9 +214,10 @@ class Planner:
             claims = *claims, own
         if claims != key.claims:
             key = key._replace(claims=claims)
+        asked = key.priority if key.own_priority is None else key.own_priority
         if rule is not None and rule.priority is not None:
-            key = key._replace(priority=rule.priority)
-        return key
+            return key._replace(priority=rule.priority, own_priority=asked)
+        return key if key.own_priority is None else key._replace(priority=asked, own_priority=None)
 
     def set_rule(self, batch: str, rule: BatchRule) -> None:
         """Decide about the jobs of a batch that wait, and about those that come."""
@@ -282,6 +283,7 @@ class Planner:
         self._now = now
         self._drop_reservations()
         starts: list[Placement] = []
+        stops: list[str] = []
         self._reserve(now)
         self._given_up = True
         while self._given_up:
@@ -291,7 +293,9 @@ class Planner:
                 self._into_gaps(now, starts)
             if self.room.on_trial:
                 self._on_trial(now, starts)
-        return Decision(starts, self._preempt(now))
+            if self.policy.preempts_from is not None:
+                stops += self._preempt(self.policy.preempts_from, now)
+        return Decision(starts, stops)
 
     def next_look(self, now: float) -> float | None:
         """When to decide again even if nothing happens; None: never."""
@@ -482,15 +486,13 @@ class Planner:
 
     # Preemption
 
-    def _preempt(self, now: float) -> list[str]:
+    def _preempt(self, lowest: int, now: float) -> list[str]:
         """The jobs to stop so that those of a priority that may preempt can start."""
-        if self.policy.preempts_from is None:
-            return []
         stops: list[str] = []
         for level in self.queue.levels:
-            if level.priority < self.policy.preempts_from:
+            if level.priority < lowest:
                 break
-            for _, _, _, owner in level.order:
+            for _, _, _, owner in list(level.order):
                 kinds = owner.mask & ~self.room.roomy & ~self.limits.full
                 if kinds and not self._at_limit(owner):
                     line, _ = owner.first(kinds)
@@ -503,10 +505,8 @@ class Planner:
         own = [each for each in self._reservations.values() if each.kind is kind]
         if any(each.stopping for reservation in own for each in self._on[reservation.slot].values()):
             return []
-        for reservation in own:
-            self._unreserve(reservation)
         best: tuple[int, float, Slot, list[str]] | None = None
-        for slot in self.room.slots(kind.allowed & self.room.open & ~self.room.kept):
+        for slot in self.room.slots(kind.allowed & self.room.open & (~self.room.kept | kind.kept)):
             victims = self._victims(slot, kind, level.priority)
             if victims is None:
                 continue
@@ -518,7 +518,11 @@ class Planner:
         _, _, slot, victims = best
         for job in victims:
             self._running[job].stopping = True
-        self._reserve_for(kind, slot, level.priority, line.key.user)
+        for reservation in own:
+            if reservation.slot is not slot:
+                self._unreserve(reservation)
+        if slot not in self._reservations:
+            self._reserve_for(kind, slot, level.priority, line.key.user)
         return victims
 
     def _victims(self, slot: Slot, kind: Kind, priority: int) -> list[str] | None:
@@ -536,7 +540,15 @@ class Planner:
             resources = self._running[job].resources
             threads, ram = threads + resources.threads, ram + resources.ram
             victims.append(job)
-        return victims if asked.threads <= threads and asked.ram <= ram else None
+        if not (asked.threads <= threads and asked.ram <= ram):
+            return None
+        # A large one that comes last may make some of those before it needless.
+        for job in victims[-2::-1]:
+            resources = self._running[job].resources
+            if asked.threads <= threads - resources.threads and asked.ram <= ram - resources.ram:
+                threads, ram = threads - resources.threads, ram - resources.ram
+                victims.remove(job)
+        return victims
 
     # For users
 
@@ -548,7 +560,7 @@ class Planner:
             return None
         shares = {share.user: share for share in self.shares.all(now)}
         self.queue.rank_all_again()
-        waiting = sum(other.waiting for other in self.queue.lines() if other.key.priority > key.priority)
+        above = (line for line in self.queue.lines() if line.key.priority > key.priority and line.owner is not None)
         before: list[str] = []
         older = self.queue.position(job)
         if line.owner is not None:
@@ -564,7 +576,7 @@ class Planner:
         kept = next(self.room.slots(kind.kept), None)
         return Standing(
             priority=key.priority,
-            higher=waiting,
+            higher=sum(other.waiting for other in above),
             users_before=[shares.get(user) or self.share(user) for user in before[:5]],
             all_before=len(before),
             share=shares.get(key.user) or self.share(key.user),

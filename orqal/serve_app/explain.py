@@ -116,7 +116,7 @@ def _held(job: JobRecord, standing: scheduling.Standing | None) -> list[str]:
 def _cap(cap: messages.Cap) -> str:
     """Why a limit holds a job."""
     kind, _, name = cap.name.partition(":")
-    jobs = f"{cap.taken} of at most {cap.limit} jobs"
+    jobs = f"{counted(cap.taken, 'job')}, and may run {cap.limit:,} at once"
     match kind:
         case "batch" if name:
             return f"its batch {name} runs {jobs}"

@@ -236,7 +236,7 @@ class Standing(BaseModel):
     priority: int
     """Its own, or what was decided about its batch."""
     higher: int
-    """How many jobs wait that have a higher priority."""
+    """How many jobs wait that have a higher priority and are not held."""
     users_before: list[Part]
     """The users who are served before its own one, at most five: the next one first."""
     all_users_before: int

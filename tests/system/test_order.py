@@ -128,7 +128,7 @@ def test_no_more_jobs_of_a_batch_run_than_it_may(orqal: Orqal, cores: float) -> 
     assert "at most 1 at once" in orqal.cli("change", "capped", "--max-running", "1").stdout
     second = orqal.submit("Test", 2, **small)
     assert explained(orqal, second).startswith(
-        f"It waits because its batch capped runs 1 of at most 1 jobs. Hosts: {HOST}: it has room."
+        f"It waits because its batch capped runs 1 job, and may run 1 at once. Hosts: {HOST}: it has room."
     )
     assert "nothing is decided" in orqal.cli("change", "capped", "--max-running", "none").stdout
     orqal.running(second)

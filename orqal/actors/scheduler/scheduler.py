@@ -454,7 +454,7 @@ class Scheduler(SchedulerApi):
             await self.report(host.node.id, await host.api.report())
 
     async def _watch_apps(self) -> None:
-        """Notice wrapper files that change, go and come back while no one submits jobs."""
+        """Notice wrapper files that change, go and come back while no one submits jobs, and batches that are gone."""
         while True:
             await asyncio.sleep(APP_PERIOD)
             try:
@@ -462,7 +462,7 @@ class Scheduler(SchedulerApi):
                 await self._forget_apps(self._apps.long_missing())
                 await self._batches.forget(self._is_batch)
             except Exception:
-                log.exception("looking at the wrapper files failed")
+                log.exception("looking at the wrapper files and the batches failed")
 
     async def _forget_apps(self, names: Iterable[str]) -> None:
         """Forget those of these apps whose files are missing and that no unfinished job needs."""

@@ -237,6 +237,19 @@ def test_a_held_batch_starts_nothing_until_it_is_released() -> None:
     assert scene.place() == ["a", "d"]
 
 
+def test_a_batch_of_which_nothing_is_decided_any_more_has_its_own_priorities_again() -> None:
+    scene = Scene(host(threads=1), policy=Policy(preempts_from=5))
+    scene.push("runs", batch="x", priority=1)
+    scene.place()
+    scene.push("a", batch="x", priority=2)
+    scene.push("b", batch="x", priority=3)
+    scene.planner.set_rule("x", BatchRule(priority=-1))
+    assert {line.key.priority for line in scene.queue.lines()} == {-1}
+    scene.planner.set_rule("x", BatchRule())
+    assert {line.key.priority for line in scene.queue.lines()} == {2, 3}
+    assert [running.key.priority for _, running in scene.planner.running()] == [1]
+
+
 def test_a_batch_that_becomes_empty_while_it_is_held_leaves_nothing_behind() -> None:
     scene = Scene(host(threads=4))
     scene.planner.set_rule("x", BatchRule(held=True))
@@ -429,6 +442,31 @@ def test_the_room_of_a_host_that_is_kept_for_others_is_promised_to_nobody_else()
     assert large is not None and late is not None
     assert (large.kept, large.starts_within) == ("h", 90.0)
     assert (late.kept, late.starts_within) == (None, None)
+
+
+def test_jobs_that_are_held_are_in_front_of_nobody() -> None:
+    scene = Scene(host(threads=1))
+    scene.push("runs")
+    scene.place()
+    scene.push(*numbered("a", 3), priority=5, batch="b")
+    scene.push(*numbered("c", 2), priority=5)
+    scene.push("low", user="ben")
+    for held, higher in (True, 2), (False, 5):
+        scene.planner.set_rule("b", BatchRule(held=held))
+        standing = scene.planner.standing("low", scene.now)
+        assert standing is not None and standing.higher == higher
+
+
+def test_no_job_is_stopped_that_need_not_be() -> None:
+    scene = Scene(host(threads=4), policy=Policy(preempts_from=1))
+    scene.push("large", shape=(3, 1))
+    scene.place()
+    scene.now = 5.0
+    scene.push("small", shape=(1, 1))
+    scene.place()
+    scene.push("urgent", shape=(3, 1), priority=1)
+    scene.place()
+    assert scene.stops == ["large"], "without the small one, which began last, there would be too little room"
 
 
 # Any mix

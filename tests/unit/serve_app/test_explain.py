@@ -74,9 +74,9 @@ def test_a_job_of_a_held_batch_says_first_how_to_release_it() -> None:
     [
         (Cap("licence", 10, 10, 1), "10 of 10 licence are taken"),
         (Cap("licence", 8, 10, 3), "8 of 10 licence are taken, and it takes 3"),
-        (Cap("batch:sums", 5, 5, 1), "its batch sums runs 5 of at most 5 jobs"),
-        (Cap("user:ben", 50, 50, 1), "its user ben runs 50 of at most 50 jobs"),
-        (Cap("app:Blast", 40, 40, 1), "its app Blast runs 40 of at most 40 jobs"),
+        (Cap("batch:sums", 5, 5, 1), "its batch sums runs 5 jobs, and may run 5 at once"),
+        (Cap("user:ben", 50, 50, 1), "its user ben runs 50 jobs, and may run 50 at once"),
+        (Cap("app:Blast", 40, 40, 1), "its app Blast runs 40 jobs, and may run 40 at once"),
         (Cap("team:a", 1, 1, 1), "1 of 1 team:a are taken"),
     ],
 )

@@ -118,6 +118,18 @@ def test_a_batch_that_is_deleted_is_held_no_more(tmp_path: Path) -> None:
     play(scene, tmp_path)
 
 
+def test_nothing_is_known_of_a_batch_whose_time_is_over(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        [job] = await cluster.submit(whole("old", seconds=1, batch="b"))
+        await cluster.scheduler.change_batch("b", {"max_running": 1})
+        await cluster.ended([job])
+        assert await cluster.scheduler.batch_policies() == {"b": BatchPolicy(max_running=1)}
+        await cluster.wait(200)
+        assert await cluster.scheduler.batch_policies() == {}
+
+    play(scene, tmp_path, job_ttl=100)
+
+
 def test_the_limits_that_hold_a_job_are_named_with_what_is_taken(tmp_path: Path) -> None:
     async def scene(cluster: InProcessCluster) -> None:
         small: dict[str, Any] = {
