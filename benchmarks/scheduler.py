@@ -289,7 +289,7 @@ def live_with_waiting_jobs(jobs: int) -> dict[str, float]:
             )
 
     with tempfile.TemporaryDirectory() as folder:
-        run(live(Path(folder)), random.Random(SEED))
+        run(live(Path(folder)), random.Random(SEED), longest=3_600)
     return figures
 
 

@@ -24,7 +24,7 @@ BEGINNING = datetime(2026, 1, 1, tzinfo=timezone.utc)
 """What a virtual clock shows when its loop starts."""
 
 LONGEST = 100.0
-"""Real seconds that a program may take on a virtual loop. One that goes round for ever needs this limit, because the
+"""Real seconds that a program may take on a virtual loop, if it does not say otherwise. One that goes round for ever needs this limit, because the
 exception of a test's own limit may hit a task for which nobody waits."""
 _RESOLUTION = 1e-9
 """Timers that are so many seconds apart, or less, are due together."""
@@ -91,11 +91,11 @@ def _release(waiting: asyncio.Future[None]) -> None:
 class VirtualLoop(asyncio.BaseEventLoop):
     """An event loop with virtual time. Calls that would run in a thread run on the loop, after a short random delay."""
 
-    def __init__(self, rng: random.Random, thread_delay: float = 0.004) -> None:
-        """`thread_delay`: seconds that a call in a thread takes at most."""
+    def __init__(self, rng: random.Random, thread_delay: float = 0.004, longest: float = LONGEST) -> None:
+        """`thread_delay`: seconds that a call in a thread takes at most. `longest`: real seconds that all may take."""
         super().__init__()
         self._present = 0.0
-        self._deadline = time.monotonic() + LONGEST
+        self._longest, self._deadline = longest, time.monotonic() + longest
         # Of BaseEventLoop, whose types do not show them.
         self._ready: deque[asyncio.Handle]
         self._scheduled: list[Any]
@@ -116,7 +116,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             Stuck: there is nothing to wait for, or the program takes too long.
         """
         if time.monotonic() > self._deadline:
-            raise Stuck(f"it has run for {LONGEST:g} s, and {self._present:g} s in virtual time")
+            raise Stuck(f"it has run for {self._longest:g} s, and {self._present:g} s in virtual time")
         ready, timers = self._ready, self._scheduled
         if not ready and not self._stopping:
             while timers and timers[0]._cancelled:
@@ -201,9 +201,9 @@ class VirtualClock(Clock):
         return self._loop.time()
 
 
-def run(work: Awaitable[T], rng: random.Random) -> T:
-    """Run work on a virtual loop, to its end."""
-    loop = VirtualLoop(rng)
+def run(work: Awaitable[T], rng: random.Random, longest: float = LONGEST) -> T:
+    """Run work on a virtual loop, to its end. `longest`: see VirtualLoop."""
+    loop = VirtualLoop(rng, longest=longest)
     try:
         return loop.run_until_complete(work)
     finally:
