@@ -387,7 +387,9 @@ def main() -> None:
     figures: list[Figure] = []
     for part in given.only or PARTS:
         console.print(f"{part} …", style="dim")
-        figures += PARTS[part]()
+        for figure in PARTS[part]():
+            console.print(f"  {figure.name}: {figure.value:,.4g} {figure.unit}")
+            figures.append(figure)
     table = Table("figure", "value", "unit", "target", "met")
     for figure in figures:
         met = {True: "yes", False: "[red]no[/]", None: ""}[figure.met]

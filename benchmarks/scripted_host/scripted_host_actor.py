@@ -14,6 +14,7 @@ from orqal.actors.messages import HostReport, Order, Started
 from orqal.engine.client import ContainerKey
 from orqal.engine.job_directory import Removed
 from orqal.models import ContainerStart, Load, Outcome, Output
+from orqal.scheduling.lifecycle import Wish
 
 PERIOD = 3.0
 
@@ -21,7 +22,9 @@ PERIOD = 3.0
 class HostActor:
     """The host of this Ray node, without a Docker daemon."""
 
-    async def __init__(self, cluster: str, node_id: str, scheduler: Any) -> None:  # type: ignore[misc] # Ray awaits it
+    async def __init__(  # type: ignore[misc] # Ray awaits it
+        self, cluster: str, node_id: str, name: str, scheduler: Any
+    ) -> None:
         """As the real one."""
         log_to_ray()
         self._node_id, self._scheduler = node_id, SchedulerClient(scheduler)
@@ -67,12 +70,16 @@ class HostActor:
         await asyncio.sleep(float(order.job.params["cmd"][1]))
         return Outcome(start=start, exit_code=0, output=Output(stdout="done\n", result={"ok": True}))
 
-    async def stop(self, job: str, attempt: int, evicted: bool) -> None:
+    async def stop(self, job: str, attempt: int, wish: Wish) -> None:
         """Nothing is stopped early."""
 
     async def release(self, job: str, attempt: int) -> None:
         """Forget an attempt."""
         self._runs.pop(ContainerKey(job, attempt), None)
+
+    async def metrics(self) -> list[Family]:
+        """There are none."""
+        return []
 
     async def incarnation(self) -> str:
         """See HostApi."""

@@ -24,8 +24,8 @@ BEGINNING = datetime(2026, 1, 1, tzinfo=timezone.utc)
 """What a virtual clock shows when its loop starts."""
 
 LONGEST = 100.0
-"""Real seconds that a program may take on a virtual loop, if it does not say otherwise. One that goes round for ever needs this limit, because the
-exception of a test's own limit may hit a task for which nobody waits."""
+"""Real seconds that a program may take on a virtual loop, if it does not say otherwise. One that goes round for ever
+needs this limit, because the exception of a test's own limit may hit a task for which nobody waits."""
 _RESOLUTION = 1e-9
 """Timers that are so many seconds apart, or less, are due together."""
 
