@@ -11,6 +11,7 @@ from orqal.actors.attempts import Deliveries, Ended
 from orqal.actors.background import Background
 from orqal.actors.handles import SchedulerClient, log_to_ray
 from orqal.actors.messages import HostReport, Order, Started
+from orqal.actors.metrics import Family
 from orqal.engine.client import ContainerKey
 from orqal.engine.job_directory import Removed
 from orqal.models import ContainerStart, Load, Outcome, Output
