@@ -6,8 +6,8 @@
 
 Whoever finds no room is overtaken by others for PATIENCE seconds. Then a host is kept free for jobs of that kind: the
 one that is likely to have room first. Others run there only if they end before that, or have a higher priority. So a
-large job waits no longer than PATIENCE and the jobs that run on one host, whatever else comes. At most every second
-host is kept free.
+large job waits no longer than PATIENCE and the jobs that run on one host, whatever else comes. At most every KEPT-th
+host is kept free, because what is idle there is lost to all.
 
 Jobs of a priority that may preempt do not wait for that: jobs of lower priorities are stopped to make room, and wait
 again.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import ceil, inf
 from typing import NamedTuple
 
 from orqal.models import Resources
@@ -29,12 +30,16 @@ from orqal.scheduling.shares import HALF_LIFE, Share, Shares
 
 PATIENCE = 10.0
 """Seconds during which others may overtake a job that finds no room; then a host is kept free for it."""
+KEPT = 8
+"""One of so many hosts may be kept free, and always one. If it is every second one, then jobs of all sizes wait longer,
+the large ones too: see benchmarks/README.md."""
 IN_GAP = "it was kept free for another job, and this one may run before or instead of it"
 ON_TRIAL = "one job was to try whether it can start jobs again"
 RANK_PERIOD = 10.0
 """Seconds between two looks at how usage has changed by time alone."""
 _COMPARED = 16
-"""Hosts with the least in use whose jobs' ends are compared when one is to be kept free."""
+"""Hosts, of those that are likely to have room first, whose jobs' time limits are compared when one is to be kept
+free."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +183,7 @@ class Planner:
         self._totals_changed()
 
     def _totals_changed(self) -> None:
-        self._ranked = float("-inf")
+        self._ranked = -inf
         self.shares.set_totals(self.room.totals)
 
     def _forget(self, kinds: int) -> None:
@@ -356,7 +361,7 @@ class Planner:
 
     def _reserve(self, now: float) -> None:
         """Keep hosts free for the kinds that have been overtaken for too long."""
-        most = max(1, self.room.open.bit_count() // 2)
+        most = max(1, self.room.open.bit_count() // KEPT)
         for number, (since, priority) in list(self._overtaken.items()):
             if now - since < PATIENCE or len(self._reservations) >= most:
                 return
@@ -388,20 +393,38 @@ class Planner:
         """The host that is likely to have room for such a job first."""
         allowed = kind.allowed & self.room.open
         allowed = ((allowed & ~kind.avoided) or allowed) & ~self.room.kept
-        least = sorted(self.room.slots(allowed), key=_in_use)[:_COMPARED]
-        return min(least, key=lambda slot: (self._free_at(slot, kind), _in_use(slot)), default=None)
+        likely = sorted((self._likely(slot, kind), _in_use(slot), slot.number) for slot in self.room.slots(allowed))
+        slots = (self.room.numbered(number) for _, _, number in likely[:_COMPARED])
+        return min(slots, key=lambda slot: self._free_at(slot, kind), default=None)
+
+    def _likely(self, slot: Slot, kind: Kind) -> float:
+        """After how many mean run times a host is likely to have room for such a job, if no other starts there.
+
+        If run times are distributed exponentially, the first of n jobs ends after 1/n of the mean, the next one after
+        another 1/(n - 1), and so on (Rényi, "On the theory of order statistics", 1953). So a host with one large job
+        comes before one with many small ones: much of it would be idle until the last of them ends.
+        """
+        host, jobs = slot.host, len(self._on[slot])
+        asked = host.request(kind.key.shape)
+        needed = 0.0
+        for lacking, used in ((asked.threads - slot.threads, host.used.threads), (asked.ram - slot.ram, host.used.ram)):
+            if lacking > 0:
+                needed = max(needed, jobs * lacking / used if used else inf)
+        if needed > jobs:
+            return inf
+        return sum(1 / (jobs - ended) for ended in range(ceil(needed)))
 
     def _free_at(self, slot: Slot, kind: Kind) -> float:
         """When a host has room for such a job at the latest if no other starts there; infinite if it is not known."""
         host = slot.host
         asked = host.request(kind.key.shape)
         threads, ram, at = slot.threads, slot.ram, 0.0
-        ends = sorted((each.ends or float("inf"), each.resources) for each in self._on[slot].values())
+        ends = sorted((each.ends or inf, each.resources) for each in self._on[slot].values())
         for end, resources in ends:
             if asked.threads <= threads and asked.ram <= ram:
                 break
             threads, ram, at = threads + resources.threads, ram + resources.ram, end
-        return at if asked.threads <= threads and asked.ram <= ram else float("inf")
+        return at if asked.threads <= threads and asked.ram <= ram else inf
 
     def _into_gaps(self, now: float, starts: list[Placement]) -> None:
         """On hosts that are kept free, start what ends before they are needed, or has a higher priority."""
@@ -420,7 +443,7 @@ class Planner:
             return None
         free_at = self._free_at(slot, reservation.kind)
         short = 0
-        if free_at < float("inf"):
+        if free_at < inf:
             for number in bits(fitting):
                 seconds = self.room.of_number(number).key.seconds
                 if seconds is not None and now + seconds <= free_at:
@@ -540,7 +563,7 @@ class Planner:
             older += sum(self.queue.older(other, job) for _, other in line.owner.fronts if other is not line)
         kind, limit = line.kind, self.policy.per_user
         allowed = kind.allowed & self.room.open
-        at = min((self._free_at(slot, kind) for slot in self.room.slots(allowed)), default=float("inf"))
+        at = min((self._free_at(slot, kind) for slot in self.room.slots(allowed)), default=inf)
         kept = next(self.room.slots(kind.kept), None)
         return Standing(
             priority=key.priority,
@@ -553,7 +576,7 @@ class Planner:
             user_limit=limit if limit is not None and self.shares.running(key.user) >= limit else None,
             held=self.queue.held(key.batch),
             kept=None if kept is None else kept.host.id,
-            starts_within=max(0.0, at - now) if 0 < at < float("inf") else None,
+            starts_within=max(0.0, at - now) if 0 < at < inf else None,
         )
 
     def share(self, user: str) -> Share:

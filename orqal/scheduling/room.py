@@ -173,10 +173,13 @@ class Room:
 
     def slots(self, hosts: int) -> Iterator[Slot]:
         """The hosts of a set."""
-        for number in bits(hosts):
-            slot = self._numbered[number]
-            assert slot is not None
-            yield slot
+        return map(self.numbered, bits(hosts))
+
+    def numbered(self, number: int) -> Slot:
+        """The host of a bit."""
+        slot = self._numbered[number]
+        assert slot is not None
+        return slot
 
     # Hosts
 
