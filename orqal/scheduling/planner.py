@@ -6,8 +6,8 @@
 
 Whoever finds no room is overtaken by others for PATIENCE seconds. Then a host is kept free for jobs of that kind: the
 one that is likely to have room first. Others run there only if they end before that, or have a higher priority. So a
-large job waits no longer than PATIENCE and the jobs that run on one host, whatever else comes. At most every KEPT-th
-host is kept free, because what is idle there is lost to all.
+large job of the user who is served next waits no longer than PATIENCE and the jobs that run on one host, whatever else
+comes. At most every KEPT-th host is kept free, because what is idle there is lost to all.
 
 Jobs of a priority that may preempt do not wait for that: jobs of lower priorities are stopped to make room, and wait
 again.
@@ -30,9 +30,9 @@ from orqal.scheduling.shares import HALF_LIFE, Share, Shares
 
 PATIENCE = 10.0
 """Seconds during which others may overtake a job that finds no room; then a host is kept free for it."""
-KEPT = 8
-"""One of so many hosts may be kept free, and always one. If it is every second one, then jobs of all sizes wait longer,
-the large ones too: see benchmarks/README.md."""
+KEPT = 16
+"""One of so many hosts may be kept free, and always one. If there are more, then the large jobs wait no less, and the
+others longer: see benchmarks/README.md."""
 IN_GAP = "it was kept free for another job, and this one may run before or instead of it"
 ON_TRIAL = "one job was to try whether it can start jobs again"
 RANK_PERIOD = 10.0
@@ -360,20 +360,40 @@ class Planner:
         self._overtaken_kinds |= kinds
 
     def _reserve(self, now: float) -> None:
-        """Keep hosts free for the kinds that have been overtaken for too long."""
-        most = max(1, self.room.open.bit_count() // KEPT)
-        for number, (since, priority) in list(self._overtaken.items()):
-            if now - since < PATIENCE or len(self._reservations) >= most:
-                return
-            if number in self._reservations:
-                continue
-            kind = self.room.of_number(number)
-            if not kind.bit & self.queue.waiting_kinds & ~self.limits.full:
-                del self._overtaken[number]
-                self._overtaken_kinds &= ~kind.bit
-            elif (slot := self._soonest(kind)) is not None:
-                self._reservations[number] = Reservation(kind, slot, priority, now)
+        """Keep hosts free for kinds that have been overtaken for too long."""
+        left = max(1, self.room.open.bit_count() // KEPT) - len(self._reservations)
+        if left <= 0:
+            return
+        due = 0
+        for number, (since, _) in self._overtaken.items():
+            if now - since < PATIENCE:
+                break
+            if number not in self._reservations:
+                due |= 1 << number
+        for number in bits(due & ~(self.queue.waiting_kinds & ~self.limits.full)):
+            due &= ~(1 << number)
+            del self._overtaken[number]
+            self._overtaken_kinds &= ~(1 << number)
+        for kind, priority in self._oldest_of(due):
+            if (slot := self._soonest(kind)) is not None:
+                self._reservations[kind.number] = Reservation(kind, slot, priority, now)
                 self.room.keep(slot, kind)
+                left -= 1
+            if not left:
+                return
+
+    def _oldest_of(self, kinds: int) -> Iterator[tuple[Kind, int]]:
+        """These kinds, with the priorities of those who wait: each user's oldest job's, in the order in which users are
+        served; then each one's next, and so on."""
+        for level in self.queue.levels:
+            before = 0
+            while kinds != before:
+                before = kinds
+                for _, _, _, owner in level.order:
+                    if owner.mask & kinds and not self._at_limit(owner):
+                        kind = owner.first(owner.mask & kinds)[0].kind
+                        kinds &= ~kind.bit
+                        yield kind, level.priority
 
     def _unreserve(self, reservation: Reservation) -> None:
         self._given_up = True

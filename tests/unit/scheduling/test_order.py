@@ -346,6 +346,26 @@ def test_few_hosts_are_kept_free_however_many_kinds_of_jobs_wait() -> None:
     assert scene.planner.room.kept.bit_count() == 3
 
 
+def test_a_host_is_kept_first_for_the_user_who_is_served_next() -> None:
+    scene = Scene(host("h0", threads=4, ram=100), host("h1", threads=4, ram=100))
+    scene.push(*numbered("a", 7), user="anna")
+    scene.push("b", user="ben")
+    scene.place()
+    scene.push("large of anna", user="anna", shape=(4, 1))
+    scene.push("overtaker", user="anna")
+    scene.end("a0")
+    assert scene.place() == ["overtaker"]
+    scene.now = 1.0
+    scene.push("large of ben", user="ben", shape=(4, 2))
+    scene.push("another", user="anna")
+    scene.end("overtaker")
+    assert scene.place() == ["another"]
+    scene.now = 1.0 + PATIENCE
+    scene.place()
+    kept = {job: scene.planner.standing(job, scene.now) for job in ("large of anna", "large of ben")}
+    assert [job for job, standing in kept.items() if standing is not None and standing.kept] == ["large of ben"]
+
+
 # Preemption
 
 
