@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -14,9 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.simulate.cluster import Course, run
-from benchmarks.simulate.figures import LARGE, MAKESPAN_WITHIN, SHARE_WITHIN, Figures, Waits, figures
+from benchmarks.simulate.figures import LARGE, MAKESPAN_WITHIN, SHARE_WITHIN, Figures, figures
 from benchmarks.simulate.policies import Decides, FirstCome, Orqal
-from benchmarks.simulate.workload import GB_PER_THREAD, LONGEST, Job, trace
+from benchmarks.simulate.workload import GB_PER_THREAD, LONGEST, POWER_OF_TWO, SERIAL, Job, trace
 from orqal.models import Resources
 
 CORES = 32
@@ -30,12 +31,13 @@ def main(args: list[str] | None = None) -> int:
     options = _options(args)
     weights = {f"user {number}": 2.0 if number % 3 == 0 else 1.0 for number in range(1, options.users + 1)}
     hosts = {f"host{number:04}": Resources.of(CORES, CORES * GB_PER_CORE) for number in range(1, options.hosts + 1)}
+    demands = {user: weight * (options.greed if user == next(iter(weights)) else 1) for user, weight in weights.items()}
     jobs = trace(
         options.jobs,
         largest=CORES,
         threads=CORES * options.hosts,
         ram_gb=CORES * GB_PER_CORE * options.hosts,
-        weights=weights,
+        demands=demands,
         load=options.load,
         seed=options.seed,
     )
@@ -66,8 +68,11 @@ def _options(args: list[str] | None) -> argparse.Namespace:
         "--load",
         type=float,
         default=1.25,
-        help="the work that arrives, in relation to what the cluster can do in that time (default: %(default)s, so that "
-        "jobs of all users wait, and shares can be compared)",
+        help="the work that arrives, in relation to what the cluster can do in that time (default: %(default)s, so "
+        "that jobs of all users wait, and shares can be compared)",
+    )
+    parser.add_argument(
+        "--greed", type=float, default=1, help="how many times its part the first user sends (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=1, help="of the trace (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -110,14 +115,17 @@ class _Progress:
 
 def _about(jobs: list[Job], options: argparse.Namespace) -> list[str]:
     mean = sum(job.seconds for job in jobs) / len(jobs)
+    greed = "" if options.greed == 1 else f", the first one {options.greed:g} times as often"
     return [
-        f"{len(jobs):,} jobs by the model of Lublin and Feitelson (JPDC 2003), seed {options.seed}; {options.users} users; "
-        f"{options.hosts} hosts with {CORES} cores and {CORES * GB_PER_CORE} GB; load {options.load:g}",
-        f"As published: sizes (24.4% of the jobs have one thread, 57.6% a power of two), run times (hyper-gamma; mean "
-        f"{_time(mean)}, at most {LONGEST:g} as a natural logarithm of seconds), arrivals (gamma, with a cycle of a day).",
+        f"{len(jobs):,} jobs by the model of Lublin and Feitelson (JPDC 2003), seed {options.seed}, "
+        f"load {options.load:g}; {options.users} users; "
+        f"{options.hosts} hosts with {CORES} cores and {CORES * GB_PER_CORE} GB",
+        f"As published: sizes ({SERIAL:.1%} of the jobs have one thread, {POWER_OF_TWO:.1%} a power of two), run times "
+        f"(hyper-gamma; here with a mean of {_time(mean)}, and at most {_time(math.exp(LONGEST))}), arrivals (gamma, "
+        "with a cycle of a day).",
         f"Set: the largest job has one host's {CORES} cores, and times between arrivals are scaled to the load.",
-        f"Ours, because the model has no memory and no users: {', '.join(map(str, GB_PER_THREAD))} GB per thread, each as "
-        "often; users drawn by weight. No job says how long it will run.",
+        f"Ours, because the model has no memory and no users: {', '.join(map(str, GB_PER_THREAD))} GB per thread, each "
+        f"as often; users are drawn by weight{greed}. No job says how long it will run.",
     ]
 
 
@@ -125,7 +133,7 @@ def _print(
     about: list[str], jobs: list[Job], weights: Mapping[str, float], courses: Mapping[str, tuple[Course, Figures]]
 ) -> None:
     print("\n".join(about), end="\n\n")
-    columns = [figures for _, figures in courses.values()]
+    columns = [each for _, each in courses.values()]
     _row("", *courses)
     _row("---", *["---:" for _ in courses])
     _row("makespan", *[_time(each.makespan) for each in columns])
@@ -135,8 +143,7 @@ def _print(
     _row("memory in use until the end", *[f"{each.ram_in_use:.1%}" for each in columns])
     _row("all users have jobs waiting, of the time", *[f"{each.all_wait:.1%}" for each in columns])
     _row("cores in use then", *[f"{each.busy:.1%}" for each in columns])
-    for what, of in (("", lambda each: each.waits), ("large ", lambda each: each.waits_of_large)):
-        waits: list[Waits] = [of(each) for each in columns]
+    for what, waits in (("", [each.waits for each in columns]), ("large ", [each.waits_of_large for each in columns])):
         _row(f"{what}jobs", *[f"{each.jobs:,}" for each in waits])
         _row(f"{what}jobs wait, median", *[_time(each.median) for each in waits])
         _row(f"{what}jobs wait, 95%", *[_time(each.most_of_95) for each in waits])
@@ -150,18 +157,20 @@ def _print(
     _row("looks in a second of CPU time", *[f"{each.decisions / max(each.cpu, 1e-9):,.0f}" for each in columns])
     _row("jobs in a second of CPU time", *[f"{len(jobs) / max(each.cpu, 1e-9):,.0f}" for each in columns])
     print(
-        "\nThe lower bound is the largest, over all jobs and moments, of: a job's arrival and run time; and a moment, and "
-        "what the whole cluster needs for all that arrives from then on if no core (or GB) is ever idle. It does not "
-        "know that a job runs on one host.\nA job is large if it asks for more than "
-        f"{LARGE:.0%} of a host's cores.\nA share is what a user's jobs held while all users had jobs waiting, summed over "
-        "that time: of cores or memory, whichever is the larger part of the cluster; in relation to that of all users. "
-        "The fair one is the user's weight in relation to all weights.\n"
+        "\n"
+        "The lower bound: what would be left to do at a moment if each job had started on its arrival is left under\n"
+        "any policy. It takes at least as long as the whole cluster needs if no core (or GB) is ever idle. The\n"
+        "bound is the latest end by that rule. It does not know that a job runs on one host.\n"
+        f"A job is large if it asks for more than {LARGE:.0%} of a host's cores.\n"
+        "A share is what a user's jobs held while all users had jobs waiting, summed over that time: of cores or\n"
+        "memory, whichever is the larger part of the cluster; in relation to that of all users. The fair one is the\n"
+        "user's weight in relation to all weights.\n"
     )
-    for name, figures in zip(courses, columns, strict=True):
+    for name, each in zip(courses, columns, strict=True):
         print(
             f"{name}: makespan within {MAKESPAN_WITHIN:.0%} of the lower bound: "
-            f"{_met(figures.over <= MAKESPAN_WITHIN)} ({figures.over:.1%}); every share within {SHARE_WITHIN:.0%} of "
-            f"the fair one: {_met(figures.farthest <= SHARE_WITHIN)} ({figures.farthest:.1%})"
+            f"{_met(each.over <= MAKESPAN_WITHIN)} ({each.over:.1%}); every share within {SHARE_WITHIN:.0%} of "
+            f"the fair one: {_met(each.farthest <= SHARE_WITHIN)} ({each.farthest:.1%})"
         )
 
 
@@ -189,6 +198,7 @@ def _as_json(
         "hosts": options.hosts,
         "users": options.users,
         "load": options.load,
+        "greed": options.greed,
         "seed": options.seed,
         "policies": {
             name: asdict(figures)

@@ -87,16 +87,29 @@ class Figures:
 def lower_bound(jobs: Sequence[Job], totals: Resources) -> float:
     """A time before which no policy can have ended all jobs.
 
-    No job ends before its arrival and its run time have passed. And what arrives from a moment on cannot be done before
-    that moment, and the time that the whole cluster needs for it if no part of it is ever idle, have passed. It is the
-    largest of these, over all jobs, all moments, and both cores and memory. That jobs cannot be divided between hosts,
+    On a cluster without limits each job would start on its arrival. At no moment can more have been done elsewhere than
+    would be done there. So at each moment there is work left that the cluster has still to do, and it needs at least
+    the time in which all its cores (or all its memory) would do that if none was ever idle. The bound is the latest of
+    these times, over all moments; so it is also not before any job's arrival and run time. That a job runs on one host,
     and that nobody knows run times and arrivals beforehand, is not in it: the best that is possible may be later.
     """
-    bound, threads, ram = 0.0, 0, 0
-    for job in reversed(jobs):
-        asked = Resources.of(job.threads, job.ram_gb)
-        threads, ram = threads + asked.threads * job.seconds, ram + asked.ram * job.seconds
-        bound = max(bound, job.arrives + max(job.seconds, threads / totals.threads, ram / totals.ram))
+    changes = sorted(
+        change
+        for job in jobs
+        for asked in [Resources.of(job.threads, job.ram_gb)]
+        for change in (
+            (job.arrives, asked.threads, asked.ram),
+            (job.arrives + job.seconds, -asked.threads, -asked.ram),
+        )
+    )
+    threads_left = sum(-at * threads for at, threads, _ in changes)
+    ram_left = sum(-at * ram for at, _, ram in changes)
+    bound, before, threads_in_use, ram_in_use = 0.0, 0, 0, 0
+    for at, threads, ram in changes:
+        threads_left -= threads_in_use * (at - before)
+        ram_left -= ram_in_use * (at - before)
+        bound = max(bound, at + max(threads_left / totals.threads, ram_left / totals.ram))
+        before, threads_in_use, ram_in_use = at, threads_in_use + threads, ram_in_use + ram
     return bound
 
 
@@ -105,7 +118,9 @@ def figures(jobs: Sequence[Job], course: Course, weights: Mapping[str, float]) -
     totals = course.totals
     threads, ram = (_integral(series, course.times) for series in course.in_use)
     in_wait = sum(seconds for number, seconds in _steps(course.times) if course.all_wait[number])
-    busy = sum(course.in_use[0][number] * seconds for number, seconds in _steps(course.times) if course.all_wait[number])
+    busy = sum(
+        course.in_use[0][number] * seconds for number, seconds in _steps(course.times) if course.all_wait[number]
+    )
     largest_host = max(capacity.threads for capacity in course.hosts.values())
     waits = {job.number: course.started[job.number] - job.arrives for job in jobs}
     return Figures(
@@ -134,9 +149,7 @@ def _shares(course: Course, weights: Mapping[str, float]) -> dict[str, UserShare
             for user, (threads, ram) in course.held.items():
                 had[user] += max(threads[number] / totals.threads, ram[number] / totals.ram) * seconds
     all_had, all_weights = sum(had.values()) or 1.0, sum(weights[user] for user in course.users)
-    return {
-        user: UserShare(weights[user], weights[user] / all_weights, had[user] / all_had) for user in course.users
-    }
+    return {user: UserShare(weights[user], weights[user] / all_weights, had[user] / all_had) for user in course.users}
 
 
 def _integral(series: Sequence[int], times: Sequence[float]) -> float:

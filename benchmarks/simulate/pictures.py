@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from benchmarks.simulate.cluster import Course
 from benchmarks.simulate.figures import Figures
@@ -19,6 +21,7 @@ BINS = 160
 DAY = 86_400.0
 COLOURS = ("#1f6fb4", "#d9720c")
 """Of Orqal, and of what it is compared with."""
+USERS = ("#c0392b", "#1f6fb4", "#2e8b57", "#8e6bbf", "#4db6c4", "#d9a520")
 
 
 def draw(courses: Mapping[str, tuple[Course, Figures]], about: str, folder: Path) -> list[Path]:
@@ -48,13 +51,14 @@ def means(series: Sequence[float], times: Sequence[float], end: float, bins: int
     return [each / width for each in sums]
 
 
-def _middles(end: float) -> list[float]:
-    return [(part + 0.5) * end / BINS / DAY for part in range(BINS)]
+def _curve(axes: Axes, course: Course, values: Sequence[float], end: float, **how: Any) -> None:
+    """Draw a line until the course ends."""
+    parts = min(BINS, int(course.end / end * BINS) + 1)
+    axes.plot([(part + 0.5) * end / BINS / DAY for part in range(parts)], values[:parts], linewidth=1.2, **how)
 
 
 def _figure(rows: int) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(9, 1.2 + 2.6 * rows), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0.04, 1, 0.96))  # type: ignore[union-attr]
+    figure = Figure(figsize=(9, 1.2 + 2.6 * rows), layout=ConstrainedLayoutEngine(rect=(0, 0.04, 1, 0.96)))
     axes = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
@@ -71,7 +75,7 @@ def _time(axes: Axes, end: float) -> None:
 def _queue(courses: Mapping[str, tuple[Course, Figures]], end: float) -> Figure:
     figure, (axes,) = _figure(1)
     for (name, (course, _)), colour in zip(courses.items(), COLOURS, strict=False):
-        axes.plot(_middles(end), means(course.waiting, course.times, end), color=colour, label=name)
+        _curve(axes, course, means(course.waiting, course.times, end), end, color=colour, label=name)
     axes.set_title("Jobs that wait", loc="left")
     axes.set_ylabel("jobs")
     axes.yaxis.set_major_formatter("{x:,.0f}")
@@ -86,9 +90,7 @@ def _hosts(courses: Mapping[str, tuple[Course, Figures]], end: float) -> Figure:
     for place, (axes, what) in enumerate(zip(rows, ("Cores", "Memory"), strict=True)):
         for (name, (course, _)), colour in zip(courses.items(), COLOURS, strict=False):
             part = means(course.in_use[place], course.times, end)
-            axes.plot(
-                _middles(end), [100 * each / course.totals[place] for each in part], color=colour, label=name, lw=1.2
-            )
+            _curve(axes, course, [100 * each / course.totals[place] for each in part], end, color=colour, label=name)
         axes.set_title(f"{what} of all hosts that jobs hold", loc="left")
         axes.set_ylabel("percent")
         axes.set_ylim(0, 102)
@@ -103,31 +105,29 @@ def _hosts(courses: Mapping[str, tuple[Course, Figures]], end: float) -> Figure:
 def _shares(courses: Mapping[str, tuple[Course, Figures]], end: float) -> Figure:
     figure, rows = _figure(len(courses))
     for axes, (name, (course, figures)) in zip(rows, courses.items(), strict=True):
-        everybody = [max(1e-9, each) for each in means(course.in_use[0], course.times, end)]
-        weights = sorted({share.weight for share in figures.shares.values()})
-        for user, (threads, _) in course.held.items():
-            share = figures.shares[user]
-            shade = 0.35 + 0.5 * list(course.users).index(user) / len(course.users)
+        everybody = [max(1.0, each) for each in means(course.in_use[0], course.times, end)]
+        for number, (user, (threads, _)) in enumerate(course.held.items()):
             part = means(threads, course.times, end)
-            axes.plot(
-                _middles(end),
-                [100 * each / of for each, of in zip(part, everybody, strict=True)],
-                color=_blue_or_orange(weights.index(share.weight), shade),
-                lw=1.1,
-                label=f"{user} (weight {share.weight:g})",
-            )
+            shares = [100 * each / of for each, of in zip(part, everybody, strict=True)]
+            label = f"{user} (weight {figures.shares[user].weight:g})"
+            _curve(axes, course, shares, end, color=USERS[number % len(USERS)], label=label)
         for fair in sorted({share.fair for share in figures.shares.values()}):
-            axes.axhline(100 * fair, color="#333333", lw=1, ls="--")
-            axes.annotate("fair", (1, 100 * fair), xycoords=("axes fraction", "data"), fontsize=8, va="center")
-        axes.set_title(f"{name}: each user's part of the cores that are in use", loc="left")
+            axes.axhline(100 * fair, color="#333333", linewidth=1, linestyle="--", zorder=0)
+            axes.annotate(f" fair: {100 * fair:.3g}", (1, 100 * fair), xycoords=("axes fraction", "data"), va="center")
+        _shade(axes, course, end)
+        axes.set_title(f"{name}: each user's part of the cores in use", loc="left")
         axes.set_ylabel("percent")
-        axes.set_ylim(bottom=0)
-    rows[0].legend(frameon=False, ncols=6, fontsize=8, loc="upper center")
+        axes.set_ylim(0, 100)
+    if len(figures.shares) <= 12:
+        figure.legend(*rows[0].get_legend_handles_labels(), frameon=False, ncols=3, loc="outside upper center")
     _time(rows[-1], end)
     return figure
 
 
-def _blue_or_orange(group: int, shade: float) -> tuple[float, float, float]:
-    """Users of one weight have shades of one colour."""
-    red, green, blue = ((0.1, 0.4, 0.8), (0.9, 0.45, 0.05), (0.2, 0.6, 0.2))[group % 3]
-    return tuple(1 - (1 - each) * min(1.0, shade + 0.3) for each in (red, green, blue))  # type: ignore[return-value]
+def _shade(axes: Axes, course: Course, end: float) -> None:
+    """Shade the time in which not all users have jobs waiting: shares cannot be compared there."""
+    for part, wait in enumerate(means(course.all_wait, course.times, end)):
+        if wait < 0.5:
+            axes.axvspan(
+                part * end / BINS / DAY, (part + 1) * end / BINS / DAY, color="#eeeeee", zorder=-1, linewidth=0
+            )

@@ -14,7 +14,7 @@ The model knows neither memory nor users. What is assumed of them here is ours:
 - A job asks for 1, 2 or 4 GB of memory for each thread, each as often. Hosts have 4 GB for each core. That requests
   have a few discrete sizes, and mostly ask for less than there is, is what Feitelson found ("Memory Usage in the LANL
   CM-5 Workload", JSSPP 1997). The sizes are not from there.
-- A job's user is drawn by weight, so each user asks for about as many times their fair share as the others do.
+- Users are drawn by chance, each as often as `trace` is told.
 - No job says how long it will run. Orqal then uses no gaps on hosts that are kept free.
 """
 
@@ -64,18 +64,19 @@ class Job(NamedTuple):
 
 
 def trace(
-    jobs: int, *, largest: int, threads: int, ram_gb: float, weights: Mapping[str, float], load: float, seed: int
+    jobs: int, *, largest: int, threads: int, ram_gb: float, demands: Mapping[str, float], load: float, seed: int
 ) -> list[Job]:
     """Jobs in the order of their arrival.
 
     `largest`: the threads of the largest job. `threads`, `ram_gb`: what the cluster has; it is offered `load` times as
-    much of the resource that is asked for most as it could do until the last job arrives. `weights`: of the users.
+    much of the resource that is asked for most as it could do until the last job arrives. `demands`: the users, and in
+    which relation to each other they send jobs.
     """
     rng = random.Random(seed)
     sizes = [_size(rng, largest) for _ in range(jobs)]
     seconds = [_seconds(rng, size) for size in sizes]
     memory = [size * rng.choice(GB_PER_THREAD) for size in sizes]
-    users = rng.choices(list(weights), list(weights.values()), k=jobs)
+    users = rng.choices(list(demands), list(demands.values()), k=jobs)
     gaps = list(accumulate(_between(rng) for _ in range(jobs)))
     work = max(
         sum(size * each for size, each in zip(sizes, seconds, strict=True)) / threads,
