@@ -119,7 +119,7 @@ def _shares(courses: Mapping[str, tuple[Course, Figures]], end: float) -> Figure
         axes.set_ylabel("percent")
         axes.set_ylim(0, 100)
     if len(figures.shares) <= 12:
-        figure.legend(*rows[0].get_legend_handles_labels(), frameon=False, ncols=3, loc="outside upper center")
+        figure.legend(*rows[0].get_legend_handles_labels(), frameon=False, ncols=4, loc="outside upper center")
     _time(rows[-1], end)
     return figure
 

@@ -146,7 +146,8 @@ def test_the_lower_bound(jobs: list[Job], bound: float) -> None:
 
 
 def test_memory_may_decide_the_lower_bound() -> None:
-    assert lower_bound([Job(0, "anna", 1, 256, 0, 100), Job(1, "anna", 1, 256, 0, 100)], Resources.of(64, 256)) == 200
+    jobs = [Job(0, "anna", 1, 128, 0, 1_000), Job(1, "anna", 1, 256, 100, 1_000)]
+    assert lower_bound(jobs, Resources.of(64, 256)) == pytest.approx(100 + 450 + 1_000)
 
 
 def test_shares_count_only_while_all_users_have_jobs_waiting() -> None:
