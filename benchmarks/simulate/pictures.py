@@ -119,15 +119,16 @@ def _shares(courses: Mapping[str, tuple[Course, Figures]], end: float) -> Figure
         axes.set_ylabel("percent")
         axes.set_ylim(0, 100)
     if len(figures.shares) <= 12:
-        figure.legend(*rows[0].get_legend_handles_labels(), frameon=False, ncols=4, loc="outside upper center")
+        figure.legend(*rows[0].get_legend_handles_labels(), frameon=False, ncols=3, loc="outside upper center")
     _time(rows[-1], end)
     return figure
 
 
 def _shade(axes: Axes, course: Course, end: float) -> None:
     """Shade the time in which not all users have jobs waiting: shares cannot be compared there."""
+    label: str | None = "not all users have jobs waiting"
     for part, wait in enumerate(means(course.all_wait, course.times, end)):
         if wait < 0.5:
-            axes.axvspan(
-                part * end / BINS / DAY, (part + 1) * end / BINS / DAY, color="#eeeeee", zorder=-1, linewidth=0
-            )
+            begins, ends = part * end / BINS / DAY, (part + 1) * end / BINS / DAY
+            axes.axvspan(begins, ends, color="#e8e8e8", zorder=-1, linewidth=0, label=label)
+            label = None

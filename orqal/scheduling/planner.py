@@ -31,8 +31,8 @@ from orqal.scheduling.shares import HALF_LIFE, Share, Shares
 PATIENCE = 10.0
 """Seconds during which others may overtake a job that finds no room; then a host is kept free for it."""
 KEPT = 16
-"""One of so many hosts may be kept free, and always one. If there are more, then the large jobs wait no less, and the
-others longer: see benchmarks/README.md."""
+"""One of so many hosts may be kept free, and always one. With more, large jobs wait less under some loads and longer
+under others, and most jobs wait much longer: benchmarks/README.md has the figures."""
 IN_GAP = "it was kept free for another job, and this one may run before or instead of it"
 ON_TRIAL = "one job was to try whether it can start jobs again"
 RANK_PERIOD = 10.0
