@@ -15,8 +15,8 @@ TOGETHER := -n 2
 SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check bench bench-million bench-scheduler cluster-demo chaos soak simulate-faults \
-	cluster-up cluster-down setup engine-newest engine-stop clean
+.PHONY: help demo test test-fast check bench bench-million bench-scheduler cluster-demo chaos soak simulate \
+	simulate-faults cluster-up cluster-down setup engine-newest engine-stop clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ chaos: setup ## kill random parts of such a cluster, and check that no job is lo
 
 soak: setup ## run short jobs without pause for an hour, and check that nothing grows
 	@$(WITH_ENGINE) $(PYTHON) -m tests.system.soak $(ARGS)
+
+simulate: setup ## simulate weeks of a cluster under load, compare with a bound and fair shares; draws build/simulate
+	@$(PYTHON) -m benchmarks.simulate $(ARGS)
 
 simulate-faults: setup ## run SEEDS simulated clusters in which everything may die, and check that no job is lost
 	@$(PYTHON) -m orqal.testing.simulate_faults --seeds $(SEEDS) $(ARGS)

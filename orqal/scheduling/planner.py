@@ -6,9 +6,9 @@
 
 Whoever finds no room is overtaken by others for PATIENCE seconds. Then a host is kept free for a job of that kind: the
 one that is likely to have room first. Others run there only if they end before that, or have a higher priority. So a
-large job waits no longer than PATIENCE and the jobs that run on one host, whatever else comes. What is kept free for a
-user counts as if they held it; if they are overtaken all the same, another host is kept free. At most every second host
-is, and no more than MOST_KEPT.
+large job of the user who is served next waits no longer than PATIENCE and the jobs that run on one host, whatever else
+comes. What is kept free for a user counts as if they held it; if they are overtaken all the same, another host is kept
+free. At most every KEPT-th host is, because what is idle there is lost to all.
 
 Jobs of a priority that may preempt do not wait for that: jobs of lower priorities are stopped to make room, and wait
 again.
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import ceil, inf
 from typing import NamedTuple
 
 from orqal.models import Resources
@@ -30,14 +31,16 @@ from orqal.scheduling.shares import HALF_LIFE, Share, Shares
 
 PATIENCE = 10.0
 """Seconds during which others may overtake a job that finds no room; then a host is kept free for it."""
+KEPT = 16
+"""One of so many hosts may be kept free, and always one. With more, large jobs wait less under some loads and longer
+under others, and most jobs wait much longer: benchmarks/README.md has the figures."""
 IN_GAP = "it was kept free for another job, and this one may run before or instead of it"
 ON_TRIAL = "one job was to try whether it can start jobs again"
-MOST_KEPT = 32
-"""Hosts that are kept free at a time, however many there are: so a decision costs no more in a large cluster."""
 RANK_PERIOD = 10.0
 """Seconds between two looks at how usage has changed by time alone."""
 _COMPARED = 16
-"""Hosts with the least in use whose jobs' ends are compared when one is to be kept free."""
+"""Hosts, of those that are likely to have room first, whose jobs' time limits are compared when one is to be kept
+free."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +157,8 @@ class Planner:
         self.limits = Limits(self.room, policy.limits)
         self._running: dict[str, Running] = {}
         self._on: dict[Slot, dict[str, Running]] = {}
-        self._overtaken: dict[int, tuple[float, int]] = {}
-        """Kinds that others have overtaken: since when, and the priority of those that wait. The first one has waited
-        longest."""
+        self._overtaken: dict[int, float] = {}
+        """Kinds that others have overtaken, and since when. The first one has waited longest."""
         self._overtaken_kinds = 0
         self._reservations: dict[Slot, Reservation] = {}
         self._rules: dict[str | None, BatchRule] = {}
@@ -183,7 +185,7 @@ class Planner:
         self._totals_changed()
 
     def _totals_changed(self) -> None:
-        self._ranked = float("-inf")
+        self._ranked = -inf
         self.shares.set_totals(self.room.totals)
 
     def _forget(self, kinds: int) -> None:
@@ -299,7 +301,7 @@ class Planner:
 
     def next_look(self, now: float) -> float | None:
         """When to decide again even if nothing happens; None: never."""
-        for since, _ in self._overtaken.values():
+        for since in self._overtaken.values():
             if since + PATIENCE > now:
                 return since + PATIENCE
         return None
@@ -314,9 +316,9 @@ class Planner:
         Starting a job makes room smaller and its user's usage larger. So no user who has been passed needs another
         look.
         """
-        able, above = self._able(), list[tuple[int, int]]()
+        able, passed = self._able(), 0
         for level in list(self.queue.levels):
-            order, place, passed = level.order, 0, 0
+            order, place = level.order, 0
             while able and place < len(order):
                 owner = order[place][-1]
                 kinds = owner.mask & able
@@ -326,16 +328,16 @@ class Planner:
                     continue
                 line, older = owner.first(kinds)
                 slot = self.room.choose(line.kind, line.key.image)
-                assert slot is not None, "a kind that is roomy has no host"
-                for priority, kinds in (*above, (level.priority, passed | older)):
-                    self._overtake(kinds & ~able & ~self.limits.full, priority, now)
+                if slot is None:  # the index was wrong, which must not stop all others
+                    able = self._able()
+                    continue
+                self._overtake((passed | older) & ~able & ~self.limits.full, now)
                 starts.append(self._put(line, slot, now, self.room.why(line.kind, slot, line.key.image)))
                 if self._given_up:
                     return
                 able = self._able()
             if not able:
                 return
-            above.append((level.priority, passed))
 
     def _at_limit(self, owner: Owner) -> bool:
         limit = self.policy.per_user
@@ -365,26 +367,45 @@ class Planner:
             return self._reservations[slot] if slot.bit & kind.kept else None
         return next((each for each in self._reservations.values() if each.kind is kind and each.user == user), None)
 
-    def _overtake(self, kinds: int, priority: int, now: float) -> None:
+    def _overtake(self, kinds: int, now: float) -> None:
         """Jobs of these kinds come before one that starts now, and find no room."""
         for number in bits(kinds & ~self._overtaken_kinds):
-            self._overtaken[number] = now, priority
+            self._overtaken[number] = now
         self._overtaken_kinds |= kinds
 
     def _reserve(self, now: float) -> None:
         """Keep hosts free for the kinds that have been overtaken for too long."""
-        most = max(1, min(MOST_KEPT, self.room.open.bit_count() // 2))
-        for number, (since, priority) in list(self._overtaken.items()):
-            if now - since < PATIENCE or len(self._reservations) >= most:
-                return
-            kind = self.room.of_number(number)
-            user = self.queue.next_user(kind.bit & ~self.limits.full, priority)
-            slot = None if user is None else self._soonest(kind)
-            if user is None or slot is not None:
-                del self._overtaken[number]
-                self._overtaken_kinds &= ~kind.bit
-            if user is not None and slot is not None:
+        left = max(1, self.room.open.bit_count() // KEPT) - len(self._reservations)
+        if left <= 0:
+            return
+        due = sum(1 << number for number, since in self._overtaken.items() if now - since >= PATIENCE)
+        for number in bits(due & ~(self.queue.waiting_kinds & ~self.limits.full)):
+            due &= ~(1 << number)
+            self._forget_overtaken(number)
+        for kind, priority, user in self._oldest_of(due):
+            if (slot := self._soonest(kind)) is not None:
+                self._forget_overtaken(kind.number)
                 self._reserve_for(kind, slot, priority, user)
+                left -= 1
+            if not left:
+                return
+
+    def _forget_overtaken(self, number: int) -> None:
+        del self._overtaken[number]
+        self._overtaken_kinds &= ~(1 << number)
+
+    def _oldest_of(self, kinds: int) -> Iterator[tuple[Kind, int, str]]:
+        """These kinds, with the priorities and users of those who wait: each user's oldest job's, in the order in which
+        users are served; then each one's next, and so on."""
+        for level in self.queue.levels:
+            before = 0
+            while kinds != before:
+                before = kinds
+                for _, _, _, owner in list(level.order):
+                    if owner.mask & kinds and not self._at_limit(owner):
+                        kind = owner.first(owner.mask & kinds)[0].kind
+                        kinds &= ~kind.bit
+                        yield kind, level.priority, owner.user
 
     def _reserve_for(self, kind: Kind, slot: Slot, priority: int, user: str) -> None:
         resources = slot.host.request(kind.key.shape)
@@ -412,20 +433,38 @@ class Planner:
         """The host that is likely to have room for such a job first."""
         allowed = kind.allowed & self.room.open
         allowed = ((allowed & ~kind.avoided) or allowed) & ~self.room.kept
-        least = sorted(self.room.slots(allowed), key=_in_use)[:_COMPARED]
-        return min(least, key=lambda slot: (self._free_at(slot, kind), _in_use(slot)), default=None)
+        likely = sorted((self._likely(slot, kind), _in_use(slot), slot.number) for slot in self.room.slots(allowed))
+        slots = (self.room.numbered(number) for _, _, number in likely[:_COMPARED])
+        return min(slots, key=lambda slot: self._free_at(slot, kind), default=None)
+
+    def _likely(self, slot: Slot, kind: Kind) -> float:
+        """After how many mean run times a host is likely to have room for such a job, if no other starts there.
+
+        If run times are distributed exponentially, the first of n jobs ends after 1/n of the mean, the next one after
+        another 1/(n - 1), and so on (Rényi, "On the theory of order statistics", 1953). So a host with one large job
+        comes before one with many small ones: much of it would be idle until the last of them ends.
+        """
+        host, jobs = slot.host, len(self._on[slot])
+        asked = host.request(kind.key.shape)
+        needed = 0.0
+        for lacking, used in ((asked.threads - slot.threads, host.used.threads), (asked.ram - slot.ram, host.used.ram)):
+            if lacking > 0:
+                needed = max(needed, jobs * lacking / used if used else inf)
+        if needed > jobs:
+            return inf
+        return sum(1 / (jobs - ended) for ended in range(ceil(needed)))
 
     def _free_at(self, slot: Slot, kind: Kind) -> float:
         """When a host has room for such a job at the latest if no other starts there; infinite if it is not known."""
         host = slot.host
         asked = host.request(kind.key.shape)
         threads, ram, at = slot.threads, slot.ram, 0.0
-        ends = sorted((each.ends or float("inf"), each.resources) for each in self._on[slot].values())
+        ends = sorted((each.ends or inf, each.resources) for each in self._on[slot].values())
         for end, resources in ends:
             if asked.threads <= threads and asked.ram <= ram:
                 break
             threads, ram, at = threads + resources.threads, ram + resources.ram, end
-        return at if asked.threads <= threads and asked.ram <= ram else float("inf")
+        return at if asked.threads <= threads and asked.ram <= ram else inf
 
     def _into_gaps(self, now: float, starts: list[Placement]) -> None:
         """On hosts that are kept free, start what ends before they are needed, or has a higher priority."""
@@ -444,7 +483,7 @@ class Planner:
             return None
         free_at = self._free_at(slot, reservation.kind)
         short = 0
-        if free_at < float("inf"):
+        if free_at < inf:
             for number in bits(fitting):
                 seconds = self.room.of_number(number).key.seconds
                 if seconds is not None and now + seconds <= free_at:
@@ -572,7 +611,7 @@ class Planner:
             older += sum(self.queue.older(other, job) for _, other in line.owner.fronts if other is not line)
         kind, limit = line.kind, self.policy.per_user
         allowed = kind.allowed & self.room.open & (~self.room.kept | kind.kept)
-        at = min((self._free_at(slot, kind) for slot in self.room.slots(allowed)), default=float("inf"))
+        at = min((self._free_at(slot, kind) for slot in self.room.slots(allowed)), default=inf)
         kept = next(self.room.slots(kind.kept), None)
         return Standing(
             priority=key.priority,
@@ -585,7 +624,7 @@ class Planner:
             user_limit=limit if limit is not None and self.shares.running(key.user) >= limit else None,
             held=self.queue.held(key.batch),
             kept=None if kept is None else kept.host.id,
-            starts_within=max(0.0, at - now) if 0 < at < float("inf") else None,
+            starts_within=max(0.0, at - now) if 0 < at < inf else None,
         )
 
     def share(self, user: str) -> Share:

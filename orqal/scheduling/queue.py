@@ -365,12 +365,6 @@ class Queue:
                 level.order.append(owner.entry)
             level.order.sort()
 
-    def next_user(self, kinds: int, priority: int) -> str | None:
-        """The next user to be served who has waiting jobs of these kinds and this priority; None if there is none."""
-        level = self._levels.get(priority)
-        found = (entry[-1].user for entry in level.order if entry[-1].mask & kinds) if level is not None else iter(())
-        return next(found, None)
-
     def waits(self, user: str, kinds: int, priority: int) -> bool:
         """True if jobs of this user, these kinds and this priority wait."""
         level = self._levels.get(priority)

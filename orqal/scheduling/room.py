@@ -174,10 +174,13 @@ class Room:
 
     def slots(self, hosts: int) -> Iterator[Slot]:
         """The hosts of a set."""
-        for number in bits(hosts):
-            slot = self._numbered[number]
-            assert slot is not None
-            yield slot
+        return map(self.numbered, bits(hosts))
+
+    def numbered(self, number: int) -> Slot:
+        """The host of a bit."""
+        slot = self._numbered[number]
+        assert slot is not None
+        return slot
 
     # Hosts
 
@@ -378,6 +381,7 @@ class Room:
         """
         able = self.candidates(kind)
         if not able:
+            self.roomy &= ~kind.bit
             return None
         if image is not None:
             able = (able & self._images.get(image, 0)) or (able & self._pulling.get(image, 0)) or able

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from orqal.models import Resources, Shape
 from orqal.scheduling import BatchRule, LineKey, Policy, impossible
-from orqal.scheduling.planner import IN_GAP, PATIENCE, RANK_PERIOD
+from orqal.scheduling.planner import IN_GAP, KEPT, PATIENCE, RANK_PERIOD
 from orqal.settings import Settings
 from tests.unit.scheduling.test_scheduling import WHOLE, Scene, host, numbered
 
@@ -335,6 +335,56 @@ def test_a_large_job_waits_a_bounded_time_whatever_comes(seed: int) -> None:
         for _ in range(rng.randrange(4)):
             jobs += 1
             scene.push(f"s{jobs}", shape=(rng.choice([1, 2]), 1), user=f"u{rng.randrange(3)}")
+
+
+def test_the_host_is_kept_on_which_the_fewest_jobs_must_end() -> None:
+    scene = Scene(host("a", threads=4), host("b", threads=4), host("c", threads=4))
+    scene.push("whole", shape=(4, 1))
+    scene.push(*numbered("small", 8))
+    scene.place()
+    (host_of_whole,) = {placed.host for job, placed in scene.running.items() if job == "whole"}
+    scene.push("large", shape=(4, 1))
+    scene.push("overtaker")
+    scene.end("small0")
+    assert scene.place() == ["overtaker"]
+    scene.now = PATIENCE
+    scene.place()
+    standing = scene.planner.standing("large", scene.now)
+    assert standing is not None and standing.kept == host_of_whole
+
+
+def test_few_hosts_are_kept_free_however_many_kinds_of_jobs_wait() -> None:
+    scene = Scene(*(host(f"h{number}", threads=8, ram=100) for number in range(3 * KEPT)))
+    scene.push(*numbered("small", 8 * 3 * KEPT))
+    scene.place()
+    for ram in range(1, 20):
+        scene.push(f"large{ram}", shape=(8, ram), user="ben")
+    scene.push("overtaker")
+    scene.end("small0")
+    assert scene.place() == ["overtaker"]
+    scene.now = PATIENCE
+    scene.place()
+    assert scene.planner.room.kept.bit_count() == 3
+
+
+def test_a_host_is_kept_first_for_the_user_who_is_served_next() -> None:
+    scene = Scene(host("h0", threads=4, ram=100), host("h1", threads=4, ram=100))
+    scene.push(*numbered("a", 7), user="anna")
+    scene.push("b", user="ben")
+    scene.place()
+    scene.push("large of anna", user="anna", shape=(4, 1))
+    scene.push("overtaker", user="anna")
+    scene.end("a0")
+    assert scene.place() == ["overtaker"]
+    scene.now = 1.0
+    scene.push("large of ben", user="ben", shape=(4, 2))
+    scene.push("another", user="anna")
+    scene.end("overtaker")
+    assert scene.place() == ["another"]
+    scene.now = 1.0 + PATIENCE
+    scene.place()
+    kept = {job: scene.planner.standing(job, scene.now) for job in ("large of anna", "large of ben")}
+    assert [job for job, standing in kept.items() if standing is not None and standing.kept] == ["large of ben"]
 
 
 # Preemption
