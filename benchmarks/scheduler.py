@@ -309,7 +309,7 @@ def scripted_orqal() -> Iterator[Client]:
     finally:
         if (home / "cluster.json").exists():
             down = [str(orqal), "down", "--kill-jobs"]
-            subprocess.run(down, env=environment, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            subprocess.run(down, env=environment, check=True, stdout=subprocess.DEVNULL)
         shutil.rmtree(home, ignore_errors=True)
 
 

@@ -14,7 +14,7 @@ from orqal.actors.messages import HostReport, Order, Started
 from orqal.actors.metrics import Family
 from orqal.engine.client import ContainerKey
 from orqal.engine.job_directory import Removed
-from orqal.models import ContainerStart, Load, Outcome, Output
+from orqal.models import ContainerStart, ErrorType, JobError, Load, Outcome, Output
 from orqal.scheduling.lifecycle import Wish
 
 PERIOD = 3.0
@@ -32,6 +32,7 @@ class HostActor:
         self._incarnation = uuid.uuid4().hex
         self._background = Background()
         self._runs: dict[ContainerKey, asyncio.Task[Outcome]] = {}
+        self._stopped: dict[ContainerKey, asyncio.Event] = {}
         self._deliveries = Deliveries(self.run)
         self._background.spawn(self._report_forever())
 
@@ -68,15 +69,23 @@ class HostActor:
     async def _run(self, order: Order, key: ContainerKey) -> Outcome:
         start = ContainerStart("scripted:1", "sha256:1", ["sleep"], f"scripted-{key.job}", "/none", 0.0)
         self._background.spawn(self._scheduler.started(Started(*key, start)))
-        await asyncio.sleep(float(order.job.params["cmd"][1]))
+        stopped = self._stopped.setdefault(key, asyncio.Event())
+        try:
+            await asyncio.wait_for(stopped.wait(), float(order.job.params["cmd"][1]))
+        except asyncio.TimeoutError:
+            pass
+        else:
+            return Outcome(start=start, error=JobError(type=ErrorType.CANCELLED, message="cancelled"))
         return Outcome(start=start, exit_code=0, output=Output(stdout="done\n", result={"ok": True}))
 
     async def stop(self, job: str, attempt: int, wish: Wish) -> None:
-        """Nothing is stopped early."""
+        """End an attempt."""
+        self._stopped.setdefault(ContainerKey(job, attempt), asyncio.Event()).set()
 
     async def release(self, job: str, attempt: int) -> None:
         """Forget an attempt."""
         self._runs.pop(ContainerKey(job, attempt), None)
+        self._stopped.pop(ContainerKey(job, attempt), None)
 
     async def metrics(self) -> list[Family]:
         """There are none."""
