@@ -163,4 +163,5 @@ def test_more_jobs_than_the_host_holds_wait_their_turn(orqal: Orqal) -> None:
         "status": {"exited": 10},
         "ok": 10,
         "failed": 0,
+        "policy": None,
     }

@@ -158,6 +158,7 @@ def test_results_of_a_batch_in_the_order_of_submission(orqal: Orqal) -> None:
             "status": {"exited": 3},
             "ok": 2,
             "failed": 1,
+            "policy": None,
         }
         assert http.get("/batches/none-of-this-name").status_code == 404
 

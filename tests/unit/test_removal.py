@@ -41,7 +41,8 @@ def test_folders_nested_thousands_deep_are_removed_with_few_open_files(tmp_path:
     nest(tmp_path / "job", DEEP)
     before = names(OPEN)
     remove(tmp_path / "job")
-    assert not names(tmp_path) and names(OPEN) == before
+    # What others of this process have left open may be closed meanwhile.
+    assert not names(tmp_path) and set(names(OPEN)) <= set(before)
 
 
 def test_links_are_removed_and_not_followed(tmp_path: Path) -> None:
