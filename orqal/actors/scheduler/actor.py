@@ -12,7 +12,7 @@ from orqal.actors.handles import log_to_ray
 from orqal.actors.messages import Started
 from orqal.actors.ray_cluster import RayCluster
 from orqal.actors.ray_metrics import RayMeter
-from orqal.actors.scheduler.scheduler import Scheduler
+from orqal.actors.scheduler.scheduler import Scheduler, collect_seldom
 from orqal.actors.wrapper_processes import WrapperProcesses, load_in_process
 from orqal.home_lock import hold
 from orqal.settings import Settings
@@ -27,6 +27,7 @@ class SchedulerActor(Scheduler):
     async def __init__(self, cluster_id: str) -> None:  # type: ignore[misc] # Ray awaits it
         """`cluster_id` marks this cluster's containers."""
         log_to_ray()
+        collect_seldom()
         settings, here = Settings(), ray.get_runtime_context()
         self._lock = hold(settings.lock_path, socket.gethostname())
         if self._lock is None:
