@@ -101,11 +101,11 @@ def _integer(name: str) -> int | None:
     return None if number is None else int(number)
 
 
-def _priority(name: str, default: int) -> int:
+def _priority(name: str) -> int | None:
     number = _integer(name)
     if number is not None and not -100 <= number <= 100:
         raise ValueError(f"ORQAL_{name}={number} is not between -100 and 100")
-    return default if number is None else number
+    return number
 
 
 def _absolute(path: str) -> Path:
@@ -192,9 +192,9 @@ class Settings:
     many jobs of an app may run at once."""
     user_jobs: int | None = field(default_factory=lambda: _integer("USER_JOBS"))
     """ORQAL_USER_JOBS (a number; no limit): how many jobs of one user may run at once."""
-    max_priority: int = field(default_factory=lambda: _priority("MAX_PRIORITY", 100))
-    """ORQAL_MAX_PRIORITY (a priority from -100 to 100; 100): the highest priority that jobs may have."""
-    preempt_from: int | None = field(default_factory=lambda: _integer("PREEMPT_FROM"))
+    max_priority: int = field(default_factory=lambda: _whole("MAX_PRIORITY", 100))
+    """ORQAL_MAX_PRIORITY (a priority from 0 to 100; 100): the highest priority that jobs may have."""
+    preempt_from: int | None = field(default_factory=lambda: _priority("PREEMPT_FROM"))
     """ORQAL_PREEMPT_FROM (a priority; none): jobs with this priority or a higher one stop jobs with a lower priority
     that are in their way. These wait again, and lose no attempt."""
     job_ttl: float = field(default_factory=lambda: _number("JOB_TTL", 7 * 86_400))

@@ -41,7 +41,7 @@ class HostActor:
         self._deliveries.take(orders)
         return self._incarnation
 
-    async def outcomes(self, incarnation: str, had: Sequence[ContainerKey]) -> list[Ended]:
+    async def outcomes(self, incarnation: str, had: Sequence[int]) -> list[Ended]:
         """See HostEnd."""
         return await self._deliveries.outcomes(had)
 

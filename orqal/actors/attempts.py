@@ -14,7 +14,7 @@ import asyncio
 import pickle
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from itertools import accumulate, islice, takewhile
+from itertools import accumulate, count, islice, takewhile
 from typing import NamedTuple, Protocol
 
 from orqal.actors.background import Background
@@ -28,8 +28,6 @@ HEARTBEAT = 20.0
 """Seconds after which a host answers even if no attempt has ended."""
 ANSWER_WITHIN = HEARTBEAT + 30.0
 """Seconds after which its answer counts as lost."""
-
-
 AT_ONCE = 8 << 20
 """Bytes of outcomes in one answer. Outputs and results may be large."""
 
@@ -37,6 +35,8 @@ AT_ONCE = 8 << 20
 class Ended(NamedTuple):
     """An attempt that is over."""
 
+    number: int
+    """Of the outcome. An order that is given again leads to another outcome of the same attempt."""
     key: ContainerKey
     outcome: bytes
     """The Outcome, or the exception that was raised, by pickle: so its size is known, and one that cannot be sent keeps
@@ -50,38 +50,38 @@ class Deliveries:
         """`run` runs an attempt to its end, or attaches to it."""
         self._run = run
         self._background = Background()
-        self._ended: dict[ContainerKey, bytes] = {}
+        self._ended: dict[int, Ended] = {}
+        self._numbers = count()
         self._news = asyncio.Event()
 
     def take(self, orders: Sequence[Order]) -> None:
         """Carry out orders."""
         for order in orders:
-            key = ContainerKey(order.job.id, order.job.attempt)
-            self._ended.pop(key, None)
-            self._background.spawn(self._carry_out(order, key))
+            self._background.spawn(self._carry_out(order))
 
-    async def _carry_out(self, order: Order, key: ContainerKey) -> None:
+    async def _carry_out(self, order: Order) -> None:
         try:
             outcome = pickle.dumps(await self._run(order))
         except Exception as error:
             outcome = _pickled(error)
-        self._ended[key] = outcome
+        number = next(self._numbers)
+        self._ended[number] = Ended(number, ContainerKey(order.job.id, order.job.attempt), outcome)
         self._news.set()
 
-    async def outcomes(self, had: Sequence[ContainerKey]) -> list[Ended]:
+    async def outcomes(self, had: Sequence[int]) -> list[Ended]:
         """The attempts that have ended, as soon as there are any; none after HEARTBEAT.
 
-        `had`: those that the last answer told of, which are forgotten.
+        `had`: the numbers of those that the last answer told of, which are forgotten.
         """
-        for key in had:
-            self._ended.pop(key, None)
+        for number in had:
+            self._ended.pop(number, None)
         if not self._ended:
             self._news.clear()
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._news.wait(), HEARTBEAT)
-        sizes = accumulate(len(outcome) for outcome in self._ended.values())
+        sizes = accumulate(len(ended.outcome) for ended in self._ended.values())
         fit = sum(1 for _ in takewhile(lambda size: size <= AT_ONCE, sizes))
-        return [Ended(key, outcome) for key, outcome in islice(self._ended.items(), max(1, fit))]
+        return list(islice(self._ended.values(), max(1, fit)))
 
 
 def _pickled(error: Exception) -> bytes:
@@ -101,7 +101,7 @@ class HostEnd(Protocol):
         """See Deliveries.take. Returns the incarnation of the host's actor."""
         ...
 
-    async def outcomes(self, incarnation: str, had: Sequence[ContainerKey]) -> list[Ended]:
+    async def outcomes(self, incarnation: str, had: Sequence[int]) -> list[Ended]:
         """See Deliveries.outcomes.
 
         Raises:
@@ -146,7 +146,7 @@ class Attempts:
             self._listening = asyncio.create_task(self._listen())
 
     async def _listen(self) -> None:
-        had: list[ContainerKey] = []
+        had: list[int] = []
         while self._waiting or had:
             incarnation = self._incarnation
             assert incarnation is not None
@@ -162,8 +162,8 @@ class Attempts:
             except Exception as error:
                 self._lost(ActorAway(f"its outcomes cannot be read: {error!r:.300}"))
                 return
-            had = [each.key for each in ended]
-            for key, outcome in ended:
+            had = [each.number for each in ended]
+            for _, key, outcome in ended:
                 waiting = self._waiting.pop(key, None)
                 if waiting is None or waiting.done():
                     continue

@@ -215,7 +215,7 @@ class HostClient(HostApi):
         """See HostEnd."""
         return await answer(self.actor.take.remote(orders))
 
-    async def outcomes(self, incarnation: str, had: Sequence[ContainerKey]) -> list[Ended]:
+    async def outcomes(self, incarnation: str, had: Sequence[int]) -> list[Ended]:
         """See HostEnd."""
         return await answer(self.actor.outcomes.remote(incarnation, had), ANSWER_WITHIN)
 

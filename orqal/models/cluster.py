@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
 
@@ -127,6 +128,10 @@ class BatchPolicy(BaseModel):
     """Instead of its jobs' own; None: they have their own."""
     max_running: MaxRunning | None = None
     """How many of its jobs may run at once; None: as many as there is room for."""
+
+    def changed(self, changes: Mapping[str, bool | int | None]) -> BatchPolicy:
+        """This policy with these fields."""
+        return BatchPolicy.model_validate({**dict(self), **changes})
 
 
 class UserShare(BaseModel):

@@ -17,6 +17,8 @@ queue, and hardly with the number of hosts.
     shares.py     what each user has and has had
     limits.py     limits that are counted by name
     planner.py    which jobs start now, and where
+    outlook.py    when a host will have room, and which jobs would have to stop for that
+    standing.py   where a waiting job stands
     demand.py     the hosts that an autoscaler should start
     lifecycle.py  a job's phases, and what each event leads to
     probation.py  whether a host can start jobs at all
@@ -27,11 +29,11 @@ queue, and hardly with the number of hosts.
 from orqal.scheduling.demand import NodeType, demand, node_types
 from orqal.scheduling.host import Host, impossible, why_not
 from orqal.scheduling.keys import LineKey
-from orqal.scheduling.planner import BatchRule, Placement, Planner, Policy, Standing
+from orqal.scheduling.planner import Placement, Planner, Policy
 from orqal.scheduling.queue import Line, Queue
+from orqal.scheduling.standing import Standing, standing_of
 
 __all__ = [
-    "BatchRule",
     "Host",
     "Line",
     "LineKey",
@@ -44,5 +46,6 @@ __all__ = [
     "demand",
     "impossible",
     "node_types",
+    "standing_of",
     "why_not",
 ]

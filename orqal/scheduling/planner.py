@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from math import ceil, inf
+from math import inf
 from typing import NamedTuple
 
-from orqal.models import Resources
+from orqal.models import BatchPolicy, Resources
 from orqal.scheduling.host import Host
 from orqal.scheduling.keys import LineKey
 from orqal.scheduling.limits import Limits
+from orqal.scheduling.outlook import Running, free_at, likely_after, to_stop
 from orqal.scheduling.queue import Level, Line, Owner, Queue
 from orqal.scheduling.room import Kind, Room, Slot, bits
 from orqal.scheduling.shares import HALF_LIFE, Share, Shares
@@ -59,17 +60,6 @@ class Policy:
     """The lowest priority whose jobs stop others that have a lower one; None: none does."""
 
 
-class BatchRule(NamedTuple):
-    """What was decided about the jobs of a batch that wait."""
-
-    held: bool = False
-    """None of its jobs starts."""
-    priority: int | None = None
-    """Instead of its jobs' own."""
-    most: int | None = None
-    """How many of its jobs may run at once."""
-
-
 class Placement(NamedTuple):
     """A job that starts now."""
 
@@ -81,55 +71,12 @@ class Placement(NamedTuple):
     """Why it starts on this host, in words."""
 
 
-class Standing(NamedTuple):
-    """Where a waiting job stands."""
-
-    priority: int
-    higher: int
-    """How many jobs wait that have a higher priority and are not held."""
-    users_before: list[Share]
-    """Users with such a priority who are served before its own one, at most five: the next one first."""
-    all_before: int
-    """How many such users there are."""
-    share: Share
-    """Of its own user."""
-    older: int
-    """How many older jobs of the same user wait with this priority."""
-    lacking: list[str]
-    """The limits of which too little is left for it."""
-    user_limit: int | None
-    """How many jobs of its user may run at once, if as many run; or else None."""
-    held: bool
-    """Its batch is held."""
-    kept: str | None
-    """The host that is kept free for such jobs."""
-    starts_within: float | None
-    """Seconds after which a host has room for it at the latest, if no other job gets it; None if that is not known."""
-
-
 class Decision(NamedTuple):
     """What follows now."""
 
     starts: list[Placement]
     stops: list[str]
     """Jobs that must stop to make room; they wait again."""
-
-
-@dataclass(slots=True)
-class Running:
-    """A job that holds resources."""
-
-    slot: Slot | None
-    """None if its host is gone."""
-    resources: Resources
-    key: LineKey
-    since: float
-    stopping: bool = False
-
-    @property
-    def ends(self) -> float | None:
-        """When it is over at the latest; None if it did not say."""
-        return None if self.key.seconds is None else self.since + self.key.seconds
 
 
 @dataclass(slots=True)
@@ -142,8 +89,9 @@ class Reservation:
     user: str
     """For whom it counts."""
     resources: Resources
-    seen: tuple[int, int] = (-1, -1)
-    """The versions of host and queue at the last look for jobs that fit into the gap."""
+    seen: tuple[int, int, int] = (-1, -1, -1)
+    """What there was at the last look for jobs that fit into the gap: the versions of host and queue, and what has been
+    unblocked."""
 
 
 class Planner:
@@ -161,9 +109,11 @@ class Planner:
         """Kinds that others have overtaken, and since when. The first one has waited longest."""
         self._overtaken_kinds = 0
         self._reservations: dict[Slot, Reservation] = {}
-        self._rules: dict[str | None, BatchRule] = {}
+        self._rules: dict[str | None, BatchPolicy] = {}
         self._given_up = False
         """A host is no longer kept free: there may be room for jobs that were passed before."""
+        self._unblocked = 0
+        """Grows whenever a limit holds back fewer jobs than before."""
         self._ranked = self._now = 0.0
 
     # Hosts
@@ -212,7 +162,7 @@ class Planner:
         """The line by what was decided about its batch. Names that are not limited need not be counted."""
         claims = tuple(claim for claim in key.claims if self.limits.limit(claim[0]) is not None)
         rule = self._rules.get(key.batch)
-        if rule is not None and rule.most is not None and (own := _of_batch(key.batch)) not in claims:
+        if rule is not None and rule.max_running is not None and (own := _of_batch(key.batch)) not in claims:
             claims = *claims, own
         if claims != key.claims:
             key = key._replace(claims=claims)
@@ -221,10 +171,14 @@ class Planner:
             return key._replace(priority=rule.priority, own_priority=asked)
         return key if key.own_priority is None else key._replace(priority=asked, own_priority=None)
 
-    def set_rule(self, batch: str, rule: BatchRule) -> None:
+    def set_rule(self, batch: str, rule: BatchPolicy) -> None:
         """Decide about the jobs of a batch that wait, and about those that come."""
-        self._rules[batch] = rule
-        self.limits.set(_of_batch(batch)[0], rule.most)
+        if rule == BatchPolicy():
+            self._rules.pop(batch, None)
+        else:
+            self._rules[batch] = rule
+        self._unblocked += 1
+        self.limits.set(_of_batch(batch)[0], rule.max_running)
         for running in self._running.values():
             if running.key.batch == batch:
                 before, running.key = running.key.claims, self._ruled(running.key)
@@ -238,10 +192,6 @@ class Planner:
             self.queue.hold(batch)
         else:
             self.queue.release(batch)
-
-    def rule(self, batch: str | None) -> BatchRule:
-        """What was decided about a batch."""
-        return self._rules.get(batch, BatchRule())
 
     def hold(self, job: str, host: str | None, resources: Resources, key: LineKey, now: float) -> None:
         """A job holds resources of a host, without a decision: it was there before. None: the host is gone again."""
@@ -266,13 +216,10 @@ class Planner:
             del self._on[running.slot][job]
             self.room.free(running.slot, running.resources)
         self.limits.give_back(running.key.claims)
+        if running.key.claims or self.policy.per_user is not None:
+            self._unblocked += 1
         self.shares.end(running.key.user, running.resources, now)
         self.queue.rank_again(running.key.user)
-
-    def holds(self, job: str) -> Resources | None:
-        """What a job holds; None if it holds nothing."""
-        running = self._running.get(job)
-        return None if running is None else running.resources
 
     # Decisions
 
@@ -433,60 +380,34 @@ class Planner:
         """The host that is likely to have room for such a job first."""
         allowed = kind.allowed & self.room.open
         allowed = ((allowed & ~kind.avoided) or allowed) & ~self.room.kept
-        likely = sorted((self._likely(slot, kind), _in_use(slot), slot.number) for slot in self.room.slots(allowed))
+        likely = sorted(
+            (likely_after(slot, len(self._on[slot]), kind), _in_use(slot), slot.number)
+            for slot in self.room.slots(allowed)
+        )
         slots = (self.room.numbered(number) for _, _, number in likely[:_COMPARED])
-        return min(slots, key=lambda slot: self._free_at(slot, kind), default=None)
-
-    def _likely(self, slot: Slot, kind: Kind) -> float:
-        """After how many mean run times a host is likely to have room for such a job, if no other starts there.
-
-        If run times are distributed exponentially, the first of n jobs ends after 1/n of the mean, the next one after
-        another 1/(n - 1), and so on (Rényi, "On the theory of order statistics", 1953). So a host with one large job
-        comes before one with many small ones: much of it would be idle until the last of them ends.
-        """
-        host, jobs = slot.host, len(self._on[slot])
-        asked = host.request(kind.key.shape)
-        needed = 0.0
-        for lacking, used in ((asked.threads - slot.threads, host.used.threads), (asked.ram - slot.ram, host.used.ram)):
-            if lacking > 0:
-                needed = max(needed, jobs * lacking / used if used else inf)
-        if needed > jobs:
-            return inf
-        return sum(1 / (jobs - ended) for ended in range(ceil(needed)))
-
-    def _free_at(self, slot: Slot, kind: Kind) -> float:
-        """When a host has room for such a job at the latest if no other starts there; infinite if it is not known."""
-        host = slot.host
-        asked = host.request(kind.key.shape)
-        threads, ram, at = slot.threads, slot.ram, 0.0
-        ends = sorted((each.ends or inf, each.resources) for each in self._on[slot].values())
-        for end, resources in ends:
-            if asked.threads <= threads and asked.ram <= ram:
-                break
-            threads, ram, at = threads + resources.threads, ram + resources.ram, end
-        return at if asked.threads <= threads and asked.ram <= ram else inf
+        return min(slots, key=lambda slot: free_at(slot, self._on[slot].values(), kind), default=None)
 
     def _into_gaps(self, now: float, starts: list[Placement]) -> None:
         """On hosts that are kept free, start what ends before they are needed, or has a higher priority."""
         for reservation in list(self._reservations.values()):
             slot = reservation.slot
-            if reservation.seen == (slot.version, self.queue.version):
+            if reservation.seen == (slot.version, self.queue.version, self._unblocked):
                 continue
             while (line := self._for_gap(reservation, now)) is not None:
                 starts.append(self._put(line, slot, now, IN_GAP))
-            reservation.seen = slot.version, self.queue.version
+            reservation.seen = slot.version, self.queue.version, self._unblocked
 
     def _for_gap(self, reservation: Reservation, now: float) -> Line | None:
         slot = reservation.slot
         fitting = self.room.fits(slot) & self.queue.waiting_kinds & ~self.limits.full & ~reservation.kind.bit
         if not fitting:
             return None
-        free_at = self._free_at(slot, reservation.kind)
+        needed_at = free_at(slot, self._on[slot].values(), reservation.kind)
         short = 0
-        if free_at < inf:
+        if needed_at < inf:
             for number in bits(fitting):
                 seconds = self.room.of_number(number).key.seconds
-                if seconds is not None and now + seconds <= free_at:
+                if seconds is not None and now + seconds <= needed_at:
                     short |= 1 << number
         for level in self.queue.levels:
             kinds = fitting if level.priority > reservation.priority else short
@@ -546,7 +467,7 @@ class Planner:
             return []
         best: tuple[int, float, Slot, list[str]] | None = None
         for slot in self.room.slots(kind.allowed & self.room.open & (~self.room.kept | kind.kept)):
-            victims = self._victims(slot, kind, level.priority)
+            victims = to_stop(slot, self._on[slot], kind, level.priority)
             if victims is None:
                 continue
             lost = sum(now - self._running[job].since for job in victims)
@@ -564,72 +485,15 @@ class Planner:
             self._reserve_for(kind, slot, level.priority, line.key.user)
         return victims
 
-    def _victims(self, slot: Slot, kind: Kind, priority: int) -> list[str] | None:
-        """The jobs of lower priorities without which a host has room; None if that is not enough."""
-        asked = slot.host.request(kind.key.shape)
-        threads, ram, victims = slot.threads, slot.ram, []
-        lower = [
-            (each.key.priority, -each.since, job)
-            for job, each in self._on[slot].items()
-            if each.key.priority < priority and not each.stopping
-        ]
-        for _, _, job in sorted(lower):
-            if asked.threads <= threads and asked.ram <= ram:
-                break
-            resources = self._running[job].resources
-            threads, ram = threads + resources.threads, ram + resources.ram
-            victims.append(job)
-        if not (asked.threads <= threads and asked.ram <= ram):
-            return None
-        # A large one that comes last may make some of those before it needless.
-        for job in victims[-2::-1]:
-            resources = self._running[job].resources
-            if asked.threads <= threads - resources.threads and asked.ram <= ram - resources.ram:
-                threads, ram = threads - resources.threads, ram - resources.ram
-                victims.remove(job)
-        return victims
-
-    # For users
-
-    def standing(self, job: str, now: float) -> Standing | None:
-        """Where a waiting job stands; None if it is not in the queue."""
-        key = self.queue.key(job)
-        line = None if key is None else self.queue.line(key)
-        if key is None or line is None:
-            return None
-        shares = {share.user: share for share in self.shares.all(now)}
-        self.queue.rank_all_again()
-        above = (line for line in self.queue.lines() if line.key.priority > key.priority and line.owner is not None)
-        before: list[str] = []
-        older = self.queue.position(job)
-        if line.owner is not None:
-            level = next(level for level in self.queue.levels if level.priority == key.priority)
-            for _, _, _, owner in level.order:
-                if owner is line.owner:
-                    break
-                before.append(owner.user)
-            older += sum(self.queue.older(other, job) for _, other in line.owner.fronts if other is not line)
-        kind, limit = line.kind, self.policy.per_user
-        allowed = kind.allowed & self.room.open & (~self.room.kept | kind.kept)
-        at = min((self._free_at(slot, kind) for slot in self.room.slots(allowed)), default=inf)
-        kept = next(self.room.slots(kind.kept), None)
-        return Standing(
-            priority=key.priority,
-            higher=sum(other.waiting for other in above),
-            users_before=[shares.get(user) or self.share(user) for user in before[:5]],
-            all_before=len(before),
-            share=shares.get(key.user) or self.share(key.user),
-            older=older,
-            lacking=self.limits.lacking(kind),
-            user_limit=limit if limit is not None and self.shares.running(key.user) >= limit else None,
-            held=self.queue.held(key.batch),
-            kept=None if kept is None else kept.host.id,
-            starts_within=max(0.0, at - now) if 0 < at < inf else None,
-        )
+    # What there is
 
     def share(self, user: str) -> Share:
         """Of a user who has and has had nothing."""
         return Share(user, 0, Resources(0, 0), 0.0, 0.0, self.policy.weights.get(user, 1.0))
+
+    def jobs_on(self, slot: Slot) -> Mapping[str, Running]:
+        """The jobs that hold resources of a host."""
+        return self._on[slot]
 
     def running(self) -> Iterator[tuple[str, Running]]:
         """The jobs that hold resources."""

@@ -227,6 +227,8 @@ class Queue:
 
     @staticmethod
     def _compact(line: Line) -> None:
+        if not line.blanks:
+            return
         kept = [(job, number) for job, number in zip(line.jobs, line.numbers, strict=True) if job not in line.blanks]
         line.jobs = deque(job for job, _ in kept)
         line.numbers = deque(number for _, number in kept)
@@ -371,16 +373,14 @@ class Queue:
         owner = level.owners.get(user) if level is not None else None
         return owner is not None and bool(owner.mask & kinds)
 
-    def position(self, job: str) -> int:
-        """How many jobs of its line are in front of a waiting job."""
-        line = self._places[job]
-        self._compact(line)
-        return line.jobs.index(job)
-
-    def older(self, line: Line, job: str) -> int:
-        """How many jobs of another line are older than a waiting job."""
+    def older(self, job: str) -> int:
+        """How many older jobs of its user wait, and have the same priority and are not held."""
         own = self._places[job]
         self._compact(own)
-        self._compact(line)
-        number = own.numbers[own.jobs.index(job)]
-        return bisect_left(line.numbers, number)
+        place = own.jobs.index(job)
+        number, older = own.numbers[place], place
+        for _, line in own.owner.fronts if own.owner is not None else ():
+            if line is not own:
+                self._compact(line)
+                older += bisect_left(line.numbers, number)
+        return older

@@ -20,8 +20,7 @@ DOCUMENTED = {
     for cells in [[cell.strip() for cell in line.strip("|").split("|")]]
 }
 """The rows of the tables in docs/settings.md, by variable."""
-NUMBERS = [f.name for f in fields(Settings) if f.type in ("int", "float") and f.name != "max_priority"]
-"""max_priority may be negative."""
+NUMBERS = [f.name for f in fields(Settings) if f.type in ("int", "float")]
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +55,7 @@ def test_defaults(tmp_path: Path) -> None:
         "stop_grace": 5,
         "host_lost_after": 60,
         "share_half_life": 86_400,
+        "max_priority": 100,
         "job_ttl": 604_800,
         "load_period": 3,
     }
@@ -72,7 +72,8 @@ def test_defaults(tmp_path: Path) -> None:
         ("LIMITS", "licence=1.5", "the amount of licence is not a whole number"),
         ("USER_JOBS", "many", "'many' is not a number"),
         ("USER_JOBS", "inf", "'inf' is not a whole number"),
-        ("MAX_PRIORITY", "101", "101 is not between -100 and 100"),
+        ("MAX_PRIORITY", "-1", "'-1' is not a number of 0 or more"),
+        ("PREEMPT_FROM", "101", "101 is not between -100 and 100"),
         ("PREEMPT_FROM", "1.5", "'1.5' is not a whole number"),
     ],
 )
@@ -87,7 +88,6 @@ def test_what_decides_about_the_order_is_checked(
 def test_what_decides_about_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings()
     assert (settings.share_weights, settings.limits, settings.user_jobs, settings.preempt_from) == ({}, {}, None, None)
-    assert settings.max_priority == 100
     monkeypatch.setenv("ORQAL_SHARE_WEIGHTS", "anna=2, ben = 0.5,")
     monkeypatch.setenv("ORQAL_LIMITS", "licence=10,app:Blast=4")
     monkeypatch.setenv("ORQAL_USER_JOBS", "50")

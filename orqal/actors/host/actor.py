@@ -39,7 +39,7 @@ class HostActor(Host):
         self._deliveries.take(orders)
         return await self.incarnation()
 
-    async def outcomes(self, incarnation: str, had: Sequence[ContainerKey]) -> list[Ended]:
+    async def outcomes(self, incarnation: str, had: Sequence[int]) -> list[Ended]:
         """See HostEnd."""
         if incarnation != await self.incarnation():
             raise ActorAway("it has been restarted")

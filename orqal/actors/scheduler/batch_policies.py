@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from orqal.files import replacing
 from orqal.models import BatchPolicy
-from orqal.scheduling import BatchRule, Planner
+from orqal.scheduling import Planner
 
 log = logging.getLogger("orqal.batches")
 
@@ -38,7 +38,7 @@ class BatchPolicies:
             return
         self._policies = {name: policy for name, policy in known.items() if exists(name)}
         for name, policy in self._policies.items():
-            self._planner.set_rule(name, _rule(policy))
+            self._planner.set_rule(name, policy)
 
     def all(self) -> dict[str, BatchPolicy]:
         """The batches about which something was decided."""
@@ -51,13 +51,13 @@ class BatchPolicies:
             OSError: the file cannot be written; nothing has changed.
         """
         async with self._writing:
-            policy = self._policies.get(batch, BatchPolicy()).model_copy(update=dict(changes))
+            policy = self._policies.get(batch, BatchPolicy()).changed(changes)
             policies = {name: each for name, each in self._policies.items() if name != batch}
             if policy != BatchPolicy():
                 policies[batch] = policy
             await asyncio.to_thread(self._write, policies)
             self._policies = policies
-            self._planner.set_rule(batch, _rule(policy))
+            self._planner.set_rule(batch, policy)
             return policy
 
     async def forget(self, exists: Callable[[str], bool]) -> None:
@@ -69,7 +69,3 @@ class BatchPolicies:
     def _write(self, policies: dict[str, BatchPolicy]) -> None:
         with replacing(self._path, mode=0o600) as partial:
             partial.write_text(json.dumps({name: policy.model_dump() for name, policy in policies.items()}))
-
-
-def _rule(policy: BatchPolicy) -> BatchRule:
-    return BatchRule(policy.held, policy.priority, policy.max_running)

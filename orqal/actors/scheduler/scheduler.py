@@ -46,7 +46,7 @@ from orqal.doctor.rules import is_over
 from orqal.engine.client import ContainerKey, container_name
 from orqal.engine.errors import EngineError
 from orqal.models import DISK_FULL, UNITS, AppInfo, BatchPolicy, HostInfo, JobSpec, Resources, Status, UserShare
-from orqal.scheduling import LineKey, Planner, Policy, Standing, demand, why_not
+from orqal.scheduling import LineKey, Planner, Policy, Standing, demand, standing_of, why_not
 from orqal.scheduling.lifecycle import ContainerStarted
 from orqal.settings import Settings
 from orqal.store import Store, is_needed
@@ -241,7 +241,7 @@ class Scheduler(SchedulerApi):
         key = self._waiting.queue.key(job)
         if key is None:
             return WhyWaiting()
-        standing = self._planner.standing(job, self._clock.monotonic())
+        standing = standing_of(self._planner, job, self._clock.monotonic())
         assert standing is not None, "a job in the queue stands nowhere"
         away = {host.id: AWAY for host in self._hosts.away() if host.could_ever(key.shape)}
         record = await asyncio.to_thread(self._store.get, job)

@@ -13,7 +13,6 @@ from orqal.actors.attempts import Attempts, Deliveries, Ended
 from orqal.actors.batching import MOST, Batches
 from orqal.actors.interfaces import ActorAway
 from orqal.actors.messages import Order
-from orqal.engine.client import ContainerKey
 from orqal.engine.errors import EngineError
 from orqal.models import ErrorType, JobRecord, JobSpec, Outcome, Output, Resources, now
 from orqal.scheduling.lifecycle import Wish
@@ -67,7 +66,7 @@ class Line:
         self.actor.deliveries.take(orders)
         return self.actor.incarnation
 
-    async def outcomes(self, incarnation: str, had: Sequence[ContainerKey]) -> list[Ended]:
+    async def outcomes(self, incarnation: str, had: Sequence[int]) -> list[Ended]:
         await asyncio.sleep(0.001)
         actor = self.actor
         if incarnation != actor.incarnation:
@@ -117,6 +116,20 @@ async def test_a_lost_answer_loses_no_outcome() -> None:
     with pytest.raises(ActorAway):
         await running
     assert (await host.run(order(1))).exit_code == 1, "the order is given again, and attaches"
+
+
+@in_virtual_time
+async def test_an_outcome_is_kept_though_an_earlier_one_of_the_same_attempt_is_acknowledged_late() -> None:
+    async def run(given: Order) -> Outcome:
+        return Outcome(exit_code=given.job.attempt)
+
+    deliveries = Deliveries(run)
+    deliveries.take([order(1)])
+    (first,) = await deliveries.outcomes([])
+    deliveries.take([order(1)])
+    await _settled()
+    (again,) = await deliveries.outcomes([first.number])
+    assert (again.key, again.number == first.number) == (first.key, False)
 
 
 @in_virtual_time

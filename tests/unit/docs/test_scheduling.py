@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from orqal.models import Resources, Shape
-from orqal.scheduling import Host, LineKey, Planner, Policy
+from orqal.scheduling import Host, LineKey, Planner, Policy, standing_of
 from orqal.settings import Settings
 from tests.unit.docs.test_pages import section, text, words
 
@@ -53,7 +53,7 @@ def test_the_example_is_what_orqal_decides() -> None:
             planner.end(job, now)
         told = {job: place[-2:] for place in starts.split(", ") for job, _ in JOB.findall(place)}
         assert {start.job: start.host for start in planner.decide(now).starts} == told, f"at {at}"
-        standing = planner.standing("c1", now)
+        standing = standing_of(planner, "c1", now)
         if standing is not None and (latest := re.search(r"(\d+) s(?: at the latest)?\.$", why)) and "`c1`" in why:
             assert standing.kept == "h1" and standing.starts_within == int(latest[1]) - now, f"at {at}"
             seen += 1

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from orqal.models import Resources, Shape
-from orqal.scheduling import BatchRule, LineKey, Policy, impossible
+from orqal.models import BatchPolicy, Resources, Shape
+from orqal.scheduling import LineKey, Policy, impossible, standing_of
 from orqal.scheduling.planner import IN_GAP, KEPT, PATIENCE, RANK_PERIOD
 from orqal.settings import Settings
 from tests.unit.scheduling.test_scheduling import WHOLE, Scene, host, numbered
@@ -206,15 +206,15 @@ def test_a_batch_runs_no_more_jobs_than_was_decided_even_of_those_that_ran_befor
     assert len(scene.place()) == 3
     scene.push(*numbered("b", 3), batch="x")
     scene.push("other")
-    scene.planner.set_rule("x", BatchRule(most=2))
+    scene.planner.set_rule("x", BatchPolicy(max_running=2))
     assert scene.place() == ["other"]
     scene.end("a0")
     assert scene.place() == []
     scene.end("a1")
     assert scene.place() == ["b0"]
-    scene.planner.set_rule("x", BatchRule(most=4))
+    scene.planner.set_rule("x", BatchPolicy(max_running=4))
     assert scene.place() == ["b1", "b2"]
-    scene.planner.set_rule("x", BatchRule())
+    scene.planner.set_rule("x", BatchPolicy())
     scene.end(*list(scene.running))
     scene.push(*numbered("c", 8), batch="x")
     assert len(scene.place()) == 8
@@ -227,13 +227,13 @@ def test_a_held_batch_starts_nothing_until_it_is_released() -> None:
     scene = Scene(host(threads=4))
     scene.push("a", "b", batch="x")
     scene.push("c", batch="y")
-    scene.planner.set_rule("x", BatchRule(held=True))
+    scene.planner.set_rule("x", BatchPolicy(held=True))
     assert scene.place() == ["c"]
     scene.push("d", batch="x")
     assert scene.queue.remove("b")
     scene.now = 100 * PATIENCE
     assert scene.place() == [] and scene.planner.next_look(scene.now) is None
-    scene.planner.set_rule("x", BatchRule())
+    scene.planner.set_rule("x", BatchPolicy())
     assert scene.place() == ["a", "d"]
 
 
@@ -243,19 +243,19 @@ def test_a_batch_of_which_nothing_is_decided_any_more_has_its_own_priorities_aga
     scene.place()
     scene.push("a", batch="x", priority=2)
     scene.push("b", batch="x", priority=3)
-    scene.planner.set_rule("x", BatchRule(priority=-1))
+    scene.planner.set_rule("x", BatchPolicy(priority=-1))
     assert {line.key.priority for line in scene.queue.lines()} == {-1}
-    scene.planner.set_rule("x", BatchRule())
+    scene.planner.set_rule("x", BatchPolicy())
     assert {line.key.priority for line in scene.queue.lines()} == {2, 3}
     assert [running.key.priority for _, running in scene.planner.running()] == [1]
 
 
 def test_a_batch_that_becomes_empty_while_it_is_held_leaves_nothing_behind() -> None:
     scene = Scene(host(threads=4))
-    scene.planner.set_rule("x", BatchRule(held=True))
+    scene.planner.set_rule("x", BatchPolicy(held=True))
     scene.push("a", batch="x")
     assert scene.queue.remove("a")
-    scene.planner.set_rule("x", BatchRule())
+    scene.planner.set_rule("x", BatchPolicy())
     assert scene.place() == [] and not scene.queue.levels and not list(scene.queue.lines())
 
 
@@ -267,7 +267,7 @@ def test_the_priority_of_waiting_jobs_can_change_and_they_keep_their_order() -> 
     scene.push("y0", batch="y", priority=3)
     scene.push("x1", batch="x", priority=3)
     scene.push("x2", batch="x")
-    scene.planner.set_rule("x", BatchRule(priority=3))
+    scene.planner.set_rule("x", BatchPolicy(priority=3))
     scene.push("x3", batch="x")
     order = []
     scene.end("runs")
@@ -349,7 +349,7 @@ def test_the_host_is_kept_on_which_the_fewest_jobs_must_end() -> None:
     assert scene.place() == ["overtaker"]
     scene.now = PATIENCE
     scene.place()
-    standing = scene.planner.standing("large", scene.now)
+    standing = standing_of(scene.planner, "large", scene.now)
     assert standing is not None and standing.kept == host_of_whole
 
 
@@ -383,7 +383,7 @@ def test_a_host_is_kept_first_for_the_user_who_is_served_next() -> None:
     assert scene.place() == ["another"]
     scene.now = 1.0 + PATIENCE
     scene.place()
-    kept = {job: scene.planner.standing(job, scene.now) for job in ("large of anna", "large of ben")}
+    kept = {job: standing_of(scene.planner, job, scene.now) for job in ("large of anna", "large of ben")}
     assert [job for job, standing in kept.items() if standing is not None and standing.kept] == ["large of ben"]
 
 
@@ -442,9 +442,9 @@ def test_where_a_job_stands() -> None:
     scene.push("b0", user="ben")
     scene.push("a2", "a3", "a4", user="anna")
     scene.push("a5", user="anna", shape=(2, 1), claims=(("licence", 1),), batch="x")
-    scene.planner.set_rule("x", BatchRule(held=True))
+    scene.planner.set_rule("x", BatchPolicy(held=True))
     scene.now = 10.0
-    standing = scene.planner.standing("a4", scene.now)
+    standing = standing_of(scene.planner, "a4", scene.now)
     assert standing is not None
     assert (standing.priority, standing.higher, standing.older) == (0, 1, 2)
     assert ([share.user for share in standing.users_before], standing.all_before) == (["ben"], 1)
@@ -452,9 +452,9 @@ def test_where_a_job_stands() -> None:
     assert standing.share.part == 1.0
     assert (standing.lacking, standing.user_limit, standing.held, standing.kept) == ([], None, False, None)
     assert standing.starts_within == 40.0
-    held = scene.planner.standing("a5", scene.now)
+    held = standing_of(scene.planner, "a5", scene.now)
     assert held is not None and held.held and held.lacking == ["licence"]
-    assert scene.planner.standing("a0", scene.now) is None
+    assert standing_of(scene.planner, "a0", scene.now) is None
 
 
 def test_a_host_with_what_nobody_needs_is_no_obstacle() -> None:
@@ -483,12 +483,12 @@ def test_the_room_of_a_host_that_is_kept_for_others_is_promised_to_nobody_else()
     scene.push("small", user="ben")
     assert scene.place() == ["small"]
     scene.push("late", user="ben", shape=(2, 1))
-    before = scene.planner.standing("late", scene.now)
+    before = standing_of(scene.planner, "late", scene.now)
     assert before is not None and before.starts_within == 100.0
     scene.end("small")
     scene.now = PATIENCE
     assert scene.place() == []
-    large, late = (scene.planner.standing(job, scene.now) for job in ("large", "late"))
+    large, late = (standing_of(scene.planner, job, scene.now) for job in ("large", "late"))
     assert large is not None and late is not None
     assert (large.kept, large.starts_within) == ("h", 90.0)
     assert (late.kept, late.starts_within) == (None, None)
@@ -502,8 +502,8 @@ def test_jobs_that_are_held_are_in_front_of_nobody() -> None:
     scene.push(*numbered("c", 2), priority=5)
     scene.push("low", user="ben")
     for held, higher in (True, 2), (False, 5):
-        scene.planner.set_rule("b", BatchRule(held=held))
-        standing = scene.planner.standing("low", scene.now)
+        scene.planner.set_rule("b", BatchPolicy(held=held))
+        standing = standing_of(scene.planner, "low", scene.now)
         assert standing is not None and standing.higher == higher
 
 
@@ -530,7 +530,7 @@ class AnyOrder(RuleBasedStateMachine):
         policy = Policy(limits={"licence": 2, "app:A": 3}, per_user=6, preempts_from=2)
         self.scene = Scene(host("h1", 4, 8), host("h2", 2, 2), policy=policy)
         self.waiting: set[str] = set()
-        self.decided: dict[str, BatchRule] = {}
+        self.decided: dict[str, BatchPolicy] = {}
         self.stopping: set[str] = set()
         self.jobs = self.hosts_made = 0
 
@@ -553,10 +553,10 @@ class AnyOrder(RuleBasedStateMachine):
         batch=st.sampled_from("xy"),
         held=st.booleans(),
         priority=st.none() | st.integers(-1, 2),
-        most=st.none() | st.integers(1, 3),
+        max_running=st.none() | st.integers(1, 3),
     )
     def decide_about_a_batch(self, batch: str, **decided: Any) -> None:
-        self.decided[batch] = BatchRule(**decided)
+        self.decided[batch] = BatchPolicy(**decided)
         self.scene.planner.set_rule(batch, self.decided[batch])
 
     @rule(seconds=st.sampled_from([0.0, 1.0, PATIENCE, 50.0]))
@@ -568,14 +568,16 @@ class AnyOrder(RuleBasedStateMachine):
         self.waiting -= set(started)
         for job in started:
             batch = self.scene.running[job].key.batch
-            assert not self.decided.get(batch or "", BatchRule()).held
+            assert not self.decided.get(batch or "", BatchPolicy()).held
         taken = Counter(dict.fromkeys(("licence", "app:A"), 0) | {f"batch:{batch}": 0 for batch in "xy"})
         for placed in self.scene.running.values():
             for name, amount in placed.key.claims:
                 taken[name] += amount
             if f"batch:{placed.key.batch}" in taken:
                 taken[f"batch:{placed.key.batch}"] += not any(n.startswith("batch:") for n, _ in placed.key.claims)
-        limits = {"licence": 2, "app:A": 3} | {f"batch:{batch}": rule.most for batch, rule in self.decided.items()}
+        limits = {"licence": 2, "app:A": 3} | {
+            f"batch:{batch}": rule.max_running for batch, rule in self.decided.items()
+        }
         for name, limit in limits.items():
             newly = any(name.removeprefix("batch:") == self.scene.running[job].key.batch for job in started)
             if limit is not None and (newly or not name.startswith("batch:")):
@@ -585,7 +587,7 @@ class AnyOrder(RuleBasedStateMachine):
         for job in self.scene.stops:
             assert job in before or job in started
             key = self.scene.running[job].key
-            changed = self.decided.get(key.batch or "", BatchRule()).priority
+            changed = self.decided.get(key.batch or "", BatchPolicy()).priority
             assert (key.priority if changed is None else changed) < 2
             self.stopping.add(job)
         unused = planner.room.roomy & self.scene.queue.waiting_kinds & ~planner.limits.full
@@ -647,7 +649,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def where_each_job_stands_can_be_told(self) -> None:
         for job in sorted(self.waiting)[:2]:
-            standing = self.scene.planner.standing(job, self.scene.now)
+            standing = standing_of(self.scene.planner, job, self.scene.now)
             assert standing is not None and standing.older < len(self.waiting)
 
     def teardown(self) -> None:
@@ -655,7 +657,7 @@ class AnyOrder(RuleBasedStateMachine):
         for name in list(self.scene.hosts):
             self.scene.change(name, open=True)
         for batch in "xy":
-            self.scene.planner.set_rule(batch, BatchRule())
+            self.scene.planner.set_rule(batch, BatchPolicy())
         while self.scene.running or self.scene.place():
             self.scene.now += PATIENCE
             self.scene.end(*self.scene.running)
