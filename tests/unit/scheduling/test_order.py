@@ -5,18 +5,16 @@ from __future__ import annotations
 import random
 from collections import Counter
 from heapq import heappop, heappush
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from orqal.models import BatchPolicy, Resources, Shape
-from orqal.scheduling import LineKey, Policy, impossible, standing_of
+from orqal.scheduling import LineKey, Policy, standing_of
 from orqal.scheduling.planner import IN_GAP, KEPT, PATIENCE, RANK_PERIOD
 from orqal.settings import Settings
-from tests.unit.scheduling.test_scheduling import WHOLE, Scene, host, numbered
+from tests.support.scheduling_scene import WHOLE, Scene, host, numbered
 
 DAY = 86_400.0
 
@@ -517,157 +515,3 @@ def test_no_job_is_stopped_that_need_not_be() -> None:
     scene.push("urgent", shape=(3, 1), priority=1)
     scene.place()
     assert scene.stops == ["large"], "without the small one, which began last, there would be too little room"
-
-
-# Any mix
-
-
-class AnyOrder(RuleBasedStateMachine):
-    """Jobs with priorities, limits, time limits and batches, on hosts that come and go, over time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        policy = Policy(limits={"licence": 2, "app:A": 3}, per_user=6, preempts_from=2)
-        self.scene = Scene(host("h1", 4, 8), host("h2", 2, 2), policy=policy)
-        self.waiting: set[str] = set()
-        self.decided: dict[str, BatchPolicy] = {}
-        self.stopping: set[str] = set()
-        self.jobs = self.hosts_made = 0
-
-    @rule(
-        user=st.sampled_from("uvw"),
-        shape=st.sampled_from([(1, 1), (2, 1), (4, 1), (1, 6), (None, 1)]),
-        claims=st.sampled_from([(), (("licence", 1),), (("licence", 2),), (("app:A", 1),), (("free", 5),)]),
-        seconds=st.sampled_from([None, 5.0, 100.0]),
-        priority=st.integers(-1, 2),
-        batch=st.sampled_from([None, "x", "y"]),
-        count=st.integers(1, 4),
-    )
-    def submit(self, user: str, shape: tuple[float, float], count: int, **more: Any) -> None:
-        for _ in range(count):
-            self.jobs += 1
-            self.scene.push(str(self.jobs), user=user, shape=shape, **more)
-            self.waiting.add(str(self.jobs))
-
-    @rule(
-        batch=st.sampled_from("xy"),
-        held=st.booleans(),
-        priority=st.none() | st.integers(-1, 2),
-        max_running=st.none() | st.integers(1, 3),
-    )
-    def decide_about_a_batch(self, batch: str, **decided: Any) -> None:
-        self.decided[batch] = BatchPolicy(**decided)
-        self.scene.planner.set_rule(batch, self.decided[batch])
-
-    @rule(seconds=st.sampled_from([0.0, 1.0, PATIENCE, 50.0]))
-    def decide(self, seconds: float) -> None:
-        self.scene.now += seconds
-        planner, before = self.scene.planner, dict(self.scene.running)
-        started = self.scene.place()
-        assert len(started) == len(set(started)) and set(started) <= self.waiting
-        self.waiting -= set(started)
-        for job in started:
-            batch = self.scene.running[job].key.batch
-            assert not self.decided.get(batch or "", BatchPolicy()).held
-        taken = Counter(dict.fromkeys(("licence", "app:A"), 0) | {f"batch:{batch}": 0 for batch in "xy"})
-        for placed in self.scene.running.values():
-            for name, amount in placed.key.claims:
-                taken[name] += amount
-            if f"batch:{placed.key.batch}" in taken:
-                taken[f"batch:{placed.key.batch}"] += not any(n.startswith("batch:") for n, _ in placed.key.claims)
-        limits = {"licence": 2, "app:A": 3} | {
-            f"batch:{batch}": rule.max_running for batch, rule in self.decided.items()
-        }
-        for name, limit in limits.items():
-            newly = any(name.removeprefix("batch:") == self.scene.running[job].key.batch for job in started)
-            if limit is not None and (newly or not name.startswith("batch:")):
-                assert taken[name] <= limit, name
-        users = Counter(placed.key.user for placed in self.scene.running.values())
-        assert max(users.values(), default=0) <= 6
-        for job in self.scene.stops:
-            assert job in before or job in started
-            key = self.scene.running[job].key
-            changed = self.decided.get(key.batch or "", BatchPolicy()).priority
-            assert (key.priority if changed is None else changed) < 2
-            self.stopping.add(job)
-        unused = planner.room.roomy & self.scene.queue.waiting_kinds & ~planner.limits.full
-        for level in self.scene.queue.levels:
-            for *_, owner in level.order:
-                assert not owner.mask & unused or users[owner.user] >= 6, "a job waits that could start"
-
-    @precondition(lambda self: self.scene.running)
-    @rule(data=st.data())
-    def end(self, data: st.DataObject) -> None:
-        job = data.draw(st.sampled_from(sorted(self.scene.running)))
-        key = self.scene.running[job].key
-        self.scene.end(job)
-        if job in self.stopping:
-            self.stopping.discard(job)
-            self.scene.planner.push(job, key, first=True)
-            self.waiting.add(job)
-
-    @precondition(lambda self: self.waiting)
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
-        job = data.draw(st.sampled_from(sorted(self.waiting)))
-        assert self.scene.queue.remove(job)
-        self.waiting.discard(job)
-
-    @rule(threads=st.integers(1, 6))
-    def join(self, threads: int) -> None:
-        self.hosts_made += 1
-        new = host(f"n{self.hosts_made}", threads, 8)
-        self.scene.hosts[new.id] = new
-        self.scene.planner.add(new)
-
-    @precondition(lambda self: len(self.scene.hosts) > 1)
-    @rule(data=st.data())
-    def leave(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.scene.hosts)))
-        self.scene.planner.remove(self.scene.hosts.pop(name))
-
-    @rule(data=st.data())
-    def open_or_close(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.scene.hosts)))
-        self.scene.change(name, open=not self.scene.hosts[name].open)
-
-    @invariant()
-    def no_host_has_more_in_use_than_it_has(self) -> None:
-        for at in self.scene.hosts.values():
-            assert Resources(0, 0).fits(at.used) and at.used.fits(at.capacity)
-
-    @invariant()
-    def nothing_is_lost(self) -> None:
-        assert set(self.scene.queue.jobs()) == self.waiting
-        assert {job for line in self.scene.queue.lines() for job in line.jobs if job not in line.blanks} == self.waiting
-        planner = self.scene.planner
-        assert {job for job, _ in planner.running()} == self.scene.running.keys()
-        for user in "uvw":
-            running = [placed for placed in self.scene.running.values() if placed.key.user == user]
-            assert planner.shares.running(user) == len(running)
-
-    @invariant()
-    def where_each_job_stands_can_be_told(self) -> None:
-        for job in sorted(self.waiting)[:2]:
-            standing = standing_of(self.scene.planner, job, self.scene.now)
-            assert standing is not None and standing.older < len(self.waiting)
-
-    def teardown(self) -> None:
-        """Once everything is open and allowed, all jobs that could ever run do run, and no one holds anything then."""
-        for name in list(self.scene.hosts):
-            self.scene.change(name, open=True)
-        for batch in "xy":
-            self.scene.planner.set_rule(batch, BatchPolicy())
-        while self.scene.running or self.scene.place():
-            self.scene.now += PATIENCE
-            self.scene.end(*self.scene.running)
-        left = list(self.scene.queue.lines())
-        assert all(impossible(line.key.shape, self.scene.hosts.values()) for line in left)
-        self.scene.planner.decide(self.scene.now)
-        assert not self.scene.planner.room.kept or left
-        if not left:
-            assert all(share.part == 0 for share in self.scene.planner.shares.all(self.scene.now))
-
-
-TestOrder = AnyOrder.TestCase
-TestOrder.settings = settings(max_examples=settings().max_examples * 3 // 5, stateful_step_count=40)
