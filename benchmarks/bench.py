@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
@@ -32,8 +31,8 @@ from uuid import uuid4
 
 import docker
 from docker.types import RestartPolicy, ServiceMode
+from figure import Figure, show, write
 from rich.console import Console
-from rich.table import Table
 
 from orqal.client import Client
 
@@ -57,17 +56,6 @@ Throughput = Callable[[int, int], float]
 result."""
 Latency = Callable[[], float]
 """Returns the seconds for one container, from the request to its end."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """An entry of build/bench.json."""
-
-    name: str
-    value: float
-    unit: str
-    target: str | None = None
-    met: bool | None = None
 
 
 def check(good: bool, what: str) -> None:
@@ -316,27 +304,12 @@ def machine(client: docker.DockerClient) -> dict[str, str]:
     }
 
 
-def amount(figure: Figure) -> str:
-    """Return the value with its unit. A ratio has none."""
-    return f"{figure.value:g}" if figure.unit == "ratio" else f"{figure.value:g} {figure.unit}"
-
-
-def show(figures: list[Figure]) -> None:
-    """Print a table of the figures."""
-    table = Table("measure", "value", "target", "met")
-    table.columns[1].justify = "right"
-    marks = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}
-    for figure in figures:
-        table.add_row(figure.name, amount(figure), figure.target or "", marks[figure.met])
-    console.print(table)
-
-
 def markdown(figures: list[Figure], about: dict[str, str]) -> str:
     """Return the table for the README, and a description of the machine."""
     lines = ["| measure | value | target |", "| --- | ---: | --- |"]
     for figure in figures:
         missed = " (missed)" if figure.met is False else ""
-        lines.append(f"| {figure.name} | {amount(figure)} | {figure.target or ''}{missed} |")
+        lines.append(f"| {figure.name} | {figure.amount} | {figure.target or ''}{missed} |")
     return "\n".join([*lines, "", "; ".join(f"{key} {value}" for key, value in about.items()) + "."])
 
 
@@ -363,10 +336,9 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     build = ROOT / "build"
-    build.mkdir(exist_ok=True)
-    (build / "bench.json").write_text(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n")
+    write(figures, build / "bench.json")
     (build / "bench-machine.json").write_text(json.dumps(about, indent=2) + "\n")
-    show(figures)
+    show(figures, console)
     console.print(f"Took {time.monotonic() - begun:.0f} s. For the README:\n")
     print(markdown(figures, about))
     return 0

@@ -20,14 +20,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 import psutil
+from figure import Figure, show, write
 from rich.console import Console
-from rich.table import Table
 
 from orqal import scheduling
 from orqal.client import Client
@@ -48,27 +48,6 @@ BEFORE_SIZE = 100, 20_000, 50
 BEFORE_USERS, BEFORE_CHURN = 20, 200
 
 console = Console(highlight=False)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured value."""
-
-    name: str
-    value: float
-    unit: str
-    target: str | None = None
-    met: bool | None = None
-
-    @classmethod
-    def at_least(cls, name: str, value: float, unit: str, target: float) -> Figure:
-        """A figure that should be large."""
-        return cls(name, value, unit, f"at least {target:,g}", value >= target)
-
-    @classmethod
-    def at_most(cls, name: str, value: float, unit: str, target: float) -> Figure:
-        """A figure that should be small."""
-        return cls(name, value, unit, f"at most {target:,g}", value <= target)
 
 
 @dataclass(frozen=True)
@@ -211,7 +190,7 @@ def decisions() -> Iterator[Figure]:
     yield Figure.at_most(
         "the same, 1,000,000 against 1,000 waiting jobs", large.decision / few_jobs.decision, "times", 1.5
     )
-    yield Figure.at_most("the same, 1,000 against 10 hosts", large.decision / few_hosts.decision, "times", 3)
+    yield Figure.at_most("the same, 1,000 against 10 hosts", large.decision / few_hosts.decision, "ratio", 3)
 
 
 def against_before() -> Iterator[Figure]:
@@ -235,7 +214,7 @@ def against_before() -> Iterator[Figure]:
     yield Figure(f"placements, {BEFORE} ({size})", old.filling, "1/s")
     yield Figure(f"decision after one end, {BEFORE} ({size})", old.decision * 1e3, "ms")
     yield Figure(f"decision after one end, now ({size})", new.decision * 1e3, "ms")
-    yield Figure(f"decision, {BEFORE} / now", old.decision / new.decision, "times")
+    yield Figure(f"decision, {BEFORE} / now", old.decision / new.decision, "ratio")
 
 
 def waiting_jobs(jobs: int) -> Iterator[Figure]:
@@ -391,16 +370,11 @@ def main() -> None:
     for part in given.only or PARTS:
         console.print(f"{part} …", style="dim")
         for figure in PARTS[part]():
-            console.print(f"  {figure.name}: {figure.value:,.4g} {figure.unit}")
+            console.print(f"  {figure.name}: {figure.amount}")
             figures.append(figure)
-    table = Table("figure", "value", "unit", "target", "met")
-    for figure in figures:
-        met = {True: "yes", False: "[red]no[/]", None: ""}[figure.met]
-        table.add_row(figure.name, f"{figure.value:,.4g}", figure.unit, figure.target or "", met)
-    console.print(table)
+    show(figures, console)
     file = ROOT / "build" / "bench-scheduler.json"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps([asdict(figure) for figure in figures], indent=1))
+    write(figures, file)
     console.print(f"Written to {file.relative_to(ROOT)}.")
 
 

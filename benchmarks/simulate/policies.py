@@ -53,7 +53,7 @@ class Orqal:
 
 
 class FirstCome:
-    """Strict first come, first served: nobody is overtaken, whoever they are.
+    """Strict first come, first served: no job overtakes another.
 
     A job goes to the host with the least free cores on which it has room, which leaves the most for large ones.
     """

@@ -166,7 +166,10 @@ RetryMemory = Annotated[
 Priority = Annotated[
     int | None,
     typer.Option(
-        metavar="N", min=-100, max=100, help="Go before jobs of a lower priority, whoever sends them. Default: 0."
+        metavar="N",
+        min=-100,
+        max=100,
+        help="Go before jobs with a lower priority, those of other users too. Default: 0.",
     ),
 ]
 

@@ -137,7 +137,7 @@ class Job:
         and twice as many before each further one. `retry_memory_factor`: after "out_of_memory" the next attempt gets
         this many times the memory, at most that of the largest host. None stands for the app's own.
 
-        `priority`: from -100 to 100; jobs with a higher one go first, whoever sends them. None stands for 0.
+        `priority`: from -100 to 100; jobs with a higher one go first, those of other users too. None stands for 0.
 
         `options`: of its container, instead of the app's: {"shm_size": "1g", "gpus": 1}. The app says which jobs may
         set.

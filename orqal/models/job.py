@@ -63,7 +63,7 @@ class JobSpec(BaseModel):
     """After `out_of_memory` the next attempt gets this many times the memory, at most that of the largest host; None:
     as its app says."""
     priority: Priority | None = None
-    """Jobs with a higher one go first, whoever sends them; None is 0. At most ORQAL_MAX_PRIORITY."""
+    """Jobs with a higher one go first, those of other users too; None is 0. At most ORQAL_MAX_PRIORITY."""
     options: GivenOptions = Field(default_factory=dict)
     """Options of its container instead of its app's, if the app lets jobs set them; see JobOptions."""
 
