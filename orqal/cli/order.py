@@ -101,4 +101,4 @@ def _report(batch: Mapping[str, Any], json: bool) -> None:
     if json:
         print_json(batch)
     else:
-        print_text(f"The batch {batch['name']}: {decided(batch) or 'nothing is decided about it'}.")
+        print_text(f"The batch {batch['name']}: {decided(batch) or 'not held, no limit, each job its own priority'}.")

@@ -76,7 +76,7 @@ def test_a_batch_is_held_released_and_changed(
 
 def test_a_batch_about_which_nothing_is_decided_says_so(run: Callable[..., Done], server: StandInServer) -> None:
     server.answers["PATCH batches/b"] = {"name": "b", "policy": None}
-    assert run("release", "b").out == "The batch b: nothing is decided about it.\n"
+    assert run("release", "b").out == "The batch b: not held, no limit, each job its own priority.\n"
 
 
 @pytest.mark.parametrize(
