@@ -130,7 +130,7 @@ def test_no_more_jobs_of_a_batch_run_than_it_may(orqal: Orqal, cores: float) -> 
     assert explained(orqal, second).startswith(
         f"It waits because its batch capped runs 1 job, and may run 1 at once. Hosts: {HOST}: it has room."
     )
-    assert "nothing is decided" in orqal.cli("change", "capped", "--max-running", "none").stdout
+    assert "not held, no limit" in orqal.cli("change", "capped", "--max-running", "none").stdout
     orqal.running(second)
     assert orqal.job(first)["current_status"] == "running"
 
@@ -174,5 +174,5 @@ def test_a_held_batch_waits_until_it_is_released_even_over_a_restart(orqal: Orqa
     assert why.startswith("It waits because its batch held one is held, until `orqal release 'held one'`. Hosts: ")
     [listed] = [line.strip() for line in orqal.cli("batches").stdout.splitlines() if "held one" in line]
     assert listed.endswith(" held")
-    assert "nothing is decided" in orqal.cli("release", "held one").stdout
+    assert "not held" in orqal.cli("release", "held one").stdout
     assert orqal.ended(held)["ok"]

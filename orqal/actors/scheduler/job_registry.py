@@ -509,7 +509,7 @@ class JobRegistry:
         return isinstance(self._phases.get(job), Assigned | OnHost | Storing)
 
     def is_ending(self, job: str) -> bool:
-        """True while a job is being cancelled. The cache must not reuse it."""
+        """True while a job is being cancelled."""
         match self.phase(job):
             case Withdrawn():
                 return True
@@ -520,6 +520,17 @@ class JobRegistry:
             case Storing(record):
                 return record.error is not None and record.error.type is ErrorType.CANCELLED
         return False
+
+    def why_not_reusable(self, job: str) -> str | None:
+        """Why the cache must not reuse a job that had not ended a moment ago; None if it may."""
+        phase = self.phase(job)
+        if phase is None:
+            return f"{job} has just ended"
+        if self.is_ending(job):
+            return f"{job} is being cancelled"
+        if isinstance(phase, Storing) and phase.record.ok is False:
+            return f"{job} has just failed"
+        return None
 
     def to_cancel(self, limit: int) -> list[str]:
         """Up to `limit` jobs that have not ended and are not being cancelled. Those that wait come first, so that none

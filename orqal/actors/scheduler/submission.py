@@ -32,6 +32,8 @@ class _Found(NamedTuple):
 
     job: str | None
     miss: str | None
+    unfinished: bool = False
+    """Whether the job had not ended then. It may have been cancelled since."""
 
 
 _NOTHING = _Found(None, cache.NO_CANDIDATE)
@@ -137,12 +139,17 @@ class Submissions:
         try:
             found = await self._search(list(own))
             for wanted, deciding in others.items():
-                found[wanted] = _Found(await asyncio.shield(deciding), cache.NO_CANDIDATE)
+                job = await asyncio.shield(deciding)
+                found[wanted] = _Found(job, cache.NO_CANDIDATE, job is not None and self._jobs.phase(job) is not None)
             while True:
-                try:
-                    return await self._insert(asked, found, own, documents, retry_of, replace_batch)
-                except JobGone:  # it was cleaned away between the search and the answer
-                    found = await self._search([*own, *others])
+                # What was found may have been cancelled or cleaned away while others were asked.
+                unfinished = (there.job for there in found.values() if there.job and there.unfinished)
+                if not any(map(self._jobs.why_not_reusable, unfinished)):
+                    try:
+                        return await self._insert(asked, found, own, documents, retry_of, replace_batch)
+                    except JobGone:
+                        pass
+                found = await self._search([*own, *others])
         finally:
             for wanted, decision in own.items():
                 del self._deciding[wanted]
@@ -296,7 +303,7 @@ class Submissions:
             for job in filter(None, (candidates.get(each.unfinished_key), candidates.get(each.key))):
                 miss = self._reason_against(job, each, digests.get(job.image or "", ()), gone.get(job.id))
                 if miss is None:
-                    found[each] = _Found(job.id, None)
+                    found[each] = _Found(job.id, None, not job.current_status.final)
                     break
                 misses.append(miss)
             else:
@@ -308,8 +315,8 @@ class Submissions:
     ) -> str | None:
         """Why this job is not reused; None if it is. `gone`: why its files cannot be had any more."""
         app = self._apps.last_good(job.app)
-        if self._jobs.is_ending(job.id):
-            return f"{job.id} is being cancelled"
+        if not job.current_status.final and (late := self._jobs.why_not_reusable(job.id)) is not None:
+            return late
         if app is None:
             return f"there is no app {job.app} any more"
         by_user = CacheOn.USER in app.info.cache_on

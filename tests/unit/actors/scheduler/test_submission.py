@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from orqal.actors.messages import OtherDocument, Taken
+from orqal.actors.scheduler.hosts import Hosts
 from orqal.models import ErrorType, JobRecord, Status
 from orqal.scheduling import cache
 from orqal.store import JobFilter, Store
@@ -112,6 +113,27 @@ def test_a_job_that_is_being_cancelled_is_not_reused(tmp_path: Path) -> None:
         assert not second.cached and second.id != first
         assert "being cancelled" in (cluster.record(second.id).cache_miss or "")
         assert await take(cluster, spec(1)) == [Taken(second.id, True)]
+
+    play(scene, tmp_path)
+
+
+def test_a_job_that_is_cancelled_while_it_is_found_is_not_reused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        [first] = await cluster.submit(spec(1))
+        await cluster.running(first)
+        look = Hosts.without_files
+
+        async def and_meanwhile(hosts: Hosts, jobs: Sequence[JobRecord]) -> dict[str, str]:
+            await cluster.scheduler.cancel([first])
+            await cluster.ended([first])
+            return await look(hosts, jobs)
+
+        monkeypatch.setattr(Hosts, "without_files", and_meanwhile)
+        [second] = await take(cluster, spec(1))
+        assert not second.cached and second.id != first
+        assert cluster.record(second.id).cache_miss == f"{first} has just ended"
 
     play(scene, tmp_path)
 
