@@ -152,8 +152,8 @@ TABLE = (
 class Meter(Protocol):
     """Gets the same counts and times as a process keeps: see RayMeter."""
 
-    def count(self, metric: Metric, *labels: str) -> None:
-        """Add 1 to a counter."""
+    def count(self, metric: Metric, *labels: str, by: int = 1) -> None:
+        """Add to a counter."""
         ...
 
     def observe(self, metric: Metric, seconds: float, *labels: str) -> None:
@@ -178,12 +178,12 @@ class Metrics:
             if metric.kind == "histogram"
         }
 
-    def count(self, metric: Metric, *labels: str) -> None:
-        """Add 1 to a counter."""
+    def count(self, metric: Metric, *labels: str, by: int = 1) -> None:
+        """Add to a counter."""
         counter = self._counters[metric]
-        (counter.labels(*labels) if labels else counter).inc()
+        (counter.labels(*labels) if labels else counter).inc(by)
         if self._also is not None:
-            self._also.count(metric, *labels)
+            self._also.count(metric, *labels, by=by)
 
     def observe(self, metric: Metric, seconds: float, *labels: str) -> None:
         """Add a time to a histogram."""

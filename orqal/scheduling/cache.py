@@ -15,6 +15,8 @@ from orqal.models import SUBMITTER, JobRecord, JobSpec, Status
 NO_CANDIDATE = "no job of the same app, input, params and options waits, runs or has succeeded"
 SWITCHED_OFF = "use_cache was off"
 
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
 _LIMITS = ("threads", "memory_in_gb", "timeout", "retries", "retry_on", "retry_delay", "retry_memory_factor")
 
 
@@ -39,8 +41,7 @@ class Wanted(NamedTuple):
 def identity(job: JobSpec) -> str:
     """Equal for jobs of the same app, input, params and options; the order of keys does not matter."""
     same = [job.app, job.input, job.params, *([job.options] if job.options else [])]
-    text = json.dumps(same, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_encode(same).encode()).hexdigest()
 
 
 def key_of(record: JobRecord) -> str:

@@ -325,7 +325,7 @@ class _InsertPlan:
             else:
                 joins.append([job_id, batch])
         for job in submission.jobs:
-            self.jobs.append(new_job(job, self._next(), new[job.id], at))
+            self.jobs.append(new_job(job, self._next(), new[job.id], at, submission.cache_key(job)))
         named = distinct(batch for batch, _ in submission.members)
         for batch in named:
             created = {"seq": self._next(), "created": at}

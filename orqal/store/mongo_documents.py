@@ -81,7 +81,7 @@ class Collections:
         return {name: getattr(self, name) for name in TABLES}
 
 
-def new_job(job: JobRecord, seq: int, batches: list[str], at: float) -> Document:
+def new_job(job: JobRecord, seq: int, batches: list[str], at: float, cache_key: str) -> Document:
     """Return the document of a new job. `at` is the present, in seconds since 1970.
 
     Raises:
@@ -100,13 +100,13 @@ def new_job(job: JobRecord, seq: int, batches: list[str], at: float) -> Document
         "hit": 0,  # the number of the submission that last counted a hit
         "output": None,  # the name of its output
         "pieces": 0,  # of its output
-        **job_state(job, at),
+        **job_state(job, at, cache_key),
     }
 
 
-def job_state(job: JobRecord, at: float | None) -> Document:
+def job_state(job: JobRecord, at: float | None, cache_key: str | None = None) -> Document:
     """Return the fields that change until a job's end. `at` is the present, in seconds since 1970; None stands for the
-    job's `etime`.
+    job's `etime`. `cache_key`: its `cache.key_of`, if that is known.
 
     Raises:
         ValueError: the record is too large for a document.
@@ -117,7 +117,7 @@ def job_state(job: JobRecord, at: float | None) -> Document:
     return {
         "status": job.current_status.value,
         "ok": job.ok,
-        "cache_key": cache.key_of(job),
+        "cache_key": cache_key or cache.key_of(job),
         "host": job.host,
         "etime": seconds(job.etime),
         "kept_from": (seconds(job.etime) if at is None else at) if job.current_status.final else None,

@@ -539,7 +539,7 @@ def _insert(connection: sqlite3.Connection, submission: Submission) -> None:
                 job.ctime.timestamp(),
                 seconds(job.etime),
                 at if job.current_status.final else None,
-                cache.key_of(job),
+                submission.cache_key(job),
                 encode(job),
             )
             for job in submission.jobs

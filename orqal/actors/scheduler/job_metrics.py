@@ -48,10 +48,12 @@ class JobMetrics:
         """The jobs that have no host, by app and user. There may be a million, so they are counted as they come and
         go."""
 
-    def taken(self, spec: JobSpec, cached: bool) -> None:
-        """A submitted document has become a job, or an earlier one answers it."""
+    def taken(self, documents: Iterable[tuple[JobSpec, bool]]) -> None:
+        """Submitted documents have become jobs, or earlier ones answer them (True)."""
         with _harmless():
-            self._metrics.count(CACHE_HITS if cached else SUBMITTED, *self._names.of(spec.app, spec.user))
+            counted = Counter((spec.app, spec.user, cached) for spec, cached in documents)
+            for (app, user, cached), times in counted.items():
+                self._metrics.count(CACHE_HITS if cached else SUBMITTED, *self._names.of(app, user), by=times)
 
     def step(self, before: Phase | None, event: Event, after: Phase | None, effects: Sequence[Effect]) -> None:
         """Count what a step of `lifecycle.step` means."""

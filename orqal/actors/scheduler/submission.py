@@ -26,6 +26,9 @@ from orqal.scheduling import cache, impossible
 from orqal.settings import Settings
 from orqal.store import JobFilter, JobGone, Store, Submission
 
+_Size = tuple[str, float | None, float | None]
+"""The app of a new job, and the threads and memory that it asks for itself: its shape follows from these."""
+
 
 class _Found(NamedTuple):
     """What the cache has for what is wanted: a job to reuse, or why there is none."""
@@ -166,8 +169,9 @@ class Submissions:
         replace_batch: str | None,
     ) -> list[Taken]:
         moment = self._moment()
-        never: dict[tuple[str, Shape], str | None] = {}
+        never: dict[_Size, str | None] = {}
         new: list[JobRecord] = []
+        keys: dict[str, str] = {}
         taken: list[Taken] = []
         for number, (spec, wanted, miss, input_digest) in enumerate(asked):
             there = found[wanted] if wanted is not None else _Found(None, miss)
@@ -183,6 +187,7 @@ class Submissions:
             taken.append(Taken(record.id, False))
             if wanted is not None and not record.current_status.final:
                 found[wanted] = _Found(record.id, None)  # for the same document in this very request
+                keys[record.id] = wanted.unfinished_key
         submission = Submission(
             at=self._keeping.stamp(),
             jobs=new,
@@ -196,13 +201,13 @@ class Submissions:
             hits=[answer.id for answer in taken if answer.cached],
             retries={old: answer.id for old, answer in zip(retry_of, taken, strict=False)},
             replace_batch=replace_batch,
+            cache_keys=keys,
         )
         # Finished even if the caller goes away: what is on disk must be in the queue.
         await asyncio.shield(asyncio.ensure_future(self._add(submission)))
         for wanted, decision in own.items():
             decision.set_result(found[wanted].job)
-        for document, answer in zip(asked, taken, strict=True):
-            self._metrics.taken(document.spec, answer.cached)
+        self._metrics.taken((document.spec, answer.cached) for document, answer in zip(asked, taken, strict=True))
         return taken
 
     async def _add(self, submission: Submission) -> None:
@@ -215,12 +220,10 @@ class Submissions:
             raise
         self._jobs.inserted(ids, well=True)
 
-    def _unless_impossible(
-        self, record: JobRecord, moment: datetime, known: dict[tuple[str, Shape], str | None]
-    ) -> JobRecord:
+    def _unless_impossible(self, record: JobRecord, moment: datetime, known: dict[_Size, str | None]) -> JobRecord:
         """The new job; ended as `error` if it can never run.
 
-        `known`: why jobs of an app and a shape can never run, or None: what was found out for others of this request.
+        `known`: why jobs of an app and a size can never run, or None: what was found out for others of this request.
         """
         app = self._apps.last_good(record.app)
         if app is None:
@@ -230,9 +233,9 @@ class Submissions:
         if (priority := record.priority or 0) > self._settings.max_priority:
             why = f"its priority is {priority}; jobs may have at most {self._settings.max_priority} here"
             return record.failed(ErrorType.IMPOSSIBLE_REQUEST, f"{why} (ORQAL_MAX_PRIORITY)", moment)
-        wanted = record.app, shape(record, app)
+        wanted = record.app, record.threads, record.memory_in_gb
         if wanted not in known:
-            known[wanted] = self._never_enough(app.info) or self._too_large(wanted[1])
+            known[wanted] = self._never_enough(app.info) or self._too_large(shape(record, app))
         if (why := known[wanted]) is not None:
             return record.failed(ErrorType.IMPOSSIBLE_REQUEST, why, moment)
         return record
@@ -255,7 +258,7 @@ class Submissions:
         """What would become of these documents. See SchedulerApi.plan."""
         asked = await self._asked(specs)
         found = await self._search(list({wanted for _, wanted, _, _ in asked if wanted is not None}))
-        plan, known = [], dict[tuple[str, Shape], str | None]()
+        plan, known = [], dict[_Size, str | None]()
         for spec, wanted, miss, _ in asked:
             there = found[wanted] if wanted is not None else _Found(None, miss)
             never = None
