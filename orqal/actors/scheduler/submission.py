@@ -293,7 +293,8 @@ class Submissions:
                 asked.append(_Asked(spec, cache.Wanted.by(spec, digest), None, digest))
         return asked
 
-    async def _search(self, wanted: Sequence[cache.Wanted]) -> dict[cache.Wanted, _Found]:
+    async def _search(self, wanted: Sequence[cache.Wanted], *, again: bool = False) -> dict[cache.Wanted, _Found]:
+        """What the cache has for each. `again`: this is the second look at them."""
         keys = sorted({key for each in wanted for key in (each.unfinished_key, each.key)})
         candidates = await asyncio.to_thread(self._store.cached, keys) if keys else {}
         jobs = {job.id: job for job in candidates.values()}
@@ -301,9 +302,12 @@ class Submissions:
         digests = await self._hosts.image_digests(sorted(images)) if images else {}
         gone = await self._hosts.without_files([job for job in jobs.values() if job.current_status.final and job.lswd])
         found = dict.fromkeys(wanted, _NOTHING)
+        ended_meanwhile = []
         for each in wanted:
             misses = []
             for job in filter(None, (candidates.get(each.unfinished_key), candidates.get(each.key))):
+                if not job.current_status.final and self._jobs.phase(job.id) is None:
+                    ended_meanwhile.append(each)
                 miss = self._reason_against(job, each, digests.get(job.image or "", ()), gone.get(job.id))
                 if miss is None:
                     found[each] = _Found(job.id, None, not job.current_status.final)
@@ -311,6 +315,8 @@ class Submissions:
                 misses.append(miss)
             else:
                 found[each] = _Found(None, misses[0]) if misses else _NOTHING
+        if ended_meanwhile and not again:  # how, the store knows now
+            found |= await self._search(ended_meanwhile, again=True)
         return found
 
     def _reason_against(

@@ -133,7 +133,24 @@ def test_a_job_that_is_cancelled_while_it_is_found_is_not_reused(
         monkeypatch.setattr(Hosts, "without_files", and_meanwhile)
         [second] = await take(cluster, spec(1))
         assert not second.cached and second.id != first
-        assert cluster.record(second.id).cache_miss == f"{first} has just ended"
+        assert cluster.record(second.id).cache_miss == cache.NO_CANDIDATE
+
+    play(scene, tmp_path)
+
+
+def test_a_job_that_succeeds_while_it_is_found_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        quick = spec(1, params={"seconds": 5})
+        [first] = await cluster.submit(quick)
+        await cluster.running(first)
+        look = Hosts.without_files
+
+        async def and_meanwhile(hosts: Hosts, jobs: Sequence[JobRecord]) -> dict[str, str]:
+            await cluster.ended([first])
+            return await look(hosts, jobs)
+
+        monkeypatch.setattr(Hosts, "without_files", and_meanwhile)
+        assert await take(cluster, quick) == [Taken(first, True)]
 
     play(scene, tmp_path)
 
