@@ -14,6 +14,9 @@ from orqal.job_stream import BadDocument, DocumentReader
 from orqal.models import JobSpec
 from orqal.serve_app.cluster_access import JOBS_AT_ONCE, ClusterAccess
 
+WHOLE_BYTES = 1 << 20
+"""The most bytes of a body that is read to its end before its jobs are submitted. Orqal's client sends fewer."""
+
 
 async def submit_body(
     request: Request,
@@ -62,8 +65,8 @@ async def _documents(request: Request) -> AsyncGenerator[list[JobSpec], None]:
     """
     reader = DocumentReader()
     try:
-        async for chunk in request.stream():
-            jobs = reader.feed(chunk)
+        async for piece in _pieces(request):
+            jobs = reader.feed(piece)
             while True:
                 specs: list[JobSpec] = []
                 problem: BadDocument | None = None
@@ -80,6 +83,29 @@ async def _documents(request: Request) -> AsyncGenerator[list[JobSpec], None]:
     except ClientDisconnect:
         return  # The complete documents are submitted, but no client is left to read the answer.
     reader.close()
+
+
+async def _pieces(request: Request) -> AsyncGenerator[bytes, None]:
+    """The body as it comes. One whose length is known and small comes as one piece, because what each piece brings is a
+    transaction.
+
+    Raises:
+        ClientDisconnect: the client went away. What came before was yielded.
+    """
+    if not 0 < int(request.headers.get("content-length", 0)) <= WHOLE_BYTES:
+        async for chunk in request.stream():
+            yield chunk
+        return
+    body = bytearray()
+    gone: ClientDisconnect | None = None
+    try:
+        async for chunk in request.stream():
+            body += chunk
+    except ClientDisconnect as error:
+        gone = error
+    yield bytes(body)
+    if gone is not None:
+        raise gone
 
 
 async def submit(

@@ -1,0 +1,66 @@
+"""How the jobs of a request's body reach the Scheduler: in which parts, and what a client that goes away leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from fastapi import Request
+
+from orqal.actors.messages import Taken
+from orqal.models import JobSpec
+from orqal.serve_app.cluster_access import ClusterAccess
+from orqal.serve_app.routes.submission import WHOLE_BYTES, submit_body
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
+
+CHUNK = 1 << 16
+
+
+async def parts(body: bytes, length: int | None, *, broken: bool = False) -> list[int]:
+    """The sizes of the parts that the Scheduler gets of a body. `length`: what its header says. `broken`: the client
+    goes away after all of this."""
+    taken: list[int] = []
+
+    async def submit(specs: Sequence[JobSpec], **_: Any) -> list[Taken]:
+        taken.append(len(specs))
+        return [Taken("0" * 24, False)] * len(specs)
+
+    chunks = [body[start : start + CHUNK] for start in range(0, len(body), CHUNK)]
+    messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    messages.append({"type": "http.disconnect"} if broken else {"type": "http.request", "body": b""})
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    headers = [] if length is None else [(b"content-length", str(length).encode())]
+    request = Request({"type": "http", "headers": headers}, receive)
+    cluster = cast(ClusterAccess, SimpleNamespace(scheduler=SimpleNamespace(submit=submit)))
+    answers = [len(part) async for part in submit_body(request, cluster)]
+    assert answers == taken
+    return taken
+
+
+def lines(count: int, padding: int = 200) -> bytes:
+    return b"".join(json.dumps({"app": "Test", "input": "-" * padding}).encode() + b"\n" for _ in range(count))
+
+
+async def test_a_body_of_known_and_small_length_is_one_part() -> None:
+    body = lines(1_000)
+    assert CHUNK < len(body) < WHOLE_BYTES
+    assert await parts(body, len(body)) == [1_000]
+    assert await parts(lines(2_500, 100), len(lines(2_500, 100))) == [1_000, 1_000, 500]
+
+
+async def test_any_other_is_submitted_as_it_comes() -> None:
+    for length in (None, WHOLE_BYTES + 1):
+        came = await parts(lines(1_000), length)
+        assert len(came) > 2 and sum(came) == 1_000
+
+
+async def test_what_came_whole_before_the_client_went_away_is_submitted() -> None:
+    body = lines(1_000)
+    assert await parts(body[:-5], len(body), broken=True) == [999]
