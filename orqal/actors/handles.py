@@ -16,6 +16,7 @@ from orqal.actors.interfaces import ActorAway, HostApi, SchedulerApi
 from orqal.actors.messages import (
     CleanTarget,
     Cursor,
+    Document,
     Examined,
     HostReport,
     InHand,
@@ -99,9 +100,16 @@ class SchedulerClient(SchedulerApi):
         return cls(ray.get_actor(SCHEDULER, namespace=NAMESPACE))
 
     async def submit(
-        self, specs: Sequence[JobSpec], *, key: str | None = None, first: int = 1, replace_batch: str | None = None
+        self,
+        specs: Sequence[JobSpec],
+        *,
+        key: str | None = None,
+        first: int = 1,
+        after: Document | None = None,
+        replace_batch: str | None = None,
     ) -> list[Taken]:
-        return await answer(self.actor.submit.remote(specs, key=key, first=first, replace_batch=replace_batch), LONGEST)
+        taken = self.actor.submit.remote(specs, key=key, first=first, after=after, replace_batch=replace_batch)
+        return await answer(taken, LONGEST)
 
     async def plan(self, specs: Sequence[JobSpec]) -> list[Planned]:
         return await answer(self.actor.plan.remote(specs), LONGEST)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from orqal.actors.messages import (
     CleanTarget,
     Cursor,
+    Document,
     Examined,
     HostReport,
     InHand,
@@ -61,15 +62,23 @@ class SchedulerApi(Protocol):
     # For the API
 
     async def submit(
-        self, specs: Sequence[JobSpec], *, key: str | None = None, first: int = 1, replace_batch: str | None = None
+        self,
+        specs: Sequence[JobSpec],
+        *,
+        key: str | None = None,
+        first: int = 1,
+        after: Document | None = None,
+        replace_batch: str | None = None,
     ) -> list[Taken]:
         """Add jobs, or find jobs that already answer for them; return when they are on disk.
 
-        `key`: an idempotency key, under which the first document has the number `first`. `replace_batch`: a batch whose
-        earlier jobs leave it. A job that can never run is stored as `error` at once.
+        `key`: an idempotency key, under which the first document has the number `first`. `after`: a document of another
+        request, which is waited for, so that a client may send several requests without losing their order.
+        `replace_batch`: a batch whose earlier jobs leave it. A job that can never run is stored as `error` at once.
 
         Raises:
             OtherDocument: the key was used before with another document of the same number.
+            TooEarly: the document before these does not come. Nothing is submitted.
         """
         ...
 

@@ -38,6 +38,19 @@ class Planned(NamedTuple):
     """Why it would end at once with an error."""
 
 
+class Document(NamedTuple):
+    """A document that has been submitted, or will be."""
+
+    key: str
+    """The idempotency key of its request."""
+    number: int
+    """Its number under that key, from 1 on."""
+
+
+class TooEarly(Exception):
+    """The document that comes before has not come."""
+
+
 class OtherDocument(ValueError):
     """A document repeats another document's idempotency key and number."""
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
 from hashlib import sha256
-from itertools import islice
-from typing import Any, NamedTuple
+from itertools import chain, islice
+from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 from orqal.client.errors import OrqalError, RequestFailed, ServerUnreachable, SubmissionFailed
 from orqal.client.retry import Backoff
 from orqal.client.transport import Transport
+
+T = TypeVar("T")
 
 JOBS_PER_KEY = 1_000
 """Jobs with one idempotency key. Never change this: a batch that an older client left unfinished could not be
@@ -79,10 +85,33 @@ def _planned(transport: Transport, documents: Sequence[bytes], start: int) -> It
         done += len(part)
 
 
+class _Request(NamedTuple):
+    """Jobs that are sent in one request."""
+
+    documents: Sequence[bytes]
+    start: int
+    """The number of the first one in the whole submission, counted from 0."""
+    key: str
+    first: int
+    """Its number under the idempotency key, counted from 1."""
+    after: str | None
+    """The number and the key of the document before it, which the server waits for; None if it is the very first."""
+
+
+class _Answer(NamedTuple):
+    """What the server says to one request."""
+
+    lines: list[dict[str, Any]]
+    """One for each job that is submitted."""
+    error: OrqalError | None
+    """Why the others are not; None if all are."""
+
+
 class Submission(Iterator[str]):
     """The ids of jobs as they are submitted, in the order of the jobs. See Client.submit_many.
 
     If the connection breaks, the request is sent again with the same idempotency key, so no job is submitted twice.
+    While the server works on one request the next is on its way, in a thread. The server takes them in turn.
     """
 
     def __init__(
@@ -99,62 +128,115 @@ class Submission(Iterator[str]):
         return next(self._ids)
 
     def _submit(self, documents: Iterable[bytes]) -> Iterator[str]:
-        documents = iter(documents)
         submitted: list[str] = []
-        try:
-            while part := list(islice(documents, JOBS_PER_KEY)):
-                for id in self._submit_part(part, len(submitted)):
-                    submitted.append(id)
-                    yield id
-        except OrqalError as error:
-            # The server mentions the key in no other error about a job.
-            if self._resumed is not None and "idempotency" in str(error).lower():
-                message = f"The batch {self._resumed!r} exists with other jobs: choose another name."
-                raise OrqalError(message) from error
-            if not submitted:
-                raise
-            raise SubmissionFailed(
-                f"{error} The first {len(submitted):,} jobs are submitted and go on. {self._how_to_go_on()}", submitted
-            ) from error
+        for answer in self._in_turn(self._requests(documents)):
+            for line in answer.lines:
+                self.cached += line.get("cached") is True
+                submitted.append(str(line["_id"]))
+                yield submitted[-1]
+            if answer.error is not None:
+                raise self._failure(answer.error, submitted) from answer.error
+
+    def _failure(self, error: OrqalError, submitted: list[str]) -> OrqalError:
+        # The server mentions the key in no other error about a job.
+        if self._resumed is not None and "idempotency" in str(error).lower():
+            return OrqalError(f"The batch {self._resumed!r} exists with other jobs: choose another name.")
+        if not submitted:
+            return error
+        return SubmissionFailed(
+            f"{error} The first {len(submitted):,} jobs are submitted and go on. {self._how_to_go_on()}", submitted
+        )
 
     def _how_to_go_on(self) -> str:
         if self._resumed is not None:
             return "Submit the same batch again to submit the rest."
         return "With use_cache it is safe to submit all of them again: jobs that succeeded or run are not run twice."
 
-    def _submit_part(self, documents: Sequence[bytes], start: int) -> Iterator[str]:
-        """Submit jobs with one key, and yield their ids. The first one is job number `start`, counted from 0."""
-        key = uuid4().hex if self._resumed is None else batch_key(self._resumed, start)
+    def _requests(self, documents: Iterable[bytes]) -> Iterator[_Request]:
+        documents = iter(documents)
+        start, after = 0, None
+        while part := list(islice(documents, JOBS_PER_KEY)):
+            key = uuid4().hex if self._resumed is None else batch_key(self._resumed, start)
+            done = 0
+            while done < len(part):
+                sent = part[done : done + _fitting(part, done)]
+                yield _Request(sent, start + done, key, done + 1, after)
+                done += len(sent)
+                after = f"{done} {key}"
+            start += len(part)
+
+    def _in_turn(self, requests: Iterator[_Request]) -> Iterator[_Answer]:
+        """Yield the answers. There are two requests under way, where there are as many."""
+        under_way: deque[Future[_Answer]] = deque()
+        only = next(requests, None)
+        if only is None:
+            return
+        second = next(requests, None)
+        if second is None:
+            yield self._send(only, None)
+            return
+        for request in chain((only, second), requests):
+            under_way.append(_started(partial(self._send, request, under_way[-1] if under_way else None)))
+            if len(under_way) > 1:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+
+    def _send(self, request: _Request, before: Future[_Answer] | None) -> _Answer:
+        """Send one request until all its jobs are submitted or that has no use. `before`: the answer to the request
+        before it."""
+        lines: list[dict[str, Any]] = []
         backoff = Backoff()
-        submitted = 0
-        while submitted < len(documents):
-            sent = documents[submitted : submitted + _fitting(documents, submitted)]
-            before = submitted
+        while len(lines) < len(request.documents):
+            done = len(lines)
             failure: OrqalError = self._transport.ended_early()
             try:
-                for line in self._answer(sent, key, before + 1):
+                for line in self._lines(request, done):
                     if "error" in line:
-                        raise _refused(line, start + before)
-                    submitted += 1
+                        return _Answer(lines, _refused(line, request.start + done))
+                    lines.append(line)
                     backoff.reset()
-                    self.cached += line.get("cached") is True
-                    yield str(line["_id"])
             except (ServerUnreachable, RequestFailed) as error:
                 failure = error
-            if submitted < before + len(sent):
-                backoff.pause(failure)
+            except OrqalError as error:
+                return _Answer(lines, error)
+            if len(lines) < len(request.documents):
+                # What failed may be that the one before has not come. If it never does, this must not either.
+                if before is not None and before.result().error is not None:
+                    return _Answer(lines, failure)
+                try:
+                    backoff.pause(failure)
+                except OrqalError as error:
+                    return _Answer(lines, error)
+        return _Answer(lines, None)
 
-    def _answer(self, documents: Sequence[bytes], key: str, first: int) -> Iterator[dict[str, Any]]:
-        """Send one request and yield the lines of its answer. The first document has the number `first` of this key.
+    def _lines(self, request: _Request, done: int) -> Iterator[dict[str, Any]]:
+        """Send a request without its first `done` documents, and yield the lines of the answer.
 
-        If a document of this `key` and number was sent before, it makes no second job.
+        A document that was sent before under its key and number makes no second job.
         """
-        headers = {"content-type": "application/x-ndjson", "idempotency-key": key}
+        headers = {"content-type": "application/x-ndjson", "idempotency-key": request.key}
+        if request.after is not None:
+            headers["orqal-after"] = request.after
         params = {} if self._batch is None else {"batch": self._batch}
-        if first > 1:
-            params["first"] = str(first)
-        body = b"".join(document + b"\n" for document in documents)
+        if request.first + done > 1:
+            params["first"] = str(request.first + done)
+        body = b"".join(document + b"\n" for document in request.documents[done:])
         return self._transport.ndjson("POST", "jobs", wait_if_busy=False, content=body, headers=headers, params=params)
+
+
+def _started(call: Callable[[], T]) -> Future[T]:
+    """Call a function in a thread that does not keep the program from its end, and return what will be its result."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="orqal-submit", daemon=True).start()
+    return future
 
 
 def _fitting(documents: Sequence[bytes], start: int) -> int:

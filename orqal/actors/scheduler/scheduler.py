@@ -16,6 +16,7 @@ from orqal.actors.messages import (
     Cap,
     CleanTarget,
     Cursor,
+    Document,
     HostReport,
     InHand,
     News,
@@ -165,9 +166,15 @@ class Scheduler(SchedulerApi):
     # For the API
 
     async def submit(
-        self, specs: Sequence[JobSpec], *, key: str | None = None, first: int = 1, replace_batch: str | None = None
+        self,
+        specs: Sequence[JobSpec],
+        *,
+        key: str | None = None,
+        first: int = 1,
+        after: Document | None = None,
+        replace_batch: str | None = None,
     ) -> list[Taken]:
-        return await self._submissions.take(specs, key=key, first=first, replace_batch=replace_batch)
+        return await self._submissions.take(specs, key=key, first=first, after=after, replace_batch=replace_batch)
 
     async def retry(self, jobs: Sequence[str]) -> dict[str, str]:
         return await self._submissions.retry(jobs)

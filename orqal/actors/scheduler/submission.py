@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from bson import ObjectId
 
-from orqal.actors.messages import OtherDocument, Planned, Taken
+from orqal.actors.messages import Document, OtherDocument, Planned, Taken, TooEarly
 from orqal.actors.scheduler.apps import Apps
 from orqal.actors.scheduler.hosts import Hosts
 from orqal.actors.scheduler.input_files import InputFiles, Unreadable
@@ -28,6 +28,10 @@ from orqal.store import JobFilter, JobGone, Store, Submission
 
 _Size = tuple[str, float | None, float | None]
 """The app of a new job, and the threads and memory that it asks for itself: its shape follows from these."""
+
+
+COMES_WITHIN = 10.0
+"""Seconds for which the document before others is waited for."""
 
 
 class _Found(NamedTuple):
@@ -79,13 +83,26 @@ class Submissions:
         self._input_files = InputFiles()
         self._locks: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()
+        self._awaited: dict[str, asyncio.Event] = {}
+        """What is set when documents of a key have come, by the keys that others wait for."""
         newest = store.find(JobFilter(), 1).jobs
         self._latest = newest[0].ctime if newest else keeping.now()
 
     async def take(
-        self, specs: Sequence[JobSpec], *, key: str | None = None, first: int = 1, replace_batch: str | None = None
+        self,
+        specs: Sequence[JobSpec],
+        *,
+        key: str | None = None,
+        first: int = 1,
+        after: Document | None = None,
+        replace_batch: str | None = None,
     ) -> list[Taken]:
         """The answers to these documents, in order, once what is new is on disk. See SchedulerApi.submit."""
+        if after is not None:
+            try:
+                await asyncio.wait_for(self._until_there(after), COMES_WITHIN)
+            except asyncio.TimeoutError:
+                raise TooEarly from None
         if key is None:
             return await self._take(specs, replace_batch=replace_batch)
         async with self._alone(key):
@@ -97,8 +114,23 @@ class Submissions:
                 documents=[(key, number) for number in fresh],
                 replace_batch=None if known else replace_batch,
             )
+        if key in self._awaited:
+            self._awaited.pop(key).set()
         answers = {number: Taken(job, False) for number, job in known.items()} | dict(zip(fresh, taken, strict=True))
         return [answers[number] for number in sorted(answers)]
+
+    async def _until_there(self, document: Document) -> None:
+        """Return when a document that may be on its way has become a job, or was answered with one."""
+        key, number = document
+        while True:
+            come = self._awaited.setdefault(key, asyncio.Event())
+            try:
+                if await asyncio.to_thread(self._store.documents, key, number, number):
+                    return
+                await come.wait()
+            finally:
+                if self._awaited.get(key) is come:  # whoever else waits for it looks again
+                    self._awaited.pop(key).set()
 
     async def retry(self, ids: Sequence[str]) -> dict[str, str]:
         """Make new jobs in place of the failed ones, and return new ids by old ids. See SchedulerApi.retry."""

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Body, HTTPException, Query, Request
 from fastapi.responses import PlainTextResponse, Response
 from pydantic import AwareDatetime
 
-from orqal.actors.messages import Planned, Taken
+from orqal.actors.messages import Document, Planned, Taken
 from orqal.job_stream import BadDocument, DocumentReader
 from orqal.models import MAX_NAME, BatchName, JobSpec, Status, now
 from orqal.serve_app import examples
@@ -29,7 +29,7 @@ from orqal.serve_app.routes.documentation import (
     NO_JOB,
     problems,
 )
-from orqal.serve_app.routes.parameters import Cursor, IdempotencyKey, JobId, Limit
+from orqal.serve_app.routes.parameters import After, Cursor, IdempotencyKey, JobId, Limit
 from orqal.serve_app.routes.selection import cancel_selected, selected_ids
 from orqal.serve_app.routes.streaming import (
     EMPTY_LINE,
@@ -87,12 +87,19 @@ async def create_jobs(
     first: Annotated[
         int, Query(ge=1, le=10**9, description="The first document's number under the idempotency key.")
     ] = 1,
+    after: After = None,
 ) -> Response:
     """Submit many jobs: the body is JSON objects, one per line or back to back. The answer has a line for each,
     `{"_id": id}`, which is sent once the job is on disk; it has `"cached": true` if an earlier job with the same app,
     input and params is reused. If a document is not a job, the last line is `{"error": …, "document": n}`, and the
     documents before it are submitted."""
-    answers = await prefetched(submit_body(request, cluster, key=idempotency_key, first=first, batch=batch))
+    before = None
+    if after is not None:
+        number, _, key = after.partition(" ")
+        before = Document(key, int(number))
+    answers = await prefetched(
+        submit_body(request, cluster, key=idempotency_key, first=first, after=before, batch=batch)
+    )
     return StreamedResponse(_submitted_lines(answers), media_type=NDJSON)
 
 

@@ -19,6 +19,16 @@ IdempotencyKey = Annotated[
         description="If a request is repeated with the same key, its n-th document makes no second job.",
     ),
 ]
+After = Annotated[
+    str | None,
+    Header(
+        alias="Orqal-After",
+        max_length=MAX_NAME + 11,
+        pattern="^[1-9][0-9]{0,9} [ -~]+$",
+        description="The number and the idempotency key of a document. The jobs of this request come after it: they "
+        "are submitted once it is. If it does not come soon, the answer is 503.",
+    ),
+]
 Limit = Annotated[int, Query(ge=1, le=1000, description="The most items in the answer.")]
 Cursor = Annotated[
     str | None,

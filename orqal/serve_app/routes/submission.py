@@ -9,10 +9,11 @@ from uuid import uuid4
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from orqal.actors.messages import OtherDocument, Planned, Taken
+from orqal.actors.messages import Document, OtherDocument, Planned, Taken, TooEarly
 from orqal.job_stream import BadDocument, DocumentReader
 from orqal.models import JobSpec
 from orqal.serve_app.cluster_access import JOBS_AT_ONCE, ClusterAccess
+from orqal.serve_app.errors import Unavailable
 
 WHOLE_BYTES = 1 << 20
 """The most bytes of a body that is read to its end before its jobs are submitted. Orqal's client sends fewer."""
@@ -24,16 +25,18 @@ async def submit_body(
     *,
     key: str | None = None,
     first: int = 1,
+    after: Document | None = None,
     batch: str | None = None,
     replace_batch: bool = False,
 ) -> AsyncGenerator[list[Taken], None]:
     """Submit the jobs of a request's body as they come, and yield the answers when the jobs are on disk.
 
-    `first`: the first document's number under the key. `batch`: the name of the batch that the jobs join; with
-    `replace_batch`, its earlier jobs leave it.
+    `first`: the first document's number under the key. `after`: see SchedulerApi.submit. `batch`: the name of the batch
+    that the jobs join; with `replace_batch`, its earlier jobs leave it.
 
     Raises:
         BadDocument: the next document is not a job, or its idempotency key was used before with another document.
+        Unavailable: the document before them does not come.
     """
     number = 1
     async for specs in _documents(request):
@@ -41,10 +44,10 @@ async def submit_body(
             for spec in specs:
                 spec.batch = batch
         try:
-            yield await submit(cluster, specs, key, first, batch if replace_batch else None)
+            yield await submit(cluster, specs, key, first, after=after, replace_batch=batch if replace_batch else None)
         except OtherDocument as error:
             raise _used_before(number + error.number - 1, error) from None
-        first, number, replace_batch = first + len(specs), number + len(specs), False
+        first, number, replace_batch, after = first + len(specs), number + len(specs), False, None
 
 
 async def plan_body(request: Request, cluster: ClusterAccess) -> AsyncGenerator[list[Planned], None]:
@@ -109,16 +112,26 @@ async def _pieces(request: Request) -> AsyncGenerator[bytes, None]:
 
 
 async def submit(
-    cluster: ClusterAccess, specs: list[JobSpec], key: str | None, first: int = 1, replace_batch: str | None = None
+    cluster: ClusterAccess,
+    specs: list[JobSpec],
+    key: str | None,
+    first: int = 1,
+    *,
+    after: Document | None = None,
+    replace_batch: str | None = None,
 ) -> list[Taken]:
     """Submit jobs. The first one has the number `first` under the idempotency key.
 
     Raises:
         OtherDocument: the key was used before with another document of the same number.
+        Unavailable: the document before these does not come.
     """
     # Ray repeats the call if the Scheduler dies during it. The next Scheduler finds by the key what was written.
     key = key or uuid4().hex
-    return await cluster.scheduler.submit(specs, key=key, first=first, replace_batch=replace_batch)
+    try:
+        return await cluster.scheduler.submit(specs, key=key, first=first, after=after, replace_batch=replace_batch)
+    except TooEarly:
+        raise Unavailable("the jobs before these have not come; send these again after those") from None
 
 
 async def submit_one(cluster: ClusterAccess, spec: JobSpec, key: str | None) -> Taken:

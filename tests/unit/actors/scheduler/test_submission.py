@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from orqal.actors.messages import OtherDocument, Taken
+from orqal.actors.messages import Document, OtherDocument, Taken, TooEarly
 from orqal.actors.scheduler.hosts import Hosts
 from orqal.models import ErrorType, JobRecord, Status
 from orqal.scheduling import cache
@@ -191,6 +191,36 @@ def test_a_request_that_is_repeated_goes_on_where_it_stopped(tmp_path: Path) -> 
             await take(cluster, specs[0], spec("other"), key="k")
         assert problem.value.number == 2
         assert count(cluster) == 6
+
+    play(scene, tmp_path)
+
+
+def test_what_comes_after_another_request_waits_for_it(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        later = asyncio.create_task(take(cluster, spec(3), key="b", after=Document("a", 2)))
+        last = asyncio.create_task(take(cluster, spec(4), key="c", after=Document("b", 1)))
+        await cluster.wait(2)
+        assert count(cluster) == 0
+        await take(cluster, spec(1), key="a")
+        await cluster.wait(2)
+        assert count(cluster) == 1 and not later.done()
+        await take(cluster, spec(2), key="a", first=2)
+        await asyncio.gather(later, last)
+        assert [job.input for job in stored(cluster).find(JobFilter(), 9).jobs] == [4, 3, 2, 1]
+        [again] = await take(cluster, spec(5), key="d", after=Document("a", 2))
+        assert not again.cached
+
+    play(scene, tmp_path)
+
+
+def test_what_comes_after_a_request_that_never_comes_is_not_submitted(tmp_path: Path) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        with pytest.raises(TooEarly):
+            await take(cluster, spec(2), key="b", after=Document("a", 1))
+        await take(cluster, spec(1), key="a")
+        await cluster.wait(30)
+        assert count(cluster) == 1
+        assert len(await take(cluster, spec(2), key="b", after=Document("a", 1))) == 1
 
     play(scene, tmp_path)
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
+import httpx
 import pytest
-from fastapi import Request
+from fastapi import FastAPI, Request
 
-from orqal.actors.messages import Taken
+from orqal.actors.messages import Document, Taken, TooEarly
 from orqal.models import JobSpec
 from orqal.serve_app.cluster_access import ClusterAccess
 from orqal.serve_app.routes.submission import WHOLE_BYTES, submit_body
@@ -59,6 +60,25 @@ async def test_any_other_is_submitted_as_it_comes() -> None:
     for length in (None, WHOLE_BYTES + 1):
         came = await parts(lines(1_000), length)
         assert len(came) > 2 and sum(came) == 1_000
+
+
+@pytest.mark.parametrize("comes", [True, False])
+async def test_a_request_that_comes_after_another_says_so_to_the_scheduler(api: FastAPI, comes: bool) -> None:
+    asked: list[Document | None] = []
+
+    async def submit(specs: Sequence[JobSpec], *, after: Document | None = None, **_: Any) -> list[Taken]:
+        asked.append(after)
+        if not comes:
+            raise TooEarly
+        return [Taken("0" * 24, False)] * len(specs)
+
+    cluster = SimpleNamespace(scheduler=SimpleNamespace(submit=submit))
+    api.state.cluster = cluster
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as http:
+        answer = await http.post("/api/jobs", content=b'{"app": "Test"}', headers={"Orqal-After": "12 batch a 0"})
+        wrong = await http.post("/api/jobs", content=b'{"app": "Test"}', headers={"Orqal-After": "batch a 0"})
+    assert asked == [Document("batch a 0", 12)] and wrong.status_code == 422
+    assert (answer.status_code, answer.headers.get("Retry-After")) == ((200, None) if comes else (503, "5"))
 
 
 async def test_what_came_whole_before_the_client_went_away_is_submitted() -> None:
