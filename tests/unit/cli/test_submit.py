@@ -275,7 +275,7 @@ def test_a_batch_is_sent_in_parts_with_all_fields_of_its_lines(
     done = run("batch", file, "--name", "a b", "--json")
     assert done.code == 0
     assert [int(d["_id"], 16) for d in done.documents] == list(range(2_001))
-    asked = server.asked("POST jobs")
+    asked = sorted(server.asked("POST jobs"), key=lambda request: request.documents[0]["input"])
     assert [len(r.documents) for r in asked] == [1_000, 1_000, 1]
     assert {r.query["batch"] for r in asked} == {"a b"}
     assert asked[0].documents[0] == {
