@@ -28,7 +28,7 @@ from orqal.actors.metrics import Family
 from orqal.engine.client import ContainerKey
 from orqal.engine.file_listing import FilePage
 from orqal.engine.job_directory import Piece, Removed
-from orqal.models import AppInfo, BatchPolicy, HostInfo, JobSpec, Outcome, Resources, UserShare
+from orqal.models import AppInfo, AppUsage, BatchPolicy, HostInfo, JobSpec, Outcome, Resources, UserShare
 from orqal.scheduling.demand import Bundle
 from orqal.scheduling.lifecycle import Wish
 
@@ -132,6 +132,10 @@ class SchedulerApi(Protocol):
 
     async def apps(self) -> list[AppInfo]:
         """All apps, those that failed to load included."""
+        ...
+
+    async def usage(self, app: str) -> AppUsage | None:
+        """What jobs of an app have used so far; None if there is no such app and none of its jobs is known."""
         ...
 
     async def hosts(self) -> list[HostInfo]:

@@ -111,7 +111,7 @@ _COMMANDS: dict[str, dict[Callable[..., None], str]] = {
         batches.batches: "orqal batches --limit 5",
         batches.results: "orqal results nightly --format csv -o nightly.csv",
         order.share: "orqal share",
-        status.apps: "orqal apps",
+        status.apps: "orqal apps Checksum --usage",
         status.status: "orqal status",
         doctor.doctor: "orqal doctor",
     },

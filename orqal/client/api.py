@@ -354,6 +354,15 @@ class Client:
         apps: list[dict[str, Any]] = self._transport.json("GET", "apps")
         return apps
 
+    def usage(self, app: str) -> dict[str, Any]:
+        """Return what the jobs of an app have used so far; see models.AppUsage for the keys.
+
+        Raises:
+            NotFound: there is no such app.
+        """
+        usage: dict[str, Any] = self._transport.json("GET", f"apps/{_part(app)}/usage")
+        return usage
+
     def services(self) -> list[str]:
         """Return the names of the apps that jobs can use."""
         return [str(app["name"]) for app in self.apps() if not app.get("error")]

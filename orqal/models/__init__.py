@@ -4,7 +4,20 @@ Everything may import it. It imports nothing of Orqal but states.py and text.py.
 """
 
 from orqal.models.attempt import Attempt, ErrorType, Fault, JobError, RetryPolicy
-from orqal.models.cluster import DISK_FULL, REFUSED, AppInfo, BatchInfo, BatchPolicy, CacheOn, HostInfo, Load, UserShare
+from orqal.models.cluster import (
+    DISK_FULL,
+    REFUSED,
+    AppInfo,
+    AppUsage,
+    AttemptFigures,
+    BatchInfo,
+    BatchPolicy,
+    CacheOn,
+    HostInfo,
+    Load,
+    Quantiles,
+    UserShare,
+)
 from orqal.models.container_options import (
     JOBS_MAY_SET,
     SUBMITTER,
@@ -54,7 +67,9 @@ __all__ = [
     "SUBMITTER",
     "UNITS",
     "AppInfo",
+    "AppUsage",
     "Attempt",
+    "AttemptFigures",
     "BatchInfo",
     "BatchName",
     "BatchPolicy",
@@ -79,6 +94,7 @@ __all__ = [
     "Outcome",
     "Output",
     "Priority",
+    "Quantiles",
     "Resources",
     "Retries",
     "RetryCause",

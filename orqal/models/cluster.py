@@ -134,6 +134,46 @@ class BatchPolicy(BaseModel):
         return BatchPolicy.model_validate({**dict(self), **changes})
 
 
+class Quantiles(BaseModel):
+    """How a quantity is distributed. The first two are off by at most 5 %."""
+
+    median: float
+    p95: float
+    """95 of 100 jobs had no more."""
+    most: float
+    """The most that any job had."""
+
+
+class AttemptFigures(BaseModel):
+    """What jobs have used. Distributions are null if nothing is known; in them what was long ago counts less."""
+
+    image_digest: str | None = None
+    """The image that they ran in; null for all images."""
+    input_up_to: int | None = None
+    """Their inputs had at most so many bytes as JSON, and more than half of that unless it is 1,024; null for all
+    sizes."""
+    jobs: int
+    """How many have succeeded."""
+    out_of_memory: int
+    """How many attempts ran out of memory. Each counts as if it had used all that it had."""
+    memory_bytes: Quantiles | None = None
+    """The most memory that a job used at any time, cached pages of its files included."""
+    seconds: Quantiles | None = None
+    """How long containers ran."""
+    cpu_seconds: Quantiles | None = None
+
+
+class AppUsage(BaseModel):
+    """What the jobs of an app have used, as far as that is known."""
+
+    app: str
+    memory_in_gb: float | None = None
+    """What the app asks for now; null for all memory of a host."""
+    total: AttemptFigures
+    sorts: list[AttemptFigures]
+    """By image and size of input, the latest first."""
+
+
 class UserShare(BaseModel):
     """What a user has of the cluster, and has had."""
 

@@ -22,6 +22,7 @@ queue, and hardly with the number of hosts.
     demand.py     the hosts that an autoscaler should start
     lifecycle.py  a job's phases, and what each event leads to
     probation.py  whether a host can start jobs at all
+    usage.py      what jobs have used, as far as earlier ones tell
     retries.py    whether a job is tried again
     cache.py      whether a job is reused for another one
 """

@@ -39,15 +39,27 @@ from orqal.actors.scheduler.leases import Leases
 from orqal.actors.scheduler.retention import Retention
 from orqal.actors.scheduler.share_memory import ShareMemory
 from orqal.actors.scheduler.submission import Submissions
+from orqal.actors.scheduler.usage_memory import UsageMemory
 from orqal.actors.scheduler.waiting_room import WaitingRoom
 from orqal.clock import Clock, SystemClock
 from orqal.doctor.facts import StoredJob
 from orqal.doctor.rules import is_over
 from orqal.engine.client import ContainerKey, container_name
 from orqal.engine.errors import EngineError
-from orqal.models import DISK_FULL, UNITS, AppInfo, BatchPolicy, HostInfo, JobSpec, Resources, Status, UserShare
+from orqal.models import (
+    DISK_FULL,
+    UNITS,
+    AppInfo,
+    AppUsage,
+    BatchPolicy,
+    HostInfo,
+    JobSpec,
+    Resources,
+    Status,
+    UserShare,
+)
 from orqal.scheduling import LineKey, Planner, Policy, Standing, demand, standing_of, why_not
-from orqal.scheduling.lifecycle import ContainerStarted
+from orqal.scheduling.lifecycle import ContainerStarted, Effect, Event, Phase
 from orqal.settings import Settings
 from orqal.store import Store, is_needed
 from orqal.wrappers.catalog import App, Source
@@ -99,6 +111,7 @@ class Scheduler(SchedulerApi):
         self._waiting = WaitingRoom(self._planner, self._apps, self._clock, self._wake.set)
         self._batches = BatchPolicies(settings.batch_policies_path, self._planner)
         self._share_memory = ShareMemory(settings.shares_path, self._planner, self._clock)
+        self._usage = UsageMemory(settings.usage_path)
         self._leases = Leases(cluster, self._clock, self._metrics)
         self._cluster = cluster
         self._jobs = JobRegistry(
@@ -110,7 +123,7 @@ class Scheduler(SchedulerApi):
             leases=self._leases,
             waiting=self._waiting,
             planner=self._planner,
-            metrics=self._job_metrics,
+            watchers=(self._job_metrics.step, self._learn),
             clock=self._clock,
             host_lost_after=settings.host_lost_after,
             wake=self._wake.set,
@@ -134,6 +147,7 @@ class Scheduler(SchedulerApi):
         """Take up the work of the Scheduler before this one, and begin."""
         await self._apps.scan()
         self._share_memory.load()
+        self._usage.load()
         self._batches.load(self._is_batch)
         try:
             await self._recover()
@@ -145,6 +159,7 @@ class Scheduler(SchedulerApi):
         self._background.spawn(self._watch_apps())
         self._background.spawn(self._retention.forever())
         self._background.spawn(self._share_memory.forever())
+        self._background.spawn(self._usage.forever())
 
     async def _recover(self) -> None:
         unfinished, leases = self._store.unfinished(), set[str]()
@@ -335,6 +350,13 @@ class Scheduler(SchedulerApi):
         await self._apps.up_to_date()
         return self._apps.infos()
 
+    async def usage(self, app: str) -> AppUsage | None:
+        await self._apps.up_to_date({app})
+        known, usage = self._apps.last_good(app), self._usage.of(app)
+        if known is not None:
+            return usage.model_copy(update={"memory_in_gb": known.info.memory_in_gb})
+        return usage if usage.sorts else None
+
     async def hosts(self) -> list[HostInfo]:
         here = self._jobs.by_host()
         return [host.info(*here.get(host.name, _NOTHING)) for host in self._hosts]
@@ -422,6 +444,9 @@ class Scheduler(SchedulerApi):
             self._jobs.found(host, containers)
 
     # In the background
+
+    def _learn(self, before: Phase | None, event: Event, after: Phase | None, effects: Sequence[Effect]) -> None:
+        self._usage.step(before, after)
 
     async def _watch_nodes(self) -> None:
         while True:

@@ -24,7 +24,7 @@ from orqal.serve_app.pages.process_logs import LogUnavailable, process_log
 from orqal.serve_app.pages.rendering import HEADERS, render
 from orqal.serve_app.schemas import FileList
 from orqal.store import JobFilter, Page
-from orqal.text import batch_policy, sentence
+from orqal.text import batch_policy, sentence, usage_in_words
 
 T = TypeVar("T")
 
@@ -192,6 +192,17 @@ async def _files(cluster: ClusterAccess, job: JobRecord) -> FileList | None:
         return None
     files = [view(file) for file in page.files]
     return FileList(files=files, cursor=files[-1].path if page.more else None)
+
+
+@pages.get("/apps/{name}")
+async def one_app(cluster: ClusterDep, name: str) -> Response:
+    """What the jobs of an app have used so far."""
+    usage = await cluster.scheduler.usage(name)
+    if usage is None:
+        raise NotFound(f"There is no app {brief(name)!r}.")
+    memory = usage.total.memory_bytes
+    about = usage_in_words(name, usage.memory_in_gb, usage.total.jobs, None if memory is None else dict(memory))
+    return await render("app.html", usage=usage, about=about)
 
 
 @pages.get("/logs/{process}")
