@@ -74,11 +74,18 @@ def percent(part: float) -> str:
     return f"{round(100 * part, 1):g} %"
 
 
-def batch_policy(held: bool = False, priority: int | None = None, max_running: int | None = None) -> str:
+def batch_policy(
+    held: bool = False,
+    priority: int | None = None,
+    max_running: int | None = None,
+    held_because: str | None = None,
+    canary: int | None = None,
+) -> str:
     """Return what was decided about a batch: "held, priority 5, at most 3 at once"; empty if nothing was."""
-    parts = ["held"] if held else []
+    parts = [f"held: {held_because}" if held_because else "held"] if held else []
     parts += [f"priority {priority}"] if priority is not None else []
     parts += [f"at most {max_running:,} at once"] if max_running is not None else []
+    parts += [f"tried by {counted(canary, 'job')}"] if canary else []
     return ", ".join(parts)
 
 

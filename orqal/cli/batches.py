@@ -70,7 +70,13 @@ def batches(limit: Limit = 20, json: JsonLines = False) -> None:
 def decided(batch: Mapping[str, Any]) -> str:
     """Return what was decided about the waiting jobs of a batch. A server of an older version says nothing of it."""
     policy = batch.get("policy") or {}
-    return batch_policy(bool(policy.get("held")), policy.get("priority"), policy.get("max_running"))
+    return batch_policy(
+        bool(policy.get("held")),
+        policy.get("priority"),
+        policy.get("max_running"),
+        policy.get("held_because"),
+        policy.get("canary"),
+    )
 
 
 def _bar(batch: Mapping[str, Any]) -> Text:

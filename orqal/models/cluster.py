@@ -9,7 +9,7 @@ from enum import Enum
 from pydantic import BaseModel, Field
 
 from orqal.models.container_options import JOBS_MAY_SET
-from orqal.models.fields import MaxRunning, Priority, RetryOn
+from orqal.models.fields import Canary, MaxRunning, Priority, RetryOn
 from orqal.states import Status
 
 
@@ -124,14 +124,24 @@ class BatchPolicy(BaseModel):
 
     held: bool = False
     """None of its jobs starts."""
+    held_because: str | None = None
+    """Why Orqal held it by itself; null if someone did."""
     priority: Priority | None = None
     """Instead of its jobs' own; None: they have their own."""
     max_running: MaxRunning | None = None
     """How many of its jobs may run at once; None: as many as there is room for."""
+    canary: Canary | None = None
+    """How many of its jobs try it: if they all fail alike, it is held. None: 20 if it is large. 0: none, because it was
+    tried or need not be."""
 
-    def changed(self, changes: Mapping[str, bool | int | None]) -> BatchPolicy:
-        """This policy with these fields."""
-        return BatchPolicy.model_validate({**dict(self), **changes})
+    def changed(self, changes: Mapping[str, bool | int | str | None]) -> BatchPolicy:
+        """This policy with these fields. A batch that Orqal held is not held for the same reason again."""
+        values = {**dict(self), **changes}
+        if "held" in changes:
+            values["held_because"] = changes.get("held_because")
+            if self.held_because is not None and not changes["held"]:
+                values["canary"] = changes.get("canary", 0)
+        return BatchPolicy.model_validate(values)
 
 
 class Quantiles(BaseModel):

@@ -14,6 +14,7 @@ from orqal.models import (
     BatchInfo,
     BatchName,
     BatchPolicy,
+    Canary,
     JobError,
     JobRecord,
     MaxRunning,
@@ -288,6 +289,8 @@ class BatchChange(BaseModel):
     """Instead of its jobs' own; null: they have their own again."""
     max_running: MaxRunning | None = None
     """How many of its jobs may run at once; null: as many as there is room for."""
+    canary: Canary | None = None
+    """How many of its jobs try it first: if they all fail alike, it is held. 0: none; null: 20 if it is large."""
 
 
 class BatchList(BaseModel):

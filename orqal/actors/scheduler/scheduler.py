@@ -28,6 +28,7 @@ from orqal.actors.messages import (
 from orqal.actors.metrics import DECISION, LEASES, SCHEDULER_LAG, Family, Meter, Metrics, gauge
 from orqal.actors.scheduler.apps import APP_PERIOD, Apps
 from orqal.actors.scheduler.batch_policies import BatchPolicies
+from orqal.actors.scheduler.batch_trials import BatchTrials
 from orqal.actors.scheduler.change_feed import ChangeFeed
 from orqal.actors.scheduler.host_metrics import of_hosts
 from orqal.actors.scheduler.hosts import Hosts, KnownHost
@@ -110,6 +111,7 @@ class Scheduler(SchedulerApi):
         self._hosts = Hosts(settings, self._planner, cluster, self._clock, self._wake.set)
         self._waiting = WaitingRoom(self._planner, self._apps, self._clock, self._wake.set)
         self._batches = BatchPolicies(settings.batch_policies_path, self._planner)
+        self._trials = BatchTrials(self._batches, store, self._clock, self._background)
         self._share_memory = ShareMemory(settings.shares_path, self._planner, self._clock)
         self._usage = UsageMemory(settings.usage_path)
         self._leases = Leases(cluster, self._clock, self._metrics)
@@ -123,7 +125,7 @@ class Scheduler(SchedulerApi):
             leases=self._leases,
             waiting=self._waiting,
             planner=self._planner,
-            watchers=(self._job_metrics.step, self._learn),
+            watchers=(self._job_metrics.step, self._learn, self._trials.step),
             clock=self._clock,
             host_lost_after=settings.host_lost_after,
             wake=self._wake.set,
@@ -264,7 +266,14 @@ class Scheduler(SchedulerApi):
         caps = self._caps(key, standing)
         may_start = not (caps or standing.held)
         hosts = {host.name: self._reason(key, host, standing.kept, may_start) for host in self._hosts} | away
-        return WhyWaiting(version=version, hosts=hosts, standing=standing, caps=caps)
+        return WhyWaiting(
+            version=version,
+            hosts=hosts,
+            standing=standing,
+            caps=caps,
+            held_because=self._batches.of(key.batch or "").held_because,
+            canaries=self._trials.of(key.batch),
+        )
 
     def _caps(self, key: LineKey, standing: Standing) -> list[Cap]:
         limits = self._planner.limits
@@ -330,9 +339,10 @@ class Scheduler(SchedulerApi):
             raise TooHigh(
                 f"the priority {priority} is too high: jobs may have at most {most} here (ORQAL_MAX_PRIORITY)"
             )
-        policy = await self._batches.change(batch, changes)
+        await self._batches.change(batch, changes)
+        self._trials.changed(batch, canary="canary" in changes)
         self._wake.set()
-        return policy
+        return self._batches.of(batch)
 
     def _is_batch(self, name: str) -> bool:
         return next(self._store.batch_ids(name), None) is not None
@@ -463,6 +473,7 @@ class Scheduler(SchedulerApi):
             try:
                 self._jobs.give_up_orphans()
                 self._hosts.end_pauses()
+                self._trials.look()
             except Exception:
                 log.exception("giving up jobs of hosts that are away failed")
             try:

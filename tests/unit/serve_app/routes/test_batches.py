@@ -101,7 +101,7 @@ async def test_batches_carry_what_was_decided_about_them(api: FastAPI, tmp_path:
     add(store, jobs(2, batch="a"))
     add(store, jobs(1, batch="b"))
     scheduler = Policies(a=BatchPolicy(held=True, max_running=3))
-    decided = {"held": True, "priority": None, "max_running": 3}
+    decided = {"held": True, "held_because": None, "priority": None, "max_running": 3, "canary": None}
     async with client_of(api, cluster_with(store, scheduler)) as client:
         listed = (await client.get("/api/batches")).json()["batches"]
         assert {batch["name"]: batch["policy"] for batch in listed} == {"a": decided, "b": None}
@@ -120,9 +120,9 @@ async def test_a_batch_is_changed_in_what_the_request_names(api: FastAPI, tmp_pa
     async with client_of(api, cluster_with(store, scheduler)) as client:
         answer = await client.patch("/api/batches/b é", json={"held": True})
         assert (answer.status_code, answer.json()["jobs"]) == (200, 2)
-        assert answer.json()["policy"] == {"held": True, "priority": None, "max_running": None}
+        assert answer.json()["policy"] == dict(BatchPolicy(held=True))
         answer = await client.patch("/api/batches/b é", json={"max_running": None, "priority": 7})
-        assert answer.json()["policy"] == {"held": False, "priority": 7, "max_running": None}
+        assert answer.json()["policy"] == dict(BatchPolicy(priority=7))
         assert (await client.patch("/api/batches/b é", json={"held": False})).json()["policy"] is None
         assert scheduler.changes == [
             ("b é", {"held": True}),
