@@ -30,7 +30,7 @@ from orqal.actors.metrics import Family
 from orqal.engine.client import ContainerKey
 from orqal.engine.file_listing import FilePage
 from orqal.engine.job_directory import Piece, Removed
-from orqal.models import AppInfo, AppUsage, BatchPolicy, HostInfo, JobSpec, Outcome, UserShare
+from orqal.models import AppInfo, AppUsage, BatchForecast, BatchPolicy, HostInfo, JobSpec, Outcome, UserShare
 from orqal.scheduling.lifecycle import Wish
 
 NAMESPACE = "orqal"
@@ -126,6 +126,9 @@ class SchedulerClient(SchedulerApi):
 
     async def shares(self) -> list[UserShare]:
         return await answer(self.actor.shares.remote(), LONGEST)
+
+    async def batch_forecasts(self) -> Mapping[str, BatchForecast]:
+        return await answer(self.actor.batch_forecasts.remote(), LONGEST)
 
     async def batch_policies(self) -> Mapping[str, BatchPolicy]:
         return await answer(self.actor.batch_policies.remote(), LONGEST)

@@ -28,7 +28,7 @@ from orqal.actors.metrics import Family
 from orqal.engine.client import ContainerKey
 from orqal.engine.file_listing import FilePage
 from orqal.engine.job_directory import Piece, Removed
-from orqal.models import AppInfo, AppUsage, BatchPolicy, HostInfo, JobSpec, Outcome, Resources, UserShare
+from orqal.models import AppInfo, AppUsage, BatchForecast, BatchPolicy, HostInfo, JobSpec, Outcome, Resources, UserShare
 from orqal.scheduling.demand import Bundle
 from orqal.scheduling.lifecycle import Wish
 
@@ -110,6 +110,10 @@ class SchedulerApi(Protocol):
 
     async def shares(self) -> list[UserShare]:
         """What each user has and has had: the one who is served next comes first."""
+        ...
+
+    async def batch_forecasts(self) -> Mapping[str, BatchForecast]:
+        """When batches will have ended, by name; those about which nothing can be foretold are left out."""
         ...
 
     async def batch_policies(self) -> Mapping[str, BatchPolicy]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orqal.cli.batches import foretold
 from orqal.cli.options import Ids, batch_name, check_ids_or_batch
 from orqal.cli.show import PROBLEMS, fail, print_json, print_text, say
 from orqal.client import Client, JobsGone, progress_bar
@@ -60,7 +61,12 @@ def wait_for(
     `batch`: the batch that the jobs belong to; without ids, wait for all its jobs. Exit on Ctrl-C, and after `timeout`
     seconds.
     """
-    total = len(set(ids)) if ids or batch is None else int(client.batch(batch)["jobs"])
+    total = len(set(ids))
+    if batch is not None and not ids:
+        there = client.batch(batch)
+        total = int(there["jobs"])
+        if ends := foretold(there):
+            say(f"The batch {batch} ends at about {ends}.")
     failed: list[Change] = []
     gone = ""
     begun = time.monotonic()

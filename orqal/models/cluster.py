@@ -34,6 +34,8 @@ class AppInfo(BaseModel):
     """When hosts pull the image: see ContainerOptions. None if it depends on the job."""
     threads: float | None = None
     memory_in_gb: float | None = None
+    learns_memory: bool = False
+    """Jobs get what earlier ones needed as soon as that is known; `memory_in_gb` is what they get at first."""
     timeout: float | None = None
     requires: dict[str, str] | None = None
     """Labels that a host must have to get its jobs."""
@@ -117,6 +119,18 @@ class BatchInfo(BaseModel):
     """Jobs that exited with 0."""
     failed: int
     """Jobs that ended otherwise."""
+
+
+class BatchForecast(BaseModel):
+    """When a batch will have ended, if its jobs go on ending as the last ones did."""
+
+    ends_at: datetime
+    give_or_take: float
+    """Seconds by which that may be wrong, earlier or later: two of three forecasts are off by less."""
+    past_forecasts: int = 0
+    """How many earlier forecasts were compared with what came: one of each batch, made when half of it had ended."""
+    past_error: float | None = None
+    """The part of the foretold time by which two of three of these were off at most; null if there are none."""
 
 
 class BatchPolicy(BaseModel):

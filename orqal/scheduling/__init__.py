@@ -22,6 +22,8 @@ queue, and hardly with the number of hosts.
     demand.py     the hosts that an autoscaler should start
     lifecycle.py  a job's phases, and what each event leads to
     probation.py  whether a host can start jobs at all
+    canary.py     whether a large batch goes on after its first jobs
+    forecast.py   when a batch will have ended
     usage.py      what jobs have used, as far as earlier ones tell
     retries.py    whether a job is tried again
     cache.py      whether a job is reused for another one

@@ -24,6 +24,15 @@ KEPT = 2_000
 SMALLEST_SIZE = 1_024
 """Bytes up to which all inputs count as of one size. Each further class is twice as large."""
 
+ENOUGH = 20
+"""Jobs of a sort that must have succeeded before others get the memory that these needed."""
+HEADROOM = 1.25
+"""What jobs get for each byte that 99 of 100 needed."""
+LEAST_MEMORY = 0.1
+"""The least memory that jobs get by what was learned, in 10^9 bytes."""
+STEP = 1.1
+"""What jobs get changes by this factor at least, unless it is as much as it can be."""
+
 _GROWTH = (1 + ACCURACY) / (1 - ACCURACY)
 _LOG = log(_GROWTH)
 _LEAST, _MOST = 1e-3, 1e15
@@ -186,6 +195,23 @@ class Usage:
         usage.memory, usage.seconds = Sketch.load(dumped["memory"]), Sketch.load(dumped["seconds"])
         usage.cpu_seconds = Sketch.load(dumped["cpu_seconds"])
         return usage
+
+
+def memory_for(usage: Usage, at_first: float, now: float | None = None) -> float | None:
+    """The memory that the next jobs get, in 10^9 bytes; None while too little is known: `at_first`.
+
+    It is HEADROOM times what 99 of 100 needed, at least LEAST_MEMORY, and no more than `at_first` or the most that any
+    job has used. It goes up by steps of STEP, and down only when it could go two of them, so that it changes seldom.
+    `now`: what they get now.
+    """
+    needed = usage.memory.quantile(0.99)
+    if usage.jobs < ENOUGH or needed is None:
+        return None
+    wanted = max(LEAST_MEMORY, HEADROOM * needed / 1e9)
+    most = max(at_first, usage.memory.most / 1e9)
+    if now is not None and wanted <= now <= min(wanted * STEP**2, most):
+        return now
+    return float(min(STEP ** ceil(log(wanted) / log(STEP) - 1e-9), most))
 
 
 class Usages:

@@ -14,6 +14,7 @@ from orqal.models import (
     AppUsage,
     Attempt,
     AttemptFigures,
+    BatchForecast,
     BatchPolicy,
     Change,
     Fault,
@@ -159,6 +160,7 @@ BATCH = BatchView(
     ok=38,
     failed=1,
     policy=BatchPolicy(priority=10, max_running=50),
+    forecast=BatchForecast(ends_at=_BEGUN + timedelta(minutes=3), give_or_take=25, past_forecasts=12, past_error=0.14),
 )
 BATCHES = BatchList(batches=[BATCH], cursor="7")
 OLD_BATCH = OldBatch(id="sums", jobs=[{"$oid": JOB_ID}])

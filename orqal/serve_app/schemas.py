@@ -11,6 +11,7 @@ from orqal.actors.messages import CleanTarget
 from orqal.engine.file_listing import Kind
 from orqal.models import (
     MAX_NAME,
+    BatchForecast,
     BatchInfo,
     BatchName,
     BatchPolicy,
@@ -276,6 +277,8 @@ class BatchView(BatchInfo):
 
     policy: BatchPolicy | None = None
     """Null if nothing was decided, or if the Scheduler is restarting."""
+    forecast: BatchForecast | None = None
+    """When it will have ended; null if that cannot be foretold, or it has."""
 
 
 class BatchChange(BaseModel):

@@ -99,6 +99,10 @@ class BatchTrials:
             self._policies.decide_soon(batch, {"canary": 0}, self._background)
         self._policies.limit(batch, None)
 
+    def unfinished(self, batch: str) -> int:
+        """How many jobs of a batch have not ended."""
+        return self._unfinished[batch]
+
     def look(self) -> None:
         """End the trials of batches whose jobs take long."""
         moment = self._clock.monotonic()

@@ -403,7 +403,10 @@ class JobRegistry:
 
     def _app_of(self, record: JobRecord) -> AppFacts | None:
         app = self._apps.get(record.app)
-        return None if app is None else AppFacts(app.ref.digest, policy_of(record, app.info))
+        if app is None:
+            return None
+        certain = not app.info.learns_memory or record.memory_in_gb is not None or record.next_memory_in_gb is not None
+        return AppFacts(app.ref.digest, policy_of(record, app.info), None if certain else app.info.memory_in_gb)
 
     async def _acquire(self, job: str, place: Place, former: str | None) -> None:
         try:

@@ -27,6 +27,7 @@ from orqal.actors.messages import (
 )
 from orqal.actors.metrics import DECISION, LEASES, SCHEDULER_LAG, Family, Meter, Metrics, gauge
 from orqal.actors.scheduler.apps import APP_PERIOD, Apps
+from orqal.actors.scheduler.batch_forecasts import BatchForecasts
 from orqal.actors.scheduler.batch_policies import BatchPolicies
 from orqal.actors.scheduler.batch_trials import BatchTrials
 from orqal.actors.scheduler.change_feed import ChangeFeed
@@ -52,6 +53,7 @@ from orqal.models import (
     UNITS,
     AppInfo,
     AppUsage,
+    BatchForecast,
     BatchPolicy,
     HostInfo,
     JobSpec,
@@ -61,6 +63,7 @@ from orqal.models import (
 )
 from orqal.scheduling import LineKey, Planner, Policy, Standing, demand, standing_of, why_not
 from orqal.scheduling.lifecycle import ContainerStarted, Effect, Event, Phase
+from orqal.scheduling.usage import Sort, memory_for
 from orqal.settings import Settings
 from orqal.store import Store, is_needed
 from orqal.wrappers.catalog import App, Source
@@ -109,11 +112,14 @@ class Scheduler(SchedulerApi):
         self._apps = Apps(settings, load_apps, self._clock)
         self._planner = Planner(_policy(settings))
         self._hosts = Hosts(settings, self._planner, cluster, self._clock, self._wake.set)
-        self._waiting = WaitingRoom(self._planner, self._apps, self._clock, self._wake.set)
+        self._waiting = WaitingRoom(self._planner, self._apps, self._clock, self._wake.set, self._first_of)
         self._batches = BatchPolicies(settings.batch_policies_path, self._planner)
         self._trials = BatchTrials(self._batches, store, self._clock, self._background)
+        self._forecasts = BatchForecasts(
+            self._trials.unfinished, lambda batch: self._batches.of(batch).held, self._clock
+        )
         self._share_memory = ShareMemory(settings.shares_path, self._planner, self._clock)
-        self._usage = UsageMemory(settings.usage_path)
+        self._usage = UsageMemory(settings.usage_path, self._forecasts)
         self._leases = Leases(cluster, self._clock, self._metrics)
         self._cluster = cluster
         self._jobs = JobRegistry(
@@ -125,7 +131,7 @@ class Scheduler(SchedulerApi):
             leases=self._leases,
             waiting=self._waiting,
             planner=self._planner,
-            watchers=(self._job_metrics.step, self._learn, self._trials.step),
+            watchers=(self._job_metrics.step, self._learn, self._trials.step, self._forecasts.step),
             clock=self._clock,
             host_lost_after=settings.host_lost_after,
             wake=self._wake.set,
@@ -330,6 +336,9 @@ class Scheduler(SchedulerApi):
             if share.running or waiting[share.user] or share.past > _WORTH_TELLING
         ]
 
+    async def batch_forecasts(self) -> Mapping[str, BatchForecast]:
+        return self._forecasts.all()
+
     async def batch_policies(self) -> Mapping[str, BatchPolicy]:
         return self._batches.all()
 
@@ -456,7 +465,23 @@ class Scheduler(SchedulerApi):
     # In the background
 
     def _learn(self, before: Phase | None, event: Event, after: Phase | None, effects: Sequence[Effect]) -> None:
-        self._usage.step(before, after)
+        sort = self._usage.step(before, after)
+        app = None if sort is None else self._apps.last_good(sort.app)
+        if sort is not None and app is not None and app.info.learns_memory and app.info.memory_in_gb is not None:
+            self._set_memory(sort, app.info.memory_in_gb)
+
+    def _first_of(self, sort: Sort, at_first: float) -> None:
+        """A job waits whose memory is learned: perhaps the first one of its sort since the Scheduler started."""
+        if self._planner.learned(sort) is None:
+            self._set_memory(sort, at_first)
+
+    def _set_memory(self, sort: Sort, at_first: float) -> None:
+        """Let jobs of a sort get the memory that is known to be enough."""
+        usage, now = self._usage.usages.find(sort), self._planner.learned(sort)
+        memory = None if usage is None else memory_for(usage, at_first, now)
+        if memory != now:
+            self._planner.learn(sort, memory)
+            self._wake.set()
 
     async def _watch_nodes(self) -> None:
         while True:

@@ -8,8 +8,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from orqal.actors.scheduler.batch_forecasts import BatchForecasts
 from orqal.files import replacing
-from orqal.models import AppUsage, AttemptFigures, ErrorType, JobRecord, Quantiles
+from orqal.models import AppUsage, AttemptFigures, ErrorType, Fault, JobRecord, Quantiles
 from orqal.scheduling.lifecycle import OnHost, Phase, Storing
 from orqal.scheduling.usage import Sketch, Sort, Usage, Usages, Used, largest_of, size_class
 
@@ -20,11 +21,15 @@ PERIOD = 60.0
 _BYTES_PER_GB = 10**9
 
 
-def sort_of(record: JobRecord) -> Sort:
-    """The sort of a job: its app, and the size of its input as JSON."""
+def size_of(record: JobRecord) -> int:
+    """The class of the size of a job's input, as JSON."""
     value = record.input
-    size = len(value) if isinstance(value, str) else 0 if value is None else len(json.dumps(value))
-    return Sort(record.app, size_class(size))
+    return size_class(len(value) if isinstance(value, str) else 0 if value is None else len(json.dumps(value)))
+
+
+def sort_of(record: JobRecord) -> Sort:
+    """The sort of a job."""
+    return Sort(record.app, size_of(record))
 
 
 class UsageMemory:
@@ -33,15 +38,17 @@ class UsageMemory:
     What is lost, of the last minute or with the file, is learned again.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, forecasts: BatchForecasts) -> None:
+        self._path, self._forecasts = path, forecasts
         self.usages = Usages()
         self._changed = False
 
     def load(self) -> None:
         """Take over what an earlier Scheduler has written."""
         try:
-            self.usages = Usages.load(json.loads(self._path.read_text())["usages"])
+            known = json.loads(self._path.read_text())
+            self.usages = Usages.load(known["usages"])
+            self._forecasts.load(known["forecasts"])
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -87,7 +94,7 @@ class UsageMemory:
             return
         self._changed = False
         try:
-            await asyncio.to_thread(self._write, {"usages": self.usages.dump()})
+            await asyncio.to_thread(self._write, {"usages": self.usages.dump(), "forecasts": self._forecasts.dump()})
         except Exception as error:
             self._changed = True
             log.error("%s cannot be written (%s: %s)", self._path, type(error).__name__, error)
@@ -106,7 +113,8 @@ def _ran_out_of(record: JobRecord, attempt: int) -> int | None:
     """The bytes of memory that an attempt ran out of; None if it did not."""
     over = next((each for each in record.attempts if each.number == attempt), None)
     error, ram_gb = (record.error, record.granted.get("ram_gb")) if over is None else (over.error, over.ram_gb)
-    if error is None or error.type is not ErrorType.OUT_OF_MEMORY or ram_gb is None:
+    guessed_too_low = over is not None and over.fault is Fault.GUESS
+    if ram_gb is None or not (guessed_too_low or (error is not None and error.type is ErrorType.OUT_OF_MEMORY)):
         return None
     return round(ram_gb * _BYTES_PER_GB)
 

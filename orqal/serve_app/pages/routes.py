@@ -135,14 +135,15 @@ async def job_list(
     if status not in STATUSES:
         raise NotFound(f"There is no state {brief(status)!r} of jobs. The states are {', '.join(STATUSES)}.")
     info: BatchInfo | None = None
-    decided = ""
+    decided, forecast = "", None
     if batch is None:
         counts = await cluster.read(cluster.store.counts)
     else:
         info = await cluster.read(cluster.store.batch, batch)
         if info is None:
             raise NotFound(f"There is no batch {brief(batch)!r}.")
-        counts, decided = info.status, _decided(await cluster.policies(), info)
+        policies, forecasts = await asyncio.gather(cluster.policies(), cluster.forecasts())
+        counts, decided, forecast = info.status, _decided(policies, info), forecasts.get(batch)
     wanted = STATUSES[status]
     total = sum(counts.values()) if wanted is None else counts.get(wanted, 0)
     found = Page([], None)
@@ -155,6 +156,7 @@ async def job_list(
         status=status,
         batch=info,
         decided=decided,
+        forecast=forecast,
         counts={"all": sum(counts.values())} | {one.value: counts.get(one, 0) for one in Status},
         jobs=found.jobs,
         page=page,

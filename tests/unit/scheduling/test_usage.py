@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from math import ceil
 
 import pytest
@@ -11,8 +12,12 @@ from hypothesis import strategies as st
 
 from orqal.scheduling.usage import (
     ACCURACY,
+    ENOUGH,
+    HEADROOM,
     KEPT,
+    LEAST_MEMORY,
     SMALLEST_SIZE,
+    STEP,
     WINDOW,
     Sketch,
     Sort,
@@ -20,6 +25,7 @@ from orqal.scheduling.usage import (
     Usages,
     Used,
     largest_of,
+    memory_for,
     size_class,
 )
 
@@ -112,3 +118,55 @@ def test_merging_adds_the_counts() -> None:
     two.needs_more(3)
     one.merge(two)
     assert (one.jobs, one.out_of_memory, one.memory.most, one.seconds.most) == (2, 1, 7, 1.0)
+
+
+def usage_of(gigabytes: list[float]) -> Usage:
+    usage = Usage()
+    for each in gigabytes:
+        usage.add(Used(round(each * 1e9), 1.0, 1.0))
+    return usage
+
+
+NEEDS = st.lists(st.floats(0.01, 100), min_size=ENOUGH, max_size=60)
+
+
+@given(NEEDS, st.floats(0.1, 100), st.none() | st.floats(0.1, 100))
+def test_jobs_get_what_others_needed_within_bounds(needs: list[float], at_first: float, now: float | None) -> None:
+    memory = memory_for(usage_of(needs), at_first, now)
+    assert memory is not None
+    most = max(at_first, *needs)
+    assert memory <= most * 1.0001
+    assert memory >= min(max(LEAST_MEMORY, max(needs) * HEADROOM * (1 - 2 * ACCURACY)), most) * 0.9999
+    assert memory <= max(LEAST_MEMORY, max(needs) * HEADROOM * (1 + ACCURACY)) * STEP**2 * 1.0001
+
+
+@given(NEEDS, st.floats(0.1, 100))
+def test_what_jobs_get_is_settled_and_changes_in_steps_only(needs: list[float], at_first: float) -> None:
+    usage, now, seen = usage_of(needs[:ENOUGH]), None, list[float]()
+    for need in needs:
+        usage.add(Used(round(need * 1e9), 1.0, 1.0))
+        after = memory_for(usage, at_first, now)
+        assert after is not None and memory_for(usage, at_first, after) == after, "it flutters"
+        if after != now:
+            seen.append(after)
+        now = after
+    bounded = max(at_first, *needs) * 0.999
+    for one, two in pairwise(seen):
+        assert max(one, two) / min(one, two) >= STEP * 0.999 or max(one, two) >= min(bounded, at_first * 0.999)
+
+
+def test_too_few_jobs_say_nothing_of_memory() -> None:
+    assert memory_for(usage_of([1.0] * (ENOUGH - 1)), 8.0) is None
+    usage = usage_of([])
+    for _ in range(100):
+        usage.needs_more(10**9)
+    assert memory_for(usage, 8.0) is None, "none of them has succeeded"
+
+
+def test_attempts_that_ran_out_of_memory_raise_what_jobs_get() -> None:
+    usage = usage_of([1.0] * ENOUGH)
+    before = memory_for(usage, 8.0)
+    for _ in range(3):
+        usage.needs_more(round((before or 0) * 1e9))
+    after = memory_for(usage, 8.0, before)
+    assert before is not None and after is not None and after >= before * STEP
