@@ -303,6 +303,11 @@ class Settings:
         return self.home / "shares.json"
 
     @property
+    def usage_path(self) -> Path:
+        """The file with what jobs have used so far, as JSON. The Scheduler writes it every minute."""
+        return self.home / "usage.json"
+
+    @property
     def batch_policies_path(self) -> Path:
         """The file with what was decided about the jobs of batches that wait, as JSON."""
         return self.home / "batch_policies.json"

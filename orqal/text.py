@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Mapping
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that move a terminal's cursor, change its state or turn the direction of text, and lone surrogates, which
@@ -57,16 +58,34 @@ def size(count: float) -> str:
     return f"{count:.3g} GB" if count < 999.5 else f"{count:,.0f} GB"
 
 
+def usage_in_words(app: str, memory_in_gb: float | None, jobs: int, memory: Mapping[str, float] | None) -> str:
+    """Return what an app asks for and has used: "Blast asks for 8 GB, and has used at most 1.1 GB in 4,000 jobs."
+
+    `memory`: with the key `most`, in bytes; None if it is not known.
+    """
+    asks = f"{app} asks for {'all memory of a host' if memory_in_gb is None else f'{memory_in_gb:g} GB'}"
+    if memory is None:
+        return f"{asks}. Nothing is known yet of what its jobs use."
+    return f"{asks}, and has used at most {size(memory['most'])} in {counted(jobs, 'job')}."
+
+
 def percent(part: float) -> str:
     """Return a part of a whole in percent: "0 %", "0.3 %", "33.3 %", "100 %"."""
     return f"{round(100 * part, 1):g} %"
 
 
-def batch_policy(held: bool = False, priority: int | None = None, max_running: int | None = None) -> str:
+def batch_policy(
+    held: bool = False,
+    priority: int | None = None,
+    max_running: int | None = None,
+    held_because: str | None = None,
+    canary: int | None = None,
+) -> str:
     """Return what was decided about a batch: "held, priority 5, at most 3 at once"; empty if nothing was."""
-    parts = ["held"] if held else []
+    parts = [f"held: {held_because}" if held_because else "held"] if held else []
     parts += [f"priority {priority}"] if priority is not None else []
     parts += [f"at most {max_running:,} at once"] if max_running is not None else []
+    parts += [f"tried by {counted(canary, 'job')}"] if canary else []
     return ", ".join(parts)
 
 

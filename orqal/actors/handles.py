@@ -31,7 +31,7 @@ from orqal.actors.metrics import Family
 from orqal.engine.client import ContainerKey
 from orqal.engine.file_listing import FilePage
 from orqal.engine.job_directory import Piece, Removed
-from orqal.models import AppInfo, BatchPolicy, HostInfo, JobSpec, Outcome, UserShare
+from orqal.models import AppInfo, AppUsage, BatchForecast, BatchPolicy, HostInfo, JobSpec, Outcome, UserShare
 from orqal.scheduling.lifecycle import Wish
 
 NAMESPACE = "orqal"
@@ -135,6 +135,9 @@ class SchedulerClient(SchedulerApi):
     async def shares(self) -> list[UserShare]:
         return await answer(self.actor.shares.remote(), LONGEST)
 
+    async def batch_forecasts(self) -> Mapping[str, BatchForecast]:
+        return await answer(self.actor.batch_forecasts.remote(), LONGEST)
+
     async def batch_policies(self) -> Mapping[str, BatchPolicy]:
         return await answer(self.actor.batch_policies.remote(), LONGEST)
 
@@ -146,6 +149,9 @@ class SchedulerClient(SchedulerApi):
 
     async def apps(self) -> list[AppInfo]:
         return await answer(self.actor.apps.remote(), LONGEST)
+
+    async def usage(self, app: str) -> AppUsage | None:
+        return await answer(self.actor.usage.remote(app), LONGEST)
 
     async def hosts(self) -> list[HostInfo]:
         return await answer(self.actor.hosts.remote(), LONGEST)

@@ -29,7 +29,7 @@ from orqal.actors.metrics import Family
 from orqal.engine.client import ContainerKey
 from orqal.engine.file_listing import FilePage
 from orqal.engine.job_directory import Piece, Removed
-from orqal.models import AppInfo, BatchPolicy, HostInfo, JobSpec, Outcome, Resources, UserShare
+from orqal.models import AppInfo, AppUsage, BatchForecast, BatchPolicy, HostInfo, JobSpec, Outcome, Resources, UserShare
 from orqal.scheduling.demand import Bundle
 from orqal.scheduling.lifecycle import Wish
 
@@ -121,6 +121,10 @@ class SchedulerApi(Protocol):
         """What each user has and has had: the one who is served next comes first."""
         ...
 
+    async def batch_forecasts(self) -> Mapping[str, BatchForecast]:
+        """When batches will have ended, by name; those about which nothing can be foretold are left out."""
+        ...
+
     async def batch_policies(self) -> Mapping[str, BatchPolicy]:
         """The batches about whose waiting jobs something was decided."""
         ...
@@ -141,6 +145,10 @@ class SchedulerApi(Protocol):
 
     async def apps(self) -> list[AppInfo]:
         """All apps, those that failed to load included."""
+        ...
+
+    async def usage(self, app: str) -> AppUsage | None:
+        """What jobs of an app have used so far; None if there is no such app and none of its jobs is known."""
         ...
 
     async def hosts(self) -> list[HostInfo]:

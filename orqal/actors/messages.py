@@ -106,6 +106,10 @@ class WhyWaiting:
     """Where it stands in the queue; None if it is not in it."""
     caps: Sequence[Cap] = ()
     """The limits that hold it."""
+    held_because: str | None = None
+    """Why Orqal holds its batch; None if it does not."""
+    canaries: int | None = None
+    """How many jobs try its batch now, while the others wait; None if it is not being tried."""
 
 
 class Cursor(NamedTuple):

@@ -2,7 +2,8 @@
 
 With `--json` a command prints one JSON document, or one per line where there may be many, and nothing else on stdout.
 Otherwise it prints text for people on stdout. Progress and messages go to stderr. Exit codes: 0 all is well, 1
-something failed, 2 wrong usage, 130 after Ctrl-C. `orqal run` exits with the code of its container.
+something failed, 2 wrong usage, 3 the batch that was waited for is held, 130 after Ctrl-C. `orqal run` exits with the
+code of its container.
 
     run.py            run a command in an image
     submit.py         submit jobs: submit, batch
@@ -111,7 +112,7 @@ _COMMANDS: dict[str, dict[Callable[..., None], str]] = {
         batches.batches: "orqal batches --limit 5",
         batches.results: "orqal results nightly --format csv -o nightly.csv",
         order.share: "orqal share",
-        status.apps: "orqal apps",
+        status.apps: "orqal apps Checksum --usage",
         status.status: "orqal status",
         doctor.doctor: "orqal doctor",
     },

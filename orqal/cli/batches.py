@@ -15,7 +15,7 @@ from orqal.cli.options import JsonLines, Limit, batch_name
 from orqal.cli.show import cell, fail, out, plain, print_json, results_table, say, table, when
 from orqal.client import Client
 from orqal.files import replacing
-from orqal.text import batch_policy
+from orqal.text import batch_policy, duration
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -45,8 +45,8 @@ def batches(limit: Limit = 20, json: JsonLines = False) -> None:
 
     figures = ("when", "ended", "jobs", "waiting", "running", "ok", "failed")
     found = list(listed)
-    some_decided = any(map(decided, found))
-    shown = table("batch", *figures, *["decided"] * some_decided, whole=figures)
+    some_decided, some_end = any(map(decided, found)), any(batch.get("forecast") for batch in found)
+    shown = table("batch", *figures, *["ends at about"] * some_end, *["decided"] * some_decided, whole=figures)
     for batch in found:
         status = batch["status"]
         shown.add_row(
@@ -59,6 +59,7 @@ def batches(limit: Limit = 20, json: JsonLines = False) -> None:
             f"{status.get('running', 0):,}",
             f"{batch['ok']:,}",
             cell(f"{batch['failed']:,}", "red" if batch["failed"] else ""),
+            *[cell(foretold(batch))] * some_end,
             *[cell(decided(batch), "yellow")] * some_decided,
         )
     if shown.row_count:
@@ -67,10 +68,24 @@ def batches(limit: Limit = 20, json: JsonLines = False) -> None:
         say("There is no batch.")
 
 
+def foretold(batch: Mapping[str, Any]) -> str:
+    """Return when a batch will have ended: "14:20, give or take 12 min 0 s"; empty if that is not known."""
+    forecast = batch.get("forecast")
+    if not forecast:
+        return ""
+    return f"{when(forecast['ends_at'])}, give or take {duration(forecast['give_or_take'])}"
+
+
 def decided(batch: Mapping[str, Any]) -> str:
     """Return what was decided about the waiting jobs of a batch. A server of an older version says nothing of it."""
     policy = batch.get("policy") or {}
-    return batch_policy(bool(policy.get("held")), policy.get("priority"), policy.get("max_running"))
+    return batch_policy(
+        bool(policy.get("held")),
+        policy.get("priority"),
+        policy.get("max_running"),
+        policy.get("held_because"),
+        policy.get("canary"),
+    )
 
 
 def _bar(batch: Mapping[str, Any]) -> Text:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orqal.cli.batches import foretold
 from orqal.cli.options import Ids, batch_name, check_ids_or_batch
 from orqal.cli.show import PROBLEMS, fail, print_json, print_text, say
 from orqal.client import Client, JobsGone, progress_bar
@@ -17,8 +18,14 @@ from orqal.text import duration, exit_code, sentence
 if TYPE_CHECKING:
     from orqal.models import Change
 
+HELD = 3
+"""The exit code if Orqal holds the batch that is waited for, so that waiting on would be in vain."""
 IDS_IN_MESSAGES = 5
 """The most ids of jobs that a message repeats."""
+
+
+class _Held(Exception):
+    """Orqal holds the batch: its first jobs have all failed alike. The message says how."""
 
 
 def wait(
@@ -32,7 +39,8 @@ def wait(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print how each job ended, as JSON, as soon as it has.")] = False,
 ) -> None:
-    """Wait until jobs have ended. Exits with 1 if one of them failed. Ctrl-C stops only the waiting."""
+    """Wait until jobs have ended. Exits with 1 if one of them failed, and with 3 if Orqal holds the batch because its
+    first jobs all failed alike. Ctrl-C stops only the waiting."""
     check_ids_or_batch(ids, batch)
     failed = wait_for(Client(), ids or [], batch, timeout=timeout, json=json)
     if not json:
@@ -53,14 +61,24 @@ def wait_for(
     `batch`: the batch that the jobs belong to; without ids, wait for all its jobs. Exit on Ctrl-C, and after `timeout`
     seconds.
     """
-    total = len(set(ids)) if ids or batch is None else int(client.batch(batch)["jobs"])
+    total = len(set(ids))
+    if batch is not None and not ids:
+        there = client.batch(batch)
+        total = int(there["jobs"])
+        if ends := foretold(there):
+            say(f"The batch {batch} ends at about {ends}.")
     failed: list[Change] = []
     gone = ""
     begun = time.monotonic()
     again = f"orqal wait {_selection(ids, batch, IDS_IN_MESSAGES)}"
+
+    def check_held() -> None:
+        if batch is not None and (why := (client.batch(batch).get("policy") or {}).get("held_because")):
+            raise _Held(why)
+
     try:
         with progress_bar("Waiting", total) as bar:
-            for change in client.changes(ids, timeout=timeout, batch=None if ids else batch):
+            for change in client.changes(ids, timeout=timeout, batch=None if ids else batch, on_silence=check_held):
                 bar.advance(failed=not change.ok)
                 if not change.ok:
                     failed.append(change)
@@ -70,6 +88,11 @@ def wait_for(
         if bar.done == 0:
             raise
         gone = str(error)
+    except _Held as held:
+        name = shlex.quote(batch or "")
+        say(f"The batch {batch} is held: {held}.", style="red")
+        say(f"To go on: orqal release {name}. To give up: orqal cancel --batch {name}")
+        raise typer.Exit(HELD) from None
     except KeyboardInterrupt:
         say(f"Stopped waiting; the jobs go on. Wait again: {again}")
         raise typer.Exit(130) from None

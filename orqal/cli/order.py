@@ -66,16 +66,23 @@ def change(
     max_running: Annotated[
         str | None, typer.Option(metavar="N|none", help="How many of its jobs may run at once; none: any number.")
     ] = None,
+    canary: Annotated[
+        str | None,
+        typer.Option(metavar="N|none", help="How many jobs try it first; 0: none; none: 20 if it is large."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Change the priority of a batch, or how many of its jobs may run at once. Its running jobs go on."""
+    """Change the priority of a batch, how many of its jobs may run at once, or how many try it first. Its running jobs
+    go on."""
     changes = {}
     if priority is not None:
         changes["priority"] = _number_or_none(priority, "--priority", -100, 100)
     if max_running is not None:
         changes["max_running"] = _number_or_none(max_running, "--max-running", 1)
+    if canary is not None:
+        changes["canary"] = _number_or_none(canary, "--canary", 0)
     if not changes:
-        raise typer.BadParameter("give --priority or --max-running")
+        raise typer.BadParameter("give --priority, --max-running or --canary")
     _report(Client().change_batch(batch, **changes), json)
 
 

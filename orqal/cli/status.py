@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import typer
 
 from orqal.cli.hosts import hosts_table
-from orqal.cli.options import Json
-from orqal.cli.show import COLOURS, cell, out, plain, print_json, print_text, table
+from orqal.cli.options import Json, complete_app
+from orqal.cli.show import COLOURS, cell, digest, fail, out, plain, print_json, print_text, table
 from orqal.client import Client
 from orqal.states import Status
+from orqal.text import duration, size, usage_in_words
 
 
-def apps(json: Json = False) -> None:
-    """List the apps that jobs can use."""
+def apps(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="APP", help="Only this app.", autocompletion=complete_app, show_default=False),
+    ] = None,
+    usage: Annotated[bool, typer.Option("--usage", help="Show what jobs of APP have used so far.")] = False,
+    json: Json = False,
+) -> None:
+    """List the apps that jobs can use, or show what the jobs of one have used."""
+    if usage:
+        if name is None:
+            raise typer.BadParameter("name the app whose usage you want: orqal apps APP --usage")
+        _usage(Client().usage(name), json)
+        return
     found = Client().apps()
+    if name is not None and not (found := [each for each in found if each["name"] == name]):
+        fail(f"There is no app {name!r}. `orqal apps` lists all.")
     if json:
         print_json(found)
         return
@@ -36,6 +53,36 @@ def apps(json: Json = False) -> None:
     out().print(shown)
     for warning in (warning for app in found for warning in app.get("warnings") or ()):
         print_text(f"Warning: {warning}")
+
+
+def _usage(found: Mapping[str, Any], json: bool) -> None:
+    if json:
+        print_json(found)
+        return
+    total = found["total"]
+    print_text(usage_in_words(found["app"], found["memory_in_gb"], total["jobs"], total["memory_bytes"]))
+    if not found["sorts"]:
+        return
+    figures = ("input up to", "jobs", "memory", "time", "CPU time", "out of memory")
+    shown = table("image", *figures, whole=figures)
+    for sort in found["sorts"]:
+        shown.add_row(
+            cell(digest(sort["image_digest"])),
+            size(sort["input_up_to"]),
+            f"{sort['jobs']:,}",
+            _spread(sort["memory_bytes"], size),
+            _spread(sort["seconds"], duration),
+            _spread(sort["cpu_seconds"], duration),
+            f"{sort['out_of_memory']:,}",
+        )
+    out().print(shown)
+    print_text("Memory and times: of half of the jobs at most / of 95 of 100 at most / the most of all.")
+
+
+def _spread(quantiles: Mapping[str, float] | None, shown: Callable[[float], str]) -> str:
+    if quantiles is None:
+        return "unknown"
+    return " / ".join(shown(quantiles[name]) for name in ("median", "p95", "most"))
 
 
 def status(json: Json = False) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import EllipsisType
@@ -193,12 +193,17 @@ class Client:
         return explanation
 
     def changes(
-        self, ids: Iterable[str] = (), *, batch: str | None = None, timeout: float | None = None
+        self,
+        ids: Iterable[str] = (),
+        *,
+        batch: str | None = None,
+        timeout: float | None = None,
+        on_silence: Callable[[], None] = lambda: None,
     ) -> Iterator[Change]:
         """Yield how each of these jobs, or each job of a batch, ended, as soon as it ends.
 
         The answer is one stream, without polling. If it breaks, it is opened again for the remaining jobs. `timeout`:
-        in seconds.
+        in seconds. `on_silence` is called whenever no job has ended for 10 s; what it raises ends the waiting.
 
         Raises:
             TimeoutError: some jobs have not ended after `timeout`.
@@ -207,7 +212,7 @@ class Client:
         """
         if batch is not None:
             _check_batch_name(batch)
-        return streams.changes(self._transport, ids, batch, timeout)
+        return streams.changes(self._transport, ids, batch, timeout, on_silence)
 
     # Batches
 
@@ -249,18 +254,24 @@ class Client:
         return self._change(name, {"held": False})
 
     def change_batch(
-        self, name: str, *, priority: int | EllipsisType | None = ..., max_running: int | EllipsisType | None = ...
+        self,
+        name: str,
+        *,
+        priority: int | EllipsisType | None = ...,
+        max_running: int | EllipsisType | None = ...,
+        canary: int | EllipsisType | None = ...,
     ) -> dict[str, Any]:
         """Decide about the jobs of a batch that wait, and those that come. Return the batch.
 
         `priority`: instead of the jobs' own; None: they have their own again. `max_running`: how many of them may run
-        at once; None: as many as there is room for. What is not given stays as it is.
+        at once; None: as many as there is room for. `canary`: how many of them try the batch first: if they all fail
+        alike, the rest is held; 0: none does; None: 20 if it is large. What is not given stays as it is.
 
         Raises:
             NotFound: there is no such batch.
             RequestFailed: jobs may not have this priority.
         """
-        changes = {"priority": priority, "max_running": max_running}
+        changes = {"priority": priority, "max_running": max_running, "canary": canary}
         return self._change(name, {key: value for key, value in changes.items() if value is not ...})
 
     def _change(self, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -353,6 +364,15 @@ class Client:
         """Return the apps; see models.AppInfo for their keys."""
         apps: list[dict[str, Any]] = self._transport.json("GET", "apps")
         return apps
+
+    def usage(self, app: str) -> dict[str, Any]:
+        """Return what the jobs of an app have used so far; see models.AppUsage for the keys.
+
+        Raises:
+            NotFound: there is no such app.
+        """
+        usage: dict[str, Any] = self._transport.json("GET", f"apps/{_part(app)}/usage")
+        return usage
 
     def services(self) -> list[str]:
         """Return the names of the apps that jobs can use."""

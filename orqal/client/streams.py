@@ -23,7 +23,13 @@ JOBS_GO_ON = "The jobs themselves go on."
 """The last sentence of the message when the client gives up watching jobs."""
 
 
-def changes(transport: Transport, ids: Iterable[str], batch: str | None, timeout: float | None) -> Iterator[Change]:
+def changes(
+    transport: Transport,
+    ids: Iterable[str],
+    batch: str | None,
+    timeout: float | None,
+    on_silence: Callable[[], None] = lambda: None,
+) -> Iterator[Change]:
     """Yield the end of each job once. See Client.changes."""
     waiting = dict.fromkeys(id.lower() for id in ids)
     seen: set[str] = set()
@@ -32,7 +38,7 @@ def changes(transport: Transport, ids: Iterable[str], batch: str | None, timeout
     while waiting or batch is not None:
         selection = {"ids": list(waiting)} if batch is None else {"batch": batch}
         try:
-            for change in _changes_until_broken(transport, selection, backoff):
+            for change in _changes_until_broken(transport, selection, backoff, on_silence):
                 if isinstance(change, UnknownJob):
                     # The others are worth waiting for.
                     waiting.pop(change.id, None)
@@ -60,7 +66,7 @@ class UnknownJob(NamedTuple):
 
 
 def _changes_until_broken(
-    transport: Transport, selection: dict[str, Any], backoff: Backoff
+    transport: Transport, selection: dict[str, Any], backoff: Backoff, on_silence: Callable[[], None]
 ) -> Iterator[Change | UnknownJob]:
     from orqal.models import Change
 
@@ -74,6 +80,8 @@ def _changes_until_broken(
             if line.strip():
                 document = parse_json(line)
                 yield UnknownJob(document["_id"]) if document.get("unknown") else Change.model_validate(document)
+            else:
+                on_silence()
 
 
 def output(transport: Transport, id: str, follow: bool, stream: str) -> Iterator[Frame]:

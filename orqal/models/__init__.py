@@ -4,7 +4,21 @@ Everything may import it. It imports nothing of Orqal but states.py and text.py.
 """
 
 from orqal.models.attempt import Attempt, ErrorType, Fault, JobError, RetryPolicy
-from orqal.models.cluster import DISK_FULL, REFUSED, AppInfo, BatchInfo, BatchPolicy, CacheOn, HostInfo, Load, UserShare
+from orqal.models.cluster import (
+    DISK_FULL,
+    REFUSED,
+    AppInfo,
+    AppUsage,
+    AttemptFigures,
+    BatchForecast,
+    BatchInfo,
+    BatchPolicy,
+    CacheOn,
+    HostInfo,
+    Load,
+    Quantiles,
+    UserShare,
+)
 from orqal.models.container_options import (
     JOBS_MAY_SET,
     SUBMITTER,
@@ -22,6 +36,7 @@ from orqal.models.fields import (
     MAX_RETRIES,
     MAX_RETRY_DELAY,
     BatchName,
+    Canary,
     Limits,
     MaxRunning,
     MemoryFactor,
@@ -54,11 +69,15 @@ __all__ = [
     "SUBMITTER",
     "UNITS",
     "AppInfo",
+    "AppUsage",
     "Attempt",
+    "AttemptFigures",
+    "BatchForecast",
     "BatchInfo",
     "BatchName",
     "BatchPolicy",
     "CacheOn",
+    "Canary",
     "Change",
     "ContainerOptions",
     "ContainerStart",
@@ -79,6 +98,7 @@ __all__ = [
     "Outcome",
     "Output",
     "Priority",
+    "Quantiles",
     "Resources",
     "Retries",
     "RetryCause",

@@ -54,6 +54,9 @@ class Fault(str, Enum):
     """No one's: its host was drained. The job is tried again, however often this happens."""
     PREEMPTION = "preemption"
     """No one's: a job of a higher priority needed its room. The job is tried again, however often this happens."""
+    GUESS = "guess"
+    """Orqal's: earlier jobs needed less memory than their app asks for, so it was given less, and that was not enough.
+    The job is tried again at once with what its app asks for, and this does not count as one of its retries."""
     HOST = "host"
     """Its host's, which answered nothing or could start no job at all. The job is tried again, however often this
     happens."""

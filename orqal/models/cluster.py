@@ -9,7 +9,7 @@ from enum import Enum
 from pydantic import BaseModel, Field
 
 from orqal.models.container_options import JOBS_MAY_SET
-from orqal.models.fields import MaxRunning, Priority, RetryOn
+from orqal.models.fields import Canary, MaxRunning, Priority, RetryOn
 from orqal.states import Status
 
 
@@ -34,6 +34,8 @@ class AppInfo(BaseModel):
     """When hosts pull the image: see ContainerOptions. None if it depends on the job."""
     threads: float | None = None
     memory_in_gb: float | None = None
+    learns_memory: bool = False
+    """Jobs get what earlier ones needed as soon as that is known; `memory_in_gb` is what they get at first."""
     timeout: float | None = None
     requires: dict[str, str] | None = None
     """Labels that a host must have to get its jobs."""
@@ -119,19 +121,81 @@ class BatchInfo(BaseModel):
     """Jobs that ended otherwise."""
 
 
+class BatchForecast(BaseModel):
+    """When a batch will have ended, if its jobs go on ending as the last ones did."""
+
+    ends_at: datetime
+    give_or_take: float
+    """Seconds by which that may be wrong, earlier or later: two of three forecasts are off by less."""
+    past_forecasts: int = 0
+    """How many earlier forecasts were compared with what came: one of each batch, made when half of it had ended."""
+    past_error: float | None = None
+    """The part of the foretold time by which two of three of these were off at most; null if there are none."""
+
+
 class BatchPolicy(BaseModel):
     """What was decided about the jobs of a batch that wait."""
 
     held: bool = False
     """None of its jobs starts."""
+    held_because: str | None = None
+    """Why Orqal held it by itself; null if someone did."""
     priority: Priority | None = None
     """Instead of its jobs' own; None: they have their own."""
     max_running: MaxRunning | None = None
     """How many of its jobs may run at once; None: as many as there is room for."""
+    canary: Canary | None = None
+    """How many of its jobs try it: if they all fail alike, it is held. None: 20 if it is large. 0: none, because it was
+    tried or need not be."""
 
-    def changed(self, changes: Mapping[str, bool | int | None]) -> BatchPolicy:
-        """This policy with these fields."""
-        return BatchPolicy.model_validate({**dict(self), **changes})
+    def changed(self, changes: Mapping[str, bool | int | str | None]) -> BatchPolicy:
+        """This policy with these fields. A batch that Orqal held is not held for the same reason again."""
+        values = {**dict(self), **changes}
+        if "held" in changes:
+            values["held_because"] = changes.get("held_because")
+            if self.held_because is not None and not changes["held"]:
+                values["canary"] = changes.get("canary", 0)
+        return BatchPolicy.model_validate(values)
+
+
+class Quantiles(BaseModel):
+    """How a quantity is distributed. The first two are off by at most 5 %."""
+
+    median: float
+    p95: float
+    """95 of 100 jobs had no more."""
+    most: float
+    """The most that any job had."""
+
+
+class AttemptFigures(BaseModel):
+    """What jobs have used. Distributions are null if nothing is known; in them what was long ago counts less."""
+
+    image_digest: str | None = None
+    """The image that they ran in; null for all images."""
+    input_up_to: int | None = None
+    """Their inputs had at most so many bytes as JSON, and more than half of that unless it is 1,024; null for all
+    sizes."""
+    jobs: int
+    """How many have succeeded."""
+    out_of_memory: int
+    """How many attempts ran out of memory. Each counts as if it had used all that it had."""
+    memory_bytes: Quantiles | None = None
+    """The most memory that a job used at any time, cached pages of its files included."""
+    seconds: Quantiles | None = None
+    """How long containers ran."""
+    cpu_seconds: Quantiles | None = None
+
+
+class AppUsage(BaseModel):
+    """What the jobs of an app have used, as far as that is known."""
+
+    app: str
+    memory_in_gb: float | None = None
+    """What the app asks for now; null for all memory of a host."""
+    total: AttemptFigures
+    sorts: list[AttemptFigures]
+    """By image and size of input, the latest first."""
 
 
 class UserShare(BaseModel):

@@ -32,6 +32,8 @@ Priority = Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 """Jobs with a higher one go first."""
 MaxRunning = Annotated[int, Field(ge=1)]
 """How many jobs may run at once."""
+Canary = Annotated[int, Field(ge=0, le=1_000_000)]
+"""How many jobs of a batch try it before the others run; 0: none."""
 Limits = Annotated[
     dict[Annotated[str, Field(min_length=1, max_length=MAX_NAME)], Annotated[int, Field(ge=1)]], Field(max_length=20)
 ]

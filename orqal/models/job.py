@@ -113,6 +113,8 @@ class JobRecord(JobSpec):
     """When the next attempt of a job that failed may start."""
     next_memory_in_gb: float | None = None
     """What it asks for instead of `memory_in_gb` since it ran out of memory."""
+    memory_at_first_in_gb: float | None = None
+    """What its app asks for, if it was given less because earlier jobs needed less."""
     cancel_requested: datetime | None = None
     """When someone asked for its end."""
     node_id: str | None = None
@@ -181,6 +183,7 @@ class JobRecord(JobSpec):
         why_there: str,
         wrapper_digest: str,
         retry_policy: RetryPolicy,
+        memory_at_first_in_gb: float | None = None,
     ) -> JobRecord:
         """This job with room on a host, where its attempt starts now."""
         return self._with(
@@ -192,6 +195,7 @@ class JobRecord(JobSpec):
             why_there=why_there,
             wrapper_digest=wrapper_digest,
             retry_policy=retry_policy,
+            memory_at_first_in_gb=memory_at_first_in_gb,
             not_before=None,
         )
 

@@ -21,7 +21,11 @@ queue, and hardly with the number of hosts.
     standing.py   where a waiting job stands
     demand.py     the hosts that an autoscaler should start
     lifecycle.py  a job's phases, and what each event leads to
+    breaker.py    whether a host breaks the jobs that it starts
     probation.py  whether a host can start jobs at all
+    canary.py     whether a large batch goes on after its first jobs
+    forecast.py   when a batch will have ended
+    usage.py      what jobs have used, as far as earlier ones tell
     retries.py    whether a job is tried again
     cache.py      whether a job is reused for another one
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from orqal.models import Shape
+from orqal.scheduling.usage import Sort
 
 
 class KindKey(NamedTuple):
@@ -34,6 +35,10 @@ class LineKey(NamedTuple):
     batch: str | None = None
     own_priority: int | None = None
     """What the jobs asked for, if something else was decided about their batch."""
+    learns: Sort | None = None
+    """Their sort, if they get the memory that earlier jobs of it needed; None if they ask for a certain amount."""
+    at_first: float | None = None
+    """With `learns`: the memory that they get while that is not known, in 10^9 bytes."""
 
     @property
     def kind(self) -> KindKey:

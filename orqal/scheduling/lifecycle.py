@@ -17,7 +17,7 @@ from datetime import datetime
 from enum import IntEnum
 from typing import NamedTuple, TypeAlias
 
-from orqal.models import ErrorType, Fault, JobError, JobRecord, Outcome, Output, Resources, RetryPolicy, Status
+from orqal.models import UNITS, ErrorType, Fault, JobError, JobRecord, Outcome, Output, Resources, RetryPolicy, Status
 from orqal.models.outcome import ContainerStart
 from orqal.scheduling.retries import Again, decide, fault_of
 
@@ -40,6 +40,8 @@ class AppFacts(NamedTuple):
 
     wrapper_digest: str
     retry_policy: RetryPolicy
+    memory_at_first_in_gb: float | None = None
+    """What the job would get if nothing were learned; None if it asks for a certain amount."""
 
 
 class Wish(IntEnum):
@@ -597,6 +599,7 @@ def _leased(record: JobRecord, place: Place, lease: str, app: AppFacts, wish: Wi
     if wish is Wish.EVICT:
         return WAITING, [Free(place, lease), Restore()]
     # Saved before the host hears of it: after a crash it is known where a container belongs.
+    at_first = app.memory_at_first_in_gb
     record = record.placed(
         node_id=place.node_id,
         host=place.host,
@@ -605,6 +608,7 @@ def _leased(record: JobRecord, place: Place, lease: str, app: AppFacts, wish: Wi
         why_there=place.why,
         wrapper_digest=app.wrapper_digest,
         retry_policy=app.retry_policy,
+        memory_at_first_in_gb=at_first if at_first and place.resources.ram < round(at_first * UNITS) else None,
     )
     return Assigned(record, place, lease), [Leave(), Save(record)]
 
@@ -623,7 +627,9 @@ def _attempt_ended(phase: OnHost, outcome: Outcome, most_memory_gb: float | None
     record = phase.record.ended(outcome, now)
     left = record.error is not None and record.error.type is ErrorType.HOST_LOST
     fault = _FAULTS.get(phase.wish) if left else None
-    if fault is None and not record.ok:
+    if fault is None and _guessed_too_low(record):
+        fault = Fault.GUESS
+    elif fault is None and not record.ok:
         fault = fault_of(record.error, outcome.passing, outcome.host_failed)
     after = record if fault is None else _after(record, fault, outcome.crashed_actor, most_memory_gb, now=now)
     over = Storing(after, phase.record.attempt, phase.place.host)
@@ -642,12 +648,22 @@ def _after(
     if record.cancel_requested is not None:
         return record if fault is Fault.JOB else record.failed(ErrorType.CANCELLED, "cancelled", now)
     over = record.over(fault, crashed_actor=crashed_actor)
+    if fault is Fault.GUESS:
+        return record.to_do_again(over, memory_in_gb=record.memory_at_first_in_gb, at=now)
     next = decide(over, record.attempts, record.retry_policy or RetryPolicy(), most_memory_gb)
     if isinstance(next, Again):
         return record.to_do_again(over, delay=next.after, memory_in_gb=next.memory_in_gb, at=now)
     if next.why is not None and record.error is not None:
         return record.failed(record.error.type, f"{record.error.message.rstrip('.')}; {next.why}", now)
     return record
+
+
+def _guessed_too_low(record: JobRecord) -> bool:
+    """True if it was given less memory than its app asks for, and ran out of it: what it made of that, even an exit
+    code of 0, is not what it would have made."""
+    if record.memory_at_first_in_gb is None:
+        return False
+    return record.oom_killed or (record.error is not None and record.error.type is ErrorType.OUT_OF_MEMORY)
 
 
 def _failed_inside(phase: Phase | None, event: FailedInside, now: datetime) -> Step:

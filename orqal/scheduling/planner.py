@@ -29,6 +29,7 @@ from orqal.scheduling.outlook import Running, free_at, likely_after, to_stop
 from orqal.scheduling.queue import Level, Line, Owner, Queue
 from orqal.scheduling.room import Kind, Room, Slot, bits
 from orqal.scheduling.shares import HALF_LIFE, Share, Shares
+from orqal.scheduling.usage import Sort
 
 PATIENCE = 10.0
 """Seconds during which others may overtake a job that finds no room; then a host is kept free for it."""
@@ -110,6 +111,8 @@ class Planner:
         self._overtaken_kinds = 0
         self._reservations: dict[Slot, Reservation] = {}
         self._rules: dict[str | None, BatchPolicy] = {}
+        self._learned: dict[Sort, float] = {}
+        """The memory that jobs of a sort get, in 10^9 bytes."""
         self._given_up = False
         """A host is no longer kept free: there may be room for jobs that were passed before."""
         self._unblocked = 0
@@ -166,6 +169,9 @@ class Planner:
             claims = *claims, own
         if claims != key.claims:
             key = key._replace(claims=claims)
+        if key.learns is not None:
+            ram_gb = self._learned.get(key.learns, key.at_first)
+            key = key._replace(shape=key.shape._replace(ram_gb=ram_gb))
         asked = key.priority if key.own_priority is None else key.own_priority
         if rule is not None and rule.priority is not None:
             return key._replace(priority=rule.priority, own_priority=asked)
@@ -192,6 +198,21 @@ class Planner:
             self.queue.hold(batch)
         else:
             self.queue.release(batch)
+
+    def learned(self, sort: Sort) -> float | None:
+        """The memory that jobs of a sort get, in 10^9 bytes; None if that is not known yet."""
+        return self._learned.get(sort)
+
+    def learn(self, sort: Sort, ram_gb: float | None) -> None:
+        """From now on jobs of a sort get so much memory; those that wait, too. Lines move as a whole."""
+        if ram_gb is None:
+            self._learned.pop(sort, None)
+        else:
+            self._learned[sort] = ram_gb
+        for line in self.queue.lines():
+            if line.key.learns == sort and (key := self._ruled(line.key)) != line.key:
+                self.queue.move(line, key)
+                self._now_known(key)
 
     def hold(self, job: str, host: str | None, resources: Resources, key: LineKey, now: float) -> None:
         """A job holds resources of a host, without a decision: it was there before. None: the host is gone again."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from orqal.models import ErrorType, JobSpec, Outcome
+from orqal.scheduling.breaker import INSTANT
 from orqal.scheduling.keys import LineKey
 
 SUSPICIOUS = 2
@@ -64,11 +65,30 @@ class Starts:
     """The line of the job that is being tried."""
     tried_lines: frozenset[LineKey] = frozenset()
     """The lines whose jobs were tried: others go first, because those may be at fault themselves."""
+    breaks_jobs: bool = False
+    """It starts jobs, and they fail at once: see `breaker`. Then it is not enough that one starts."""
+    started_at: float | None = None
+    """With `breaks_jobs`: when the tried job's container started, in monotonic seconds."""
 
     @property
     def on_probation(self) -> bool:
         """True if the host gets one job at a time."""
-        return len(self.failed) >= SUSPICIOUS
+        return self.breaks_jobs or len(self.failed) >= SUSPICIOUS
+
+    @classmethod
+    def breaking(cls, why: str, now: float) -> Starts:
+        """A host that breaks the jobs that it starts. `why`: how the last one failed."""
+        return cls(why=why, next_at=now + FIRST_PAUSE, breaks_jobs=True)
+
+    def has_started(self, job: str, now: float) -> Starts:
+        """A job's container runs."""
+        if not self.breaks_jobs:
+            return Starts()
+        return replace(self, started_at=now) if job == self.tried else self
+
+    def is_well(self, now: float) -> bool:
+        """True if a host that broke jobs has run one for longer than those took to fail."""
+        return self.breaks_jobs and self.started_at is not None and now - self.started_at > INSTANT
 
     def may_start(self, now: float) -> bool:
         """True if the host may get a job."""
@@ -88,7 +108,14 @@ class Starts:
         lines = self.tried_lines | ({self.line} if self.line is not None else set())
         pause = min(2 * self.pause, LONGEST_PAUSE)
         return replace(
-            self, why=why, next_at=now + pause, pause=pause, tried=None, line=None, tried_lines=frozenset(lines)
+            self,
+            why=why,
+            next_at=now + pause,
+            pause=pause,
+            tried=None,
+            line=None,
+            started_at=None,
+            tried_lines=frozenset(lines),
         )
 
     def charges(self, job: str, *, proven: bool) -> bool:
@@ -100,7 +127,7 @@ class Starts:
 
     def over(self, job: str) -> Starts:
         """A job's time on the host is over, however it ended."""
-        return replace(self, tried=None, line=None) if job == self.tried else self
+        return replace(self, tried=None, line=None, started_at=None) if job == self.tried else self
 
     def at_once(self) -> Starts:
         """Someone may have repaired the host: let the next job be tried now."""
@@ -108,6 +135,12 @@ class Starts:
 
     def __str__(self) -> str:
         """Why the host gets one job at a time, for people."""
+        if self.breaks_jobs:
+            return (
+                "on probation: jobs of different apps failed here at once, one after another, and succeeded on other "
+                "hosts, so only one at a time is tried until one does not. The last one failed because "
+                f"of {self.why.rstrip('.'):.300}"
+            )
         return (
             "on probation: jobs could not be started here, one after another, so only one at a time is tried until "
             f"one starts. The last one failed because {self.why.rstrip('.'):.300}"

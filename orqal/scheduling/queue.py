@@ -310,25 +310,32 @@ class Queue:
         """Let the jobs of a line wait in another one, in the order in which they came."""
         if key == line.key:
             return
+        if key not in self._lines:
+            self._rename(line, key)
+            return
         moving = [(number, job) for job, number in zip(line.jobs, line.numbers, strict=True) if job not in line.blanks]
         del self._lines[line.key]
         line.kind.lines -= 1
         self._withdraw(line, line.number)
-        other = self._lines.get(key)
-        if other is None:
-            (number, job), *rest = moving
-            self._begin(key, job, number)
-            other = self._lines[key]
-            other.jobs.extend(job for _, job in rest)
-            other.numbers.extend(number for number, _ in rest)
-        else:
-            before = other.number
-            self._compact(other)
-            merged = sorted([*zip(other.numbers, other.jobs, strict=True), *moving])
-            other.numbers, other.jobs = deque(number for number, _ in merged), deque(job for _, job in merged)
-            self._moved(other, before)
+        other = self._lines[key]
+        before = other.number
+        self._compact(other)
+        merged = sorted([*zip(other.numbers, other.jobs, strict=True), *moving])
+        other.numbers, other.jobs = deque(number for number, _ in merged), deque(job for _, job in merged)
+        self._moved(other, before)
         for _, job in moving:
             self._places[job] = other
+
+    def _rename(self, line: Line, key: LineKey) -> None:
+        """Let a line have another key, which no line has. It costs the same however many jobs wait in it."""
+        self._withdraw(line, line.number)
+        del self._lines[line.key]
+        line.kind.lines -= 1
+        line.key, line.kind = key, self._room.kind(key.kind)
+        line.kind.lines += 1
+        self._lines[key] = line
+        if key.batch not in self._held:
+            self._admit(line)
 
     # The order of the users
 

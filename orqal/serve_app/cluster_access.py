@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
 from orqal.actors.handles import HostClient, SchedulerClient
 from orqal.actors.interfaces import ActorAway, HostApi, SchedulerApi
 from orqal.engine.errors import EngineError
-from orqal.models import BatchPolicy, HostInfo, JobRecord, Status
+from orqal.models import BatchForecast, BatchPolicy, HostInfo, JobRecord, Status
 from orqal.serve_app.errors import NotFound, Unavailable
 from orqal.settings import Settings
 from orqal.store import Store, first_sentence, open_store
@@ -110,10 +110,11 @@ class ClusterAccess:
     async def policies(self) -> Mapping[str, BatchPolicy]:
         """What was decided about batches; nothing if the Scheduler does not say so in time. Their progress, which the
         store has, is shown all the same."""
-        try:
-            return await asyncio.wait_for(self.scheduler.batch_policies(), POLICIES_TIMEOUT)
-        except (ActorAway, asyncio.TimeoutError):
-            return {}
+        return await _unless_away(self.scheduler.batch_policies())
+
+    async def forecasts(self) -> Mapping[str, BatchForecast]:
+        """When batches will have ended, as far as that can be foretold; nothing if the Scheduler does not answer."""
+        return await _unless_away(self.scheduler.batch_forecasts())
 
     # The hosts
 
@@ -161,6 +162,13 @@ class ClusterAccess:
         except (ActorAway, EngineError, asyncio.TimeoutError) as error:
             log.warning("the Docker daemon of %s does not describe itself: %s", host.name, error)
             return {}, []
+
+
+async def _unless_away(answer: Awaitable[Mapping[str, T]]) -> Mapping[str, T]:
+    try:
+        return await asyncio.wait_for(answer, POLICIES_TIMEOUT)
+    except (ActorAway, asyncio.TimeoutError):
+        return {}
 
 
 def slices(job_ids: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -11,13 +11,17 @@ from orqal.doctor.findings import Checkup, Finding, Kind
 from orqal.engine.file_listing import Kind as FileKind
 from orqal.models import (
     AppInfo,
+    AppUsage,
     Attempt,
+    AttemptFigures,
+    BatchForecast,
     BatchPolicy,
     Change,
     Fault,
     HostInfo,
     JobRecord,
     Load,
+    Quantiles,
     RetryPolicy,
     Status,
     UserShare,
@@ -156,10 +160,24 @@ BATCH = BatchView(
     ok=38,
     failed=1,
     policy=BatchPolicy(priority=10, max_running=50),
+    forecast=BatchForecast(ends_at=_BEGUN + timedelta(minutes=3), give_or_take=25, past_forecasts=12, past_error=0.14),
 )
 BATCHES = BatchList(batches=[BATCH], cursor="7")
 OLD_BATCH = OldBatch(id="sums", jobs=[{"$oid": JOB_ID}])
 APP = AppInfo(name="Checksum", docker_url="orqal/demo", threads=1, memory_in_gb=0.1, doc="SHA-256.", origin="built in")
+_FIGURES = AttemptFigures(
+    jobs=4_000,
+    out_of_memory=0,
+    memory_bytes=Quantiles(median=5_100_000, p95=5_600_000, most=6_000_000),
+    seconds=Quantiles(median=0.4, p95=0.9, most=3.5),
+    cpu_seconds=Quantiles(median=0.02, p95=0.03, most=0.1),
+)
+USAGE = AppUsage(
+    app="Checksum",
+    memory_in_gb=0.1,
+    total=_FIGURES,
+    sorts=[_FIGURES.model_copy(update={"image_digest": JOB.image_digest, "input_up_to": 1_024})],
+)
 HOST = HostInfo(
     name="lab1",
     node_id="0f" * 28,

@@ -85,7 +85,7 @@ def _waiting(job: JobRecord, why: WhyWaiting) -> list[str]:
     """Why a job in the queue does not start: what holds it whatever else comes, who is in front of it, when it may
     start, and what each host lacks."""
     standing = why.standing
-    causes = [*_held(job, standing), *map(_cap, why.caps)]
+    causes = [*_held(job, why), *map(_cap, why.caps)]
     before = _before(standing) if standing is not None and not standing.held else []
     hosts = "; ".join(f"{name}: {reason}" for name, reason in why.hosts.items())
     sentences = []
@@ -107,10 +107,15 @@ def _waiting(job: JobRecord, why: WhyWaiting) -> list[str]:
     return sentences
 
 
-def _held(job: JobRecord, standing: scheduling.Standing | None) -> list[str]:
-    if standing is None or not standing.held:
-        return []
-    return [f"its batch {job.batch} is held, until `orqal release {shlex.quote(job.batch or '')}`"]
+def _held(job: JobRecord, why: WhyWaiting) -> list[str]:
+    """Why its batch waits: it is held, or is being tried by its first jobs."""
+    if why.standing is not None and why.standing.held:
+        release = f"its batch {job.batch} is held, until `orqal release {shlex.quote(job.batch or '')}`"
+        return [release if why.held_because is None else f"{release}, because {why.held_because}"]
+    if why.canaries is not None and why.caps:
+        first = "the first job" if why.canaries == 1 else f"the first {why.canaries:,} jobs"
+        return [f"{first} of its batch {job.batch} try whether it works"]
+    return []
 
 
 def _cap(cap: messages.Cap) -> str:

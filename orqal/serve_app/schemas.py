@@ -11,9 +11,11 @@ from orqal.actors.messages import CleanTarget
 from orqal.engine.file_listing import Kind
 from orqal.models import (
     MAX_NAME,
+    BatchForecast,
     BatchInfo,
     BatchName,
     BatchPolicy,
+    Canary,
     JobError,
     JobRecord,
     MaxRunning,
@@ -275,6 +277,8 @@ class BatchView(BatchInfo):
 
     policy: BatchPolicy | None = None
     """Null if nothing was decided, or if the Scheduler is restarting."""
+    forecast: BatchForecast | None = None
+    """When it will have ended; null if that cannot be foretold, or it has."""
 
 
 class BatchChange(BaseModel):
@@ -288,6 +292,8 @@ class BatchChange(BaseModel):
     """Instead of its jobs' own; null: they have their own again."""
     max_running: MaxRunning | None = None
     """How many of its jobs may run at once; null: as many as there is room for."""
+    canary: Canary | None = None
+    """How many of its jobs try it first: if they all fail alike, it is held. 0: none; null: 20 if it is large."""
 
 
 class BatchList(BaseModel):

@@ -22,7 +22,7 @@ from orqal.doctor.facts import Machine
 from orqal.engine.client import ContainerKey
 from orqal.engine.file_listing import FilePage
 from orqal.engine.job_directory import Piece, Removed
-from orqal.models import ContainerStart, ErrorType, JobError, Load, Outcome, Output, Resources
+from orqal.models import UNITS, ContainerStart, ErrorType, JobError, Load, Outcome, Output, Resources
 from orqal.scheduling.lifecycle import WHY_STOPPED, Wish
 from orqal.scheduling.retries import will_retry
 from orqal.testing.virtual_time import Process
@@ -372,6 +372,7 @@ class ScriptedHost(HostApi):
             passing=passing,
             start=start,
             exit_code=container.exit_code,
+            peak_memory=round(min(container.behaviour.memory_gb, container.granted.ram / UNITS) * 10**9),
             output=output,
             files=list(container.behaviour.files),
         )

@@ -84,8 +84,8 @@ class AbstractWrapper:
 
     Subclass it, set the class attributes, and write `get_cmd`. Write `set_result` to turn the output into a structured
     result. An attribute that depends on the job may be a property that uses `self.job`, except for `threads`,
-    `memory_in_gb`, `timeout`, `requires`, `limits`, `cache_on`, `jobs_may_set` and the attributes of retries, which are
-    read before there is a job.
+    `memory_in_gb`, `memory_at_first_in_gb`, `timeout`, `requires`, `limits`, `cache_on`, `jobs_may_set` and the
+    attributes of retries, which are read before there is a job.
     """
 
     docker_url: str | None = None
@@ -95,8 +95,11 @@ class AbstractWrapper:
     administrator's ORQAL_VOLUMES."""
     threads: float | None = None
     """Cores that the container may use; None is all cores of the host. This is enforced."""
-    memory_in_gb: float | None = None
-    """Memory that the container may use, in 10^9 bytes; None is all memory of the host. This is enforced."""
+    memory_in_gb: float | str | None = None
+    """Memory that the container may use, in 10^9 bytes; None is all memory of the host; "learned" is what earlier jobs
+    of this app needed, and somewhat more. This is enforced."""
+    memory_at_first_in_gb: float | None = None
+    """With "learned": what jobs get until enough is known, and what a job gets for which less was not enough."""
     timeout: float | None = None
     """Seconds that the container may run; None is no limit."""
     requires: dict[str, str] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -27,7 +27,8 @@ from orqal.wrappers.base import AbstractWrapper
 
 _LIMITS: dict[str, TypeAdapter[Any]] = {
     "threads": TypeAdapter(Threads | None),
-    "memory_in_gb": TypeAdapter(MemoryGb | None),
+    "memory_in_gb": TypeAdapter(MemoryGb | Literal["learned"] | None),
+    "memory_at_first_in_gb": TypeAdapter(MemoryGb | None),
     "timeout": TypeAdapter(Seconds | None),
     "requires": TypeAdapter(dict[str, str] | None),
     "limits": TypeAdapter(Limits),
@@ -90,6 +91,11 @@ def describe(wrapper: type[AbstractWrapper], name: str, origin: str) -> AppInfo:
             first = invalid.errors()[0]
             reason = first["msg"].removeprefix("Value error, ")
             errors.append(f"{name}.{attribute} is invalid: {reason}, not {first['input']!r:.200}")
+    at_first = limits.pop("memory_at_first_in_gb", None)
+    if limits.get("memory_in_gb") == "learned":
+        limits |= {"memory_in_gb": at_first, "learns_memory": True}
+        if at_first is None:
+            errors.append(f"{name}.memory_in_gb is learned, so say what jobs get at first: memory_at_first_in_gb = 8")
     user = inspect.getattr_static(wrapper, "user")
     if user == SUBMITTER or not isinstance(user, str | None):  # a property may return it
         limits["cache_on"] = [*limits.get("cache_on", ()), CacheOn.USER]

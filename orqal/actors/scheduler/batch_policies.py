@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from orqal.actors.background import Background
 from orqal.files import replacing
 from orqal.models import BatchPolicy
 from orqal.scheduling import Planner
@@ -17,6 +18,9 @@ from orqal.scheduling import Planner
 log = logging.getLogger("orqal.batches")
 
 _FILE = TypeAdapter(dict[str, BatchPolicy])
+_NOTHING = BatchPolicy()
+WRITE_AGAIN = 5.0
+"""Seconds after which a file that could not be written is written again."""
 
 
 class BatchPolicies:
@@ -25,6 +29,8 @@ class BatchPolicies:
     def __init__(self, path: Path, planner: Planner) -> None:
         self._path, self._planner = path, planner
         self._policies: dict[str, BatchPolicy] = {}
+        self._limits: dict[str, int] = {}
+        """How many jobs of a batch may run at once while it is tried."""
         self._writing = asyncio.Lock()
 
     def load(self, exists: Callable[[str], bool]) -> None:
@@ -37,28 +43,65 @@ class BatchPolicies:
             log.error("%s cannot be read, so no batch is held or has a priority of its own: %s", self._path, error)
             return
         self._policies = {name: policy for name, policy in known.items() if exists(name)}
-        for name, policy in self._policies.items():
-            self._planner.set_rule(name, policy)
+        for name in self._policies:
+            self._tell(name)
 
     def all(self) -> dict[str, BatchPolicy]:
         """The batches about which something was decided."""
         return dict(self._policies)
 
-    async def change(self, batch: str, changes: Mapping[str, bool | int | None]) -> BatchPolicy:
+    def of(self, batch: str) -> BatchPolicy:
+        """What was decided about a batch."""
+        return self._policies.get(batch, _NOTHING)
+
+    def limit(self, batch: str, jobs: int | None) -> None:
+        """How many jobs of a batch may run at once while it is tried, whatever else was decided; None: it is not."""
+        if jobs is None:
+            self._limits.pop(batch, None)
+        else:
+            self._limits[batch] = jobs
+        self._tell(batch)
+
+    def _tell(self, batch: str) -> None:
+        policy, limit = self.of(batch), self._limits.get(batch)
+        if limit is not None:
+            policy = policy.changed({"max_running": min(limit, policy.max_running or limit)})
+        self._planner.set_rule(batch, policy)
+
+    def decide_soon(self, batch: str, changes: Mapping[str, bool | int | str | None], background: Background) -> None:
+        """Decide about a batch at once, and write it down as soon as that is possible."""
+        self._set(self._with(batch, changes), batch)
+        background.spawn(self._write_at_last(batch))
+
+    async def _write_at_last(self, batch: str) -> None:
+        while True:
+            try:
+                await self.change(batch, {})  # as it is then: someone may have decided otherwise
+            except OSError as error:
+                log.error("%s cannot be written: %s", self._path, error)
+                await asyncio.sleep(WRITE_AGAIN)
+            else:
+                return
+
+    def _with(self, batch: str, changes: Mapping[str, bool | int | str | None]) -> dict[str, BatchPolicy]:
+        policy = self.of(batch).changed(changes)
+        policies = {name: each for name, each in self._policies.items() if name != batch}
+        return policies if policy == _NOTHING else {**policies, batch: policy}
+
+    def _set(self, policies: dict[str, BatchPolicy], batch: str) -> None:
+        self._policies = policies
+        self._tell(batch)
+
+    async def change(self, batch: str, changes: Mapping[str, bool | int | str | None]) -> BatchPolicy:
         """Decide about a batch: set these fields. When this returns, it is on disk.
 
         Raises:
             OSError: the file cannot be written; nothing has changed.
         """
         async with self._writing:
-            policy = self._policies.get(batch, BatchPolicy()).changed(changes)
-            policies = {name: each for name, each in self._policies.items() if name != batch}
-            if policy != BatchPolicy():
-                policies[batch] = policy
-            await asyncio.to_thread(self._write, policies)
-            self._policies = policies
-            self._planner.set_rule(batch, policy)
-            return policy
+            await asyncio.to_thread(self._write, self._with(batch, changes))
+            self._set(self._with(batch, changes), batch)  # others may have been decided about meanwhile
+            return self.of(batch)
 
     async def forget(self, exists: Callable[[str], bool]) -> None:
         """Forget the batches that do not exist any more: a later batch of the same name is another one."""

@@ -14,8 +14,9 @@ from orqal.actors.scheduler.autoscaling import Autoscaling
 from orqal.actors.scheduler.crash_blame import CrashBlame
 from orqal.actors.scheduler.host_memory import HostMemory
 from orqal.clock import Clock
-from orqal.models import DISK_FULL, UNITS, HostInfo, JobRecord, JobSpec, Load, Outcome, Resources, Shape
+from orqal.models import DISK_FULL, UNITS, ErrorType, HostInfo, JobRecord, Load, Outcome, Resources, Shape
 from orqal.scheduling import Host, Placement, Planner
+from orqal.scheduling.breaker import INSTANT, Breaker
 from orqal.scheduling.lifecycle import Place
 from orqal.scheduling.probation import StartedKinds, Starts, could_not_start
 from orqal.settings import Settings
@@ -120,7 +121,7 @@ class Hosts:
         self.autoscaling = Autoscaling(settings.autoscaling_config, cluster)
         self._planner, self._cluster, self._clock, self._changed = planner, cluster, clock, changed
         self._lost_after = settings.host_lost_after
-        self._started = StartedKinds()
+        self._started, self._breaker = StartedKinds(), Breaker()
         self._memory = HostMemory(settings.known_hosts_path, clock)
         self._looked = False
         """True once the nodes of the cluster are known."""
@@ -266,19 +267,22 @@ class Hosts:
         host = self._hosts[placement.host]
         self._judge(host, host.starts.try_with(placement.job, placement.key))
 
-    def has_started(self, place: Place, job: JobSpec) -> None:
+    def has_started(self, place: Place, job: JobRecord) -> None:
         """A job's container has started."""
         self._started.add(job)
         if (host := self.at(place)) is not None and host.starts != Starts():
-            if host.starts.on_probation:
+            after = host.starts.has_started(job.id, self._clock.monotonic())
+            if host.starts.on_probation and not after.on_probation:
                 log.info("the host %s can start jobs again", host.name)
-            self._judge(host, Starts())
+            self._judge(host, after)
 
     def judged(self, place: Place, record: JobRecord, outcome: Outcome) -> Outcome:
         """An attempt's outcome, which is the host's fault if the host can start no job at all."""
         host, started = self.at(place), record.container_id is not None
         if outcome.start is not None and not started:
             self.has_started(place, record)
+        if host is not None:
+            self._see_end(host, record, outcome)
         if host is None or host.state != "ready" or not could_not_start(outcome, started=started):
             return outcome
         starts, why = host.starts, outcome.error.message if outcome.error else ""
@@ -289,6 +293,29 @@ class Hosts:
             outcome if starts.charges(record.id, proven=record in self._started) else replace(outcome, host_failed=True)
         )
 
+    def _see_end(self, host: KnownHost, record: JobRecord, outcome: Outcome) -> None:
+        """Find out whether a host breaks the jobs that it starts."""
+        moment = self._clock.monotonic()
+        if outcome.error is None and outcome.exit_code == 0:
+            self._breaker.succeeded(host.name, record.app, moment)
+            if host.starts.breaks_jobs:
+                log.info("jobs succeed on the host %s again", host.name)
+                self._judge(host, Starts())
+            return
+        ran = None if outcome.start is None else outcome.start.ago
+        if record.stime is not None:
+            ran = (self._clock.now() - record.stime).total_seconds()
+        at_once = ran is not None and ran <= INSTANT
+        if not at_once or (outcome.error is not None and outcome.error.type is not ErrorType.DOCKER_ERROR):
+            return
+        why = outcome.error.message if outcome.error is not None else f"exit code {outcome.exit_code}"
+        if host.starts.breaks_jobs:
+            self._judge(host, host.starts.after_failure(record.id, why, moment))
+        elif self._breaker.failed(host.name, record.app, record.id, moment) and not host.starts.on_probation:
+            self._breaker.forget(host.name)
+            self._judge(host, Starts.breaking(why, moment))
+            log.warning("the host %s is %s", host.name, host.starts)
+
     def attempt_is_over(self, place: Place, job: str) -> None:
         """A job has no place on a host any more."""
         if (host := self.at(place)) is not None and host.starts.tried == job:
@@ -297,6 +324,8 @@ class Hosts:
     def end_pauses(self) -> None:
         """Let the hosts on probation try a job that have rested for long enough."""
         for host in self:
+            if host.starts.is_well(self._clock.monotonic()):
+                self._judge(host, Starts())
             if host.resting and host.starts.may_start(self._clock.monotonic()):
                 self._judge(host, host.starts)
 

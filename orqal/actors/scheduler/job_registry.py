@@ -15,7 +15,6 @@ from orqal.actors.scheduler.apps import Apps
 from orqal.actors.scheduler.change_feed import ChangeFeed
 from orqal.actors.scheduler.host_calls import HostCalls
 from orqal.actors.scheduler.hosts import Hosts, KnownHost
-from orqal.actors.scheduler.job_metrics import JobMetrics
 from orqal.actors.scheduler.job_writer import JobWriter
 from orqal.actors.scheduler.leases import Leases
 from orqal.actors.scheduler.waiting_room import WaitingRoom, shape
@@ -90,6 +89,10 @@ READ_AT_ONCE = 1_000
 """Records that are read from the store in one go."""
 
 
+Watcher = Callable[[Phase | None, Event, Phase | None, Sequence[Effect]], None]
+"""Sees a step of `lifecycle.step`: before, event, after, effects."""
+
+
 class OnOneHost(NamedTuple):
     """The jobs of one host."""
 
@@ -112,16 +115,16 @@ class JobRegistry:
         leases: Leases,
         waiting: WaitingRoom,
         planner: Planner,
-        metrics: JobMetrics,
+        watchers: Sequence[Watcher],
         clock: Clock,
         host_lost_after: float,
         wake: Callable[[], None],
     ) -> None:
-        """`host_lost_after`: seconds within which the host of an orphaned job must be back. `wake` is called when a
-        decision may find more room."""
+        """`watchers` see each step. `host_lost_after`: seconds within which the host of an orphaned job must be back.
+        `wake` is called when a decision may find more room."""
         self._store, self._writer, self._feed, self._apps = store, writer, feed, apps
         self._hosts, self._leases, self._waiting, self._planner = hosts, leases, waiting, planner
-        self._metrics, self._host_lost_after, self._wake, self._clock = metrics, host_lost_after, wake, clock
+        self._watchers, self._host_lost_after, self._wake, self._clock = watchers, host_lost_after, wake, clock
         self._phases: dict[str, Phase] = {}
         self._cancels: dict[str, list[asyncio.Future[bool]]] = {}
         self._to_read: list[str] = []
@@ -259,7 +262,11 @@ class JobRegistry:
             self._event_failed(job, before, event, error)
             return
         log.debug("%s: %s, %s -> %s", job, type(event).__name__, type(before).__name__, type(after).__name__)
-        self._metrics.step(before, event, after, effects)
+        for watch in self._watchers:
+            try:
+                watch(before, event, after, effects)
+            except Exception:  # what is counted or learned must not stop a job
+                log.exception("%s: a step was not seen by all", job)
         if after is None or isinstance(after, Waiting):
             self._phases.pop(job, None)
         else:
@@ -396,7 +403,10 @@ class JobRegistry:
 
     def _app_of(self, record: JobRecord) -> AppFacts | None:
         app = self._apps.get(record.app)
-        return None if app is None else AppFacts(app.ref.digest, policy_of(record, app.info))
+        if app is None:
+            return None
+        certain = not app.info.learns_memory or record.memory_in_gb is not None or record.next_memory_in_gb is not None
+        return AppFacts(app.ref.digest, policy_of(record, app.info), None if certain else app.info.memory_in_gb)
 
     async def _acquire(self, job: str, place: Place, former: str | None) -> None:
         try:

@@ -28,7 +28,9 @@ from orqal.actors.messages import (
 )
 from orqal.actors.metrics import DECISION, LEASES, SCHEDULER_LAG, Family, Meter, Metrics, gauge
 from orqal.actors.scheduler.apps import APP_PERIOD, Apps
+from orqal.actors.scheduler.batch_forecasts import BatchForecasts
 from orqal.actors.scheduler.batch_policies import BatchPolicies
+from orqal.actors.scheduler.batch_trials import BatchTrials
 from orqal.actors.scheduler.change_feed import ChangeFeed
 from orqal.actors.scheduler.host_metrics import of_hosts
 from orqal.actors.scheduler.hosts import Hosts, KnownHost
@@ -40,15 +42,29 @@ from orqal.actors.scheduler.leases import Leases
 from orqal.actors.scheduler.retention import Retention
 from orqal.actors.scheduler.share_memory import ShareMemory
 from orqal.actors.scheduler.submission import Submissions
+from orqal.actors.scheduler.usage_memory import UsageMemory
 from orqal.actors.scheduler.waiting_room import WaitingRoom
 from orqal.clock import Clock, SystemClock
 from orqal.doctor.facts import StoredJob
 from orqal.doctor.rules import is_over
 from orqal.engine.client import ContainerKey, container_name
 from orqal.engine.errors import EngineError
-from orqal.models import DISK_FULL, UNITS, AppInfo, BatchPolicy, HostInfo, JobSpec, Resources, Status, UserShare
+from orqal.models import (
+    DISK_FULL,
+    UNITS,
+    AppInfo,
+    AppUsage,
+    BatchForecast,
+    BatchPolicy,
+    HostInfo,
+    JobSpec,
+    Resources,
+    Status,
+    UserShare,
+)
 from orqal.scheduling import LineKey, Planner, Policy, Standing, demand, standing_of, why_not
-from orqal.scheduling.lifecycle import ContainerStarted
+from orqal.scheduling.lifecycle import ContainerStarted, Effect, Event, Phase
+from orqal.scheduling.usage import Sort, memory_for
 from orqal.settings import Settings
 from orqal.store import Store, is_needed
 from orqal.wrappers.catalog import App, Source
@@ -97,9 +113,14 @@ class Scheduler(SchedulerApi):
         self._apps = Apps(settings, load_apps, self._clock)
         self._planner = Planner(_policy(settings))
         self._hosts = Hosts(settings, self._planner, cluster, self._clock, self._wake.set)
-        self._waiting = WaitingRoom(self._planner, self._apps, self._clock, self._wake.set)
+        self._waiting = WaitingRoom(self._planner, self._apps, self._clock, self._wake.set, self._first_of)
         self._batches = BatchPolicies(settings.batch_policies_path, self._planner)
+        self._trials = BatchTrials(self._batches, store, self._clock, self._background)
+        self._forecasts = BatchForecasts(
+            self._trials.unfinished, lambda batch: self._batches.of(batch).held, self._clock
+        )
         self._share_memory = ShareMemory(settings.shares_path, self._planner, self._clock)
+        self._usage = UsageMemory(settings.usage_path, self._forecasts)
         self._leases = Leases(cluster, self._clock, self._metrics)
         self._cluster = cluster
         self._jobs = JobRegistry(
@@ -111,7 +132,7 @@ class Scheduler(SchedulerApi):
             leases=self._leases,
             waiting=self._waiting,
             planner=self._planner,
-            metrics=self._job_metrics,
+            watchers=(self._job_metrics.step, self._learn, self._trials.step, self._forecasts.step),
             clock=self._clock,
             host_lost_after=settings.host_lost_after,
             wake=self._wake.set,
@@ -135,6 +156,7 @@ class Scheduler(SchedulerApi):
         """Take up the work of the Scheduler before this one, and begin."""
         await self._apps.scan()
         self._share_memory.load()
+        self._usage.load()
         self._batches.load(self._is_batch)
         try:
             await self._recover()
@@ -146,6 +168,7 @@ class Scheduler(SchedulerApi):
         self._background.spawn(self._watch_apps())
         self._background.spawn(self._retention.forever())
         self._background.spawn(self._share_memory.forever())
+        self._background.spawn(self._usage.forever())
 
     async def _recover(self) -> None:
         unfinished, leases = self._store.unfinished(), set[str]()
@@ -256,7 +279,14 @@ class Scheduler(SchedulerApi):
         caps = self._caps(key, standing)
         may_start = not (caps or standing.held)
         hosts = {host.name: self._reason(key, host, standing.kept, may_start) for host in self._hosts} | away
-        return WhyWaiting(version=version, hosts=hosts, standing=standing, caps=caps)
+        return WhyWaiting(
+            version=version,
+            hosts=hosts,
+            standing=standing,
+            caps=caps,
+            held_because=self._batches.of(key.batch or "").held_because,
+            canaries=self._trials.of(key.batch),
+        )
 
     def _caps(self, key: LineKey, standing: Standing) -> list[Cap]:
         limits = self._planner.limits
@@ -313,6 +343,9 @@ class Scheduler(SchedulerApi):
             if share.running or waiting[share.user] or share.past > _WORTH_TELLING
         ]
 
+    async def batch_forecasts(self) -> Mapping[str, BatchForecast]:
+        return self._forecasts.all()
+
     async def batch_policies(self) -> Mapping[str, BatchPolicy]:
         return self._batches.all()
 
@@ -322,9 +355,10 @@ class Scheduler(SchedulerApi):
             raise TooHigh(
                 f"the priority {priority} is too high: jobs may have at most {most} here (ORQAL_MAX_PRIORITY)"
             )
-        policy = await self._batches.change(batch, changes)
+        await self._batches.change(batch, changes)
+        self._trials.changed(batch, canary="canary" in changes)
         self._wake.set()
-        return policy
+        return self._batches.of(batch)
 
     def _is_batch(self, name: str) -> bool:
         return next(self._store.batch_ids(name), None) is not None
@@ -341,6 +375,13 @@ class Scheduler(SchedulerApi):
     async def apps(self) -> list[AppInfo]:
         await self._apps.up_to_date()
         return self._apps.infos()
+
+    async def usage(self, app: str) -> AppUsage | None:
+        await self._apps.up_to_date({app})
+        known, usage = self._apps.last_good(app), self._usage.of(app)
+        if known is not None:
+            return usage.model_copy(update={"memory_in_gb": known.info.memory_in_gb})
+        return usage if usage.sorts else None
 
     async def hosts(self) -> list[HostInfo]:
         here = self._jobs.by_host()
@@ -430,6 +471,25 @@ class Scheduler(SchedulerApi):
 
     # In the background
 
+    def _learn(self, before: Phase | None, event: Event, after: Phase | None, effects: Sequence[Effect]) -> None:
+        sort = self._usage.step(before, after)
+        app = None if sort is None else self._apps.last_good(sort.app)
+        if sort is not None and app is not None and app.info.learns_memory and app.info.memory_in_gb is not None:
+            self._set_memory(sort, app.info.memory_in_gb)
+
+    def _first_of(self, sort: Sort, at_first: float) -> None:
+        """A job waits whose memory is learned: perhaps the first one of its sort since the Scheduler started."""
+        if self._planner.learned(sort) is None:
+            self._set_memory(sort, at_first)
+
+    def _set_memory(self, sort: Sort, at_first: float) -> None:
+        """Let jobs of a sort get the memory that is known to be enough."""
+        usage, now = self._usage.usages.find(sort), self._planner.learned(sort)
+        memory = None if usage is None else memory_for(usage, at_first, now)
+        if memory != now:
+            self._planner.learn(sort, memory)
+            self._wake.set()
+
     async def _watch_nodes(self) -> None:
         while True:
             try:
@@ -445,6 +505,7 @@ class Scheduler(SchedulerApi):
             try:
                 self._jobs.give_up_orphans()
                 self._hosts.end_pauses()
+                self._trials.look()
             except Exception:
                 log.exception("giving up jobs of hosts that are away failed")
             try:

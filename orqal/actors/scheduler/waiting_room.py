@@ -10,11 +10,13 @@ from itertools import chain
 from typing import NamedTuple
 
 from orqal.actors.scheduler.apps import Apps
+from orqal.actors.scheduler.usage_memory import size_of
 from orqal.clock import Clock
 from orqal.engine.image_names import with_tag
 from orqal.models import Fault, JobRecord, Shape
 from orqal.scheduling import LineKey, Planner
 from orqal.scheduling.retries import longest_delay
+from orqal.scheduling.usage import Sort
 from orqal.wrappers.catalog import App
 
 _NO_HOSTS = frozenset[str]()
@@ -31,9 +33,12 @@ class _Request(NamedTuple):
     seconds: float | None
     priority: int
     batch: str | None
+    size: int
+    """The class of the size of its input; 0 if that makes no difference."""
 
     @classmethod
-    def of(cls, record: JobRecord, due: float | None) -> _Request:
+    def of(cls, record: JobRecord, due: float | None, app: App | None) -> _Request:
+        """`app`: its app, if that is known now."""
         ram_gb = record.memory_in_gb if record.next_memory_in_gb is None else record.next_memory_in_gb
         # A host with a full disk, say, is ready and fails every job quickly. As it has room sooner than others, it
         # would get every job and use up all their attempts.
@@ -41,7 +46,17 @@ class _Request(NamedTuple):
         if record.attempts:
             at_fault = Fault.INFRASTRUCTURE, Fault.HOST
             avoid = frozenset(each.host for each in record.attempts if each.host and each.fault in at_fault)
-        return cls(record.user, record.threads, ram_gb, avoid, due, record.timeout, record.priority or 0, record.batch)
+        return cls(
+            record.user,
+            record.threads,
+            ram_gb,
+            avoid,
+            due,
+            record.timeout,
+            record.priority or 0,
+            record.batch,
+            size_of(record),
+        )
 
     def line(self, app: App) -> LineKey:
         """The line to wait in: what the job asks for itself takes precedence over what its app says."""
@@ -59,6 +74,8 @@ class _Request(NamedTuple):
             (*sorted(app.info.limits.items()), (f"app:{app.info.name}", 1)),
             self.priority,
             self.batch,
+            learns=Sort(app.info.name, self.size) if app.info.learns_memory and self.ram_gb is None else None,
+            at_first=app.info.memory_in_gb if app.info.learns_memory and self.ram_gb is None else None,
         )
 
 
@@ -77,9 +94,19 @@ class _Spot(NamedTuple):
 class WaitingRoom:
     """The queue, and the jobs that enter it later. `changed` is called when more jobs may start."""
 
-    def __init__(self, planner: Planner, apps: Apps, clock: Clock, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        planner: Planner,
+        apps: Apps,
+        clock: Clock,
+        changed: Callable[[], None],
+        learn: Callable[[Sort, float], None] = lambda sort, at_first: None,
+    ) -> None:
+        """`learn` is called with the sort of jobs that wait from now on and whose memory is learned, and the memory
+        that they get while it is not known."""
         self.queue = planner.queue
         self._planner, self._apps, self._clock, self._changed = planner, apps, clock, changed
+        self._learn = learn
         self._later: dict[str, _Spot] = {}
         self._heap: list[tuple[float, str]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -112,8 +139,8 @@ class WaitingRoom:
         """Let a job wait from now on. `first`: before all others."""
         pause = (record.not_before - self._clock.now()).total_seconds() if record.not_before else 0.0
         pause = min(pause, longest_delay(record.retry_policy))
-        request = _Request.of(record, self._clock.monotonic() + pause if pause > 0 else None)
         app = self._apps.get(record.app)
+        request = _Request.of(record, self._clock.monotonic() + pause if pause > 0 else None, app)
         if app is None:
             self._wait_for_app(record.id, record.app, request)
         else:
@@ -123,7 +150,7 @@ class WaitingRoom:
         """The line in which a job waits, or has waited."""
         app = self._apps.last_good(record.app)
         if app is not None:
-            return _Request.of(record, None).line(app)
+            return _Request.of(record, None, app).line(app)
         return LineKey(record.user, Shape(record.granted.get("threads", 0), record.granted.get("ram_gb", 0)))
 
     def app_is_back(self, name: str) -> None:
@@ -175,6 +202,8 @@ class WaitingRoom:
 
     def _put(self, job: str, spot: _Spot, *, first: bool) -> None:
         assert spot.line is not None
+        if spot.line.learns is not None and spot.line.at_first is not None:
+            self._learn(spot.line.learns, spot.line.at_first)
         moment = self._clock.monotonic()
         if spot.due is not None and spot.due > moment:
             self._later[job] = spot
@@ -213,4 +242,4 @@ def _at_most(seconds: float) -> float:
 
 def shape(record: JobRecord, app: App) -> Shape:
     """What a job asks of a host."""
-    return _Request.of(record, None).line(app).shape
+    return _Request.of(record, None, app).line(app).shape

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+from functools import partial
 from importlib import resources
 from typing import Any
 from urllib.parse import quote
@@ -64,7 +65,7 @@ _templates.filters.update(
     moment=formatting.moment,
     output_lines=formatting.output_lines,
     pretty=formatting.pretty_json,
-    quoted=quote,
+    quoted=partial(quote, errors="replace"),
     size=text.size,
 )
 

@@ -24,7 +24,7 @@ from orqal.serve_app.pages.process_logs import LogUnavailable, process_log
 from orqal.serve_app.pages.rendering import HEADERS, render
 from orqal.serve_app.schemas import FileList
 from orqal.store import JobFilter, Page
-from orqal.text import batch_policy, sentence
+from orqal.text import batch_policy, sentence, usage_in_words
 
 T = TypeVar("T")
 
@@ -135,14 +135,15 @@ async def job_list(
     if status not in STATUSES:
         raise NotFound(f"There is no state {brief(status)!r} of jobs. The states are {', '.join(STATUSES)}.")
     info: BatchInfo | None = None
-    decided = ""
+    decided, forecast = "", None
     if batch is None:
         counts = await cluster.read(cluster.store.counts)
     else:
         info = await cluster.read(cluster.store.batch, batch)
         if info is None:
             raise NotFound(f"There is no batch {brief(batch)!r}.")
-        counts, decided = info.status, _decided(await cluster.policies(), info)
+        policies, forecasts = await asyncio.gather(cluster.policies(), cluster.forecasts())
+        counts, decided, forecast = info.status, _decided(policies, info), forecasts.get(batch)
     wanted = STATUSES[status]
     total = sum(counts.values()) if wanted is None else counts.get(wanted, 0)
     found = Page([], None)
@@ -155,6 +156,7 @@ async def job_list(
         status=status,
         batch=info,
         decided=decided,
+        forecast=forecast,
         counts={"all": sum(counts.values())} | {one.value: counts.get(one, 0) for one in Status},
         jobs=found.jobs,
         page=page,
@@ -192,6 +194,17 @@ async def _files(cluster: ClusterAccess, job: JobRecord) -> FileList | None:
         return None
     files = [view(file) for file in page.files]
     return FileList(files=files, cursor=files[-1].path if page.more else None)
+
+
+@pages.get("/apps/{name}")
+async def one_app(cluster: ClusterDep, name: str) -> Response:
+    """What the jobs of an app have used so far."""
+    usage = await cluster.scheduler.usage(name)
+    if usage is None:
+        raise NotFound(f"There is no app {brief(name)!r}.")
+    memory = usage.total.memory_bytes
+    about = usage_in_words(name, usage.memory_in_gb, usage.total.jobs, None if memory is None else dict(memory))
+    return await render("app.html", usage=usage, about=about)
 
 
 @pages.get("/logs/{process}")

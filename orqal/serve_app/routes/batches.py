@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -44,8 +45,11 @@ class Format(str, Enum):
 async def list_batches(cluster: ClusterDep, limit: Limit = 100, cursor: Cursor = None) -> BatchList:
     """Batches, the newest first, with their progress, and what was decided about their waiting jobs."""
     page = await cluster.read(cluster.store.batches, limit, cursor)
-    policies = await cluster.policies() if page.batches else {}
-    views = [BatchView(**dict(info), policy=policies.get(info.name)) for info in page.batches]
+    policies, forecasts = await asyncio.gather(cluster.policies(), cluster.forecasts()) if page.batches else ({}, {})
+    views = [
+        BatchView(**dict(info), policy=policies.get(info.name), forecast=forecasts.get(info.name))
+        for info in page.batches
+    ]
     return BatchList(batches=views, cursor=page.cursor)
 
 
@@ -53,7 +57,8 @@ async def list_batches(cluster: ClusterDep, limit: Limit = 100, cursor: Cursor =
 async def get_batch(name: BatchName, cluster: ClusterDep) -> BatchView:
     """The progress of a batch, and what was decided about its waiting jobs."""
     info = await _info(name, cluster)
-    return BatchView(**dict(info), policy=(await cluster.policies()).get(name))
+    policies, forecasts = await asyncio.gather(cluster.policies(), cluster.forecasts())
+    return BatchView(**dict(info), policy=policies.get(name), forecast=forecasts.get(name))
 
 
 async def _info(name: str, cluster: ClusterAccess) -> BatchInfo:

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Path
 from fastapi.responses import Response
 
-from orqal.models import MAX_NAME, AppInfo, HostInfo, UserShare
+from orqal.models import MAX_NAME, AppInfo, AppUsage, HostInfo, UserShare
 from orqal.serve_app import examples, metrics_page
 from orqal.serve_app.dependencies import ClusterDep, NewsDep
 from orqal.serve_app.errors import NotFound
@@ -18,6 +18,7 @@ from orqal.serve_app.schemas import Drain, Health
 
 NO_HOST = problems(_404="there is no such host", _422="invalid host name or body")
 HostName = Annotated[str, Path(max_length=MAX_NAME, description="The host's name.", examples=["h1"])]
+AppName = Annotated[str, Path(max_length=MAX_NAME, description="The app's name.", examples=["Checksum"])]
 
 health = APIRouter(tags=["health"])
 router = APIRouter(tags=["cluster"], responses=ALWAYS)
@@ -33,6 +34,19 @@ async def healthz() -> Health:
 async def get_apps(cluster: ClusterDep) -> list[AppInfo]:
     """The apps that jobs can name, and the wrappers that could not be loaded, with the reason."""
     return await cluster.scheduler.apps()
+
+
+@router.get(
+    "/apps/{name}/usage",
+    responses={**problems(_404="there is no such app", _422="invalid name"), **examples.shown(examples.USAGE)},
+)
+async def get_usage(name: AppName, cluster: ClusterDep) -> AppUsage:
+    """What the jobs of an app have used so far: memory, time and CPU time, by image and size of input. Only jobs that
+    succeeded count, and for memory also those that ran out of it."""
+    usage = await cluster.scheduler.usage(name)
+    if usage is None:
+        raise NotFound(f"there is no app {name!r}")
+    return usage
 
 
 @router.get("/hosts", responses=examples.shown([examples.HOST]))

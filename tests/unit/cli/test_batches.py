@@ -181,3 +181,18 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_batches_say_when_they_end_and_by_how_much_that_may_be_wrong(
+    run: Callable[..., Done], server: StandInServer
+) -> None:
+    forecast = {"ends_at": "2020-01-31T12:00:00Z", "give_or_take": 720}
+    known, unknown = batch("known", 10, 5, 0, todo=5) | {"forecast": forecast}, batch("new", 10, 0, 0, todo=10)
+    server.answers["GET batches"] = {"batches": [known, unknown], "cursor": None}
+    shown = run("batches").out
+    assert "01-31, give or take 12 min 0 s" in shown and shown.count("give or take") == 1
+    server.answers["GET batches"] = {"batches": [unknown], "cursor": None}
+    assert "ends at about" not in run("batches").out
+    server.answers["GET batches/known"] = known
+    server.answers["POST jobs/wait"] = Reply(b"")
+    assert "The batch known ends at about 01-31, give or take 12 min 0 s." in run("wait", "--batch", "known").err

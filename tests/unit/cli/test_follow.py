@@ -89,3 +89,22 @@ def test_failures_come_with_the_command_that_runs_them_again(
     assert hint in done.err
     server.answers["POST jobs/wait"] = ended(change(A), change(B))
     assert "orqal retry" not in run(*line.split()).err
+
+
+def test_waiting_for_a_batch_that_orqal_holds_ends_with_a_code_of_its_own(
+    run: Callable[..., Done], server: StandInServer
+) -> None:
+    release = threading.Event()
+    server.answers["POST jobs/wait"] = held(threading.Event(), release)
+    why = "its first 20 jobs all failed alike"
+    policies: list[dict[str, object]] = [{"held": True}, {"held": True, "held_because": why}]
+    for policy in policies:
+        server.answers["GET batches/my%20sums"] = [{"jobs": 2_000}, {"jobs": 2_000, "policy": policy}]
+        if "held_because" in policy:
+            done = run("wait", "--batch", "my sums")
+            assert done.code == 3
+            assert f"The batch my sums is held: {why}." in done.err
+            assert "orqal release 'my sums'" in done.err and "orqal cancel --batch 'my sums'" in done.err
+        else:  # someone holds it, and may release it at any time
+            assert run("wait", "--batch", "my sums", "--timeout", "0.2").code == 1
+    release.set()

@@ -62,6 +62,7 @@ def test_shares_are_shown_in_the_order_in_which_users_are_served(
         (["change", "my sums", "--priority", "-5"], {"priority": -5}),
         (["change", "my sums", "--priority", "none", "--max-running", "3"], {"priority": None, "max_running": 3}),
         (["change", "my sums", "--max-running", "none"], {"max_running": None}),
+        (["change", "my sums", "--canary", "0"], {"canary": 0}),
     ],
 )
 def test_a_batch_is_held_released_and_changed(
@@ -82,9 +83,10 @@ def test_a_batch_about_which_nothing_is_decided_says_so(run: Callable[..., Done]
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        ([], "give --priority or --max-running"),
+        ([], "give --priority, --max-running or --canary"),
         (["--priority", "101"], "'101' is neither a whole number from -100 to 100 nor none"),
         (["--priority", "high"], "'high' is neither a whole number from -100 to 100 nor none"),
+        (["--canary", "-1"], "'-1' is neither a whole number of 0 or more nor none"),
         (["--max-running", "0"], "'0' is neither a whole number of 1 or more nor none"),
     ],
 )

@@ -41,3 +41,37 @@ def test_the_status_names_apps_with_problems(run: Callable[..., Done], server: S
     shown = run("status").out
     assert "App Gone: /x.py is missing. Its jobs wait." in shown
     assert "App Old: its last good version is used: SyntaxError" in shown and "Good" not in shown
+
+
+FIGURES = {"memory_bytes": {"median": 5e8, "p95": 1e9, "most": 1.1e9}, "seconds": None, "cpu_seconds": None}
+USAGE = {
+    "app": "Blast",
+    "memory_in_gb": 8.0,
+    "total": {"jobs": 4_000, "out_of_memory": 0, **FIGURES},
+    "sorts": [
+        {"image_digest": "sha256:" + "ab" * 32, "input_up_to": 1_024, "jobs": 4_000, "out_of_memory": 3, **FIGURES}
+    ],
+}
+
+
+def test_what_an_app_asks_for_is_compared_with_what_it_has_used(
+    run: Callable[..., Done], server: StandInServer
+) -> None:
+    server.answers["GET apps/Blast/usage"] = Reply(USAGE)
+    shown = run("apps", "Blast", "--usage").out
+    assert "Blast asks for 8 GB, and has used at most 1.1 GB in 4,000 jobs." in shown
+    assert "abababababab" in shown and "500 MB / 1 GB / 1.1 GB" in shown and "unknown" in shown
+    assert run("apps", "Blast", "--usage", "--json").documents == [USAGE]
+    new = {**USAGE, "memory_in_gb": None, "sorts": [], "total": {**USAGE["total"], "memory_bytes": None}}  # type: ignore[dict-item]
+    server.answers["GET apps/Blast/usage"] = Reply(new)
+    assert run("apps", "Blast", "--usage").out == (
+        "Blast asks for all memory of a host. Nothing is known yet of what its jobs use.\n"
+    )
+
+
+def test_one_app_is_listed_by_its_name(run: Callable[..., Done], server: StandInServer) -> None:
+    server.answers["GET apps"] = Reply([{"name": "A", "origin": "/a.py"}, {"name": "B", "origin": "/b.py"}])
+    assert run("apps", "B", "--json").documents == [[{"name": "B", "origin": "/b.py"}]]
+    missing = run("apps", "C")
+    assert missing.code == 1 and "no app 'C'" in missing.err
+    assert run("apps", "--usage").code == 2

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from orqal.models import ErrorType, JobRecord, JobSpec, Outcome, Status
+from orqal.models import ErrorType, Fault, JobError, JobRecord, JobSpec, Outcome, RetryPolicy, Status
 from orqal.scheduling import lifecycle as life
 from orqal.scheduling.lifecycle import Event, Phase, Place, Wish, step
 from tests.support.lifecycle_scenes import APP, NOON, OUTCOMES, PLACES, START, events, phases, transition, transitions
@@ -369,3 +369,46 @@ def accepts(phase: Phase | None, event: Event) -> bool:
 def test_what_users_and_machines_do_is_possible_in_every_phase(event: Event) -> None:
     for phase in phases():
         step(phase, event, NOON)
+
+
+# A guess that was too low
+
+
+def guessed(outcome: Outcome, *, at_first: float = 8.0, cancelled: bool = False) -> JobRecord:
+    """What becomes of a job that was given 1 GB of the memory that its app asks for at first."""
+    record = JobRecord.submitted(JobSpec(app="A"), "1" * 24, NOON)
+    app = life.AppFacts("digest", RetryPolicy(), at_first)
+    phase: life.Phase | None = life.Leasing(record, PLACES[0], app)
+    for event in (life.LeaseGranted("lease", "node-h1"), None, life.ContainerStarted(1, START)):
+        assigned = phase if isinstance(phase, life.Assigned) else None
+        phase, _ = step(phase, event or life.Saved(assigned.record, assigned.record), NOON)  # type: ignore[union-attr]
+    if cancelled:
+        phase, _ = step(phase, life.CancelRequested(), NOON)
+    after, _ = step(phase, life.AttemptEnded(outcome), NOON)
+    assert isinstance(after, life.Storing)
+    return after.record
+
+
+OUT_OF_MEMORY = Outcome(error=JobError(type=ErrorType.OUT_OF_MEMORY, message="more"), start=START, exit_code=137)
+
+
+@pytest.mark.parametrize(
+    "outcome", [OUT_OF_MEMORY, *(Outcome(start=START, exit_code=code, oom_killed=True) for code in (0, 1))]
+)
+def test_a_job_that_was_given_less_than_its_app_asks_for_is_tried_again_with_all_of_it(outcome: Outcome) -> None:
+    record = guessed(outcome)
+    assert (record.current_status, record.attempt, record.next_memory_in_gb) == (Status.TODO, 2, 8.0)
+    assert [attempt.fault for attempt in record.attempts] == [Fault.GUESS]
+    assert record.not_before is None and record.memory_at_first_in_gb is None, "the next attempt is no guess"
+
+
+def test_a_job_that_had_what_its_app_asks_for_is_no_guess() -> None:
+    record = guessed(OUT_OF_MEMORY, at_first=1.0)
+    assert record.error is not None and record.error.type is ErrorType.OUT_OF_MEMORY and record.attempts == []
+    fine = guessed(Outcome(start=START, exit_code=3))
+    assert (fine.exit_code, fine.memory_at_first_in_gb, fine.attempts) == (3, 8.0, [])
+
+
+def test_a_guess_that_was_too_low_does_not_undo_a_cancel() -> None:
+    record = guessed(OUT_OF_MEMORY, cancelled=True)
+    assert record.error is not None and record.error.type is ErrorType.CANCELLED

@@ -11,6 +11,7 @@ import pytest
 from orqal.models import Shape
 from orqal.scheduling import LineKey, Planner, Queue
 from orqal.scheduling.room import Kind, Room
+from orqal.scheduling.usage import Sort
 from tests.support.scheduling_scene import Scene, host, numbered
 
 # The queue
@@ -151,3 +152,47 @@ def test_the_queue_knows_its_jobs_and_their_lines() -> None:
     queue.remove("a")
     assert list(queue.jobs()) == ["b"]
     assert queue.key("b") == key and queue.key("a") is None
+
+
+# Memory that is learned
+
+
+def test_jobs_that_wait_get_the_memory_that_is_learned_and_keep_their_order() -> None:
+    scene, sort = Scene(host(threads=8, ram=8)), Sort("A", 0)
+    scene.push("a1", "a2", "a3", shape=(1, 8), learns=sort, at_first=8.0)
+    scene.push("b", shape=(1, 8))
+    assert scene.place() == ["a1"]
+    scene.planner.learn(sort, 2.0)
+    scene.planner.end("a1", 1.0)
+    assert scene.place() == ["a2", "a3"]
+    scene.push("a4", shape=(1, 8), learns=sort, at_first=8.0)
+    assert scene.place() == ["a4"] and scene.running["a4"].resources.ram == 20_000
+    scene.planner.learn(sort, None)
+    scene.push("a5", shape=(1, 8), learns=sort, at_first=8.0)
+    key = scene.queue.key("a5")
+    assert key is not None and key.shape.ram_gb == 8.0
+
+
+def test_a_held_batch_stays_held_when_its_memory_is_learned() -> None:
+    scene, sort = Scene(host(threads=8, ram=8)), Sort("A", 0)
+    scene.push("a1", "a2", shape=(1, 8), learns=sort, at_first=8.0, batch="b")
+    scene.queue.hold("b")
+    scene.planner.learn(sort, 2.0)
+    assert scene.place() == []
+    scene.queue.release("b")
+    assert scene.place() == ["a1", "a2"]
+
+
+def test_what_is_learned_costs_the_same_however_many_jobs_wait() -> None:
+    def touched(jobs: int) -> int:
+        scene, sort = Scene(host(ram=1)), Sort("A", 0)
+        scene.push(*numbered("a", jobs), shape=(1, 8), learns=sort, at_first=8.0)
+        gc.collect()
+        tracemalloc.start()
+        scene.planner.learn(sort, 2.0)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(scene.queue) == jobs
+        return peak
+
+    assert touched(20_000) < 2 * touched(20) + 10_000

@@ -22,6 +22,7 @@ from orqal.engine.file_listing import FilePage, FoundFile, Kind
 from orqal.models import (
     AppInfo,
     Attempt,
+    BatchForecast,
     BatchInfo,
     BatchPolicy,
     ErrorType,
@@ -112,6 +113,9 @@ class StandIn:
 
     async def policies(self) -> dict[str, BatchPolicy]:
         return self.decided
+
+    async def forecasts(self) -> dict[str, BatchForecast]:
+        return {"nightly": BatchForecast(ends_at=THEN, give_or_take=720)}
 
     async def why_waiting(self, job: str) -> WhyWaiting:
         self._answer()
@@ -334,7 +338,9 @@ async def test_a_batch_says_what_was_decided_about_it() -> None:
     site = Site(cluster)
     assert (await site.get("/")).text.count("held, at most 2 at once") == 1
     assert "held, at most 2 at once" in (await site.get("/jobs/all?batch=nightly")).text
-    assert "held" not in (await site.get("/jobs/all?batch=other")).text
+    assert "give or take 12 min" in (await site.get("/jobs/all?batch=nightly")).text
+    other = (await site.get("/jobs/all?batch=other")).text
+    assert "held" not in other and "give or take" not in other
 
 
 async def test_the_overview() -> None:

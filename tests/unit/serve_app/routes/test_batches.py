@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from orqal.actors.interfaces import ActorAway
 from orqal.actors.messages import TooHigh
-from orqal.models import BatchPolicy, Outcome, Output, now
+from orqal.models import BatchForecast, BatchPolicy, Outcome, Output, now
 from orqal.serve_app import cluster_access
 from orqal.store import SqliteStore
 from tests.support.serve_app import client_of, cluster_with
@@ -77,6 +77,9 @@ async def test_a_table_has_numbers_that_json_lacks_as_programs_read_them(api: Fa
     assert [json.loads(line)["result"] for line in lines.text.splitlines()][1] == {"$numberDouble": "-Infinity"}
 
 
+FORECAST = BatchForecast(ends_at=now(), give_or_take=12.5)
+
+
 class Policies:
     """A Scheduler that only decides about batches; None in place of a policy: it does not answer."""
 
@@ -88,6 +91,11 @@ class Policies:
         if self.policies is None:
             raise ActorAway
         return self.policies
+
+    async def batch_forecasts(self) -> dict[str, BatchForecast]:
+        if self.policies is None:
+            raise ActorAway
+        return {"a": FORECAST}
 
     async def change_batch(self, batch: str, changes: dict[str, Any]) -> BatchPolicy:
         self.changes.append((batch, changes))
@@ -101,9 +109,11 @@ async def test_batches_carry_what_was_decided_about_them(api: FastAPI, tmp_path:
     add(store, jobs(2, batch="a"))
     add(store, jobs(1, batch="b"))
     scheduler = Policies(a=BatchPolicy(held=True, max_running=3))
-    decided = {"held": True, "priority": None, "max_running": 3}
+    decided = {"held": True, "held_because": None, "priority": None, "max_running": 3, "canary": None}
     async with client_of(api, cluster_with(store, scheduler)) as client:
         listed = (await client.get("/api/batches")).json()["batches"]
+        told = {batch["name"]: batch["forecast"] for batch in listed}
+        assert told == {"a": FORECAST.model_dump(mode="json"), "b": None}
         assert {batch["name"]: batch["policy"] for batch in listed} == {"a": decided, "b": None}
         one = (await client.get("/api/batches/a")).json()
         assert (one["jobs"], one["policy"]) == (2, decided)
@@ -120,9 +130,9 @@ async def test_a_batch_is_changed_in_what_the_request_names(api: FastAPI, tmp_pa
     async with client_of(api, cluster_with(store, scheduler)) as client:
         answer = await client.patch("/api/batches/b é", json={"held": True})
         assert (answer.status_code, answer.json()["jobs"]) == (200, 2)
-        assert answer.json()["policy"] == {"held": True, "priority": None, "max_running": None}
+        assert answer.json()["policy"] == dict(BatchPolicy(held=True))
         answer = await client.patch("/api/batches/b é", json={"max_running": None, "priority": 7})
-        assert answer.json()["policy"] == {"held": False, "priority": 7, "max_running": None}
+        assert answer.json()["policy"] == dict(BatchPolicy(priority=7))
         assert (await client.patch("/api/batches/b é", json={"held": False})).json()["policy"] is None
         assert scheduler.changes == [
             ("b é", {"held": True}),
