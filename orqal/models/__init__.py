@@ -4,15 +4,28 @@ Everything may import it. It imports nothing of Orqal but states.py and text.py.
 """
 
 from orqal.models.attempt import Attempt, ErrorType, Fault, JobError, RetryPolicy
-from orqal.models.cluster import DISK_FULL, REFUSED, AppInfo, BatchInfo, BatchPolicy, CacheOn, HostInfo, Load, UserShare
+from orqal.models.cluster import (
+    DISK_FULL,
+    REFUSED,
+    AppInfo,
+    BatchInfo,
+    BatchPolicy,
+    CacheOn,
+    DeviceUse,
+    HostInfo,
+    Load,
+    UserShare,
+)
 from orqal.models.container_options import (
     JOBS_MAY_SET,
     SUBMITTER,
     ContainerOptions,
+    Gpus,
     JobOption,
     JobOptions,
     VariableName,
     place_of,
+    wanted_of,
     why_not_set,
 )
 from orqal.models.fields import (
@@ -22,6 +35,7 @@ from orqal.models.fields import (
     MAX_RETRIES,
     MAX_RETRY_DELAY,
     BatchName,
+    DeclaredAmounts,
     Limits,
     MaxRunning,
     MemoryFactor,
@@ -39,11 +53,13 @@ from orqal.models.fields import (
 )
 from orqal.models.job import Change, JobRecord, JobSpec, now
 from orqal.models.outcome import ContainerStart, Outcome, Output
-from orqal.models.resources import UNITS, Resources, Shape
+from orqal.models.resources import UNITS, Device, Part, Resources, Shape, Wanted
+from orqal.resource_names import GPU
 from orqal.states import Status
 
 __all__ = [
     "DISK_FULL",
+    "GPU",
     "JOBS_MAY_SET",
     "MAX_MEMORY_FACTOR",
     "MAX_NAME",
@@ -62,8 +78,12 @@ __all__ = [
     "Change",
     "ContainerOptions",
     "ContainerStart",
+    "DeclaredAmounts",
+    "Device",
+    "DeviceUse",
     "ErrorType",
     "Fault",
+    "Gpus",
     "HostInfo",
     "JobError",
     "JobOption",
@@ -78,6 +98,7 @@ __all__ = [
     "Name",
     "Outcome",
     "Output",
+    "Part",
     "Priority",
     "Resources",
     "Retries",
@@ -92,8 +113,10 @@ __all__ = [
     "Threads",
     "UserShare",
     "VariableName",
+    "Wanted",
     "check_batch_name",
     "now",
     "place_of",
+    "wanted_of",
     "why_not_set",
 ]

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from orqal.actors.scheduler.apps import Apps
 from orqal.clock import Clock
 from orqal.engine.image_names import with_tag
-from orqal.models import Fault, JobRecord, Shape
+from orqal.models import Fault, JobOptions, JobRecord, Shape, Wanted, wanted_of
 from orqal.scheduling import LineKey, Planner
 from orqal.scheduling.retries import longest_delay
 from orqal.wrappers.catalog import App
 
+_OF_HOSTS = "gpus", "gpu_memory_gb", "resources"
+"""The options by which a host is found."""
 _NO_HOSTS = frozenset[str]()
 
 
@@ -31,6 +33,8 @@ class _Request(NamedTuple):
     seconds: float | None
     priority: int
     batch: str | None
+    options: Mapping[str, Any] | None
+    """Those of its container that a host is found by; None if it has none."""
 
     @classmethod
     def of(cls, record: JobRecord, due: float | None) -> _Request:
@@ -41,7 +45,10 @@ class _Request(NamedTuple):
         if record.attempts:
             at_fault = Fault.INFRASTRUCTURE, Fault.HOST
             avoid = frozenset(each.host for each in record.attempts if each.host and each.fault in at_fault)
-        return cls(record.user, record.threads, ram_gb, avoid, due, record.timeout, record.priority or 0, record.batch)
+        options = {name: record.options[name] for name in _OF_HOSTS if name in record.options} or None
+        return cls(
+            record.user, record.threads, ram_gb, avoid, due, record.timeout, record.priority or 0, record.batch, options
+        )
 
     def line(self, app: App) -> LineKey:
         """The line to wait in: what the job asks for itself takes precedence over what its app says."""
@@ -52,7 +59,7 @@ class _Request(NamedTuple):
         seconds = app.info.timeout if self.seconds is None else self.seconds
         return LineKey(
             self.user,
-            Shape(threads, ram_gb, requires),
+            Shape(threads, ram_gb, requires, self._wanted(app)),
             image,
             self.avoid,
             None if seconds is None else _at_most(seconds),
@@ -60,6 +67,18 @@ class _Request(NamedTuple):
             self.priority,
             self.batch,
         )
+
+    def _wanted(self, app: App) -> tuple[Wanted, ...]:
+        """What it asks for beyond threads and memory."""
+        info = app.info
+        if self.options is None:
+            if info.gpus is None and info.gpu_memory_gb is None and not info.resources:
+                return ()
+            return wanted_of(info.gpus, info.gpu_memory_gb, info.resources)
+        own = JobOptions.model_validate(self.options)
+        gpus = own.gpus if "gpus" in self.options else info.gpus
+        least = own.gpu_memory_gb if "gpu_memory_gb" in self.options else info.gpu_memory_gb
+        return wanted_of(gpus, least, {**info.resources, **own.resources})
 
 
 class _Spot(NamedTuple):
