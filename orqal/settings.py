@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from orqal import mounts
+from orqal.resource_names import GPU, check_resource_name
 
 MONGO_DATABASE = "orqal"
 """The database of a MongoDB whose URL names none."""
@@ -73,6 +75,35 @@ def _amounts(name: str) -> dict[str, float]:
         if not key.strip() or not 0 <= amount < math.inf:
             raise ValueError(f"ORQAL_{name}: {part!r} is not NAME=NUMBER with a number of 0 or more")
         found[key.strip()] = amount
+    return found
+
+
+def _gpus(name: str) -> frozenset[str] | None:
+    text = _text(name, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    if not text:
+        return None
+    return frozenset(filter(None, (part.strip() for part in text.split(",") if part.strip() not in ("none", "-1"))))
+
+
+def _declared(name: str) -> dict[str, float | tuple[str, ...]]:
+    """Read `dongle=1, fpga=vendor.com/fpga=all` as amounts and tuples of CDI names."""
+    found = dict[str, float | tuple[str, ...]]()
+    for part in filter(None, (part.strip() for part in _text(name, "").split(","))):
+        resource, _, value = (piece.strip() for piece in part.partition("="))
+        try:
+            check_resource_name(resource)
+        except ValueError as error:
+            raise ValueError(f"ORQAL_{name}: {error}") from None
+        before = found.get(resource)
+        if re.fullmatch(r"[^/=\s]+/[^/=\s]+=[^/=\s]+", value) and not isinstance(before, float):
+            found[resource] = (*(before or ()), value)
+        elif re.fullmatch(r"[1-9]\d{0,6}", value, re.ASCII) and before is None:
+            found[resource] = float(value)
+        else:
+            raise ValueError(
+                f"ORQAL_{name}: {part!r} is neither NAME=NUMBER with a whole number from 1, once for a name, nor NAME="
+                "CDI-NAME such as fpga=vendor.com/fpga=0"
+            )
     return found
 
 
@@ -156,6 +187,15 @@ class Settings:
     """ORQAL_KEEP_THREADS (cores; 0): cores of a host that jobs do not get."""
     keep_ram_gb: float = field(default_factory=lambda: _number("KEEP_RAM_GB", 0))
     """ORQAL_KEEP_RAM_GB (10^9 bytes; 0): memory of a host that jobs do not get."""
+    gpus: frozenset[str] | None = field(default_factory=lambda: _gpus("GPUS"))
+    """ORQAL_GPUS (ids separated by commas, or `none`; those of CUDA_VISIBLE_DEVICES, or all): the GPUs of a host that
+    jobs get, by their numbers, UUIDs or CDI names."""
+    resources: Mapping[str, float | tuple[str, ...]] = field(default_factory=lambda: _declared("RESOURCES"))
+    """ORQAL_RESOURCES (`licence_dongle=1,fpga=vendor.com/fpga=all`): what a host has besides threads, memory and GPUs:
+    how much, or which devices by their CDI names. A name that is repeated has several."""
+    shared: frozenset[str] = field(default_factory=lambda: _names("SHARED"))
+    """ORQAL_SHARED (`gpu` and names of ORQAL_RESOURCES, separated by commas; none): devices of a host of which several
+    jobs may have a part at once."""
     min_free_space_gb: float = field(default_factory=lambda: _number("MIN_FREE_SPACE_GB", 1))
     """ORQAL_MIN_FREE_SPACE_GB (10^9 bytes; 1): free space of the disks with the jobs' directories and with Docker's
     images and containers. A host with less gets no new jobs; jobs that run go on. 0 switches this off."""
@@ -223,6 +263,8 @@ class Settings:
     """ORQAL_LOAD_PERIOD (seconds; 3): the time between two reports of a host's load."""
 
     def __post_init__(self) -> None:
+        if unknown := self.shared_resources - {GPU} - self.declared_devices.keys():
+            raise ValueError(f"ORQAL_SHARED: ORQAL_RESOURCES declares no devices {min(unknown)!r}")
         any_job = {
             path: self.run_mounts.get(path, True) and self.volumes.get(path, True)
             for path in (*self.run_mounts, *self.volumes)
@@ -235,6 +277,16 @@ class Settings:
                 )
             except ValueError as error:
                 raise ValueError(f"ORQAL_{name}: {error}") from None
+
+    @property
+    def declared_devices(self) -> dict[str, tuple[str, ...]]:
+        """The CDI names of `resources`, by resource."""
+        return {name: value for name, value in self.resources.items() if isinstance(value, tuple)}
+
+    @property
+    def shared_resources(self) -> frozenset[str]:
+        """`shared`, with GPUs as they are called inside."""
+        return frozenset(GPU if name in ("gpu", "gpus") else name for name in self.shared)
 
     @property
     def kept_from_jobs(self) -> tuple[Path, ...]:

@@ -103,5 +103,6 @@ def _note(course: Course, now: float, waiting: Mapping[str, int], held: Mapping[
     for user, (threads, ram) in course.held.items():
         threads.append(held[user].threads)
         ram.append(held[user].ram)
-    for place, of in enumerate(course.in_use):
-        of.append(sum(each[place] for each in held.values()))
+    threads_in_use, ram_in_use = course.in_use
+    threads_in_use.append(sum(each.threads for each in held.values()))
+    ram_in_use.append(sum(each.ram for each in held.values()))

@@ -90,7 +90,8 @@ def _hosts(courses: Mapping[str, tuple[Course, Figures]], end: float) -> Figure:
     for place, (axes, what) in enumerate(zip(rows, ("Cores", "Memory"), strict=True)):
         for (name, (course, _)), colour in zip(courses.items(), COLOURS, strict=False):
             part = means(course.in_use[place], course.times, end)
-            _curve(axes, course, [100 * each / course.totals[place] for each in part], end, color=colour, label=name)
+            total = (course.totals.threads, course.totals.ram)[place]
+            _curve(axes, course, [100 * each / total for each in part], end, color=colour, label=name)
         axes.set_title(f"{what} of all hosts that jobs hold", loc="left")
         axes.set_ylabel("percent")
         axes.set_ylim(0, 102)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from orqal.doctor.facts import JobInHand, Machine
 from orqal.engine.client import ContainerKey
 from orqal.engine.image_identity import ImageIdentity
-from orqal.models import Change, ContainerStart, JobRecord, Load, Resources
+from orqal.models import Change, ContainerStart, Device, JobRecord, Load, Resources
 from orqal.scheduling import Standing
 from orqal.scheduling.lifecycle import Wish
 from orqal.wrappers.loading import WrapperRef
@@ -147,6 +147,12 @@ class HostReport(NamedTuple):
     """A different value for each process that the actor has been."""
     shortage: str | None = None
     """Why it should get no new jobs though it is ready, in words: a disk has too little room."""
+    devices: tuple[Device, ...] = ()
+    """The devices that it has now."""
+    backed: frozenset[str] = frozenset()
+    """The resources that are devices, whether any is there now or not."""
+    shared: frozenset[str] = frozenset()
+    """Those of them of which several jobs may have a part at once."""
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,13 @@ HOST_READY = Metric("orqal_host_ready", "gauge", "scheduler", "1 if the host get
 HOST_JOBS = Metric("orqal_host_jobs", "gauge", "scheduler", "Jobs that are on the host.", ("host",))
 HOST_THREADS = Metric("orqal_host_threads", "gauge", "scheduler", "Cores of the host for jobs.", ("host", "use"))
 HOST_MEMORY = Metric("orqal_host_memory_bytes", "gauge", "scheduler", "Memory of the host for jobs.", ("host", "use"))
+HOST_RESOURCES = Metric(
+    "orqal_host_resources",
+    "gauge",
+    "scheduler",
+    "GPUs and declared resources of the host.",
+    ("host", "resource", "use"),
+)
 LEASES = Metric("orqal_leases", "gauge", "scheduler", "Leases that jobs hold or are about to get.")
 LEASE = Metric(
     "orqal_lease_seconds",
@@ -142,7 +149,7 @@ PULL = Metric("orqal_image_pull_seconds", "histogram", "host", "The time of a pu
 
 TABLE = (
     *(JOBS, SUBMITTED, CACHE_HITS, STARTED, ENDED, RETRIES, WAIT, RUN),
-    *(HOST_READY, HOST_JOBS, HOST_THREADS, HOST_MEMORY, LEASES, LEASE),
+    *(HOST_READY, HOST_JOBS, HOST_THREADS, HOST_MEMORY, HOST_RESOURCES, LEASES, LEASE),
     *(STORE_WRITE, DECISION, SCHEDULER_LAG),
     *(HOST_LAG, CONTAINER_START, IMAGES, PULL),
 )

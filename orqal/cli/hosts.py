@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -54,7 +54,11 @@ def _report(host: Mapping[str, Any], json: bool) -> None:
 def hosts_table(hosts: Sequence[Mapping[str, Any]]) -> Table:
     """Return a table of hosts for people."""
     labelled = any(host.get("labels") for host in hosts)
-    shown = table("host", "state", "jobs", "threads", "memory GB", "cpu", "mem", "docker", *["labels"] * labelled)
+    more = any(host.get("resources") for host in hosts)
+    shown = table(
+        *("host", "state", "jobs", "threads", "memory GB", *["devices"] * more, "cpu", "mem", "docker"),
+        *["labels"] * labelled,
+    )
     for host in hosts:
         load = host.get("load") or {}
         shown.add_row(
@@ -63,11 +67,23 @@ def hosts_table(hosts: Sequence[Mapping[str, Any]]) -> Table:
             str(host.get("jobs", 0)),
             f"{host.get('threads_in_use', 0):g} of {host.get('threads', 0):g}{_of_others(host, 'threads')}",
             f"{host.get('ram_gb_in_use', 0):.3g} of {host.get('ram_gb', 0):.3g}{_of_others(host, 'ram_gb')}",
+            *[cell("\n".join(_devices(host)))] * more,
             *("?" if (busy := load.get(part)) is None else f"{busy:.0f}%" for part in ("cpu", "mem")),
             cell(host.get("docker_version")),
             *[cell(" ".join(f"{key}={value}" for key, value in (host.get("labels") or {}).items()))] * labelled,
         )
     return shown
+
+
+def _devices(host: Mapping[str, Any]) -> Iterator[str]:
+    """Say how much of its devices and declared resources is in use, and then which job has which device."""
+    in_use, others = host.get("resources_in_use") or {}, host.get("resources_of_others") or {}
+    for name, amount in (host.get("resources") or {}).items():
+        of_others = f", {others[name]:.3g} others'" if others.get(name) else ""
+        yield f"{'gpu' if name == 'GPU' else name}: {in_use.get(name, 0):g} of {amount:g}{of_others}"
+    for device in host.get("devices") or []:
+        if device["jobs"]:
+            yield f"{device['id']}: {' '.join(device['jobs'])}"
 
 
 def _of_others(host: Mapping[str, Any], resource: str) -> str:

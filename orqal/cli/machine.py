@@ -225,6 +225,8 @@ def env(json: Json = False) -> None:
 
 
 def resources() -> None:
-    """Print what this machine's Docker daemon offers to jobs, as JSON for `ray start --resources`."""
+    """Print what this machine's Docker daemon offers to jobs, as JSON for `ray start --resources`. GPUs are not in it,
+    because Ray counts them by itself (`ray start --num-gpus`)."""
     with local_cluster() as cluster:
-        print_json(cluster.resources(Settings()))
+        offered = cluster.resources(Settings())
+    print_json({name: amount for name, amount in offered.items() if name != "GPU"})

@@ -114,6 +114,13 @@ def run(
         str | None,
         typer.Option(metavar="all|N|IDS", help="GPUs: all, how many, or ids or CDI names separated by commas."),
     ] = None,
+    gpu_memory_gb: Annotated[
+        float | None, typer.Option(metavar="GB", help="The memory that each GPU must have, in 10^9 bytes.")
+    ] = None,
+    resource: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=N", help="Take so much of what hosts declare, as fpga=1. May be repeated."),
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print the job as JSON when it has ended, instead of its output.")
     ] = False,
@@ -143,6 +150,8 @@ def run(
         "pull": None if pull is Pull.MISSING else pull.value,
         "runtime": runtime,
         "gpus": None if gpus is None else _gpus(gpus),
+        "gpu_memory_gb": gpu_memory_gb,
+        "resources": dict(map(_resource, resource)) if resource else None,
     }
     document = job_document(
         "Run",
@@ -213,10 +222,21 @@ def _host(text: str) -> tuple[str, str]:
     return name, address
 
 
-def _gpus(text: str) -> str | int | list[str]:
+def _gpus(text: str) -> str | float | list[str]:
     if text == "all":
         return text
-    return int(text) if text.isdecimal() else text.split(",")
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        return text.split(",")
+
+
+def _resource(text: str) -> tuple[str, float]:
+    name, amount = _split(text, "=")
+    try:
+        return name, float(amount)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not of the form NAME=AMOUNT", param_hint="--resource") from None
 
 
 @contextmanager

@@ -21,8 +21,9 @@ from orqal.cluster.processes import (
     stop,
 )
 from orqal.engine.client import Engine, EngineInfo
+from orqal.engine.devices import NVIDIA_RUNTIME, find, nvidia_gpus
 from orqal.engine.errors import EngineError
-from orqal.models import UNITS
+from orqal.models import GPU, UNITS, Device
 from orqal.settings import Settings
 
 ENDED_KEPT, CALLS_KEPT = 1_000, 10_000
@@ -64,7 +65,8 @@ def daemon() -> EngineInfo:
 
 
 def resources(settings: Settings, info: EngineInfo | None = None) -> dict[str, float]:
-    """Return the `threads` and `ram_gb` that a daemon offers to jobs: all but what the settings keep back.
+    """Return what a daemon offers to jobs: all `threads` and `ram_gb` but what the settings keep back, GPUs as `GPU`,
+    and what the settings declare.
 
     Raises:
         ClusterError: no daemon answers, or nothing is left for jobs.
@@ -78,7 +80,30 @@ def resources(settings: Settings, info: EngineInfo | None = None) -> dict[str, f
             f"memory, and ORQAL_KEEP_THREADS={settings.keep_threads:g} and ORQAL_KEEP_RAM_GB={settings.keep_ram_gb:g} "
             "keep back all of it."
         )
-    return {"threads": _for_ray(threads), "ram_gb": _for_ray(ram_gb)}
+    offered = {"threads": _for_ray(threads), "ram_gb": _for_ray(ram_gb)}
+    offered |= {name: value for name, value in settings.resources.items() if isinstance(value, float)}
+    for device in devices(settings, info):
+        offered[device.resource] = offered.get(device.resource, 0.0) + 1
+    return offered
+
+
+def devices(settings: Settings, info: EngineInfo) -> list[Device]:
+    """Return the devices that a daemon's machine offers to jobs.
+
+    Raises:
+        ClusterError: the driver of its GPUs does not answer.
+    """
+    try:
+        nvidia = nvidia_gpus() if info.local else []
+    except OSError as error:
+        raise ClusterError(f"{error}. Repair it, or set ORQAL_GPUS=none to give jobs no GPUs.") from error
+    return find(
+        info.cdi,
+        nvidia,
+        has_nvidia_runtime=NVIDIA_RUNTIME in info.runtimes,
+        visible=settings.gpus,
+        declared=settings.declared_devices,
+    )
 
 
 def _for_ray(amount: float) -> float:
@@ -163,7 +188,10 @@ def _start(
         # It would print what actors print in the terminals of drivers, which Orqal's drivers do not want. Without it a
         # node is a process and some 80 MB lighter. The dashboard shows the logs all the same.
         *("--include-log-monitor", "false"),
-        *("--resources", json.dumps(offered), "--labels", ",".join(f"{key}={value}" for key, value in labels.items())),
+        # Without a number Ray would count this machine's own GPUs.
+        *("--num-gpus", f"{offered.get(GPU, 0):.0f}"),
+        *("--resources", json.dumps({name: amount for name, amount in offered.items() if name != GPU})),
+        *("--labels", ",".join(f"{key}={value}" for key, value in labels.items())),
         # Another Ray node on this machine may occupy the usual ports.
         *("--metrics-export-port", "0", "--dashboard-agent-listen-port", "0", "--dashboard-agent-grpc-port", "0"),
     ]
@@ -223,6 +251,8 @@ def ray_environment(settings: Settings, name: str, head: str, *, no_token: bool 
         # Absolute, because Ray's processes have another working directory.
         **({"DOCKER_CERT_PATH": str(Path(path).absolute())} if (path := os.environ.get("DOCKER_CERT_PATH")) else {}),
         "ORQAL_HOME": str(settings.home),
+        # Ray hides CUDA_VISIBLE_DEVICES from actors that hold no GPUs.
+        "ORQAL_GPUS": "" if settings.gpus is None else ",".join(sorted(settings.gpus)) or "none",
         # Set in any case, because the user's environment must not decide this.
         "ORQAL_NO_TOKEN": "1" if no_token else "0",
         # Ray's launcher sets this to the resources in the cluster file, but only those of the Docker daemon count.

@@ -42,6 +42,8 @@ LABEL_FAIL_ON_OOM = "orqal.fail-on-oom"
 """See ContainerSpec: `1` or empty."""
 LABEL_DISK_CAP = "orqal.disk-cap"
 """See ContainerSpec: bytes, or empty."""
+LABEL_DEVICES = "orqal.devices"
+"""The ids of the devices that the job was given, separated by commas; or empty."""
 LABEL_VERSION = "orqal.labels"
 """The version of all these labels. An Orqal that changes what they mean can so read those of containers that an older
 one has started."""
@@ -89,6 +91,11 @@ class EngineInfo(NamedTuple):
     """It is known to be able to give containers higher limits than its own."""
     live_restore: bool = False
     """True if containers go on when it ends, and it reads their output again when it is back."""
+    cdi: tuple[str, ...] = ()
+    """The CDI names of the devices that it can give to containers, as far as it lists them."""
+    runtimes: frozenset[str] = frozenset()
+    """The OCI runtimes that it has."""
+    default_runtime: str = ""
 
 
 class ContainerKey(NamedTuple):
@@ -213,6 +220,9 @@ class Engine:
             has_init=(info.get("InitCommit") or {}).get("ID") != "N/A",
             limits_can_be_raised=local and not rootless and this_machine.daemons_may_raise_limits(),
             local=local,
+            cdi=tuple(each["ID"] for each in info.get("DiscoveredDevices") or () if each.get("Source") == "cdi"),
+            runtimes=frozenset(info.get("Runtimes") or ()),
+            default_runtime=info.get("DefaultRuntime") or "",
         )
 
     def ping(self, within: float) -> None:
@@ -341,7 +351,7 @@ class Engine:
                 memswap_limit=spec.resources.mem_bytes,
                 pids_limit=spec.pids_limit,
                 cgroup_parent=spec.cgroup_parent,
-                **option_arguments.of_host_config(spec.options),
+                **option_arguments.of_host_config(spec.options, spec.resources.devices),
                 group_add=list(spec.groups) or None,
                 security_opt=["no-new-privileges"],
                 cap_drop=list(_NOT_FOR_JOBS),
@@ -367,6 +377,7 @@ class Engine:
                         LABEL_FILES: spec.fetched or "",
                         LABEL_FAIL_ON_OOM: "1" if spec.fail_on_oom else "",
                         LABEL_DISK_CAP: str(spec.disk_cap or ""),
+                        LABEL_DEVICES: ",".join(_ids(spec.resources)),
                         LABEL_VERSION: _LABELS_VERSION,
                     },
                 )
@@ -405,6 +416,16 @@ class Engine:
                         f"the job mounts the volume {source!r}, which the host does not have. The path of a folder "
                         "begins with a slash; `docker volume create` makes a volume.",
                     ) from None
+
+    def device_holders(self) -> dict[ContainerKey, frozenset[str]]:
+        """The devices of each container of this cluster that has any and has not ended."""
+        with translated("list the containers"):
+            found = self._api.containers(all=True, filters={"label": [*self._label, LABEL_DEVICES]})
+        return {
+            ContainerKey(labels[LABEL_JOB], int(labels[LABEL_ATTEMPT])): frozenset(labels[LABEL_DEVICES].split(","))
+            for container in found
+            if container["State"] not in _ENDED and (labels := container["Labels"])[LABEL_DEVICES]
+        }
 
     def find(self, key: ContainerKey) -> str | None:
         """The id of an attempt's container; None if there is none."""
@@ -705,3 +726,8 @@ def _message(response: requests.Response) -> str:
         return str(response.json()["message"])
     except (requests.RequestException, ValueError, KeyError, TypeError):
         return f"{response.status_code} {response.reason}"
+
+
+def _ids(resources: Resources) -> list[str]:
+    """The ids of the devices among these resources."""
+    return [id for ids in resources.devices.values() for id in ids]

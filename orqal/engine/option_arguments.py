@@ -7,11 +7,11 @@ from typing import Any
 
 from docker.types import DeviceRequest, Mount, Ulimit
 
-from orqal.models import ContainerOptions
+from orqal.models import GPU, ContainerOptions
 
 
-def of_host_config(options: ContainerOptions) -> dict[str, Any]:
-    """Arguments of `APIClient.create_host_config`."""
+def of_host_config(options: ContainerOptions, devices: Mapping[str, Sequence[str]] = {}) -> dict[str, Any]:
+    """Arguments of `APIClient.create_host_config`. `devices`: what the job was given, by resource."""
     return {
         "init": options.init,
         "read_only": options.read_only,
@@ -20,7 +20,7 @@ def of_host_config(options: ContainerOptions) -> dict[str, Any]:
         "ulimits": [Ulimit(name=name, soft=soft, hard=hard) for name, (soft, hard) in options.ulimits.items()],
         "extra_hosts": dict(options.extra_hosts) or None,
         "runtime": options.runtime,
-        "device_requests": _device_requests(options.gpus),
+        "device_requests": _device_requests(options.gpus, devices),
     }
 
 
@@ -48,13 +48,19 @@ def of_volumes(volumes: Mapping[str, Mapping[str, str]]) -> tuple[dict[str, Mapp
     return binds, mounts
 
 
-def _device_requests(gpus: str | int | Sequence[str] | None) -> list[DeviceRequest] | None:
-    if gpus is None:
-        return None
-    if isinstance(gpus, int):
-        return [DeviceRequest(count=gpus, capabilities=[["gpu"]])]
-    if isinstance(gpus, str):
-        return [DeviceRequest(count=-1, capabilities=[["gpu"]])]
-    if "=" in gpus[0]:
-        return [DeviceRequest(driver="cdi", device_ids=list(gpus))]
-    return [DeviceRequest(device_ids=list(gpus), capabilities=[["gpu"]])]
+def _device_requests(
+    gpus: str | float | Sequence[str] | None, devices: Mapping[str, Sequence[str]]
+) -> list[DeviceRequest] | None:
+    """`devices` are those that the job was given. GPUs that it asks for by their names are passed on as they are."""
+    ids = [id for resource, given in devices.items() if resource != GPU for id in given]
+    requests = []
+    if isinstance(gpus, str | int | float) and not devices.get(GPU):
+        # Of an attempt that an Orqal has begun which did not count GPUs.
+        requests.append(DeviceRequest(count=-1 if isinstance(gpus, str) else int(gpus), capabilities=[["gpu"]]))
+    else:
+        ids += gpus if isinstance(gpus, Sequence) and not isinstance(gpus, str) else devices.get(GPU, ())
+    if cdi := [id for id in ids if "=" in id]:
+        requests.append(DeviceRequest(driver="cdi", device_ids=cdi))
+    if others := [id for id in ids if "=" not in id]:
+        requests.append(DeviceRequest(device_ids=others, capabilities=[["gpu"]]))
+    return requests or None

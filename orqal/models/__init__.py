@@ -14,6 +14,7 @@ from orqal.models.cluster import (
     BatchInfo,
     BatchPolicy,
     CacheOn,
+    DeviceUse,
     HostInfo,
     Load,
     Quantiles,
@@ -23,10 +24,12 @@ from orqal.models.container_options import (
     JOBS_MAY_SET,
     SUBMITTER,
     ContainerOptions,
+    Gpus,
     JobOption,
     JobOptions,
     VariableName,
     place_of,
+    wanted_of,
     why_not_set,
 )
 from orqal.models.fields import (
@@ -37,6 +40,7 @@ from orqal.models.fields import (
     MAX_RETRY_DELAY,
     BatchName,
     Canary,
+    DeclaredAmounts,
     Limits,
     MaxRunning,
     MemoryFactor,
@@ -54,11 +58,13 @@ from orqal.models.fields import (
 )
 from orqal.models.job import Change, JobRecord, JobSpec, now
 from orqal.models.outcome import ContainerStart, Outcome, Output
-from orqal.models.resources import UNITS, Resources, Shape
+from orqal.models.resources import UNITS, Device, Part, Resources, Shape, Wanted
+from orqal.resource_names import GPU
 from orqal.states import Status
 
 __all__ = [
     "DISK_FULL",
+    "GPU",
     "JOBS_MAY_SET",
     "MAX_MEMORY_FACTOR",
     "MAX_NAME",
@@ -81,8 +87,12 @@ __all__ = [
     "Change",
     "ContainerOptions",
     "ContainerStart",
+    "DeclaredAmounts",
+    "Device",
+    "DeviceUse",
     "ErrorType",
     "Fault",
+    "Gpus",
     "HostInfo",
     "JobError",
     "JobOption",
@@ -97,6 +107,7 @@ __all__ = [
     "Name",
     "Outcome",
     "Output",
+    "Part",
     "Priority",
     "Quantiles",
     "Resources",
@@ -112,8 +123,10 @@ __all__ = [
     "Threads",
     "UserShare",
     "VariableName",
+    "Wanted",
     "check_batch_name",
     "now",
     "place_of",
+    "wanted_of",
     "why_not_set",
 ]

@@ -8,7 +8,7 @@ from enum import Enum
 
 from pydantic import BaseModel, Field
 
-from orqal.models.container_options import JOBS_MAY_SET
+from orqal.models.container_options import JOBS_MAY_SET, Gpus
 from orqal.models.fields import Canary, MaxRunning, Priority, RetryOn
 from orqal.states import Status
 
@@ -41,6 +41,12 @@ class AppInfo(BaseModel):
     """Labels that a host must have to get its jobs."""
     limits: dict[str, int] = Field(default_factory=dict)
     """What a job takes of what ORQAL_LIMITS counts by name."""
+    gpus: Gpus = None
+    """How many GPUs its jobs get, `all` of a host, or their ids or CDI names."""
+    gpu_memory_gb: float | None = None
+    """The memory that each of these must have, in 10^9 bytes."""
+    resources: dict[str, float] = Field(default_factory=dict)
+    """What its jobs take of what administrators have declared on hosts."""
     retries: int = 0
     """How often a job that fails by itself is tried again."""
     retry_on: RetryOn | None = None
@@ -82,6 +88,20 @@ REFUSED = "refused"
 """The state of a host that cannot be used before someone changes its settings begins with this."""
 
 
+class DeviceUse(BaseModel):
+    """A device of a host, and who has it."""
+
+    resource: str
+    """`GPU`, or the name that its administrator gave."""
+    id: str
+    memory_gb: float | None = None
+    """In 10^9 bytes; None if unknown."""
+    in_use: float = 0
+    """The part of it that jobs have: 1 is all of it."""
+    jobs: list[str] = Field(default_factory=list)
+    """The jobs that have it."""
+
+
 class HostInfo(BaseModel):
     """A Docker daemon with its Ray node."""
 
@@ -100,6 +120,12 @@ class HostInfo(BaseModel):
     threads_of_others: float = 0
     """What other Ray programs hold on it."""
     ram_gb_of_others: float = 0
+    resources: dict[str, float] = Field(default_factory=dict)
+    """What it has besides: `GPU`, and declared resources."""
+    resources_in_use: dict[str, float] = Field(default_factory=dict)
+    resources_of_others: dict[str, float] = Field(default_factory=dict)
+    devices: list[DeviceUse] = Field(default_factory=list)
+    """Its GPUs and other devices one by one, and those that jobs still have though they are gone."""
     jobs: int = 0
     """Jobs that hold a lease on it."""
     probation: str | None = None

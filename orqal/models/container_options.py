@@ -19,6 +19,10 @@ from pydantic import (
     model_validator,
 )
 
+from orqal.models.fields import LEAST_PART, MAX_AMOUNT, DeclaredAmounts, MemoryGb
+from orqal.models.resources import UNITS, Wanted
+from orqal.resource_names import GPU
+
 SUBMITTER = "@submitter"
 """As `user`: the account on the host that has the name of the job's user."""
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -100,10 +104,15 @@ def _devices(value: Any) -> Any:
         value = [*map(_number_as_text, value)]
     elif isinstance(value, str) and value.isascii() and value.isdigit():
         value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     few = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    part = isinstance(value, float) and 0 < value < 1
     listed = isinstance(value, list) and bool(value) and all(isinstance(name, str) and name for name in value)
-    if not (value is None or value == "all" or few or listed):
-        raise ValueError("must be 'all', a number from 1, or a list of ids or of CDI names")
+    if not (value is None or value == "all" or few or part or listed):
+        raise ValueError(
+            "must be 'all', a number from 1, or a list of ids or of CDI names; or a part of one, such as 0.5"
+        )
     if isinstance(value, list):
         named = [bool(_CDI_NAME.fullmatch(name)) for name in value]
         if any(named) and not all(named):
@@ -118,6 +127,15 @@ VariableValue = Annotated[str, BeforeValidator(_number_as_text)]
 Limit = Annotated[int, Field(ge=-1, le=_MOST)]
 
 
+Gpus = Annotated[
+    Literal["all"]
+    | Annotated[int, Field(ge=1, le=MAX_AMOUNT)]
+    | Annotated[float, Field(ge=LEAST_PART, lt=1)]
+    | list[Word]
+    | None,
+    BeforeValidator(_devices),
+]
+"""How many GPUs, a part of one, `all` of a host, or a list of their ids or CDI names."""
 _Limited = Annotated[str, AfterValidator(_limited)]
 
 
@@ -155,9 +173,13 @@ class ContainerOptions(BaseModel):
     """When the image is pulled: if the host does not have it, before each job, or never."""
     runtime: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = None
     """The OCI runtime, such as `nvidia`, if the host's Docker daemon has it."""
-    gpus: Annotated[Literal["all"] | Annotated[int, Field(ge=1)] | list[Word] | None, BeforeValidator(_devices)] = None
-    """`all`, how many, or a list of their ids or CDI names (`nvidia.com/gpu=0`). Docker gets this as it is, and Orqal
-    does not count GPUs."""
+    gpus: Gpus = None
+    """How many GPUs, `all` of its host, or a list of their ids or CDI names (`nvidia.com/gpu=0`). No other job has them
+    meanwhile. A part of one, such as 0.5, is possible on hosts that share GPUs (ORQAL_SHARED)."""
+    gpu_memory_gb: MemoryGb | None = None
+    """The memory that each of its GPUs must have, in 10^9 bytes."""
+    resources: DeclaredAmounts = Field(default_factory=dict)
+    """What it takes of what administrators have declared on hosts (ORQAL_RESOURCES): `{"fpga": 1}`."""
 
     def on_a_host(
         self, *, init: bool, default_limits: Mapping[str, tuple[int, int]], user: str | None
@@ -200,9 +222,25 @@ class JobOptions(ContainerOptions):
 
 _PRIORITIES = ("nice", "rtprio", "rttime")
 """Limits with which a program could take more of the cores than its share."""
-JOBS_MAY_SET = ("gpus", "init", "shm_size")
+JOBS_MAY_SET = ("gpu_memory_gb", "gpus", "init", "shm_size")
 """The options that jobs may set unless their wrapper says otherwise. With some of the others a job could make a program
 do what its wrapper does not, with the wrapper's mounts and secrets, or change the image that other jobs get."""
+
+
+def wanted_of(
+    gpus: str | float | Sequence[str] | None, gpu_memory_gb: float | None, resources: Mapping[str, float]
+) -> tuple[Wanted, ...]:
+    """What a job with these options asks of hosts beyond threads and memory."""
+    wanted = [Wanted(name, round(amount * UNITS)) for name, amount in resources.items()]
+    if isinstance(gpus, str):
+        wanted.append(Wanted(GPU, None, gpu_memory_gb))
+    elif isinstance(gpus, int | float):
+        wanted.append(Wanted(GPU, round(gpus * UNITS), gpu_memory_gb))
+    elif gpus is not None:
+        wanted.append(Wanted(GPU, None, None, tuple(gpus)))
+    elif gpu_memory_gb is not None:
+        wanted.append(Wanted(GPU, UNITS, gpu_memory_gb))
+    return tuple(sorted(wanted, key=lambda each: each.resource))
 
 
 def why_not_set(app: str, options: Mapping[str, object], may: Sequence[str]) -> str | None:

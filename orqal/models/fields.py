@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
+from orqal.resource_names import check_resource_name
+
 MAX_NAME = 200
 """Characters in the name of an app, a user, a batch or a param, and in an idempotency key."""
 MAX_PARAMS = 1_000
@@ -38,6 +40,26 @@ Limits = Annotated[
     dict[Annotated[str, Field(min_length=1, max_length=MAX_NAME)], Annotated[int, Field(ge=1)]], Field(max_length=20)
 ]
 """What a job takes of what is counted by name."""
+MAX_AMOUNT = 1_000_000
+"""The most that a job can ask of a resource."""
+LEAST_PART = 0.0001
+"""The least part of a device. Ray counts in such steps."""
+
+
+def _whole_or_part(amount: float) -> float:
+    if amount > 1 and amount % 1:
+        raise ValueError("must be a whole number, or less than 1 for a part of a device")
+    return amount
+
+
+DeclaredAmounts = Annotated[
+    dict[
+        Annotated[str, AfterValidator(check_resource_name)],
+        Annotated[float, Field(ge=LEAST_PART, le=MAX_AMOUNT, allow_inf_nan=False), AfterValidator(_whole_or_part)],
+    ],
+    Field(max_length=20),
+]
+"""What a job takes of what administrators have declared on hosts, by name."""
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 Retries = Annotated[int, Field(ge=0, le=MAX_RETRIES)]
 RetryDelay = Annotated[float, Field(ge=0, le=MAX_RETRY_DELAY, allow_inf_nan=False)]

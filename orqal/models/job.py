@@ -123,7 +123,9 @@ class JobRecord(JobSpec):
     lease: str | None = None
     """The Ray placement group that holds its resources."""
     granted: dict[str, float] = Field(default_factory=dict)
-    """What it was given: `threads` and `ram_gb`."""
+    """What it was given: `threads`, `ram_gb`, `GPU`, and declared resources."""
+    devices: dict[str, list[str]] = Field(default_factory=dict)
+    """Which devices it was given: their ids, by resource."""
     why_there: str | None = None
     """Why it was given to this host and to no other."""
     image: str | None = None
@@ -180,6 +182,7 @@ class JobRecord(JobSpec):
         host: str,
         lease: str,
         granted: dict[str, float],
+        devices: dict[str, list[str]],
         why_there: str,
         wrapper_digest: str,
         retry_policy: RetryPolicy,
@@ -192,6 +195,7 @@ class JobRecord(JobSpec):
             host=host,
             lease=lease,
             granted=granted,
+            devices=devices,
             why_there=why_there,
             wrapper_digest=wrapper_digest,
             retry_policy=retry_policy,

@@ -605,6 +605,7 @@ def _leased(record: JobRecord, place: Place, lease: str, app: AppFacts, wish: Wi
         host=place.host,
         lease=lease,
         granted=place.resources.to_ray(),
+        devices=place.resources.devices,
         why_there=place.why,
         wrapper_digest=app.wrapper_digest,
         retry_policy=app.retry_policy,

@@ -38,11 +38,12 @@ def likely_after(slot: Slot, jobs: int, kind: Kind) -> float:
     comes before one with many small ones: much of it would be idle until the last of them ends.
     """
     host = slot.host
-    asked = host.request(kind.key.shape)
-    needed = 0.0
-    for lacking, used in ((asked.threads - slot.threads, host.used.threads), (asked.ram - slot.ram, host.used.ram)):
-        if lacking > 0:
-            needed = max(needed, jobs * lacking / used if used else inf)
+    asked, room = host.request(kind.key.shape), host.room
+    lacking = [(asked.threads - room.threads, host.used.threads), (asked.ram - room.ram, host.used.ram)]
+    if asked.parts:
+        free, used = room.totals, host.used.totals
+        lacking += [(units - free.get(name, 0), used.get(name, 0)) for name, units in asked.totals.items()]
+    needed = max((jobs * less / used if used else inf for less, used in lacking if less > 0), default=0.0)
     if needed > jobs:
         return inf
     return sum(1 / (jobs - ended) for ended in range(ceil(needed)))
@@ -50,38 +51,35 @@ def likely_after(slot: Slot, jobs: int, kind: Kind) -> float:
 
 def free_at(slot: Slot, running: Iterable[Running], kind: Kind) -> float:
     """When a host has room for such a job at the latest if no other starts there; infinite if it is not known."""
-    host = slot.host
-    asked = host.request(kind.key.shape)
-    threads, ram, at = slot.threads, slot.ram, 0.0
+    host, shape = slot.host, kind.key.shape
+    room, at = host.room, 0.0
     ends = sorted((each.ends or inf, each.resources) for each in running)
     for end, resources in ends:
-        if asked.threads <= threads and asked.ram <= ram:
+        if host.has_room(shape, room):
             break
-        threads, ram, at = threads + resources.threads, ram + resources.ram, end
-    return at if asked.threads <= threads and asked.ram <= ram else inf
+        room, at = room.plus(resources), end
+    return at if host.has_room(shape, room) else inf
 
 
 def to_stop(slot: Slot, running: Mapping[str, Running], kind: Kind, priority: int) -> list[str] | None:
     """The jobs of lower priorities without which a host has room; None if that is not enough."""
-    asked = slot.host.request(kind.key.shape)
-    threads, ram, victims = slot.threads, slot.ram, []
+    host, shape = slot.host, kind.key.shape
+    room, victims = host.room, list[str]()
     lower = [
         (each.key.priority, -each.since, job)
         for job, each in running.items()
         if each.key.priority < priority and not each.stopping
     ]
     for _, _, job in sorted(lower):
-        if asked.threads <= threads and asked.ram <= ram:
+        if host.has_room(shape, room):
             break
-        resources = running[job].resources
-        threads, ram = threads + resources.threads, ram + resources.ram
+        room = room.plus(running[job].resources)
         victims.append(job)
-    if not (asked.threads <= threads and asked.ram <= ram):
+    if not host.has_room(shape, room):
         return None
-    # A large one that comes last may make some of those before it needless.
+    # A large one that comes last may make some of those before it needless, and so may one with a device.
     for job in victims[-2::-1]:
-        resources = running[job].resources
-        if asked.threads <= threads - resources.threads and asked.ram <= ram - resources.ram:
-            threads, ram = threads - resources.threads, ram - resources.ram
+        if host.has_room(shape, without := room.minus(running[job].resources)):
+            room = without
             victims.remove(job)
     return victims

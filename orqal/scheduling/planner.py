@@ -137,6 +137,15 @@ class Planner:
         self.room.remove(host)
         self._totals_changed()
 
+    def refit(self, host: Host, capacity: Resources) -> None:
+        """A host has other devices than before. Its jobs keep until their end what they have of those that are gone."""
+        slot = self.room.get(host.id)
+        assert slot is not None
+        if slot in self._reservations:
+            self._unreserve(self._reservations[slot])
+        self.room.refit(host, capacity)
+        self._totals_changed()
+
     def _totals_changed(self) -> None:
         self._ranked = -inf
         self.shares.set_totals(self.room.totals)
@@ -316,7 +325,7 @@ class Planner:
         key, kind = line.key, line.kind
         if key.image:
             self.room.pull(slot, key.image)
-        resources = slot.host.request(key.shape)
+        resources = slot.host.grant(key.shape)
         if kind.bit & self._overtaken_kinds:
             self._overtaken_kinds &= ~kind.bit
             del self._overtaken[kind.number]

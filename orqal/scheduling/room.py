@@ -4,7 +4,8 @@ Sets of hosts and of kinds are Python integers: the host or kind with number n i
 and one operation on them takes less than a tenth of a microsecond.
 
     Levels   for one resource: each amount that a kind needs, the hosts with so much free, the kinds that need no more
-    Room     both resources together: a host for a kind, and the kinds for which any host has room (`roomy`)
+    Wants    the same for what some jobs ask of devices: the hosts with so many free, and the kinds that ask for it
+    Room     all of it together: a host for a kind, and the kinds for which any host has room (`roomy`)
 
 When what a host has free changes, only the levels between the old amount and the new one change, and only the kinds
 that begin or cease to fit there are looked at.
@@ -16,8 +17,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from orqal.models import UNITS, Resources
-from orqal.scheduling.host import Host
+from orqal.models import UNITS, Resources, Wanted
+from orqal.scheduling.host import Host, free_of
 from orqal.scheduling.keys import KindKey
 
 _CLASSES = 33
@@ -98,14 +99,30 @@ class Levels:
         return found | self.all.enough if whole else found
 
 
+class Wants:
+    """What kinds of jobs ask beyond threads and memory: GPUs, and what administrators have declared."""
+
+    __slots__ = "hosts", "kinds"
+
+    def __init__(self, hosts: int = 0) -> None:
+        self.hosts = hosts
+        """The hosts that have it free."""
+        self.kinds = 0
+
+
+_NOTHING = Wants(-1)
+"""Of the kinds that ask for threads and memory only: every host has that free."""
+
+
 class Kind:
     """A kind of waiting jobs: a host is found for all of them in the same way."""
 
-    __slots__ = "allowed", "avoided", "bit", "kept", "key", "lines", "number", "ram", "threads"
+    __slots__ = "allowed", "avoided", "bit", "kept", "key", "lines", "number", "ram", "threads", "wants"
 
     def __init__(self, key: KindKey, number: int) -> None:
         self.key, self.number, self.bit = key, number, 1 << number
         self.threads = self.ram = Level()
+        self.wants = _NOTHING
         self.allowed = 0
         """The hosts that could take such a job if they were empty."""
         self.avoided = 0
@@ -119,12 +136,27 @@ class Kind:
 class Slot:
     """A host in the index."""
 
-    __slots__ = "able", "bit", "host", "images", "number", "open", "pulling", "ram", "step", "threads", "version"
+    __slots__ = (
+        "able",
+        "bit",
+        "host",
+        "images",
+        "lacking",
+        "number",
+        "open",
+        "pulling",
+        "ram",
+        "step",
+        "threads",
+        "version",
+    )
 
     def __init__(self, host: Host, number: int) -> None:
         self.host, self.number, self.bit = host, number, 1 << number
         self.able = 0
         """The kinds that it could take if it were empty."""
+        self.lacking = 0
+        """The kinds that ask for devices of which too few are free."""
         self.open = False
         """Open, and not on trial."""
         self.threads = self.ram = -1
@@ -146,6 +178,7 @@ class Room:
         self._kinds: dict[KindKey, Kind] = {}
         self._kind_numbered: list[Kind | None] = []
         self._threads, self._ram = Levels(), Levels()
+        self._wants: dict[tuple[Wanted, ...], Wants] = {}
         self._steps = [0] * _CLASSES
         self._images: dict[str, int] = {}
         self._pulling: dict[str, int] = {}
@@ -207,6 +240,8 @@ class Room:
         self._ram.moved(slot.bit, slot.ram, -1)
         self._threads.all.hosts &= ~slot.bit
         self._ram.all.hosts &= ~slot.bit
+        for wants in self._wants.values():
+            wants.hosts &= ~slot.bit
         self._steps[slot.step] &= ~slot.bit
         self.totals = self.totals.minus(host.capacity)
         self._numbered[slot.number] = None
@@ -215,6 +250,20 @@ class Room:
     def changed(self, host: Host) -> None:
         """A host is open or not, or on trial or not; it has other images, or others hold another part of it."""
         self._reindex(self._slots[host.id])
+
+    def refit(self, host: Host, capacity: Resources) -> None:
+        """A host has other devices than before."""
+        slot = self._slots[host.id]
+        before = self._fits(slot)
+        self.totals = self.totals.minus(host.capacity).plus(capacity)
+        host.capacity = capacity
+        for kind in self._kinds.values():
+            if kind.key.shape.wanted:
+                kind.allowed &= ~slot.bit
+                slot.able &= ~kind.bit
+                self._acquaint(kind, slot)
+        self._reindex(slot)
+        self._look_again(before | self._fits(slot))
 
     def _reindex(self, slot: Slot) -> None:
         host, before = slot.host, self._fits(slot)
@@ -237,6 +286,7 @@ class Room:
         slot.open = usable
         self.open = self.open | slot.bit if usable else self.open & ~slot.bit
         self._move(slot)
+        self._count_devices(slot)
         self._look_again(before | self._fits(slot) | (self._avoiding if opened else 0))
 
     def hold(self, slot: Slot, resources: Resources) -> None:
@@ -245,6 +295,8 @@ class Room:
         host.used = host.used.plus(resources)
         before = self._fits(slot)
         self._move(slot)
+        if resources.parts:
+            self._count_devices(slot)
         # Fewer hosts than before have room, so only kinds that have room can lose it.
         if self.roomy & before:
             self._look_again(before & ~self._fits(slot) & self.roomy)
@@ -254,6 +306,8 @@ class Room:
         host = slot.host
         host.used = host.used.minus(resources)
         self._move(slot)
+        if resources.parts:
+            self._count_devices(slot)
         gained = self._fits(slot) & ~self.roomy
         if not gained or not slot.open:
             return
@@ -286,12 +340,26 @@ class Room:
             self._steps[step] |= bit
             slot.step = step
 
+    def _count_devices(self, slot: Slot) -> None:
+        """Index a host by the devices that are free there now. The cost grows with the number of different wishes."""
+        slot.lacking = 0
+        if not self._wants:
+            return
+        free = free_of(slot.host.room)
+        for wanted, wants in self._wants.items():
+            if slot.able & wants.kinds and slot.host.pick(wanted, free) is not None:
+                wants.hosts |= slot.bit
+            else:
+                wants.hosts &= ~slot.bit
+                slot.lacking |= wants.kinds
+
     def _fits(self, slot: Slot) -> int:
         capacity = slot.host.capacity
         return (
             self._threads.enough(slot.threads, slot.threads == capacity.threads)
             & self._ram.enough(slot.ram, slot.ram == capacity.ram)
             & slot.able
+            & ~slot.lacking
         )
 
     def fits(self, slot: Slot) -> int:
@@ -327,6 +395,11 @@ class Room:
                 self._avoiding |= kind.bit
             for slot in self:
                 self._acquaint(kind, slot)
+            if wanted := key.shape.wanted:
+                kind.wants = self._wants.setdefault(wanted, Wants())
+                kind.wants.kinds |= kind.bit
+                for slot in self:
+                    self._count_devices(slot)
             self._look_again(kind.bit)
         return kind
 
@@ -354,8 +427,13 @@ class Room:
             threads, ram = _needs(kind.key)
             self._threads.drop(kind.bit, threads)
             self._ram.drop(kind.bit, ram)
+            if wanted := kind.key.shape.wanted:
+                kind.wants.kinds &= ~kind.bit
+                if not kind.wants.kinds:
+                    del self._wants[wanted]
             for slot in self:
                 slot.able &= ~kind.bit
+                slot.lacking &= ~kind.bit
             self._avoiding &= ~kind.bit
             self.roomy &= ~kind.bit
             self._kind_numbered[kind.number] = None
@@ -367,7 +445,7 @@ class Room:
 
     def candidates(self, kind: Kind) -> int:
         """The hosts that may take a job of this kind now."""
-        able = kind.threads.hosts & kind.ram.hosts & kind.allowed & self.open
+        able = kind.threads.hosts & kind.ram.hosts & kind.wants.hosts & kind.allowed & self.open
         if kind.avoided and able:
             allowed = kind.allowed & self.open
             able &= (allowed & ~kind.avoided) or allowed

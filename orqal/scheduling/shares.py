@@ -1,9 +1,10 @@
 """How much of the cluster each user has, and has had lately: who is served next.
 
-A user's part at a moment is the dominant one of two: the part of all cores that their jobs hold, and the part of all
-memory (Ghodsi et al., "Dominant Resource Fairness", NSDI 2011). Usage is that part now, plus its average over the past,
-in which what was long ago counts less: half as much for each half-life, as in Slurm's fair-share factor. Both are
-divided by the user's weight. The user with the least usage is served next.
+A user's part at a moment is the dominant one of several: the part of all cores that their jobs hold, of all memory, of
+all GPUs, and of whatever else administrators have declared (Ghodsi et al., "Dominant Resource Fairness", NSDI 2011).
+Usage is that part now, plus its average over the past, in which what was long ago counts less: half as much for each
+half-life, as in Slurm's fair-share factor. Both are divided by the user's weight. The user with the least usage is
+served next.
 """
 
 from __future__ import annotations
@@ -40,10 +41,12 @@ class Share(NamedTuple):
 
 
 class _Use:
-    __slots__ = "at", "part", "past", "ram", "running", "threads", "turn", "weight"
+    __slots__ = "at", "more", "part", "past", "ram", "running", "threads", "turn", "weight"
 
     def __init__(self, weight: float, now: float) -> None:
         self.threads = self.ram = self.running = self.turn = 0
+        self.more = _NOTHING
+        """What it holds beyond threads and memory."""
         self.part = self.past = 0.0
         self.at, self.weight = now, weight
 
@@ -57,27 +60,28 @@ class Shares:
         self._users: dict[str, _Use] = {}
         self._turns = 0
         self._threads = self._ram = 1
+        self._more = dict[str, int]()
 
     def set_totals(self, totals: Resources) -> bool:
         """What the whole cluster has. True if that is new: all usages are different then."""
-        before = self._threads, self._ram
-        self._threads, self._ram = max(1, totals.threads), max(1, totals.ram)
-        return before != (self._threads, self._ram)
+        before = self._threads, self._ram, self._more
+        self._threads, self._ram, self._more = max(1, totals.threads), max(1, totals.ram), totals.totals
+        return before != (self._threads, self._ram, self._more)
 
     def start(self, user: str, resources: Resources, now: float) -> None:
         """A job of this user begins to hold resources."""
         use = self._use(user, now)
         self._turns += 1
         use.turn = self._turns
-        self._hold(use, resources.threads, resources.ram, 1, now)
+        self._hold(use, resources, 1, 1, now)
 
     def reserve(self, user: str, resources: Resources, now: float, *, sign: int = 1) -> None:
         """A host is kept free for a job of this user; with a `sign` of -1, no longer. It counts as if it were held."""
-        self._hold(self._use(user, now), sign * resources.threads, sign * resources.ram, 0, now)
+        self._hold(self._use(user, now), resources, sign, 0, now)
 
     def end(self, user: str, resources: Resources, now: float) -> None:
         """A job of this user no longer holds these resources."""
-        self._hold(self._use(user, now), -resources.threads, -resources.ram, -1, now)
+        self._hold(self._use(user, now), resources, -1, -1, now)
 
     def _use(self, user: str, now: float) -> _Use:
         use = self._users.get(user)
@@ -87,12 +91,21 @@ class Shares:
             use = self._users[user] = _Use(self._weights.get(user, 1.0), now)
         return use
 
-    def _hold(self, use: _Use, threads: int, ram: int, running: int, now: float) -> None:
+    def _hold(self, use: _Use, resources: Resources, sign: int, running: int, now: float) -> None:
         self._age(use, now)
-        use.threads += threads
-        use.ram += ram
+        use.threads += sign * resources.threads
+        use.ram += sign * resources.ram
+        if resources.parts:
+            more = Resources(0, 0, resources.counted.parts)
+            use.more = use.more.plus(more) if sign > 0 else use.more.minus(more)
         use.running += running
-        use.part = max(use.threads / self._threads, use.ram / self._ram)
+        use.part = self._part(use)
+
+    def _part(self, use: _Use) -> float:
+        part = max(use.threads / self._threads, use.ram / self._ram)
+        if use.more.parts:
+            part = max(part, *(units / self._more.get(name, units) for name, _, units in use.more.parts))
+        return part
 
     def _age(self, use: _Use, now: float) -> None:
         """Bring the average up to date. What was held has not changed since it was last."""
@@ -116,7 +129,7 @@ class Shares:
         """Age all usages, and measure them by what the cluster has now."""
         for use in self._users.values():
             self._age(use, now)
-            use.part = max(use.threads / self._threads, use.ram / self._ram)
+            use.part = self._part(use)
 
     def _forget(self, now: float) -> None:
         self.bring_up_to_date(now)
@@ -128,7 +141,9 @@ class Shares:
         """What each known user has."""
         self.bring_up_to_date(now)
         for user, use in self._users.items():
-            yield Share(user, use.running, Resources(use.threads, use.ram), use.part, use.past, use.weight)
+            yield Share(
+                user, use.running, Resources(use.threads, use.ram, use.more.parts), use.part, use.past, use.weight
+            )
 
     # Over a restart
 

@@ -11,7 +11,7 @@ from itertools import groupby
 from orqal import scheduling
 from orqal.actors import messages
 from orqal.actors.messages import WhyWaiting
-from orqal.models import Fault, JobRecord, Status
+from orqal.models import GPU, Fault, JobRecord, Status
 from orqal.scheduling.retries import of_how_many
 from orqal.scheduling.shares import Share
 from orqal.serve_app.schemas import Cap, Explanation, HostReason, Part, Standing
@@ -72,13 +72,23 @@ def _now(job: JobRecord, doing: str | None) -> str:
     if job.current_status is Status.INIT:
         return f"{job.host} is {doing.rstrip('.')}." if doing else f"{job.host} is preparing its image and container."
     if job.current_status is Status.RUNNING:
-        return f"It runs on {job.host}."
+        return f"It runs on {_place(job)}."
     if job.error is not None:
         kind, message = job.error.type.value, job.error.message.rstrip(".")
         return f"It ended as {kind}." if message == kind else f"It ended as {kind}: {message}."
     if job.ok:
-        return f"It ran on {job.host} and exited with 0."
-    return f"It ran on {job.host} and exited with {exit_code(job.exit_code)}; its output may say why."
+        return f"It ran on {_place(job)} and exited with 0."
+    return f"It ran on {_place(job)} and exited with {exit_code(job.exit_code)}; its output may say why."
+
+
+def _place(job: JobRecord) -> str:
+    """Where a job runs or ran, with its devices."""
+    devices = [
+        f"{'gpu' if name == GPU else name} {id.rpartition('=')[2] if '=' in id else id}"
+        for name, ids in job.devices.items()
+        for id in ids
+    ]
+    return f"{' and '.join(devices)} of {job.host}" if devices else str(job.host)
 
 
 def _waiting(job: JobRecord, why: WhyWaiting) -> list[str]:

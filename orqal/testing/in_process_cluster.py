@@ -24,7 +24,7 @@ from typing import Any, cast
 from orqal.actors.interfaces import ActorAway, ClusterApi, Contended, HostApi, Node, SchedulerApi
 from orqal.actors.messages import Order
 from orqal.actors.scheduler.scheduler import Scheduler
-from orqal.models import JobRecord, JobSpec, Resources, Status
+from orqal.models import Device, JobRecord, JobSpec, Resources, Status
 from orqal.scheduling.demand import Bundle
 from orqal.settings import Settings
 from orqal.store import SqliteStore, Store
@@ -106,7 +106,7 @@ class ScriptedCluster(ClusterApi):
     def add(self, machine: ScriptedMachine, *, is_head: bool = False) -> str:
         """Let a machine join as a new node, and return the node's id."""
         self._number += 1
-        node = Node(f"node{self._number}", machine.name, machine.name, machine.capacity, machine.labels, is_head)
+        node = Node(f"node{self._number}", machine.name, machine.name, machine.offers(), machine.labels, is_head)
         self._nodes[node.id] = _NodeState(node, machine)
         return node.id
 
@@ -143,7 +143,7 @@ class ScriptedCluster(ClusterApi):
         room = self._nodes[node_id].node.capacity.minus(self.others.get(node_id, Resources(0, 0)))
         for node, resources in self._leases.values():
             if node == node_id:
-                room = room.minus(resources)
+                room = room.minus(resources.counted)
         return room
 
     def host(self, node: Node) -> HostApi:
@@ -186,7 +186,7 @@ class ScriptedCluster(ClusterApi):
     async def create_lease(self, name: str, node_id: str, resources: Resources) -> None:
         deadline = asyncio.get_running_loop().time() + LEASE_WITHIN
         await asyncio.sleep(self._rng.uniform(0.001, 0.02))
-        while node_id not in self._nodes or not resources.fits(self._room(node_id)):
+        while node_id not in self._nodes or not resources.counted.fits(self._room(node_id)):
             if asyncio.get_running_loop().time() >= deadline:
                 raise Contended
             await asyncio.sleep(0.5)
@@ -236,15 +236,17 @@ class InProcessCluster:
         *,
         rng: random.Random | None = None,
         script: Callable[[Order], Behaviour] = Behaviour.of_params,
+        devices: Mapping[str, Sequence[Device]] | None = None,
         **settings: Any,
     ) -> None:
         """`folder`: where the store is. `hosts`: name -> (threads, memory in GB). `script`: what containers do.
+        `devices`: those of the hosts that have any.
 
         `settings`: those of orqal.settings.Settings, by name; `services` names the wrapper files.
         """
         self.rng = rng or random.Random(0)  # noqa: S311 - a simulation
         self.settings = replace(Settings(home=folder, services="", host_lost_after=60.0), **settings)
-        self._script, self._hosts = script, hosts
+        self._script, self._hosts, self._devices = script, hosts, devices or {}
         self.load_time = 0.05
         """Seconds that loading a wrapper file takes."""
         self._current: tuple[Process, Scheduler] | None = None
@@ -261,6 +263,7 @@ class InProcessCluster:
         self.machines: dict[str, ScriptedMachine] = {}
         for number, (name, (threads, ram_gb)) in enumerate(self._hosts.items()):
             machine = ScriptedMachine(name, Resources.of(threads, ram_gb), self.rng, script=self._script)
+            machine.devices = list(self._devices.get(name, ()))
             self.machines[name] = machine
             self.ray.add(machine, is_head=number == 0)
         await self.start_scheduler()

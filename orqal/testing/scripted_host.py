@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,19 @@ from orqal.doctor.facts import Machine
 from orqal.engine.client import ContainerKey
 from orqal.engine.file_listing import FilePage
 from orqal.engine.job_directory import Piece, Removed
-from orqal.models import UNITS, ContainerStart, ErrorType, JobError, Load, Outcome, Output, Resources
+from orqal.models import (
+    GPU,
+    UNITS,
+    ContainerStart,
+    Device,
+    ErrorType,
+    JobError,
+    Load,
+    Outcome,
+    Output,
+    Part,
+    Resources,
+)
 from orqal.scheduling.lifecycle import WHY_STOPPED, Wish
 from orqal.scheduling.retries import will_retry
 from orqal.testing.virtual_time import Process
@@ -101,6 +114,12 @@ class ScriptedMachine:
         """`script` says what the container of an order does."""
         self.name, self.capacity, self.labels = name, capacity, labels or {}
         self.rng, self.script = rng, script
+        self.devices: list[Device] = []
+        """Those that it has now. Its Ray nodes offer as many of them as it has when they join."""
+        self.shared = frozenset[str]()
+        """The resources of whose devices several jobs may have a part at once."""
+        self.backed = frozenset([GPU])
+        """The resources that are devices."""
         self.power = Process(f"machine {name}")
         self.containers: dict[ContainerKey, Container] = {}
         self.shortage: str | None = None
@@ -119,6 +138,12 @@ class ScriptedMachine:
         self.start_error: JobError | None = None
         """Why its daemon can start no container, though it answers."""
         self.lives: list[Life] = []
+
+    def offers(self) -> Resources:
+        """What a Ray node of it offers when it joins now."""
+        count = Counter(device.resource for device in self.devices)
+        parts = [Part(resource, "", units * UNITS) for resource, units in count.items()]
+        return self.capacity._replace(parts=tuple(sorted((*self.capacity.parts, *parts))))
 
     def create(self, key: ContainerKey, behaviour: Behaviour, granted: Resources) -> Container:
         """Make a container, or find it if it exists."""
@@ -263,7 +288,9 @@ class ScriptedHost(HostApi):
         if self._silent.is_set():
             state = "silent: its Docker daemon does not answer"
         shortage = self._machine.shortage
-        return HostReport(state, "scripted", Load(), IMAGES, frozenset(), self._incarnation, shortage)
+        report = HostReport(state, "scripted", Load(), IMAGES, frozenset(), self._incarnation, shortage)
+        machine = self._machine
+        return report._replace(devices=tuple(machine.devices), backed=machine.backed, shared=machine.shared)
 
     # An attempt
 
@@ -302,6 +329,10 @@ class ScriptedHost(HostApi):
                 return self._stopped(run)
             await self._daemon()
             await self._end_earlier(key)
+            while not self._devices_are_free(order, key):
+                if await self._stopped_within(run, 0.5):
+                    return self._stopped(run)
+                await self._daemon()
             if machine.start_error is not None:
                 return Outcome(error=machine.start_error, passing=True)
             if behaviour.start_error is not None:
@@ -321,6 +352,12 @@ class ScriptedHost(HostApi):
         stopped = await self._until_over(order, run, container)
         await self._daemon()
         return self._outcome(order, run, container, start, stopped)
+
+    def _devices_are_free(self, order: Order, key: ContainerKey) -> bool:
+        """True if no other container has one of these devices: see ContainerRun."""
+        wanted = {part for part in order.resources.parts if part.device and part.units == UNITS}
+        others = (c.granted.parts for other, c in self._machine.containers.items() if other != key and c.ended is None)
+        return not any(wanted & set(parts) for parts in others)
 
     async def _end_earlier(self, key: ContainerKey) -> None:
         """End and remove what earlier attempts at the job have left here."""

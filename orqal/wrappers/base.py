@@ -84,8 +84,8 @@ class AbstractWrapper:
 
     Subclass it, set the class attributes, and write `get_cmd`. Write `set_result` to turn the output into a structured
     result. An attribute that depends on the job may be a property that uses `self.job`, except for `threads`,
-    `memory_in_gb`, `memory_at_first_in_gb`, `timeout`, `requires`, `limits`, `cache_on`, `jobs_may_set` and the
-    attributes of retries, which are read before there is a job.
+    `memory_in_gb`, `memory_at_first_in_gb`, `timeout`, `requires`, `limits`, `gpus`, `gpu_memory_gb`, `resources`,
+    `cache_on`, `jobs_may_set` and the attributes of retries, which are read before there is a job.
     """
 
     docker_url: str | None = None
@@ -157,12 +157,16 @@ class AbstractWrapper:
     """When the host pulls the image: if it is "missing", "always" before a job, or "never"."""
     runtime: str | None = None
     """The OCI runtime, such as "nvidia", if the host's Docker daemon has it."""
-    gpus: Sequence[str] | str | int | None = None
-    """"all", how many, or a list of their ids or CDI names ("nvidia.com/gpu=0"). Docker gets this as it is, and Orqal
-    does not count GPUs."""
+    gpus: Sequence[str] | str | float | None = None
+    """How many GPUs, "all" of its host, or a list of their ids or CDI names ("nvidia.com/gpu=0"). No other job has them
+    meanwhile. A part of one, such as 0.5, is possible on hosts that share GPUs (ORQAL_SHARED)."""
+    gpu_memory_gb: float | None = None
+    """The memory that each of its GPUs must have, in 10^9 bytes."""
+    resources: Mapping[str, float] = MappingProxyType({})
+    """What a job takes of what administrators have declared on hosts (ORQAL_RESOURCES): {"fpga": 1}."""
 
-    jobs_may_set: Sequence[str] = ("gpus", "init", "shm_size")
-    """The options that a job may set for its container: names of the attributes from `entrypoint` to `gpus`,
+    jobs_may_set: Sequence[str] = ("gpu_memory_gb", "gpus", "init", "shm_size")
+    """The options that a job may set for its container: names of the attributes from `entrypoint` to `resources`,
     "environment" and "working_dir"."""
 
     def __init__(self, job: WrapperJob) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -13,6 +13,8 @@ from orqal.models import (
     SUBMITTER,
     AppInfo,
     CacheOn,
+    DeclaredAmounts,
+    Gpus,
     JobOption,
     Limits,
     MemoryFactor,
@@ -32,6 +34,9 @@ _LIMITS: dict[str, TypeAdapter[Any]] = {
     "timeout": TypeAdapter(Seconds | None),
     "requires": TypeAdapter(dict[str, str] | None),
     "limits": TypeAdapter(Limits),
+    "gpus": TypeAdapter(Gpus),
+    "gpu_memory_gb": TypeAdapter(MemoryGb | None),
+    "resources": TypeAdapter(DeclaredAmounts),
     "retries": TypeAdapter(Retries),
     "retry_on": TypeAdapter(RetryOn | None),
     "retry_delay": TypeAdapter(RetryDelay | None),
@@ -86,7 +91,8 @@ def describe(wrapper: type[AbstractWrapper], name: str, origin: str) -> AppInfo:
     errors = []
     for attribute, limit in _LIMITS.items():
         try:
-            limits[attribute] = limit.validate_python(getattr(wrapper, attribute))
+            value = getattr(wrapper, attribute)
+            limits[attribute] = limit.validate_python(dict(value) if isinstance(value, Mapping) else value)
         except ValidationError as invalid:
             first = invalid.errors()[0]
             reason = first["msg"].removeprefix("Value error, ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from bson import ObjectId
 
 from orqal.actors.host.host import Host
 from orqal.actors.messages import Order
-from orqal.models import ErrorType, JobRecord, Outcome, Resources, now
+from orqal.models import GPU, UNITS, ErrorType, JobRecord, Outcome, Part, Resources, now
 from tests.support.docker_answers import again
 from tests.support.host_actor import Actors
 from tests.support.wrappers import ref_of
@@ -99,28 +100,79 @@ CDI = {
     "kind": "orqal.test/gpu",
     "devices": [
         {
-            "name": "zero",
-            "containerEdits": {"env": ["GPU=zero"], "deviceNodes": [{"path": "/dev/gpu", "hostPath": "/dev/null"}]},
+            "name": name,
+            "containerEdits": {
+                "env": [f"GPU_{name}=here"],
+                "deviceNodes": [{"path": f"/dev/gpu{name}", "hostPath": "/dev/null"}],
+            },
         }
+        for name in ("0", "1")
     ],
 }
-"""A device that is made up, as a vendor describes its own."""
+"""Devices that are made up, as a vendor describes its own."""
+SEEN = "for gpu in /dev/gpu?; do echo $gpu; done; echo $GPU_0 $GPU_1"
 
 
-def test_a_device_by_its_cdi_name(lab: Actors) -> None:
-    """The newest engine that scripts/engine_newest.sh starts looks for devices in a folder of its own."""
+@pytest.fixture
+def two_gpus(lab: Actors) -> Iterator[list[str]]:
+    """The ids of two GPUs. The newest engine that scripts/engine_newest.sh starts looks for them in its own folder."""
     folders = [Path(folder) for folder in lab.client.info().get("CDISpecDirs") or ()]
     own = next((folder for folder in folders if folder.is_relative_to("/run/orqal-engine-newest")), None)
     if own is None:
         pytest.skip("needs an engine that knows CDI: make test ENGINE=newest")
     own.mkdir(exist_ok=True)
     (own / "orqal.json").write_text(json.dumps(CDI))
+    names = [f"orqal.test/gpu={number}" for number in (0, 1)]
+    deadline = time.monotonic() + 30
+    while not set(names) <= {each["ID"] for each in lab.client.info().get("DiscoveredDevices") or ()}:
+        assert time.monotonic() < deadline, "the engine does not see its devices"
+        time.sleep(0.1)
     try:
-        devices = {"gpus": ["orqal.test/gpu=zero"]}
-        assert printed(lab, "echo $GPU; test -c /dev/gpu && echo there", f"gpus = {devices['gpus']}") == "zero\nthere\n"
-        assert printed(lab, "echo $GPU", options=devices) == "zero\n"
+        yield names
     finally:
         (own / "orqal.json").unlink()
+
+
+def test_a_device_by_its_cdi_name(lab: Actors, two_gpus: list[str]) -> None:
+    devices = {"gpus": two_gpus[:1]}
+    assert printed(lab, SEEN, f"gpus = {devices['gpus']}") == "/dev/gpu0\nhere\n"
+    assert printed(lab, SEEN, options=devices) == "/dev/gpu0\nhere\n"
+
+
+def test_a_host_finds_its_devices_and_each_of_two_jobs_sees_exactly_its_own(lab: Actors, two_gpus: list[str]) -> None:
+    host: Host = lab.host  # type: ignore[attr-defined]
+    lab.do(host._look_for_devices()).result(60)
+    assert [device.id for device in lab.do(host.report()).result(60).devices] == two_gpus
+
+    def started(gpu: str, script: str) -> tuple[JobRecord, Any]:
+        ref = ref_of(
+            f"docker_url = 'orqal/demo'\nnetwork = 'none'\nworking_dir = None\ngpus = 1\n"
+            f"def get_cmd(self, params): return ['sh', '-c', {script!r}]\n"
+        )
+        job = JobRecord(app="W", id=str(ObjectId()), ctime=now(), user="u")
+        resources = Resources.of(0.5, 0.1, [Part(GPU, gpu, UNITS)])
+        order = Order(job, replace(ref, trusted=True, makes_result=False), resources, None)
+        return job, lab.do(host.run(order))
+
+    def container(job: JobRecord) -> Any:
+        found = lab.client.containers.list(all=True, filters={"label": f"orqal.job={job.id}"})
+        return found[0] if found else None
+
+    both = [started(gpu, f"{SEEN}; sleep 8") for gpu in two_gpus]
+    deadline = time.monotonic() + 30
+    while not all((own := container(job)) is not None and own.status == "running" for job, _ in both):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert [container(job).labels["orqal.devices"] for job, _ in both] == two_gpus
+    # Its device is in use: an order that comes too early makes no container.
+    third, outcome_of_third = started(two_gpus[0], SEEN)
+    time.sleep(1)
+    assert container(third) is None
+    outcomes = [outcome.result(60) for _, outcome in [*both, (third, outcome_of_third)]]
+    seen = [(outcome.error, outcome.output.stdout) for outcome in outcomes]
+    assert seen == [(None, f"/dev/gpu{number}\nhere\n") for number in (0, 1, 0)]
+    for job in (*(job for job, _ in both), third):
+        lab.do(host.release(job.id, 1)).result(60)
 
 
 def test_the_entrypoint(lab: Actors) -> None:

@@ -42,7 +42,14 @@ def phases() -> Iterator[Phase | None]:
     final = record.failed(ErrorType.NO_SUCH_APP, "none", NOON)
     place, lease = PLACES[0], "lease"
     placed = record.placed(
-        node_id="n", host="h1", lease=lease, granted={}, why_there="", wrapper_digest="d", retry_policy=APP.retry_policy
+        node_id="n",
+        host="h1",
+        lease=lease,
+        devices={},
+        granted={},
+        why_there="",
+        wrapper_digest="d",
+        retry_policy=APP.retry_policy,
     )
     yield from (None, life.WAITING, life.Withdrawn(), life.Orphaned(placed, 0.0))
     yield from (life.Submitting(record), life.Submitting(record, cancelled=True), life.Submitting(final))

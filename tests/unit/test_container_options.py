@@ -114,6 +114,8 @@ SET = {
     "pull": "never",
     "runtime": "r",
     "gpus": 1,
+    "gpu_memory_gb": 16.0,
+    "resources": {"fpga": 1.0},
 }
 """A value of each option that is not its default."""
 
@@ -125,11 +127,13 @@ def test_every_option_reaches_docker_and_can_be_said_with_orqal_run() -> None:
     command_line = {parameter.name for parameter in typer.main.get_command(app).commands["run"].params}  # type: ignore[attr-defined]
     for name, value in SET.items():
         options = ContainerOptions.model_validate({name: value})
-        # `pull` is no option of Docker's: Orqal itself decides when to pull.
-        assert name == "pull" or of_host_config(options) | of_container(options) != nothing, name
+        # Orqal itself decides when to pull, and which devices a job gets.
+        assert (
+            name in ("pull", "gpu_memory_gb", "resources") or of_host_config(options) | of_container(options) != nothing
+        ), name
         command = calls.prepare(ref, a_job(app="Run", params={"image": "i"}, options={name: value}), None)
         assert isinstance(command, calls.Command) and command.options == options, name
-        docker_s_name = {"extra_hosts": "add_host", "ulimits": "ulimit"}.get(name, name)
+        docker_s_name = {"extra_hosts": "add_host", "ulimits": "ulimit", "resources": "resource"}.get(name, name)
         assert docker_s_name in command_line, name
 
 

@@ -23,11 +23,12 @@ from orqal.actors.messages import Order
 from orqal.actors.metrics import CONTAINER_START, Metrics
 from orqal.engine import archive, file_listing, job_directory, usage
 from orqal.engine.client import ContainerKey, ContainerSpec, Ended
+from orqal.engine.devices import NVIDIA_RUNTIME, nvidia_variable
 from orqal.engine.errors import EngineError, Unreachable, not_executed
 from orqal.engine.image_names import with_tag
 from orqal.engine.output import CollectedOutput, Collecting
 from orqal.engine.usage import Usage
-from orqal.models import ContainerOptions, ContainerStart, ErrorType, JobError, Outcome, Output
+from orqal.models import GPU, UNITS, ContainerOptions, ContainerStart, ErrorType, JobError, Outcome, Output
 from orqal.scheduling.lifecycle import WHY_STOPPED, Wish
 from orqal.scheduling.retries import will_retry
 from orqal.settings import Settings
@@ -42,6 +43,8 @@ _FETCH_AFTER_STOP = 10.0
 """Seconds within which the files of a stopped job must arrive, if they come from another machine."""
 _COLLECT_AFTER_CANCEL = 1.0
 """Seconds within which the output of a cancelled job must be collected: much more than one of usual length takes."""
+_DEVICE_PAUSE = 0.5
+"""Seconds between two looks whether a device is free that another container still has."""
 _KILLED = {128 + signal.SIGTERM, 128 + signal.SIGKILL}
 """Exit codes of programs that a stop has ended."""
 
@@ -197,13 +200,19 @@ class ContainerRun:
         params = json.dumps(self._order.job.params).encode()
         if command.create_dir and not self._carries_files:
             await self._in_thread(job_directory.make_directory, self._directory, params)
+        devices = self._order.resources.devices
+        environment = dict(command.environment)
+        if NVIDIA_RUNTIME in (options.runtime, engine_info.default_runtime) and options.gpus != "all":
+            given = options.gpus if isinstance(options.gpus, list) else devices.get(GPU, ())
+            environment["NVIDIA_VISIBLE_DEVICES"] = nvidia_variable(given)
+        await self._devices_are_free([id for ids in devices.values() for id in ids])
         spec = ContainerSpec(
             key=self._key,
             image=command.image,
             cmd=command.cmd,
             resources=self._order.resources,
             volumes=command.volumes,
-            environment=command.environment,
+            environment=environment,
             working_dir=command.working_dir,
             network=command.network,
             pids_limit=self._settings.pids_limit,
@@ -231,6 +240,19 @@ class ContainerRun:
         await self._engine.unless_silent(self._engine.do(lambda engine: engine.start(container)))
         self._parts.metrics.observe(CONTAINER_START, perf_counter() - begun)
         self._report_start(ContainerStart(command.image, digest, command.cmd, container, str(self._directory)))
+
+    async def _devices_are_free(self, ids: Sequence[str]) -> None:
+        """Return when no other container of this cluster has one of these devices.
+
+        One may have it that its host has brought back after its job was given up: the Scheduler has it removed.
+        """
+        parts = {part.device: part.units for part in self._order.resources.parts}
+        whole = {id for id in ids if parts[id] == UNITS}
+        while whole:
+            holders = await self._engine.unless_silent(self._engine.do(lambda engine: engine.device_holders()))
+            if not any(has & whole for key, has in holders.items() if key != self._key):
+                return
+            await self._unless_stopped(asyncio.sleep(_DEVICE_PAUSE))
 
     def _check_volumes(self, command: calls.Command) -> None:
         """Check that the job cannot put links into what Orqal uses itself.

@@ -27,11 +27,12 @@ from orqal.doctor import machine as checkup
 from orqal.doctor.facts import Machine
 from orqal.engine import file_listing, job_directory
 from orqal.engine.client import ContainerKey
+from orqal.engine.devices import NVIDIA_RUNTIME, find, nvidia_gpus
 from orqal.engine.errors import EngineError, Unreachable
 from orqal.engine.file_listing import FilePage
 from orqal.engine.image_identity import ImageIdentity
 from orqal.engine.job_directory import Piece, Removed
-from orqal.models import REFUSED, ContainerStart, Load, Outcome
+from orqal.models import GPU, REFUSED, ContainerStart, Device, Load, Outcome
 from orqal.scheduling.lifecycle import Wish
 from orqal.settings import Settings
 from orqal.text import counted
@@ -46,6 +47,8 @@ _RETRY = 5.0
 """Seconds before what a daemon refused is asked of it again."""
 _SAMPLERS = 8
 """Threads that ask what containers use, where that must be asked: each waits up to a second for its answer."""
+_DEVICES_EVERY = 60.0
+"""Seconds between two looks for devices."""
 _CLAIM_AGAIN = 5.0
 """Seconds between two looks whether the folder of jobs' directories can be used now."""
 _REMOVAL_TIME = 10.0
@@ -85,6 +88,11 @@ class Host(HostApi):
         self._runs: dict[ContainerKey, ContainerRun] = {}
         # One thread, so that a disk that hangs costs no other.
         self._cleaner = ThreadPoolExecutor(1, thread_name_prefix="cleaning")
+        self._device_finder = ThreadPoolExecutor(1, thread_name_prefix="devices")
+        """A driver that hangs costs this thread only."""
+        self._devices: list[Device] | None = None
+        """None until they are known."""
+        self._looked_for_devices = 0.0
         self._stuck: dict[str, str] = {}
         """Why a directory could not be removed, by the id of its job."""
         self._daemon_removes: asyncio.Task[None] | None = None
@@ -373,6 +381,12 @@ class Host(HostApi):
             left_over = seen.metered - set(self._runs) - {key for key, _, _ in seen.containers}
             self._loop.run_in_executor(self._pool, cgroups.remove, left_over)
         self._background.spawn(self._scheduler.found(self._node_id, list(self._parts.found)))
+        self._background.spawn(self._greet_daemon())
+
+    async def _greet_daemon(self) -> None:
+        """A daemon that was started again may have other devices."""
+        await self._look_for_devices()
+        self._report_now()
 
     def _on_start(self, key: ContainerKey, start: ContainerStart) -> None:
         self._background.spawn(self._scheduler.started(Started(key.job, key.attempt, start)))
@@ -406,8 +420,10 @@ class Host(HostApi):
             await self._metrics.sleep(HOST_LAG, self._settings.load_period)
 
     async def _look(self) -> None:
-        """Find out how busy the host is, how much room its disks have, and which images it has."""
+        """Find out how busy the host is, how much room its disks have, and which images and devices it has."""
         await self._measure_disks()
+        if self._devices is None or self._loop.time() - self._looked_for_devices >= _DEVICES_EVERY:
+            await self._look_for_devices()
         in_use: dict[str, int] = {}
         if self._engine.connected.is_set():
             with suppress(EngineError):
@@ -424,13 +440,43 @@ class Host(HostApi):
 
     def _present(self) -> HostReport:
         return HostReport(
-            state=self._refusal or self._engine.state,
+            state=self._refusal or self._state(),
             docker_version=self._engine.info.version if self._engine.info else "",
             load=self._load,
             images=self._engine.images,
             pulling=self._pulls.under_way,
             incarnation=self._incarnation,
             shortage=self._disks.room.shortage,
+            devices=tuple(self._devices or ()),
+            backed=frozenset((GPU, *self._settings.declared_devices)),
+            shared=self._settings.shared_resources,
+        )
+
+    def _state(self) -> str:
+        if self._engine.state == "ready" and self._devices is None:
+            return "looking for its devices"
+        return self._engine.state
+
+    async def _look_for_devices(self) -> None:
+        """Find out which devices there are now. If their driver does not answer, those that are known stay."""
+        engine = self._engine.info
+        if engine is None:
+            return
+        self._looked_for_devices = self._loop.time()
+        try:
+            if self._engine.connected.is_set():
+                engine = await self._engine.unless_silent(self._engine.do(lambda engine: engine.info()))
+            nvidia = await self._loop.run_in_executor(self._device_finder, nvidia_gpus) if engine.local else []
+        except (EngineError, OSError) as error:
+            log.warning("the devices of this host are not known now: %s", error)
+            self._devices = self._devices or []
+            return
+        self._devices = find(
+            engine.cdi,
+            nvidia,
+            has_nvidia_runtime=NVIDIA_RUNTIME in engine.runtimes,
+            visible=self._settings.gpus,
+            declared=self._settings.declared_devices,
         )
 
 

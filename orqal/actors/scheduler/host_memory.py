@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from orqal.actors.interfaces import Node
 from orqal.clock import Clock
 from orqal.files import replacing
-from orqal.models import Resources
+from orqal.models import Device, Resources
 from orqal.scheduling import Host
+from orqal.scheduling.host import capacity_of
 
 log = logging.getLogger("orqal.hosts")
 
 REMEMBERED = 3_600.0
 """Seconds for which a host that is away counts as one that comes back: a machine takes minutes to start again. After a
 start of the Scheduler they count from there, because hosts join only afterwards."""
+
+
+_NOTHING = Resources(0, 0)
 
 
 class HostMemory:
@@ -35,14 +40,20 @@ class HostMemory:
             self._saved = json.loads(path.read_text()) if path.exists() else {}
             for name, has in self._saved.items():
                 capacity = Resources.from_ray(has["resources"])
-                self._hosts[name] = Host(name, capacity, open=False, labels=has["labels"])
+                devices = tuple(Device(each[0], each[1], each[2], tuple(each[3])) for each in has.get("devices", ()))
+                shared = frozenset(has.get("shared", ()))
+                if devices:
+                    capacity = capacity_of(capacity, devices, frozenset(each.resource for each in devices))
+                self._hosts[name] = Host(
+                    name, capacity, open=False, labels=has["labels"], devices=devices, shared=shared
+                )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("the hosts of before are not known, because %s cannot be read: %r", path, error)
         self._gone = dict.fromkeys(self._hosts, clock.monotonic())
 
-    def here(self, node: Node) -> None:
-        """A host has come."""
-        self._hosts[node.name] = Host(node.name, node.capacity, open=False, labels=node.labels)
+    def here(self, node: Node, counted: Host) -> None:
+        """A host has come, or its devices are known now."""
+        self._hosts[node.name] = replace(counted, used=_NOTHING, others=_NOTHING, open=False)
         self._gone.pop(node.name, None)
 
     def gone(self, name: str) -> None:
@@ -67,6 +78,11 @@ class HostMemory:
             self.forget(name)
         hosts = {
             name: {"resources": host.capacity.to_ray(), "labels": dict(host.labels)}
+            | (
+                {"devices": [list(each) for each in host.devices], "shared": sorted(host.shared)}
+                if host.devices
+                else {}
+            )
             for name, host in self._hosts.items()
         }
         if hosts != self._saved:

@@ -14,9 +14,22 @@ from orqal.actors.scheduler.autoscaling import Autoscaling
 from orqal.actors.scheduler.crash_blame import CrashBlame
 from orqal.actors.scheduler.host_memory import HostMemory
 from orqal.clock import Clock
-from orqal.models import DISK_FULL, UNITS, ErrorType, HostInfo, JobRecord, Load, Outcome, Resources, Shape
+from orqal.models import (
+    DISK_FULL,
+    UNITS,
+    DeviceUse,
+    ErrorType,
+    HostInfo,
+    JobRecord,
+    Load,
+    Outcome,
+    Part,
+    Resources,
+    Shape,
+)
 from orqal.scheduling import Host, Placement, Planner
 from orqal.scheduling.breaker import INSTANT, Breaker
+from orqal.scheduling.host import capacity_of, in_words, wanted_in_words, why_not
 from orqal.scheduling.lifecycle import Place
 from orqal.scheduling.probation import StartedKinds, Starts, could_not_start
 from orqal.settings import Settings
@@ -78,13 +91,29 @@ class KnownHost:
         self.counted.open = self.works and self.shortage is None and not self.resting
         self.counted.on_trial, self.counted.tried = self.starts.on_probation, self.starts.tried_lines
 
+    def _devices(self, held: Sequence[tuple[str, Part]]) -> list[DeviceUse]:
+        """Its devices, and those that jobs still have though they are gone."""
+        offered = {(part.resource, part.device) for part in self.counted.capacity.parts if part.device}
+        uses = {
+            (each.resource, each.id): DeviceUse(resource=each.resource, id=each.id, memory_gb=each.memory_gb)
+            for each in self.counted.devices
+            if (each.resource, each.id) in offered
+        }
+        for job, (resource, id, units) in held:
+            if id:
+                use = uses.setdefault((resource, id), DeviceUse(resource=resource, id=id))
+                use.in_use += units / UNITS
+                use.jobs.append(job)
+        return list(uses.values())
+
     @property
     def probation(self) -> str | None:
         """Why it gets one job at a time, though it answers; None if it does not."""
         return str(self.starts) if self.starts.on_probation and self.state == "ready" else None
 
-    def info(self, jobs: int, leased: Resources) -> HostInfo:
-        """What users see of it. `jobs`: how many it has; `leased`: what Ray has given to them."""
+    def info(self, jobs: int, leased: Resources, devices: Sequence[tuple[str, Part]] = ()) -> HostInfo:
+        """What users see of it. `jobs`: how many it has; `leased`: what Ray has given to them; `devices`: what each of
+        them has of what the host has besides threads and memory."""
         has, used, others = self.node.capacity.to_ray(), leased.to_ray(), self.counted.others.to_ray()
         state = self.state
         if state == "ready" and self.drained:
@@ -107,9 +136,18 @@ class KnownHost:
             ram_gb_in_use=used.get("ram_gb", 0),
             threads_of_others=others.get("threads", 0),
             ram_gb_of_others=others.get("ram_gb", 0),
+            resources=_besides(self.counted.capacity),
+            resources_in_use=_besides(leased),
+            resources_of_others=_besides(self.counted.others),
+            devices=self._devices(devices),
             jobs=jobs,
             load=self.load,
         )
+
+
+def _besides(amount: Resources) -> dict[str, float]:
+    """How much it is of what hosts have besides threads and memory, by name."""
+    return {name: units / UNITS for name, units in amount.totals.items()}
 
 
 class Hosts:
@@ -160,7 +198,13 @@ class Hosts:
         """
         if not self._looked:
             return []
-        return [*self.counted(), *self.away(), *(kind.host for kind in self.autoscaling.types)]
+        # A device that is away now may come back.
+        whole = [
+            Host(host.name, host.node.capacity, open=False, labels=host.node.labels)
+            for host in self._hosts.values()
+            if host.counted.capacity.totals != host.node.capacity.totals
+        ]
+        return [*self.counted(), *whole, *self.away(), *(kind.host for kind in self.autoscaling.types)]
 
     def away(self) -> list[Host]:
         """The hosts that were here lately: they may come back."""
@@ -199,7 +243,7 @@ class Hosts:
             drained=node.name in self._drained,
         )
         self._planner.add(host.counted)
-        self._memory.here(node)
+        self._memory.here(node, host.counted)
         return host
 
     def put_to_sleep(self, busy: Collection[str]) -> None:
@@ -251,14 +295,31 @@ class Hosts:
 
     # What they report
 
-    def report(self, host: KnownHost, report: HostReport) -> None:
-        """Note what a host reports of itself."""
+    def report(self, host: KnownHost, report: HostReport, kept: Collection[str] = ()) -> None:
+        """Note what a host reports of itself. `kept`: its devices that no job may get now, whatever it reports."""
         if report.state == "ready" != host.state:  # what kept it from starting jobs may have been repaired
             host.starts, host.resting = Starts(), False
         host.state, host.docker_version, host.load = report.state, report.docker_version, report.load
         host.incarnation, host.shortage = report.incarnation, report.shortage
         host.counted.images, host.counted.pulling = report.images, report.pulling
+        devices = tuple(each for each in report.devices if each.id not in kept)
+        self._note_devices(host, report._replace(devices=devices))
         self.reopen(host)
+
+    def _note_devices(self, host: KnownHost, report: HostReport) -> None:
+        """Count what a host has now. Until it is ready, it does not know its devices."""
+        counted = host.counted
+        capacity = capacity_of(host.node.capacity, report.devices, report.backed)
+        if report.state != "ready" or (capacity, report.devices, report.shared) == (
+            counted.capacity,
+            counted.devices,
+            counted.shared,
+        ):
+            return
+        log.info("the host %s has %s", host.name, capacity)
+        counted.devices, counted.shared = report.devices, report.shared
+        self._planner.refit(counted, capacity)
+        self._memory.here(host.node, counted)
 
     # Whether they can start jobs
 
@@ -390,8 +451,7 @@ class Hosts:
 
     def others_hold(self, host: KnownHost, ours: Resources, free: Resources) -> None:
         """What is neither ours nor free is held by other Ray programs."""
-        others = host.counted.capacity.minus(ours).minus(free)
-        others = Resources(max(0, others.threads), max(0, others.ram))
+        others = host.node.capacity.minus(ours.counted).minus(free).at_least_nothing()
         if host.contended or others != host.counted.others:
             host.counted.others, host.contended = others, False
             self.reopen(host)
@@ -444,9 +504,11 @@ class Hosts:
         wanted = " and ".join(
             [f"{shape.threads:g} threads"] * (shape.threads is not None)
             + [f"{shape.ram_gb:g} GB"] * (shape.ram_gb is not None)
+            + [wanted_in_words(wanted) for wanted in shape.wanted]
         )
-        have = ", ".join(
-            f"{host.id} has {host.capacity.threads / UNITS:g} threads and {host.capacity.ram / UNITS:g} GB"
-            for host in hosts
-        )
+        if shape.wanted:
+            lacking = {host.id: why_not(shape, host) for host in hosts}
+            have = "; ".join(f"{name}: {why}" for name, why in lacking.items())
+            return f"it asks for {wanted}, and no host has that. {have}. Ask for less, or add a host that has it."
+        have = ", ".join(f"{host.id} has {in_words(host.capacity)}" for host in hosts)
         return f"it asks for {wanted}, more than any host has: {have}. Ask for less, or add a larger host."

@@ -22,7 +22,7 @@ from orqal.clock import Clock
 from orqal.doctor.facts import JobInHand
 from orqal.engine.client import ContainerKey
 from orqal.engine.errors import EngineError
-from orqal.models import Change, ErrorType, JobError, JobRecord, Outcome, Resources, Status
+from orqal.models import Change, ErrorType, JobError, JobRecord, Outcome, Part, Resources, Status
 from orqal.scheduling import Placement, Planner, lifecycle
 from orqal.scheduling.lifecycle import (
     WAITING,
@@ -99,6 +99,8 @@ class OnOneHost(NamedTuple):
     jobs: int
     leased: Resources
     """What Ray has given to them."""
+    devices: list[tuple[str, Part]]
+    """What each of them has besides threads and memory, by job."""
 
 
 class JobRegistry:
@@ -201,8 +203,17 @@ class JobRegistry:
         """A host answers: what it ran goes on."""
         for job, phase in self._orphaned():
             if phase.record.host == host.name:
-                resources, user = Resources.from_ray(phase.record.granted), phase.record.user
+                resources, user = _granted(phase.record), phase.record.user
                 self._post(job, HostBack(Place(host.name, host.node.id, resources, user)))
+
+    def devices_of_an_earlier_node(self, host: KnownHost) -> set[str]:
+        """The devices that jobs still have which a host ran as another node: their containers may go on there."""
+        records = (
+            phase.record
+            for phase in self._phases.values()
+            if isinstance(phase, Orphaned) or (isinstance(phase, OnHost) and phase.place.node_id != host.node.id)
+        )
+        return {id for each in records if each.host == host.name for ids in each.devices.values() for id in ids}
 
     def host_is_gone(self, host: KnownHost) -> None:
         """A host's node is gone."""
@@ -568,14 +579,16 @@ class JobRegistry:
     def by_host(self) -> dict[str, OnOneHost]:
         """What each host has, by its name; hosts without jobs are left out."""
         found: dict[str, OnOneHost] = {}
-        for phase in self._phases.values():
+        for job, phase in self._phases.items():
             if isinstance(phase, Placed | Leasing | Assigned | OnHost):
                 name, resources = phase.place.host, phase.place.resources
-                before = found.get(name, OnOneHost(0, Resources(0, 0)))
+                before = found.get(name, OnOneHost(0, Resources(0, 0), []))
                 leased = isinstance(phase, Assigned | OnHost) and phase.lease is not None
-                found[name] = OnOneHost(before.jobs + 1, before.leased.plus(resources) if leased else before.leased)
+                before.devices.extend((job, part) for part in resources.parts)
+                leased_then = before.leased.plus(resources) if leased else before.leased
+                found[name] = OnOneHost(before.jobs + 1, leased_then, before.devices)
             elif isinstance(phase, Storing) and phase.host is not None:
-                before = found.get(phase.host, OnOneHost(0, Resources(0, 0)))
+                before = found.get(phase.host, OnOneHost(0, Resources(0, 0), []))
                 found[phase.host] = before._replace(jobs=before.jobs + 1)
         return found
 
@@ -616,6 +629,11 @@ class JobRegistry:
     def close(self) -> None:
         """Stop carrying out effects, at once."""
         self._background.close()
+
+
+def _granted(record: JobRecord) -> Resources:
+    """What a job was given when it was placed, with its devices: no other may get them while its container may run."""
+    return Resources.from_ray(record.granted, record.devices)
 
 
 def _has_ended(phase: Phase) -> bool:

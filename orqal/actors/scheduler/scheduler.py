@@ -84,7 +84,7 @@ JOBS_AT_ONCE = 1_000
 million would take gigabytes."""
 _WORTH_TELLING = 0.0005
 """The least part of the cluster that a user without jobs has had and is told of."""
-_NOTHING = OnOneHost(0, Resources(0, 0))
+_NOTHING = OnOneHost(0, Resources(0, 0), [])
 
 
 class Scheduler(SchedulerApi):
@@ -460,7 +460,8 @@ class Scheduler(SchedulerApi):
         if (host := self._hosts.of_node(node_id)) is None:
             return
         before = host.state
-        self._hosts.report(host, report)
+        kept = self._jobs.devices_of_an_earlier_node(host) if report.devices else ()
+        self._hosts.report(host, report, kept)
         self._jobs.host_is_back(host)
         if host.state != before:
             self._background.spawn(self._greet(host))

@@ -26,8 +26,8 @@ from orqal.scheduling import cache, impossible
 from orqal.settings import Settings
 from orqal.store import JobFilter, JobGone, Store, Submission
 
-_Size = tuple[str, float | None, float | None]
-"""The app of a new job, and the threads and memory that it asks for itself: its shape follows from these."""
+_Size = tuple[str, float | None, float | None, str]
+"""The app of a new job, and the threads, memory and options that it asks for itself: its shape follows from these."""
 
 
 COMES_WITHIN = 10.0
@@ -265,7 +265,7 @@ class Submissions:
         if (priority := record.priority or 0) > self._settings.max_priority:
             why = f"its priority is {priority}; jobs may have at most {self._settings.max_priority} here"
             return record.failed(ErrorType.IMPOSSIBLE_REQUEST, f"{why} (ORQAL_MAX_PRIORITY)", moment)
-        wanted = record.app, record.threads, record.memory_in_gb
+        wanted = record.app, record.threads, record.memory_in_gb, repr(record.options) if record.options else ""
         if wanted not in known:
             known[wanted] = self._never_enough(app.info) or self._too_large(shape(record, app))
         if (why := known[wanted]) is not None:

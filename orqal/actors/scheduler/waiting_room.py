@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from orqal.actors.scheduler.apps import Apps
 from orqal.actors.scheduler.usage_memory import size_of
 from orqal.clock import Clock
 from orqal.engine.image_names import with_tag
-from orqal.models import Fault, JobRecord, Shape
+from orqal.models import Fault, JobOptions, JobRecord, Shape, Wanted, wanted_of
 from orqal.scheduling import LineKey, Planner
 from orqal.scheduling.retries import longest_delay
 from orqal.scheduling.usage import Sort
 from orqal.wrappers.catalog import App
 
+_OF_HOSTS = "gpus", "gpu_memory_gb", "resources"
+"""The options by which a host is found."""
 _NO_HOSTS = frozenset[str]()
 
 
@@ -35,6 +37,8 @@ class _Request(NamedTuple):
     batch: str | None
     size: int
     """The class of the size of its input; 0 if that makes no difference."""
+    options: Mapping[str, Any] | None
+    """Those of its container that a host is found by; None if it has none."""
 
     @classmethod
     def of(cls, record: JobRecord, due: float | None, app: App | None) -> _Request:
@@ -46,6 +50,7 @@ class _Request(NamedTuple):
         if record.attempts:
             at_fault = Fault.INFRASTRUCTURE, Fault.HOST
             avoid = frozenset(each.host for each in record.attempts if each.host and each.fault in at_fault)
+        options = {name: record.options[name] for name in _OF_HOSTS if name in record.options} or None
         return cls(
             record.user,
             record.threads,
@@ -56,6 +61,7 @@ class _Request(NamedTuple):
             record.priority or 0,
             record.batch,
             size_of(record),
+            options,
         )
 
     def line(self, app: App) -> LineKey:
@@ -67,7 +73,7 @@ class _Request(NamedTuple):
         seconds = app.info.timeout if self.seconds is None else self.seconds
         return LineKey(
             self.user,
-            Shape(threads, ram_gb, requires),
+            Shape(threads, ram_gb, requires, self._wanted(app)),
             image,
             self.avoid,
             None if seconds is None else _at_most(seconds),
@@ -77,6 +83,18 @@ class _Request(NamedTuple):
             learns=Sort(app.info.name, self.size) if app.info.learns_memory and self.ram_gb is None else None,
             at_first=app.info.memory_in_gb if app.info.learns_memory and self.ram_gb is None else None,
         )
+
+    def _wanted(self, app: App) -> tuple[Wanted, ...]:
+        """What it asks for beyond threads and memory."""
+        info = app.info
+        if self.options is None:
+            if info.gpus is None and info.gpu_memory_gb is None and not info.resources:
+                return ()
+            return wanted_of(info.gpus, info.gpu_memory_gb, info.resources)
+        own = JobOptions.model_validate(self.options)
+        gpus = own.gpus if "gpus" in self.options else info.gpus
+        least = own.gpu_memory_gb if "gpu_memory_gb" in self.options else info.gpu_memory_gb
+        return wanted_of(gpus, least, {**info.resources, **own.resources})
 
 
 class _Spot(NamedTuple):

@@ -66,6 +66,7 @@ def test_no_more_is_requested_than_could_ever_be_started() -> None:
                 st.sampled_from([None, 0.5, 1, 4, 16, 17]),
                 st.sampled_from([None, 1, 64]),
                 st.sampled_from([frozenset(), GPU]),
+                st.just(()),
             ),
         )
     ),
