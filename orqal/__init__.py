@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orqal.client import Job, OrqalError, batch, download, services, wait
+    from orqal.client import Job, OrqalError, any_of, batch, download, services, wait
     from orqal.wrappers.base import AbstractWorker, AbstractWrapper
 
     __version__: str
@@ -25,6 +25,7 @@ __all__ = [
     "Job",
     "OrqalError",
     "__version__",
+    "any_of",
     "batch",
     "download",
     "services",
@@ -36,6 +37,7 @@ _HOMES = {
     "AbstractWrapper": "orqal.wrappers.base",
     "Job": "orqal.client",
     "OrqalError": "orqal.client",
+    "any_of": "orqal.client",
     "batch": "orqal.client",
     "download": "orqal.client",
     "services": "orqal.client",

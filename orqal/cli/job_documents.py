@@ -40,11 +40,12 @@ def job_document(app: str, input: Any, params: Mapping[str, Any], **fields: Any)
         BadParameter: a value is invalid.
     """
     document = {"app": app, "input": input, "params": params, "user": user_name(), **fields}
+    document = {key: value for key, value in document.items() if value is not None}
     try:
         JobSpec.model_validate(document)
     except ValidationError as error:
         raise typer.BadParameter(_message(error)) from None
-    return json.dumps({key: value for key, value in document.items() if value is not None}).encode()
+    return json.dumps(document).encode()
 
 
 def json_or_text(text: str) -> Any:
@@ -99,11 +100,12 @@ def check_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         BadParameter: a value is invalid.
     """
+    given = {name: value for name, value in fields.items() if value is not None}
     try:
-        JobSpec.model_validate({"app": "any", **fields})
+        JobSpec.model_validate({"app": "any", **given})
     except ValidationError as error:
         raise typer.BadParameter(_message(error)) from None
-    return {name: value for name, value in fields.items() if value is not None}
+    return given
 
 
 def line_document(spec: JobSpec | str, defaults: Mapping[str, Any]) -> bytes:
@@ -114,7 +116,7 @@ def line_document(spec: JobSpec | str, defaults: Mapping[str, Any]) -> bytes:
     """
     if isinstance(spec, str):
         raise OrqalError(f"The file changed while it was read: {spec}.")
-    left_out = {"batch"} if spec.options else {"batch", "options"}
+    left_out = {"batch", *(name for name in ("options", "after") if not getattr(spec, name))}
     document = spec.model_dump(mode="json", exclude=left_out, exclude_none=True)
     return json.dumps({**defaults, **document, "user": spec.user or user_name()}, ensure_ascii=False).encode()
 

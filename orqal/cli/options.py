@@ -173,6 +173,20 @@ Priority = Annotated[
     ),
 ]
 
+After = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ID|batch:NAME",
+        help="Start after this job or batch has succeeded; end as dependency_failed if it does not. May be repeated.",
+    ),
+]
+AfterAny = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ID|batch:NAME", help="Start after this job or batch has ended, however it ends. May be repeated."
+    ),
+]
+
 Env = Annotated[
     list[str] | None,
     typer.Option("-e", "--env", metavar="K=V", help="Set an environment variable. May be repeated."),
@@ -195,6 +209,11 @@ Options = Annotated[
         "value, otherwise text. May be repeated.",
     ),
 ]
+
+
+def parents(after: Sequence[str] | None, after_any: Sequence[str] | None) -> list[str] | None:
+    """Return what a job waits after, as its JSON has it; None if it waits after nothing."""
+    return [*(after or ()), *(f"any:{parent}" for parent in after_any or ())] or None
 
 
 def retry_fields(

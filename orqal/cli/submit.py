@@ -18,6 +18,8 @@ import typer
 
 from orqal.cli.follow import report_failures, suggest_next_steps, wait_for
 from orqal.cli.options import (
+    After,
+    AfterAny,
     Env,
     EnvFile,
     JsonLines,
@@ -34,6 +36,7 @@ from orqal.cli.options import (
     batch_name,
     complete_app,
     pairs,
+    parents,
     retry_fields,
     variables,
 )
@@ -82,6 +85,8 @@ def submit(
     retry_delay: RetryDelay = None,
     retry_memory_factor: RetryMemory = None,
     priority: Priority = None,
+    after: After = None,
+    after_any: AfterAny = None,
     option: Options = None,
     env: Env = None,
     env_file: EnvFile = None,
@@ -108,6 +113,7 @@ def submit(
         "timeout": timeout,
         "use_cache": cache,
         "priority": priority,
+        "after": parents(after, after_any),
         "options": options or None,
         **retry_fields(retries, retry_on, retry_delay, retry_memory_factor),
     }
@@ -150,12 +156,14 @@ def batch(
     retry_delay: RetryDelay = None,
     retry_memory_factor: RetryMemory = None,
     priority: Priority = None,
+    after: After = None,
+    after_any: AfterAny = None,
     plan: Plan = False,
     json: JsonLines = False,
 ) -> None:
     """Submit a file of jobs, one per line: {"app": "Checksum", "input": "/usr/bin/env", "params": {}}.
 
-    The options about retries and the priority apply to lines which do not set these fields themselves.
+    The options about retries, the priority and the parents apply to lines which do not set these fields themselves.
 
     All lines are checked before the first job is sent. All jobs join one batch, whatever batch a line names.
 
@@ -164,7 +172,7 @@ def batch(
     from orqal.cli.job_documents import check_all, check_defaults, line_document, specs
 
     own = retry_fields(retries, retry_on, retry_delay, retry_memory_factor)
-    defaults = check_defaults({**own, "priority": priority})
+    defaults = check_defaults({**own, "priority": priority, "after": parents(after, after_any)})
     with _rereadable(file) as lines:
         total, named = check_all(lines, file)
         client = Client()

@@ -26,7 +26,7 @@ from orqal.client.errors import (
     SubmissionFailed,
     Unauthorized,
 )
-from orqal.client.jobs import Job, batch, download, services, user_name, wait
+from orqal.client.jobs import Job, any_of, batch, download, services, user_name, wait
 from orqal.client.progress import Progress, progress_bar
 from orqal.client.submission import Submission
 from orqal.logstream import STDERR, STDOUT
@@ -47,6 +47,7 @@ __all__ = [
     "Submission",
     "SubmissionFailed",
     "Unauthorized",
+    "any_of",
     "batch",
     "download",
     "find_api",

@@ -39,6 +39,7 @@ from orqal.models.fields import (
 )
 from orqal.models.job import Change, JobRecord, JobSpec, now
 from orqal.models.outcome import ContainerStart, Outcome, Output
+from orqal.models.parents import MAX_PARENTS, Parent, parent_text
 from orqal.models.resources import UNITS, Resources, Shape
 from orqal.states import Status
 
@@ -48,6 +49,7 @@ __all__ = [
     "MAX_MEMORY_FACTOR",
     "MAX_NAME",
     "MAX_PARAMS",
+    "MAX_PARENTS",
     "MAX_RETRIES",
     "MAX_RETRY_DELAY",
     "REFUSED",
@@ -78,6 +80,7 @@ __all__ = [
     "Name",
     "Outcome",
     "Output",
+    "Parent",
     "Priority",
     "Resources",
     "Retries",
@@ -94,6 +97,7 @@ __all__ = [
     "VariableName",
     "check_batch_name",
     "now",
+    "parent_text",
     "place_of",
     "why_not_set",
 ]
