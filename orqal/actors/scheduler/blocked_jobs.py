@@ -71,7 +71,11 @@ class BlockedJobs:
     def block(self, record: JobRecord) -> None:
         """Let a job wait for its parents."""
         self._graph.add(record.id, record.after)
-        self._graph.block(record.id)
+        try:
+            self._graph.block(record.id)
+        except BaseException:
+            self._graph.unblock(record.id)  # its end is decided elsewhere
+            raise
         self._look()
 
     def unblock(self, job: str) -> None:
