@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orqal.client import Job, OrqalError, any_of, batch, download, services, wait
+    from orqal.client import Job, OrqalError, any_of, batch, download, grid, services, wait
     from orqal.wrappers.base import AbstractWorker, AbstractWrapper
 
     __version__: str
@@ -28,6 +28,7 @@ __all__ = [
     "any_of",
     "batch",
     "download",
+    "grid",
     "services",
     "wait",
 ]
@@ -40,6 +41,7 @@ _HOMES = {
     "any_of": "orqal.client",
     "batch": "orqal.client",
     "download": "orqal.client",
+    "grid": "orqal.client",
     "services": "orqal.client",
     "wait": "orqal.client",
 }

@@ -187,6 +187,15 @@ AfterAny = Annotated[
     ),
 ]
 
+Sweep = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="K=V,V|K=A..B",
+        help="Submit a job for each of these values of a parameter: 0.1,0.01 or 1..100. With several of these options, "
+        "a job for each combination.",
+    ),
+]
+
 Env = Annotated[
     list[str] | None,
     typer.Option("-e", "--env", metavar="K=V", help="Set an environment variable. May be repeated."),

@@ -30,6 +30,7 @@ from orqal.cli.options import (
     RetryDelay,
     RetryMemory,
     RetryOn,
+    Sweep,
     Threads,
     Timeout,
     Wait,
@@ -73,6 +74,7 @@ def submit(
             "--param", "-p", metavar="K=V", help="Set a parameter: a JSON value, otherwise text. May be repeated."
         ),
     ] = None,
+    sweep: Sweep = None,
     batch: Annotated[
         str | None, typer.Option(metavar="NAME", callback=batch_name, help="The name of the batch that they join.")
     ] = None,
@@ -100,7 +102,7 @@ def submit(
     json: JsonLines = False,
 ) -> None:
     """Submit jobs that run an app, one for each input. Prints their ids."""
-    from orqal.cli.job_documents import job_document, job_input, json_or_text
+    from orqal.cli.job_documents import combinations, job_document, job_input, json_or_text, swept
 
     params = {key: json_or_text(text) for key, text in pairs(param, "--param")}
     options = {key: json_or_text(text) for key, text in pairs(option, "--option")}
@@ -118,7 +120,12 @@ def submit(
         **retry_fields(retries, retry_on, retry_delay, retry_memory_factor),
     }
     no_input: list[str | None] = [None]
-    documents = [job_document(app, job_input(text), params, **fields) for text in inputs or no_input]
+    axes = swept(sweep)
+    documents = [
+        job_document(app, job_input(text), params | each, **fields)
+        for text in inputs or no_input
+        for each in combinations(axes)
+    ]
     client = Client()
     if problem := _problem_of_app(_apps(client), app):
         fail(problem)

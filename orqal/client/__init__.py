@@ -26,7 +26,7 @@ from orqal.client.errors import (
     SubmissionFailed,
     Unauthorized,
 )
-from orqal.client.jobs import Job, any_of, batch, download, services, user_name, wait
+from orqal.client.jobs import Job, any_of, batch, download, grid, services, user_name, wait
 from orqal.client.progress import Progress, progress_bar
 from orqal.client.submission import Submission
 from orqal.logstream import STDERR, STDOUT
@@ -51,6 +51,7 @@ __all__ = [
     "batch",
     "download",
     "find_api",
+    "grid",
     "progress_bar",
     "services",
     "user_name",

@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -441,6 +442,11 @@ def batch(
                 bar.what = f"Submitting, {reused:,} reused"
             bar.advance()
     return submitted
+
+
+def grid(**values: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return the params of each job of a sweep: all combinations of these values. The last parameter varies fastest."""
+    return [dict(zip(values, each, strict=True)) for each in product(*values.values())]
 
 
 def _copy(job: Job) -> Job:
