@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orqal.client import Job, OrqalError, batch, download, services, wait
+    from orqal.client import Job, OrqalError, any_of, batch, download, grid, services, wait
     from orqal.wrappers.base import AbstractWorker, AbstractWrapper
 
     __version__: str
@@ -25,8 +25,10 @@ __all__ = [
     "Job",
     "OrqalError",
     "__version__",
+    "any_of",
     "batch",
     "download",
+    "grid",
     "services",
     "wait",
 ]
@@ -36,8 +38,10 @@ _HOMES = {
     "AbstractWrapper": "orqal.wrappers.base",
     "Job": "orqal.client",
     "OrqalError": "orqal.client",
+    "any_of": "orqal.client",
     "batch": "orqal.client",
     "download": "orqal.client",
+    "grid": "orqal.client",
     "services": "orqal.client",
     "wait": "orqal.client",
 }

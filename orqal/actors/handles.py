@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
@@ -31,8 +32,19 @@ from orqal.actors.metrics import Family
 from orqal.engine.client import ContainerKey
 from orqal.engine.file_listing import FilePage
 from orqal.engine.job_directory import Piece, Removed
-from orqal.models import AppInfo, AppUsage, BatchForecast, BatchPolicy, HostInfo, JobSpec, Outcome, UserShare
+from orqal.models import (
+    AppInfo,
+    AppUsage,
+    BatchForecast,
+    BatchPolicy,
+    HostInfo,
+    JobRecord,
+    JobSpec,
+    Outcome,
+    UserShare,
+)
 from orqal.scheduling.lifecycle import Wish
+from orqal.wrappers.base import ParentJob
 
 NAMESPACE = "orqal"
 """Ray's namespace of the actors' names."""
@@ -80,6 +92,29 @@ async def answer(reference: Awaitable[T], within: float | None = None) -> T:
 
 async def _awaited(reference: Awaitable[T]) -> T:
     return await reference
+
+
+@dataclass(frozen=True)
+class ReadParents:
+    """Reads the parents of a job in the process of its wrapper, which waits meanwhile."""
+
+    after: tuple[str, ...]
+
+    @classmethod
+    def of(cls, job: JobRecord) -> ReadParents:
+        """What reads the parents of this job."""
+        return cls(tuple(job.after))
+
+    def ids(self) -> Sequence[str]:
+        """See ParentReader."""
+        return list(ray.get(self._scheduler().parent_ids.remote(self.after))) if self.after else []
+
+    def read(self, ids: Sequence[str]) -> Sequence[ParentJob]:
+        """See ParentReader."""
+        return list(ray.get(self._scheduler().parents.remote(list(ids))))
+
+    def _scheduler(self) -> Any:
+        return ray.get_actor(SCHEDULER, namespace=NAMESPACE)
 
 
 class SchedulerClient(SchedulerApi):
@@ -143,6 +178,12 @@ class SchedulerClient(SchedulerApi):
 
     async def change_batch(self, batch: str, changes: Mapping[str, bool | int | None]) -> BatchPolicy:
         return await answer(self.actor.change_batch.remote(batch, changes), LONGEST)
+
+    async def parent_ids(self, after: Sequence[str]) -> list[str]:
+        return await answer(self.actor.parent_ids.remote(after), LONGEST)
+
+    async def parents(self, jobs: Sequence[str]) -> list[ParentJob]:
+        return await answer(self.actor.parents.remote(jobs), LONGEST)
 
     async def job_of(self, container: str) -> str | None:
         return await answer(self.actor.job_of.remote(container), LONGEST)

@@ -32,6 +32,7 @@ from orqal.engine.job_directory import Piece, Removed
 from orqal.models import AppInfo, AppUsage, BatchForecast, BatchPolicy, HostInfo, JobSpec, Outcome, Resources, UserShare
 from orqal.scheduling.demand import Bundle
 from orqal.scheduling.lifecycle import Wish
+from orqal.wrappers.base import ParentJob
 
 
 class ActorAway(Exception):
@@ -79,6 +80,7 @@ class SchedulerApi(Protocol):
         Raises:
             OtherDocument: the key was used before with another document of the same number.
             TooEarly: the document before these does not come. Nothing is submitted.
+            BadParent: a document waits after a job or batch that does not exist, or jobs would wait for each other.
         """
         ...
 
@@ -87,9 +89,13 @@ class SchedulerApi(Protocol):
         ...
 
     async def retry(self, jobs: Sequence[str]) -> dict[str, str]:
-        """Run failed jobs again, and return the id of each new job by the id of the failed one.
+        """Run failed jobs again, and those that ended because of them. Return the ids of the new jobs by the ids of the
+        failed ones that were named.
 
-        Jobs that have not failed are left out.
+        Jobs that have not failed are left out. A new job waits after the new jobs of its parents.
+
+        Raises:
+            BadParent: the new jobs would wait for each other.
         """
         ...
 
@@ -137,6 +143,15 @@ class SchedulerApi(Protocol):
         Raises:
             TooHigh: jobs may not have this priority.
         """
+        ...
+
+    async def parent_ids(self, after: Sequence[str]) -> list[str]:
+        """The ids of the jobs that these parents are, as texts of Parent: the jobs of a batch in the order of
+        submission. Each is there once."""
+        ...
+
+    async def parents(self, jobs: Sequence[str]) -> list[ParentJob]:
+        """These jobs as the wrapper of a job that has waited for them sees them. Jobs that are gone are left out."""
         ...
 
     async def job_of(self, container: str) -> str | None:

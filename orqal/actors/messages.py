@@ -62,6 +62,17 @@ class OtherDocument(ValueError):
         """The job that the other document became."""
 
 
+class BadParent(ValueError):
+    """A document waits after a job or batch that does not exist, or jobs would wait for each other in a circle."""
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(number, reason)
+        self.number = number
+        """Its number within the request, from 1 on."""
+        self.reason = reason
+        """What is wrong, for the user."""
+
+
 class CleanTarget(str, Enum):
     """What can be cleaned."""
 
@@ -92,6 +103,19 @@ class Cap(NamedTuple):
     """What the job takes of it."""
 
 
+class Awaited(NamedTuple):
+    """A parent that has not ended."""
+
+    name: str
+    """The id of a job, or the name of a batch."""
+    is_batch: bool
+    open: int | None
+    """How many jobs of it have not ended; None if that is not known yet."""
+    jobs: int
+    held: bool = False
+    """True if its jobs do not start before somebody releases it."""
+
+
 @dataclass(frozen=True)
 class WhyWaiting:
     """Why a job waits; without reasons if it does not."""
@@ -110,6 +134,10 @@ class WhyWaiting:
     """Why Orqal holds its batch; None if it does not."""
     canaries: int | None = None
     """How many jobs try its batch now, while the others wait; None if it is not being tried."""
+    after: Sequence[Awaited] = ()
+    """The parents that it waits for, or some of them."""
+    after_others: int = 0
+    """How many more jobs it waits for that it names."""
 
 
 class Cursor(NamedTuple):

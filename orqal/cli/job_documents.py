@@ -8,12 +8,15 @@ from __future__ import annotations
 import codecs
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any, NoReturn
 
 import typer
 from pydantic import ValidationError
 
+from orqal.cli.options import pairs
 from orqal.cli.show import PROBLEMS, fail, say
 from orqal.client import OrqalError, user_name
 from orqal.job_stream import BadDocument, DocumentReader
@@ -40,11 +43,12 @@ def job_document(app: str, input: Any, params: Mapping[str, Any], **fields: Any)
         BadParameter: a value is invalid.
     """
     document = {"app": app, "input": input, "params": params, "user": user_name(), **fields}
+    document = {key: value for key, value in document.items() if value is not None}
     try:
         JobSpec.model_validate(document)
     except ValidationError as error:
         raise typer.BadParameter(_message(error)) from None
-    return json.dumps({key: value for key, value in document.items() if value is not None}).encode()
+    return json.dumps(document).encode()
 
 
 def json_or_text(text: str) -> Any:
@@ -59,6 +63,33 @@ def job_input(text: str | None) -> Any:
     """Return the input that an argument of the command line stands for."""
     # A path or a number is text. Only what begins like a list or an object may be JSON.
     return json_or_text(text) if text and text[0] in "[{" else text
+
+
+def swept(options: Sequence[str] | None) -> list[tuple[str, Sequence[Any]]]:
+    """Return the parameters of the options --sweep, and the values of each.
+
+    Raises:
+        BadParameter: an option has another form, or a parameter is there twice.
+    """
+    axes = [(key, _values(text)) for key, text in pairs(options, "--sweep")]
+    names = [key for key, _ in axes]
+    if len(set(names)) < len(names):
+        raise typer.BadParameter("each parameter can be swept once", param_hint="--sweep")
+    return axes
+
+
+def combinations(axes: Sequence[tuple[str, Sequence[Any]]]) -> Iterator[dict[str, Any]]:
+    """Yield the parameters of each job of a sweep; one without parameters if nothing is swept."""
+    return (dict(zip((key for key, _ in axes), each, strict=True)) for each in product(*(values for _, values in axes)))
+
+
+def _values(text: str) -> Sequence[Any]:
+    if span := re.fullmatch(r"(-?[0-9]+)\.\.(-?[0-9]+)", text):
+        first, last = int(span[1]), int(span[2])
+        if last < first:
+            raise typer.BadParameter(f"{text} has no values: the first is larger than the last", param_hint="--sweep")
+        return range(first, last + 1)
+    return [json_or_text(value) for value in text.split(",")]
 
 
 # A file of jobs, one a line
@@ -99,11 +130,12 @@ def check_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         BadParameter: a value is invalid.
     """
+    given = {name: value for name, value in fields.items() if value is not None}
     try:
-        JobSpec.model_validate({"app": "any", **fields})
+        JobSpec.model_validate({"app": "any", **given})
     except ValidationError as error:
         raise typer.BadParameter(_message(error)) from None
-    return {name: value for name, value in fields.items() if value is not None}
+    return given
 
 
 def line_document(spec: JobSpec | str, defaults: Mapping[str, Any]) -> bytes:
@@ -114,7 +146,7 @@ def line_document(spec: JobSpec | str, defaults: Mapping[str, Any]) -> bytes:
     """
     if isinstance(spec, str):
         raise OrqalError(f"The file changed while it was read: {spec}.")
-    left_out = {"batch"} if spec.options else {"batch", "options"}
+    left_out = {"batch", *(name for name in ("options", "after") if not getattr(spec, name))}
     document = spec.model_dump(mode="json", exclude=left_out, exclude_none=True)
     return json.dumps({**defaults, **document, "user": spec.user or user_name()}, ensure_ascii=False).encode()
 

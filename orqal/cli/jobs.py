@@ -132,7 +132,7 @@ def job(id: Id, json: Json = False) -> None:
     shown.add_row("state", state(record))
     if error := record.get("error"):
         row("error", reason(error, None), "red")
-    for name in ("app", "input", "params", "options", "batch", "user", "priority", "host"):
+    for name in ("app", "input", "params", "options", "batch", "after", "user", "priority", "host"):
         row(name, record.get(name))
     row("why there", record.get("why_there"))
     row("image", record.get("image"))

@@ -173,6 +173,29 @@ Priority = Annotated[
     ),
 ]
 
+After = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ID|batch:NAME",
+        help="Start after this job or batch has succeeded; end as dependency_failed if it does not. May be repeated.",
+    ),
+]
+AfterAny = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ID|batch:NAME", help="Start after this job or batch has ended, however it ends. May be repeated."
+    ),
+]
+
+Sweep = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="K=V,V|K=A..B",
+        help="Submit a job for each of these values of a parameter: 0.1,0.01 or 1..100. With several of these options, "
+        "a job for each combination.",
+    ),
+]
+
 Env = Annotated[
     list[str] | None,
     typer.Option("-e", "--env", metavar="K=V", help="Set an environment variable. May be repeated."),
@@ -195,6 +218,11 @@ Options = Annotated[
         "value, otherwise text. May be repeated.",
     ),
 ]
+
+
+def parents(after: Sequence[str] | None, after_any: Sequence[str] | None) -> list[str] | None:
+    """Return what a job waits after, as its JSON has it; None if it waits after nothing."""
+    return [*(after or ()), *(f"any:{parent}" for parent in after_any or ())] or None
 
 
 def retry_fields(

@@ -18,6 +18,8 @@ import typer
 
 from orqal.cli.follow import report_failures, suggest_next_steps, wait_for
 from orqal.cli.options import (
+    After,
+    AfterAny,
     Env,
     EnvFile,
     JsonLines,
@@ -28,12 +30,14 @@ from orqal.cli.options import (
     RetryDelay,
     RetryMemory,
     RetryOn,
+    Sweep,
     Threads,
     Timeout,
     Wait,
     batch_name,
     complete_app,
     pairs,
+    parents,
     retry_fields,
     variables,
 )
@@ -70,6 +74,7 @@ def submit(
             "--param", "-p", metavar="K=V", help="Set a parameter: a JSON value, otherwise text. May be repeated."
         ),
     ] = None,
+    sweep: Sweep = None,
     batch: Annotated[
         str | None, typer.Option(metavar="NAME", callback=batch_name, help="The name of the batch that they join.")
     ] = None,
@@ -82,6 +87,8 @@ def submit(
     retry_delay: RetryDelay = None,
     retry_memory_factor: RetryMemory = None,
     priority: Priority = None,
+    after: After = None,
+    after_any: AfterAny = None,
     option: Options = None,
     env: Env = None,
     env_file: EnvFile = None,
@@ -95,7 +102,7 @@ def submit(
     json: JsonLines = False,
 ) -> None:
     """Submit jobs that run an app, one for each input. Prints their ids."""
-    from orqal.cli.job_documents import job_document, job_input, json_or_text
+    from orqal.cli.job_documents import combinations, job_document, job_input, json_or_text, swept
 
     params = {key: json_or_text(text) for key, text in pairs(param, "--param")}
     options = {key: json_or_text(text) for key, text in pairs(option, "--option")}
@@ -108,11 +115,17 @@ def submit(
         "timeout": timeout,
         "use_cache": cache,
         "priority": priority,
+        "after": parents(after, after_any),
         "options": options or None,
         **retry_fields(retries, retry_on, retry_delay, retry_memory_factor),
     }
     no_input: list[str | None] = [None]
-    documents = [job_document(app, job_input(text), params, **fields) for text in inputs or no_input]
+    axes = swept(sweep)
+    documents = [
+        job_document(app, job_input(text), params | each, **fields)
+        for text in inputs or no_input
+        for each in combinations(axes)
+    ]
     client = Client()
     if problem := _problem_of_app(_apps(client), app):
         fail(problem)
@@ -150,12 +163,14 @@ def batch(
     retry_delay: RetryDelay = None,
     retry_memory_factor: RetryMemory = None,
     priority: Priority = None,
+    after: After = None,
+    after_any: AfterAny = None,
     plan: Plan = False,
     json: JsonLines = False,
 ) -> None:
     """Submit a file of jobs, one per line: {"app": "Checksum", "input": "/usr/bin/env", "params": {}}.
 
-    The options about retries and the priority apply to lines which do not set these fields themselves.
+    The options about retries, the priority and the parents apply to lines which do not set these fields themselves.
 
     All lines are checked before the first job is sent. All jobs join one batch, whatever batch a line names.
 
@@ -164,7 +179,7 @@ def batch(
     from orqal.cli.job_documents import check_all, check_defaults, line_document, specs
 
     own = retry_fields(retries, retry_on, retry_delay, retry_memory_factor)
-    defaults = check_defaults({**own, "priority": priority})
+    defaults = check_defaults({**own, "priority": priority, "after": parents(after, after_any)})
     with _rereadable(file) as lines:
         total, named = check_all(lines, file)
         client = Client()

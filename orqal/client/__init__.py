@@ -26,7 +26,7 @@ from orqal.client.errors import (
     SubmissionFailed,
     Unauthorized,
 )
-from orqal.client.jobs import Job, batch, download, services, user_name, wait
+from orqal.client.jobs import Job, any_of, batch, download, grid, services, user_name, wait
 from orqal.client.progress import Progress, progress_bar
 from orqal.client.submission import Submission
 from orqal.logstream import STDERR, STDOUT
@@ -47,9 +47,11 @@ __all__ = [
     "Submission",
     "SubmissionFailed",
     "Unauthorized",
+    "any_of",
     "batch",
     "download",
     "find_api",
+    "grid",
     "progress_bar",
     "services",
     "user_name",

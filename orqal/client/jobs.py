@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +29,15 @@ from orqal.text import shorten
 if TYPE_CHECKING:
     from orqal.models import Change
 
-_LISTS = frozenset({"lswd", "stdout", "stderr", "attempts"})
+_LISTS = frozenset({"after", "lswd", "stdout", "stderr", "attempts"})
 _RETRIES = ("retries", "retry_on", "retry_delay", "retry_memory_factor")
 _REQUESTED = (
     *("app", "input", "params", "user", "use_cache", "threads", "memory_in_gb", "timeout", *_RETRIES),
-    *("priority", "options"),
+    *("priority", "options", "after"),
 )
 """The attributes that the user sets; the server sets all others."""
+MAX_PARENTS = 1_000
+"""Jobs and batches that one job can wait after."""
 SHOWN_CHARACTERS = 2_000
 """Characters of a value or an output that a notebook shows."""
 SHOWN_LINES = 20
@@ -73,6 +76,7 @@ class Job:
     retry_memory_factor: float | None
     priority: int | None
     options: dict[str, Any] | None
+    after: Sequence[Any]
     batch: str | None
     current_status: str | None
     ok: bool | None
@@ -126,6 +130,7 @@ class Job:
         retry_memory_factor: float | None = None,
         priority: int | None = None,
         options: Mapping[str, Any] | None = None,
+        after: Parent | Sequence[Parent | Sequence[Job]] = (),
     ) -> None:
         """Give either the `id` of a job that exists, or the `app` to run on `input`, with `params`.
 
@@ -138,6 +143,9 @@ class Job:
         this many times the memory, at most that of the largest host. None stands for the app's own.
 
         `priority`: from -100 to 100; jobs with a higher one go first, those of other users too. None stands for 0.
+
+        `after`: it starts when these have succeeded: jobs, their ids, or "batch:NAME" for all jobs of a batch. Of
+        `any_of(…)` they must only have ended. It ends as "dependency_failed" if one fails that must not.
 
         `options`: of its container, instead of the app's: {"shm_size": "1g", "gpus": 1}. The app says which jobs may
         set.
@@ -162,6 +170,7 @@ class Job:
             self.retry_memory_factor = retry_memory_factor
             self.priority = priority
             self.options = dict(options) if options else None
+            self.after = [after] if isinstance(after, str | Job | AnyOf) else list(after)
         if start:
             self.create()
 
@@ -278,6 +287,16 @@ class Job:
         """Return it as JSON. `priority`: if it has none of its own."""
         defaults = {} if priority is None else {"priority": priority}
         spec = defaults | {key: value for key in _REQUESTED if (value := getattr(self, key)) is not None}
+        if not spec.pop("after", None):  # older servers do not know it
+            after = []
+        else:
+            after = list(_texts(self.after))
+            spec["after"] = after
+        if len(after) > MAX_PARENTS:
+            raise OrqalError(
+                f"{self} waits after {len(after):,} jobs; {MAX_PARENTS:,} can be named. Give them a batch with a name, "
+                'and write after="batch:NAME".'
+            )
         try:
             return json.dumps(spec, default=_plain, allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
@@ -322,6 +341,37 @@ class Job:
                 shown = html.escape(shorten("\n".join(lines[-SHOWN_LINES:]), SHOWN_CHARACTERS))
                 rows.append(f"<tr><th>{key}</th><td><pre>{shown}</pre></td></tr>")
         return f'<table style="text-align:left">{"".join(rows)}</table>'
+
+
+class AnyOf:
+    """Jobs and batches that must only have ended: see `any_of`."""
+
+    def __init__(self, parents: Sequence[Parent | Sequence[Job]]) -> None:
+        self.parents = parents
+
+    def __repr__(self) -> str:
+        return f"any_of({', '.join(map(repr, self.parents))})"
+
+
+def any_of(*parents: Parent | Sequence[Job]) -> AnyOf:
+    """Return what `Job(after=…)` takes for jobs and batches that must have ended, whether they succeeded or not."""
+    return AnyOf(parents)
+
+
+Parent = str | Job | AnyOf
+
+
+def _texts(parents: Iterable[Any], start: str = "") -> Iterator[str]:
+    """Yield parents as a job's JSON has them."""
+    for parent in parents:
+        if isinstance(parent, str):
+            yield parent if parent.startswith("any:") else start + parent
+        elif isinstance(parent, Job):
+            yield start + parent._submitted()
+        elif isinstance(parent, AnyOf):
+            yield from _texts(parent.parents, "any:")
+        else:
+            yield from _texts(parent, start)
 
 
 @functools.cache
@@ -392,6 +442,11 @@ def batch(
                 bar.what = f"Submitting, {reused:,} reused"
             bar.advance()
     return submitted
+
+
+def grid(**values: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return the params of each job of a sweep: all combinations of these values. The last parameter varies fastest."""
+    return [dict(zip(values, each, strict=True)) for each in product(*values.values())]
 
 
 def _copy(job: Job) -> Job:

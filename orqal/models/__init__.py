@@ -58,6 +58,7 @@ from orqal.models.fields import (
 )
 from orqal.models.job import Change, JobRecord, JobSpec, now
 from orqal.models.outcome import ContainerStart, Outcome, Output
+from orqal.models.parents import MAX_PARENTS, Parent, parent_text
 from orqal.models.resources import UNITS, Device, Part, Resources, Shape, Wanted
 from orqal.resource_names import GPU
 from orqal.states import Status
@@ -69,6 +70,7 @@ __all__ = [
     "MAX_MEMORY_FACTOR",
     "MAX_NAME",
     "MAX_PARAMS",
+    "MAX_PARENTS",
     "MAX_RETRIES",
     "MAX_RETRY_DELAY",
     "REFUSED",
@@ -107,6 +109,7 @@ __all__ = [
     "Name",
     "Outcome",
     "Output",
+    "Parent",
     "Part",
     "Priority",
     "Quantiles",
@@ -126,6 +129,7 @@ __all__ = [
     "Wanted",
     "check_batch_name",
     "now",
+    "parent_text",
     "place_of",
     "wanted_of",
     "why_not_set",

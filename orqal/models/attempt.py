@@ -25,6 +25,8 @@ class ErrorType(str, Enum):
     OUT_OF_DISK = "out_of_disk"
     HOST_LOST = "host_lost"
     CANCELLED = "cancelled"
+    DEPENDENCY_FAILED = "dependency_failed"
+    """A job or a batch that it waited after did not succeed."""
 
 
 class JobError(BaseModel):

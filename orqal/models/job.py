@@ -24,6 +24,7 @@ from orqal.models.fields import (
     Threads,
 )
 from orqal.models.outcome import ContainerStart, Outcome
+from orqal.models.parents import After
 from orqal.states import Status
 
 
@@ -66,6 +67,9 @@ class JobSpec(BaseModel):
     """Jobs with a higher one go first, those of other users too; None is 0. At most ORQAL_MAX_PRIORITY."""
     options: GivenOptions = Field(default_factory=dict)
     """Options of its container instead of its app's, if the app lets jobs set them; see JobOptions."""
+    after: After = Field(default_factory=list)
+    """Its parents: the jobs (by id) and batches (`batch:NAME`) that must have succeeded before it starts, or (`any:…`)
+    must have ended. It ends as `dependency_failed` if one does not succeed that must."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as its fields alone, because Orqal's parts send many at once."""
@@ -84,6 +88,7 @@ class JobRecord(JobSpec):
     id: str = Field(alias="_id")
     # They were checked when they were given.
     options: dict[str, JsonValue] = Field(default_factory=dict)
+    after: list[str] = Field(default_factory=list)
     current_status: Status = Status.TODO
     cache_miss: str | None = None
     """Why no earlier job with the same app, input and params was reused for it."""
@@ -94,6 +99,10 @@ class JobRecord(JobSpec):
     input_digest: str | None = None
     """The SHA-256 of what the cache looked at in its input files when it was submitted; None if its app does not ask
     for that, or they could not be read."""
+    parents_digest: str | None = None
+    """The SHA-256 of what its parents were when it was submitted: the ids of the jobs; None if it has none."""
+    failed_ancestor: str | None = None
+    """The job with whose failure it began that this one ended as `dependency_failed`: a parent or a parent's parent."""
     retry_of: str | None = None
     """The failed job that this one is the retry of."""
     retried_as: str | None = None
@@ -169,10 +178,18 @@ class JobRecord(JobSpec):
         *,
         cache_miss: str | None = None,
         input_digest: str | None = None,
+        parents_digest: str | None = None,
         retry_of: str | None = None,
     ) -> JobRecord:
         """A new job, which waits. It is not validated again: the spec has been, and a batch may have a million."""
-        own = {"id": id, "ctime": at, "cache_miss": cache_miss, "input_digest": input_digest, "retry_of": retry_of}
+        own = {
+            "id": id,
+            "ctime": at,
+            "cache_miss": cache_miss,
+            "input_digest": input_digest,
+            "parents_digest": parents_digest,
+            "retry_of": retry_of,
+        }
         return _BLANK_RECORD.model_copy(update=vars(spec) | own)
 
     def placed(
@@ -245,6 +262,10 @@ class JobRecord(JobSpec):
         etime = self._not_before_its_start(now() if at is None else at)
         return self._with(current_status=Status.ERROR, error=JobError(type=type, message=message), etime=etime)
 
+    def hung_on(self, ancestor: str | None, message: str, at: datetime) -> JobRecord:
+        """This job ended because the job `ancestor` did not succeed. `at`: the present."""
+        return self.failed(ErrorType.DEPENDENCY_FAILED, message, at)._with(failed_ancestor=ancestor)
+
     def _not_before_its_start(self, at: datetime) -> datetime:
         """The present, or the time of submission or start if the clock was ahead then: times are always in order."""
         return max(at, self.stime or self.ctime)
@@ -299,6 +320,7 @@ class JobRecord(JobSpec):
             id=self.id,
             cache_miss=self.cache_miss,
             input_digest=self.input_digest,
+            parents_digest=self.parents_digest,
             cache_hits=self.cache_hits,
             cache_last_hit=self.cache_last_hit,
             retry_of=self.retry_of,

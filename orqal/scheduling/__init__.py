@@ -20,6 +20,7 @@ queue, and hardly with the number of hosts.
     outlook.py    when a host will have room, and which jobs would have to stop for that
     standing.py   where a waiting job stands
     demand.py     the hosts that an autoscaler should start
+    dependencies.py  which jobs wait for other jobs
     lifecycle.py  a job's phases, and what each event leads to
     breaker.py    whether a host breaks the jobs that it starts
     probation.py  whether a host can start jobs at all

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from orqal.models import SUBMITTER, JobRecord, JobSpec, Status
+from orqal.models import SUBMITTER, JobRecord, JobSpec, Parent, Status
 
 NO_CANDIDATE = "no job of the same app, input, params and options waits, runs or has succeeded"
 SWITCHED_OFF = "use_cache was off"
@@ -25,16 +25,16 @@ class Wanted(NamedTuple):
     share a job."""
 
     key: str
-    """The key of a job that has succeeded and may be reused: the same app, input, params and input files."""
+    """The key of a job that has succeeded and may be reused: the same app, input, params, input files and parents."""
     unfinished_key: str
     """The key of a job that waits or runs and may be reused. It is also of the same user, and has the same limits:
     its user may cancel it, and its limits may end it."""
     user: str
 
     @classmethod
-    def by(cls, spec: JobSpec, input_digest: str | None) -> Wanted:
-        """What this document asks. `input_digest`: see JobRecord."""
-        key = _key(spec, input_digest)
+    def by(cls, spec: JobSpec, input_digest: str | None, parents_digest: str | None = None) -> Wanted:
+        """What this document asks. `input_digest` and `parents_digest`: see JobRecord."""
+        key = _key(spec, input_digest, parents_digest)
         return cls(key, _unfinished_key(spec, key), spec.user)
 
 
@@ -46,13 +46,32 @@ def identity(job: JobSpec) -> str:
 
 def key_of(record: JobRecord) -> str:
     """The key under which the store finds a job for the cache. It changes when the job has succeeded."""
-    key = _key(record, record.input_digest)
+    key = _key(record, record.input_digest, record.parents_digest)
     return key if record.current_status.final else _unfinished_key(record, key)
 
 
-def _key(job: JobSpec, input_digest: str | None) -> str:
-    same = identity(job)
-    return same if input_digest is None else hashlib.sha256(f"{same} {input_digest}".encode()).hexdigest()
+def parents_digest(after: Sequence[str], batches: Mapping[str, Iterable[str]]) -> str | None:
+    """What the parents of a job are: the same jobs in the same order; None if it has none.
+
+    `batches`: the ids of the jobs of each batch among them.
+    """
+    if not after:
+        return None
+    digest = hashlib.sha256()
+    for text in after:
+        parent = Parent.of(text)
+        digest.update(f"{'any' if parent.any else 'ok'} ".encode())
+        digest.update("".join(batches[parent.name] if parent.is_batch else [parent.name]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _key(job: JobSpec, input_digest: str | None, parents_digest: str | None) -> str:
+    # Without them the key is that of an Orqal before these.
+    key = identity(job)
+    for kind, digest in (("", input_digest), ("parents ", parents_digest)):
+        if digest is not None:
+            key = hashlib.sha256(f"{key} {kind}{digest}".encode()).hexdigest()
+    return key
 
 
 def _unfinished_key(job: JobSpec, key: str) -> str:

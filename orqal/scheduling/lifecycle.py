@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeAlias
 
 from orqal.models import UNITS, ErrorType, Fault, JobError, JobRecord, Outcome, Output, Resources, RetryPolicy, Status
 from orqal.models.outcome import ContainerStart
+from orqal.scheduling.dependencies import Failure
 from orqal.scheduling.retries import Again, decide, fault_of
 
 
@@ -72,6 +73,23 @@ class Submitting:
     """It is being added to the store."""
 
     record: JobRecord
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """It waits for its parents to end, and is in no line. Its record is on disk.
+
+    `Dependencies` knows what it waits for.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Unblocked:
+    """It waits for its parents no longer; its record is being read."""
+
+    failure: Failure | None = None
+    """Why it cannot run; None if it can."""
     cancelled: bool = False
 
 
@@ -153,7 +171,9 @@ class Storing:
     """Someone asked for the job's end meanwhile."""
 
 
-Phase: TypeAlias = Submitting | Waiting | Withdrawn | Placed | Leasing | Assigned | OnHost | Orphaned | Storing
+Phase: TypeAlias = (
+    Submitting | Blocked | Unblocked | Waiting | Withdrawn | Placed | Leasing | Assigned | OnHost | Orphaned | Storing
+)
 
 
 # Events
@@ -176,6 +196,18 @@ class Recovered:
     record: JobRecord
     at: float
     """Monotonic seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParentsEnded:
+    """All its parents have ended, each as it wants."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParentFailed:
+    """A parent that it wants to succeed has not."""
+
+    failure: Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +335,8 @@ Event: TypeAlias = (
     Inserted
     | NotInserted
     | Recovered
+    | ParentsEnded
+    | ParentFailed
     | RoomFound
     | RecordRead
     | RecordUnreadable
@@ -323,6 +357,18 @@ Event: TypeAlias = (
 
 
 # Effects
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Let the job wait for its parents: `ParentsEnded` or `ParentFailed` follows."""
+
+    record: JobRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Unblock:
+    """The job waits for its parents no longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +398,9 @@ class Leave:
 @dataclass(frozen=True, slots=True)
 class ReadRecord:
     """Read the job's record from the store: `RecordRead` or `RecordUnreadable` follows."""
+
+    again: bool = False
+    """After a pause, because it could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,7 +474,9 @@ class Release:
 
 
 Effect: TypeAlias = (
-    Enqueue
+    Block
+    | Unblock
+    | Enqueue
     | Withdraw
     | Restore
     | Leave
@@ -443,6 +494,7 @@ Effect: TypeAlias = (
 
 Step: TypeAlias = tuple[Phase | None, Sequence[Effect]]
 
+BLOCKED = Blocked()
 WAITING = Waiting()
 
 
@@ -463,7 +515,7 @@ def step(phase: Phase | None, event: Event, now: datetime) -> Step:
         case Submitting(record, cancelled), Inserted():
             if record.current_status.final:
                 return None, [Announce(record)]
-            return _cancelled(record, now) if cancelled else (WAITING, [Enqueue(record)])
+            return _cancelled(record, now) if cancelled else _ready(record)
         case Submitting(), NotInserted():
             return None, []
         case None, Recovered(record, at):
@@ -471,7 +523,23 @@ def step(phase: Phase | None, event: Event, now: datetime) -> Step:
                 return Orphaned(record, at, record.lease), []
             if record.cancel_requested is not None:
                 return _cancelled(record, now)
-            return WAITING, [Enqueue(record)]
+            return _ready(record)
+
+        # Its parents
+        case Blocked(), ParentsEnded():
+            return Unblocked(), [Unblock(), ReadRecord()]
+        case Blocked(), ParentFailed(failure):
+            return Unblocked(failure), [Unblock(), ReadRecord()]
+        case Blocked(), CancelRequested():
+            return Unblocked(cancelled=True), [Unblock(), ReadRecord()]
+        case Unblocked(), CancelRequested():
+            return replace(phase, cancelled=True), []
+        case Unblocked(failure, cancelled), RecordRead(record):
+            return _unblocked(failure, cancelled, record, now)
+        case Unblocked(), RecordUnreadable():
+            return phase, [ReadRecord(again=True)]
+        case Unblocked(), RecordSetAside():
+            return None, []
 
         # From the waiting room to a host
         case Waiting(), RoomFound(place):
@@ -582,6 +650,21 @@ def step(phase: Phase | None, event: Event, now: datetime) -> Step:
     raise ImpossibleEvent(f"{type(event).__name__} in {type(phase).__name__}")
 
 
+def _ready(record: JobRecord) -> Step:
+    """It is on disk, and waits: for its parents, unless an attempt has begun before."""
+    if record.after and not record.attempts:
+        return BLOCKED, [Block(record)]
+    return WAITING, [Enqueue(record)]
+
+
+def _unblocked(failure: Failure | None, cancelled: bool, record: JobRecord, now: datetime) -> Step:
+    if cancelled:
+        return _cancelled(record, now)
+    if failure is not None:
+        return _end(record.hung_on(failure.job, failure.message, now))
+    return WAITING, [Enqueue(record)]
+
+
 def _read(place: Place, wish: Wish, record: JobRecord, app: AppFacts | None, now: datetime) -> Step:
     """Its record is there: it needs a lease, unless someone wants something else."""
     if wish is Wish.CANCEL:
@@ -675,9 +758,11 @@ def _failed_inside(phase: Phase | None, event: FailedInside, now: datetime) -> S
         return over, [*_drop(event.lease), *effects]
     if isinstance(phase, Withdrawn):
         return WAITING, [Restore()]
-    if isinstance(phase, Waiting | Orphaned | Storing):  # these go on by themselves
+    if isinstance(phase, Blocked | Waiting | Orphaned | Storing):  # these go on by themselves
         return phase, _drop(event.lease)
-    record = event.record if phase is None or isinstance(phase, Placed) else phase.record
+    if isinstance(phase, Unblocked) and event.record is None:
+        return phase, [ReadRecord(again=True)]
+    record = event.record if phase is None or isinstance(phase, Unblocked | Placed) else phase.record
     before: list[Effect] = [*_drop(event.lease)]
     match phase:
         case Placed(place, Wish.CANCEL) if record is None:  # the cancel must not be forgotten
@@ -691,11 +776,12 @@ def _failed_inside(phase: Phase | None, event: FailedInside, now: datetime) -> S
     if record is None or record.current_status.final:
         return None, before
     wish = phase.wish if isinstance(phase, Placed | Leasing | Assigned) else Wish.NONE
-    if wish is Wish.CANCEL or (isinstance(phase, Submitting) and phase.cancelled):
+    if wish is Wish.CANCEL or (isinstance(phase, Submitting | Unblocked) and phase.cancelled):
         return _cancelled(record, now, *before)
     failed = record.failed(ErrorType.DOCKER_ERROR, event.message, now)
     # Outside of all phases it has failed on its way into the waiting room: it would do so again.
-    after = failed if phase is None or isinstance(phase, Submitting) else _after(failed, Fault.INFRASTRUCTURE, now=now)
+    on_the_way = phase is None or isinstance(phase, Submitting | Unblocked)
+    after = failed if on_the_way else _after(failed, Fault.INFRASTRUCTURE, now=now)
     return _end(after, *before)
 
 

@@ -14,7 +14,7 @@ from orqal.actors.messages import WhyWaiting
 from orqal.models import GPU, Fault, JobRecord, Status
 from orqal.scheduling.retries import of_how_many
 from orqal.scheduling.shares import Share
-from orqal.serve_app.schemas import Cap, Explanation, HostReason, Part, Standing
+from orqal.serve_app.schemas import Awaited, Cap, Explanation, HostReason, Part, Standing
 from orqal.text import counted, exit_code, percent, sentence
 
 NOT_WAITING = WhyWaiting()
@@ -34,8 +34,15 @@ def explained(
         cache=_cache(job),
         hosts=[HostReason(name=name, reason=reason) for name, reason in why.hosts.items()],
         standing=None if why.standing is None else _standing(why.standing, why.caps),
+        after=list(map(_awaited, why.after)),
+        after_others=why.after_others,
         why_there=job.why_there,
     )
+
+
+def _awaited(parent: messages.Awaited) -> Awaited:
+    job, batch = (None, parent.name) if parent.is_batch else (parent.name, None)
+    return Awaited(job=job, batch=batch, open=parent.open, jobs=parent.jobs, held=parent.held)
 
 
 def _standing(standing: scheduling.Standing, caps: Sequence[messages.Cap]) -> Standing:
@@ -61,11 +68,32 @@ def _state(job: JobRecord, why: WhyWaiting, doing: str | None, moment: datetime)
     if job.current_status is Status.TODO:
         if job.not_before is not None and (seconds := (job.not_before - moment).total_seconds()) > 0:
             return [_pause(job, seconds)]
+        if why.after:
+            return _after(why)
         if why.app:
             return [f"It waits because {why.app.rstrip('.')}. It goes on by itself when its app can be used."]
         return _waiting(job, why)
     there = [f"Why {job.host}: {job.why_there}."] if job.why_there else []
     return [_now(job, doing), *there]
+
+
+def _after(why: WhyWaiting) -> list[str]:
+    """What a job waits for before it can wait for a host."""
+    jobs = [parent.name for parent in why.after if not parent.is_batch]
+    parts = [_of_batch(parent) for parent in why.after if parent.is_batch]
+    if why.after_others:
+        parts.insert(0, f"the jobs {', '.join(jobs)} and {counted(why.after_others, 'other')}")
+    elif jobs:
+        parts.insert(0, f"the {'job' if len(jobs) == 1 else 'jobs'} {' and '.join(jobs)}")
+    held = [parent.name for parent in why.after if parent.held]
+    release = [f"The batch {name} is held, until `orqal release {shlex.quote(name)}`." for name in held]
+    return [f"It waits after {', and '.join(parts)}, and is not in the queue yet.", *release]
+
+
+def _of_batch(parent: messages.Awaited) -> str:
+    if parent.open is None:
+        return f"the batch {parent.name}"
+    return f"{parent.open:,} of {counted(parent.jobs, 'job')} of the batch {parent.name}"
 
 
 def _now(job: JobRecord, doing: str | None) -> str:

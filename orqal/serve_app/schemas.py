@@ -253,6 +253,21 @@ class Standing(BaseModel):
     """Seconds after which a host has room for it at the latest, if no other job gets it; null if that is not known."""
 
 
+class Awaited(BaseModel):
+    """A job or a batch that a waiting job waits for."""
+
+    job: str | None = None
+    """The id of the job; null if it is a batch."""
+    batch: str | None = None
+    """The name of the batch; null if it is a job."""
+    open: int | None
+    """How many of its jobs have not ended; null if that is not known yet."""
+    jobs: int
+    """How many jobs it has; 1 for a job."""
+    held: bool = False
+    """True if the batch is held, so that its jobs do not start."""
+
+
 class Explanation(BaseModel):
     """Why a job is in its state."""
 
@@ -268,6 +283,10 @@ class Explanation(BaseModel):
     """For a waiting job, why each host does not take it now."""
     standing: Standing | None = None
     """For a waiting job, what is in front of it and what holds it; null if it does not wait for a host."""
+    after: list[Awaited] = Field(default_factory=list)
+    """For a job whose parents have not all ended, those that it waits for: all batches, and up to five of the jobs."""
+    after_others: int = 0
+    """How many more jobs it waits for."""
     why_there: str | None = None
     """For a job that has or had a host, why it was given to this one; `it` is the host."""
 

@@ -44,10 +44,12 @@ from orqal.store.mongo_documents import (
     parts,
 )
 from orqal.store.protocol import (
+    NOTHING,
     BatchPage,
     Expired,
     Failures,
     JobFilter,
+    Needed,
     Page,
     Row,
     StoreError,
@@ -208,39 +210,48 @@ class MongoStore:
             batches = [batch for batch, moment in latest.items() if moment == moment_of_end]
             touch(self._collections, batches, moment_of_end)
 
-    def delete_ended(self, limit: int, status: Status | None = None) -> list[str]:
+    def delete_ended(self, limit: int, status: Status | None = None, needed: Needed = NOTHING) -> list[str]:
         """See Store."""
         with self._log.exclusive():
             wanted: Document = {"kept_from": {"$gte": 0}}
             if status is not None:
                 wanted["status"] = status.value
             order = [("kept_from", 1)] if status is None else [("seq", -1)]
-            found = list(self._collections.jobs.find(wanted, _FOR_DELETION).sort(order).limit(limit))
-            return self._delete(found)
+            found = self._collections.jobs.find(wanted, _FOR_DELETION).sort(order)
+            return self._delete(list(islice((job for job in found if not _is_needed(job, needed)), limit)))
 
-    def delete_expired(self, limit: int, now: datetime, ttl: timedelta) -> Expired:
+    def delete_expired(self, limit: int, now: datetime, ttl: timedelta, needed: Needed = NOTHING) -> Expired:
         """See Store."""
         before = (now - ttl).timestamp()
         with self._log.exclusive():
-            batch = self._expired_batch(before)
+            batch = self._expired_batch(before, needed)
             if batch is not None:
                 members = self._collections.members.find({"batch": batch}).sort([("seq", 1)]).limit(limit)
                 jobs = list(self._jobs_by("_id", distinct(member["job"] for member in members)))
                 old = [job for job in jobs if job["batches"] == [batch] and job["kept_from"] < before]
-                gone = [job for job in old if self._record(job) is not None]
+                kept = [job for job in old if needed.needs_job(job["_id"])]
+                changes = [UpdateOne({"_id": job["_id"]}, {"$set": {"kept_from": now.timestamp()}}) for job in kept]
+                in_parts(self._collections.jobs.bulk_write, changes)
+                gone = [job for job in old if job not in kept and self._record(job) is not None]
                 leaving = sorted({job["_id"] for job in jobs} - {job["_id"] for job in gone})
                 return Expired(self._delete(gone, batch, leaving), True)
             found = self._collections.jobs.find({"kept_from": {"$lt": before}}, _FOR_DELETION)
             jobs = list(found.sort([("kept_from", 1)]).limit(limit))
-            gone = [job for job in jobs if not job["batches"] and self._record(job) is not None]
+            gone = [
+                job
+                for job in jobs
+                if not (job["batches"] or needed.needs_job(job["_id"])) and self._record(job) is not None
+            ]
             deleted = {job["_id"] for job in gone}
             self._keep([job for job in jobs if job["_id"] not in deleted], now.timestamp(), before)
             return Expired(self._delete(gone), len(jobs) == limit)
 
-    def _expired_batch(self, before: float) -> str | None:
+    def _expired_batch(self, before: float, needed: Needed) -> str | None:
         """Return the name of a batch whose time is over; None if there is none."""
         for batch in self._collections.batches.find({"touched": {"$lt": before}}).sort([("touched", 1)]):
             name = str(batch["_id"])
+            if needed.needs_batch(name):
+                continue
             if self._collections.jobs.find_one({"batches": name, "status": {"$nin": FINAL}}, {"_id": 1}) is None:
                 return name
         return None
@@ -388,6 +399,16 @@ class MongoStore:
         """See Store."""
         return (member["job"] for member in _in_order(self._collections.members, {"batch": batch}))
 
+    def batch_open(self, batch: str) -> list[str]:
+        """See Store."""
+        wanted = {"batches": batch, "status": {"$in": UNFINISHED}}
+        return [document["_id"] for document in self._collections.jobs.find(wanted, {"_id": 1})]
+
+    def dependents(self, job_id: str) -> list[str]:
+        """See Store."""
+        found = self._collections.jobs.find({"failed_ancestor": job_id}, {"_id": 1}).sort([("seq", 1)])
+        return [document["_id"] for document in found]
+
     def batch_failed(self, batch: str) -> list[str]:
         """See Store."""
         wanted = {"batches": batch, "ok": False}
@@ -415,7 +436,8 @@ class MongoStore:
         """See Store."""
         found = self._collections
         for job in found.jobs.find({}, {"batches": 0}).sort([("seq", 1)]):
-            row = {"id": job["_id"], **{name: job[name] for name in JOB_FIELDS}}
+            # An older Orqal has stored no `failed_ancestor`.
+            row = {"id": job["_id"], **{name: job.get(name) for name in JOB_FIELDS}}
             yield "jobs", row | {"ok": None if job["ok"] is None else int(job["ok"])}
         jobs = _in_order(found.jobs, {})
         while part := list(islice(jobs, mongo_documents.DOCUMENTS_AT_ONCE)):
@@ -544,6 +566,11 @@ class MongoStore:
                 pieces = [found[f"{job['output']}.{number}"] for number in range(job["pieces"])]
                 texts[job["_id"]] = joined_texts(pieces, fields)
         return texts
+
+
+def _is_needed(job: Document, needed: Needed) -> bool:
+    """Return True if a job must stay, or a batch that it is in."""
+    return needed.needs_job(job["_id"]) or any(map(needed.needs_batch, job["batches"]))
 
 
 def _in_order(collection: Collection[Document], wanted: Document) -> Iterator[Document]:

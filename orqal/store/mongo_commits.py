@@ -26,9 +26,10 @@ from typing import Any
 from pymongo import UpdateOne
 from pymongo.errors import PyMongoError
 
+from orqal.models import Parent
 from orqal.store.encoding import distinct
 from orqal.store.mongo_documents import Collections, Document, in_parts, new_job, parts
-from orqal.store.protocol import JobGone, StoreError, Submission
+from orqal.store.protocol import JobGone, ParentGone, StoreError, Submission
 
 SCHEMA_VERSION = 2
 
@@ -105,12 +106,14 @@ class CommitLog:
 
         Raises:
             JobGone: one of the hits has been deleted.
+            ParentGone: one of the parents has been deleted.
             StoreError: another process writes this store.
             PyMongoError: the server is unreachable.
         """
         collections = self._collections
         with self.exclusive():
             self._check_hits(submissions)
+            self._check_parents(submissions)
             plan = _InsertPlan(self.seq, submissions)
             first, last = self.seq + 1, plan.seq
             self._failed = (first, last)  # until it is committed
@@ -216,6 +219,15 @@ class CommitLog:
         for part in parts(sorted(hits)):
             if self._collections.jobs.count_documents({"_id": {"$in": part}}) < len(part):
                 raise JobGone
+
+    def _check_parents(self, submissions: Sequence[Submission]) -> None:
+        parents = dict.fromkeys(text for submission in submissions for text in submission.parents)
+        new = {job.id for submission in submissions for job in submission.jobs}
+        new |= {batch for submission in submissions for batch, _ in submission.members}
+        for text, parent in ((text, Parent.of(text)) for text in parents):
+            collection = self._collections.batches if parent.is_batch else self._collections.jobs
+            if parent.name not in new and collection.find_one({"_id": parent.name}, {"_id": 1}) is None:
+                raise ParentGone(text)
 
     def _undo(self, first: int, last: int) -> None:
         # The error may have been a lost answer to the commit itself. So the write is opened again before it is undone.

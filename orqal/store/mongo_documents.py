@@ -38,6 +38,7 @@ INDEXES = {
         IndexModel([("batches", 1), ("status", 1)]),
         IndexModel([("batches", 1), ("ok", 1)]),
         IndexModel([("kept_from", 1)]),
+        IndexModel([("failed_ancestor", 1), ("seq", 1)]),
         IndexModel([("cache_key", 1), ("seq", 1), ("ok", 1)]),
     ],
     "outputs": [IndexModel([("job", 1)])],
@@ -53,7 +54,7 @@ INDEXES = {
 
 JOB_FIELDS = (
     *("seq", "status", "ok", "app", "user", "host", "ctime", "etime", "kept_from"),
-    *("cache_key", "cache_hits", "cache_last_hit", "retried_as", "record"),
+    *("cache_key", "cache_hits", "cache_last_hit", "retried_as", "failed_ancestor", "record"),
 )
 """The fields of a job that are copied to other stores; the others follow from them and from other documents."""
 OUTPUT_FIELDS = ("stdout", "stderr", "result")
@@ -121,6 +122,7 @@ def job_state(job: JobRecord, at: float | None, cache_key: str | None = None) ->
         "host": job.host,
         "etime": seconds(job.etime),
         "kept_from": (seconds(job.etime) if at is None else at) if job.current_status.final else None,
+        "failed_ancestor": job.failed_ancestor,
         "record": record,
     }
 

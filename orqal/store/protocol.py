@@ -71,6 +71,9 @@ class Submission:
         """The `cache.key_of` of a new job."""
         return self.cache_keys.get(job.id) or cache.key_of(job)
 
+    parents: Sequence[str] = ()
+    """The jobs and batches that the new jobs wait after, as texts of Parent. They must exist."""
+
 
 class Expired(NamedTuple):
     """What one call of `delete_expired` did."""
@@ -81,8 +84,35 @@ class Expired(NamedTuple):
     """True if another call may find more to do, even if this one deleted no job."""
 
 
+class Needed(Protocol):
+    """Which ended jobs must stay, because jobs that have not ended wait after them or see them when they start."""
+
+    def needs_job(self, job: str) -> bool:
+        """True if the job with this id must stay."""
+        ...
+
+    def needs_batch(self, name: str) -> bool:
+        """True if the jobs of this batch must stay, and stay in it."""
+        ...
+
+
+class _Nothing(Needed):
+    def needs_job(self, job: str) -> bool:
+        return False
+
+    def needs_batch(self, name: str) -> bool:
+        return False
+
+
+NOTHING: Needed = _Nothing()
+
+
 class JobGone(Exception):
     """A job that the cache wanted to reuse has been deleted meanwhile."""
+
+
+class ParentGone(Exception):
+    """A job or a batch that a new job waits after has been deleted meanwhile. The argument is its text."""
 
 
 class StoreError(RuntimeError):
@@ -108,7 +138,8 @@ TABLES = ("jobs", "outputs", "batches", "members", "documents", "leftovers")
 """The tables that are copied from store to store, in this order. They refer to jobs by id and to batches by name.
 
 jobs: seq, id, status, ok, app, user, host, ctime, etime, kept_from, cache_key, cache_hits, cache_last_hit, retried_as,
-record; outputs: id, stdout, stderr, result (JSON text); batches: seq, name, created, touched; members: seq, batch, job;
+failed_ancestor, record; outputs: id, stdout, stderr, result (JSON text); batches: seq, name, created, touched;
+members: seq, batch, job;
 documents: key, number, job; leftovers: id, host. Times are seconds since 1970; `seq` is the order of submission.
 
 `kept_from` is the time from which an ended job is kept for its time to live: when its end was stored, or its last hit
@@ -141,6 +172,7 @@ class Store(Protocol):
 
         Raises:
             JobGone: one of the `hits` has been deleted.
+            ParentGone: one of the `parents` has been deleted.
         """
         ...
 
@@ -152,15 +184,17 @@ class Store(Protocol):
         """
         ...
 
-    def delete_ended(self, limit: int, status: Status | None = None) -> list[str]:
-        """Delete up to `limit` ended jobs and return their ids. `leftovers` then lists their directories.
+    def delete_ended(self, limit: int, status: Status | None = None, needed: Needed = NOTHING) -> list[str]:
+        """Delete up to `limit` ended jobs that are not needed and return their ids. `leftovers` then lists their
+        directories.
 
         `status` restricts this to jobs in this state.
         """
         ...
 
-    def delete_expired(self, limit: int, now: datetime, ttl: timedelta) -> Expired:
-        """Delete up to `limit` jobs whose time to live is over. `leftovers` then lists their directories.
+    def delete_expired(self, limit: int, now: datetime, ttl: timedelta, needed: Needed = NOTHING) -> Expired:
+        """Delete up to `limit` jobs whose time to live is over. `leftovers` then lists their directories. What is
+        needed stays, and is looked at again after another time to live.
 
         Those whose records cannot be read stay, and are looked at again after another time to live.
 
@@ -241,8 +275,16 @@ class Store(Protocol):
         """Yield the ids of a batch's jobs, in the order of submission and once for each document that they answer."""
         ...
 
+    def batch_open(self, batch: str) -> list[str]:
+        """Return the ids of a batch's jobs that have not ended, each once."""
+        ...
+
     def batch_failed(self, batch: str) -> list[str]:
         """Return the ids of a batch's jobs that ended and did not succeed."""
+        ...
+
+    def dependents(self, job_id: str) -> list[str]:
+        """Return the ids of the jobs that ended as `dependency_failed` because of this job, the oldest first."""
         ...
 
     def batch_results(self, batch: str) -> Iterator[tuple[JobRecord, Output]]:

@@ -9,20 +9,24 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from orqal.models import BatchInfo, JobRecord, Output, Status
+from orqal.models import BatchInfo, JobRecord, Output, Parent, Status
 from orqal.scheduling import cache
 from orqal.store.encoding import Decoder, distinct, encode, hosts_of, moment, seconds
 from orqal.store.protocol import (
+    NOTHING,
     TABLES,
     BatchPage,
     Expired,
     Failures,
     JobFilter,
     JobGone,
+    Needed,
     Page,
+    ParentGone,
     Row,
     StoreError,
     Submission,
@@ -151,12 +155,12 @@ class SqliteStore:
                 # Other jobs are not found by their keys, or their keys have not changed.
                 key, keys = ("cache_key = ?, ", [cache.key_of(job)]) if job.ok else ("", [])
                 cursor = connection.execute(
-                    f"UPDATE jobs SET {key}status = ?, ok = ?, host = ?, etime = ?, kept_from = ?, record = ? "
-                    f"WHERE id = ? AND status NOT IN {FINAL}",
+                    f"UPDATE jobs SET {key}status = ?, ok = ?, host = ?, etime = ?, kept_from = ?, "
+                    f"failed_ancestor = ?, record = ? WHERE id = ? AND status NOT IN {FINAL}",
                     [
                         *keys,
-                        *(job.current_status.value, job.ok, job.host, seconds(job.etime), kept_from, encode(job)),
-                        job.id,
+                        *(job.current_status.value, job.ok, job.host, seconds(job.etime), kept_from),
+                        *(job.failed_ancestor, encode(job), job.id),
                     ],
                 )
                 if not cursor.rowcount:
@@ -173,11 +177,11 @@ class SqliteStore:
                         (job.id, output.stdout, output.stderr, json.dumps(output.result)),
                     )
 
-    def delete_ended(self, limit: int, status: Status | None = None) -> list[str]:
+    def delete_ended(self, limit: int, status: Status | None = None, needed: Needed = NOTHING) -> list[str]:
         """See Store. If the disk is full, it deletes fewer jobs, with the room that is reserved for that."""
-        return self._making_room(lambda part: self._delete_ended(part, status), limit)
+        return self._making_room(lambda part: self._delete_ended(part, status, needed), limit)
 
-    def _delete_ended(self, limit: int, status: Status | None) -> list[str]:
+    def _delete_ended(self, limit: int, status: Status | None, needed: Needed) -> list[str]:
         index, order = ("jobs_kept_from", "kept_from") if status is None else ("jobs_status", "seq")
         conditions, values = ["kept_from IS NOT NULL", f"status IN {FINAL}"], list[Any]()
         if status is not None:
@@ -185,14 +189,14 @@ class SqliteStore:
             values.append(status.value)
         with self._transaction() as connection:
             found = connection.execute(
-                f"SELECT seq FROM jobs INDEXED BY {index} WHERE {' AND '.join(conditions)} ORDER BY {order} LIMIT ?",
-                [*values, limit],
+                f"SELECT seq, id FROM jobs INDEXED BY {index} WHERE {' AND '.join(conditions)} ORDER BY {order}", values
             )
-            return _delete(connection, [seq for (seq,) in found])
+            others = (seq for seq, job_id in found if not _is_needed(connection, seq, job_id, needed))
+            return _delete(connection, list(islice(others, limit)))
 
-    def delete_expired(self, limit: int, now: datetime, ttl: timedelta) -> Expired:
+    def delete_expired(self, limit: int, now: datetime, ttl: timedelta, needed: Needed = NOTHING) -> Expired:
         """See Store. If the disk is full, it deletes fewer jobs, with the room that is reserved for that."""
-        return self._making_room(lambda part: self._delete_expired(part, now, ttl), min(limit, _ROWS_AT_ONCE))
+        return self._making_room(lambda part: self._delete_expired(part, now, ttl, needed), min(limit, _ROWS_AT_ONCE))
 
     def _making_room(self, delete: Callable[[int], T], limit: int) -> T:
         """Delete up to `limit` jobs; if the disk is full, fewer at a time: a small transaction needs little room."""
@@ -211,10 +215,10 @@ class SqliteStore:
         with suppress(sqlite3.OperationalError):
             self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _delete_expired(self, limit: int, now: datetime, ttl: timedelta) -> Expired:
+    def _delete_expired(self, limit: int, now: datetime, ttl: timedelta, needed: Needed) -> Expired:
         before = (now - ttl).timestamp()
         with self._transaction() as connection:
-            batch = self._expired_batch(connection, before)
+            batch = self._expired_batch(connection, before, needed)
             if batch is None:
                 query = "SELECT seq FROM jobs WHERE kept_from < ? ORDER BY kept_from LIMIT ?"
                 jobs = _values(connection, query, (before, limit))
@@ -230,6 +234,9 @@ class SqliteStore:
                     continue  # it was reused later
                 if self._decoder.record(*row) is None:
                     touched = 0.0
+                if needed.needs_job(row[0]):
+                    touched = 0.0
+                    connection.execute("UPDATE jobs SET kept_from = ? WHERE seq = ?", (now.timestamp(), job))
                 if touched is None:
                     gone.append(job)
                 elif batch is None:
@@ -239,11 +246,13 @@ class SqliteStore:
                     connection.execute("UPDATE jobs SET kept_from = ? WHERE seq = ?", (kept_from, job))
             return Expired(_delete(connection, gone), batch is not None or len(jobs) == limit)
 
-    def _expired_batch(self, connection: sqlite3.Connection, before: float) -> int | None:
+    def _expired_batch(self, connection: sqlite3.Connection, before: float, needed: Needed) -> int | None:
         """Return the `seq` of a batch whose time is over; None if there is none."""
         looks: dict[int, _Look] = {}
-        query = "SELECT seq, touched FROM batches WHERE touched < ? ORDER BY touched"
-        for batch, touched in connection.execute(query, (before,)):
+        query = "SELECT seq, touched, name FROM batches WHERE touched < ? ORDER BY touched"
+        for batch, touched, name in connection.execute(query, (before,)):
+            if needed.needs_batch(name):
+                continue
             look = self._looks.get(batch)
             if look is None or look.touched != touched or (look.waits_for and not _waits(connection, look.waits_for)):
                 # The index has all the columns, so no record is read.
@@ -391,6 +400,19 @@ class SqliteStore:
         )
         return self._in_parts(query, (self._batch_seq(batch),), str)
 
+    def batch_open(self, batch: str) -> list[str]:
+        """See Store."""
+        query = (
+            "SELECT DISTINCT id FROM members CROSS JOIN jobs INDEXED BY jobs_state ON jobs.seq = job "
+            f"WHERE batch = ? AND status NOT IN {FINAL}"
+        )
+        return _values(self._connection(), query, (self._batch_seq(batch),))
+
+    def dependents(self, job_id: str) -> list[str]:
+        """See Store."""
+        query = "SELECT id FROM jobs WHERE failed_ancestor = ? ORDER BY seq"
+        return _values(self._connection(), query, (job_id,))
+
     def batch_failed(self, batch: str) -> list[str]:
         """See Store."""
         query = (
@@ -489,6 +511,12 @@ def _waits(connection: sqlite3.Connection, job: int) -> bool:
     return bool(_values(connection, f"SELECT 1 FROM jobs WHERE seq = ? AND status NOT IN {FINAL}", (job,)))
 
 
+def _is_needed(connection: sqlite3.Connection, seq: int, job_id: str, needed: Needed) -> bool:
+    """Return True if a job must stay, or a batch that it is in."""
+    batches = "SELECT name FROM members JOIN batches ON batches.seq = batch WHERE job = ?"
+    return needed.needs_job(job_id) or any(map(needed.needs_batch, _values(connection, batches, (seq,))))
+
+
 def _take_out(connection: sqlite3.Connection, batch: int, limit: int) -> list[int]:
     """Take up to `limit` jobs out of a batch, which goes with its last one, and return them. All numbers are `seq`."""
     members = _values(connection, "SELECT job FROM members WHERE batch = ? ORDER BY seq LIMIT ?", (batch, limit))
@@ -526,8 +554,9 @@ def _insert(connection: sqlite3.Connection, submission: Submission) -> None:
         connection.execute("DELETE FROM batches WHERE name = ?", (submission.replace_batch,))
     at = submission.at.timestamp()
     connection.executemany(
-        "INSERT INTO jobs (id, status, ok, app, user, host, ctime, etime, kept_from, cache_key, record) "
-        "VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+        "INSERT INTO jobs "
+        "(id, status, ok, app, user, host, ctime, etime, kept_from, cache_key, failed_ancestor, record) "
+        "VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
         [
             (
                 job.id,
@@ -540,6 +569,7 @@ def _insert(connection: sqlite3.Connection, submission: Submission) -> None:
                 seconds(job.etime),
                 at if job.current_status.final else None,
                 submission.cache_key(job),
+                job.failed_ancestor,
                 encode(job),
             )
             for job in submission.jobs
@@ -567,6 +597,11 @@ def _insert(connection: sqlite3.Connection, submission: Submission) -> None:
         "INSERT INTO documents (key, number, job) VALUES (?, ?, (SELECT seq FROM jobs WHERE id = ?))",
         submission.documents,
     )
+    for text in submission.parents:  # now, because it may be a batch that these jobs make
+        parent = Parent.of(text)
+        table, column = ("batches", "name") if parent.is_batch else ("jobs", "id")
+        if not _values(connection, f"SELECT 1 FROM {table} WHERE {column} = ?", (parent.name,)):
+            raise ParentGone(text)
     for old, new in submission.retries.items():
         connection.execute("UPDATE jobs SET retried_as = ? WHERE id = ?", (new, old))
         for table in ("members", "documents"):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from orqal.store.protocol import StoreError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 FINAL = "('exited', 'error')"
 USABLE = f"(status NOT IN {FINAL} OR ok = 1)"
@@ -37,6 +37,7 @@ CREATE TABLE jobs (
     cache_hits INTEGER NOT NULL DEFAULT 0,
     cache_last_hit REAL,
     retried_as TEXT,
+    failed_ancestor TEXT,
     record TEXT NOT NULL
 );
 """
@@ -49,6 +50,7 @@ CREATE INDEX jobs_ctime ON jobs (ctime);
 CREATE INDEX jobs_kept_from ON jobs (kept_from) WHERE kept_from IS NOT NULL;
 CREATE INDEX jobs_state ON jobs (seq, status, ok);
 CREATE INDEX jobs_unfinished ON jobs (seq) WHERE status NOT IN {FINAL};
+CREATE INDEX jobs_failed_ancestor ON jobs (failed_ancestor, seq) WHERE failed_ancestor IS NOT NULL;
 CREATE INDEX jobs_cache ON jobs (cache_key, seq) WHERE {USABLE};
 """
 _OUTPUTS = """
@@ -126,7 +128,12 @@ UPDATE batches SET touched = max(created, ifnull(
     (SELECT max(kept_from) FROM members JOIN jobs ON jobs.seq = members.job WHERE batch = batches.seq), 0));
 CREATE INDEX batches_touched ON batches (touched);
 """
-_STEPS = {0: _SCHEMA, 1: _UPGRADE_FROM_1, 2: _UPGRADE_FROM_2}
+# The third schema knew no jobs that wait after others.
+_UPGRADE_FROM_3 = """
+ALTER TABLE jobs ADD COLUMN failed_ancestor TEXT;
+CREATE INDEX jobs_failed_ancestor ON jobs (failed_ancestor, seq) WHERE failed_ancestor IS NOT NULL;
+"""
+_STEPS = {0: _SCHEMA, 1: _UPGRADE_FROM_1, 2: _UPGRADE_FROM_2 + _UPGRADE_FROM_3, 3: _UPGRADE_FROM_3}
 """What makes a file of this version one of the present version."""
 
 
@@ -184,7 +191,7 @@ class CopiedTable(NamedTuple):
 
 _JOB_COLUMNS = (
     *("seq", "id", "status", "ok", "app", "user", "host", "ctime", "etime", "kept_from"),
-    *("cache_key", "cache_hits", "cache_last_hit", "retried_as", "record"),
+    *("cache_key", "cache_hits", "cache_last_hit", "retried_as", "failed_ancestor", "record"),
 )
 _JOB_SEQ = "(SELECT seq FROM jobs WHERE id = :job)"
 

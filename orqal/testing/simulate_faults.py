@@ -28,8 +28,9 @@ from math import inf
 from pathlib import Path
 
 from orqal.actors.interfaces import ActorAway
+from orqal.actors.messages import BadParent
 from orqal.actors.metrics import JOBS
-from orqal.models import ErrorType, JobError, JobRecord, JobSpec, Resources
+from orqal.models import ErrorType, JobError, JobRecord, JobSpec, Parent, Resources
 from orqal.testing.in_process_cluster import InProcessCluster
 from orqal.testing.scripted_host import Container, Life
 from orqal.testing.virtual_time import VirtualLoop, run
@@ -105,6 +106,9 @@ class FaultyLife:
                 await cluster.scheduler.undrain(name)
             try:
                 await cluster.ended(self._answered, SETTLED_WITHIN)
+                while retries := self._retries():
+                    self._answered |= retries
+                    await cluster.ended(retries, SETTLED_WITHIN)
             except TimeoutError as error:
                 raise Broken(str(error)) from error
             # Containers and leases go a moment after their jobs' ends. What should not start then would do so soon.
@@ -123,10 +127,14 @@ class FaultyLife:
             specs = [self._spec(f"user{number}") for _ in range(rng.randint(1, 4))]
             try:
                 ids = await self._cluster.submit(*specs)
+            except BadParent:  # jobs would wait for each other
+                continue
             except Exception:  # the store is broken: the user sees an error, and nothing was promised
                 await asyncio.sleep(2)
                 continue
             self._answered |= dict(zip(ids, specs, strict=True))
+            if rng.random() < 0.15:
+                await self._retry(rng.choice(ids))
             await asyncio.sleep(rng.uniform(0, 20))
             for job in ids:
                 if rng.random() < 0.25:
@@ -139,6 +147,29 @@ class FaultyLife:
                 self._cancelled[job] = asyncio.get_running_loop().time()
         except Exception:  # the store is broken: the user sees an error
             return
+
+    async def _retry(self, job: str) -> None:
+        """Run it again if it has failed, with all that hung on it."""
+        with contextlib.suppress(Exception):  # the store is broken: the user sees an error
+            await self._cluster.ended([job], within=30)
+            await self._cluster.scheduler.retry([job])
+
+    def _retries(self) -> dict[str, JobSpec]:
+        """The jobs that retries have made, as far as they are not known."""
+        records = (self._cluster.record(job) for job in self._answered)
+        new = [record.retried_as for record in records if record.retried_as and record.retried_as not in self._answered]
+        fields = set(JobSpec.model_fields)
+        return {job: JobSpec(**self._cluster.record(job).model_dump(include=fields)) for job in new}
+
+    def _after(self) -> list[str]:
+        """Some jobs and batches to wait after, if there are any."""
+        rng = self._rng
+        if not self._answered or rng.random() < 0.5:
+            return []
+        batches = sorted({f"batch:{spec.batch}" for spec in self._answered.values() if spec.batch is not None})
+        there = [*list(self._answered)[-12:], *batches[-2:]]
+        chosen = rng.sample(there, min(len(there), rng.randint(1, 3)))
+        return [f"any:{parent}" if rng.random() < 0.4 else parent for parent in chosen]
 
     def _spec(self, user: str) -> JobSpec:
         rng = self._rng
@@ -156,6 +187,8 @@ class FaultyLife:
             retries=rng.choice([0, 0, 2]),
             retry_delay=rng.choice([0.0, 1.0]),
             timeout=rng.choice([None, None, 8.0]),
+            batch=rng.choice([None, None, "b1", "b2", "b3"]),
+            after=self._after(),
         )
 
     # Faults
@@ -300,6 +333,8 @@ class FaultyLife:
         for job in self._answered:
             record = self._cluster.record(job)
             self._check_job(record, by_job.get(job, []))
+            if self._answered[job].after:
+                self._check_child(record, by_job.get(job, []))
             self.report.reruns += len(record.attempts)
         self.report.jobs = len(self._answered)
         left = {
@@ -315,6 +350,29 @@ class FaultyLife:
         leases = await self._cluster.ray.lease_names()
         _require(not leases, f"leases are left: {leases}")
         _require(len(hosts) == len(self._hosts), f"hosts are missing: {[host.name for host in hosts]}")
+
+    def _check_child(self, record: JobRecord, lives: list[Life]) -> None:
+        """It has run only after its parents had ended, and has not run if one has failed that must not."""
+        named, failed = list[JobRecord](), list[JobRecord]()
+        for parent in map(Parent.of, record.after):
+            # Of a batch, those count that were there before. Ids are made in order.
+            before = [job for job in self._answered if job < record.id] if parent.is_batch else [parent.name]
+            jobs = map(self._cluster.record, before)
+            parents = [job for job in jobs if not parent.is_batch or job.batch == parent.name]
+            named += parents
+            if not parent.any:
+                failed += [job for job in parents if not job.ok and (not parent.is_batch or job.retried_as is None)]
+        begun = min((life.container.started or 0.0 for life in lives), default=inf)
+        for job in named:
+            ended = self._cluster.clock.seconds_at(job.etime) if job.etime else inf
+            _require(ended <= begun, f"{record.id} started at {begun}, before its parent {job.id} had ended at {ended}")
+        hung = _is(record.error, ErrorType.DEPENDENCY_FAILED)
+        _require(not (failed and lives), f"{record.id} ran, though {[job.id for job in failed]} had failed")
+        _require(not failed or hung or record.id in self._unwanted, f"{record.id} ended as {record.error}, {failed}")
+        if hung:
+            ancestor = record.failed_ancestor
+            _require(ancestor is not None and self._cluster.record(ancestor).ok is False, f"{record.id}: no {ancestor}")
+            _require(str(ancestor) in str(record.error), f"{record.id}: {record.error} does not name {ancestor}")
 
     def _check_job(self, record: JobRecord, lives: list[Life]) -> None:
         spec = self._answered[record.id]
@@ -343,6 +401,8 @@ class FaultyLife:
         exit_code = int(spec.params.get("exit_code", 0))  # type: ignore[arg-type]
         if record.error is None:
             _require(record.exit_code == exit_code, f"{record.id}: exited with {record.exit_code}, not {exit_code}")
+        elif record.error.type is ErrorType.DEPENDENCY_FAILED:
+            _require(bool(spec.after) and not lives, f"{record.id}: {record.error}, {lives}")
         elif record.error.type is ErrorType.TIMEOUT:
             _require(spec.timeout is not None, f"{record.id}: {record.error}")
         else:

@@ -200,6 +200,10 @@ class VirtualClock(Clock):
     def uptime(self) -> float:
         return self._loop.time()
 
+    def seconds_at(self, moment: datetime) -> float:
+        """The loop's time at a moment of this clock."""
+        return (moment - self.ahead - BEGINNING).total_seconds()
+
 
 def run(work: Awaitable[T], rng: random.Random, longest: float = LONGEST) -> T:
     """Run work on a virtual loop, to its end. `longest`: see VirtualLoop."""

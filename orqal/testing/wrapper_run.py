@@ -16,7 +16,7 @@ import asyncio
 import json
 import uuid
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,7 +35,7 @@ from orqal.scheduling.lifecycle import Wish
 from orqal.settings import Settings
 from orqal.testing.run_folders import clear, make_folder
 from orqal.wrappers import calls
-from orqal.wrappers.base import AbstractWrapper
+from orqal.wrappers.base import AbstractWrapper, GivenParents, ParentJob, ParentReader
 from orqal.wrappers.calls import Command
 from orqal.wrappers.description import describe
 from orqal.wrappers.loading import WrapperRef, checked
@@ -121,10 +121,12 @@ def run(
     folder: Path | None = None,
     user: str = "",
     options: Mapping[str, Any] | None = None,
+    parents: Sequence[ParentJob] = (),
 ) -> WrapperRun:
     """Run a wrapper for one input, and return how it went.
 
-    `options`: what the job asks of its container, such as {"shm_size": "1g"}.
+    `options`: what the job asks of its container, such as {"shm_size": "1g"}. `parents`: the jobs that it has waited
+    for, such as ParentJob("1", "CountWords", result={"words": 12}).
 
     `container`: what a played container does, or a function that says so, given the command and the job's directory.
     `folder`: where the job's directory is made; by default a temporary folder. With engine="docker" the container runs
@@ -143,10 +145,10 @@ def run(
     job = JobRecord.submitted(spec, _ID, now())
     ref = _GivenClass(wrapper)
     if folder is not None:
-        return _run_in(folder, job, app, ref, engine, container)
+        return _run_in(folder, job, app, ref, engine, container, GivenParents(parents))
     home = make_folder()
     try:
-        ended = _run_in(home, job, app, ref, engine, container)
+        ended = _run_in(home, job, app, ref, engine, container, GivenParents(parents))
     except BaseException:
         clear(home)
         raise
@@ -161,17 +163,18 @@ def _run_in(
     ref: WrapperRef,
     engine: Literal["played", "docker"],
     container: Container | Callable[[Command, Path], Container],
+    parents: ParentReader,
 ) -> WrapperRun:
     """Run a wrapper for a job whose directory is made below `home`."""
     settings = replace(Settings(), home=home, jobs_dir_text="", pull_patience=0.0)
     directory = settings.jobs_dir / job.id
-    command = calls.prepare(ref, calls.as_seen(job, directory), None)
+    command = calls.prepare(ref, calls.as_seen(job, directory, parents=parents), None)
     if isinstance(command, calls.Failure):
         outcome = Outcome(error=JobError(type=ErrorType.WRAPPER_ERROR, message=command.message))
     elif engine == "docker":
-        outcome = asyncio.run(_on_docker(settings, job, app, ref))
+        outcome = asyncio.run(_on_docker(settings, job, app, ref, parents))
     else:
-        outcome = _played(settings, job, ref, command, container)
+        outcome = _played(settings, job, ref, command, container, parents)
     return _ended(job.ended(outcome, now()), outcome, command if isinstance(command, Command) else None, directory)
 
 
@@ -181,6 +184,7 @@ def _played(
     ref: WrapperRef,
     command: Command,
     container: Container | Callable[[Command, Path], Container],
+    parents: ParentReader,
 ) -> Outcome:
     directory = settings.jobs_dir / job.id
     if command.create_dir:
@@ -195,9 +199,8 @@ def _played(
     files = file_listing.top_level(directory)
     result, error = None, None
     if ref.makes_result:
-        seen = calls.as_seen(
-            job, directory, exit_code=played.exit_code, lswd=files, outputs=(played.stdout, played.stderr)
-        )
+        outputs = played.stdout, played.stderr
+        seen = calls.as_seen(job, directory, exit_code=played.exit_code, lswd=files, outputs=outputs, parents=parents)
         made = calls.conclude(ref, seen, settings.result_cap, None)
         if isinstance(made, calls.Failure):
             error = JobError(type=ErrorType.WRAPPER_ERROR, message=made.message)
@@ -207,7 +210,9 @@ def _played(
     return Outcome(error=error, exit_code=played.exit_code, files=files, output=output)
 
 
-async def _on_docker(settings: Settings, job: JobRecord, app: AppInfo, ref: WrapperRef) -> Outcome:
+async def _on_docker(
+    settings: Settings, job: JobRecord, app: AppInfo, ref: WrapperRef, parents: ParentReader
+) -> Outcome:
     engine = EngineWatch(f"testing-{uuid.uuid4().hex}", settings.registry_auth, lambda seen: None, lambda: None)
     samplers = ThreadPoolExecutor(1, thread_name_prefix="docker stats")
     try:
@@ -227,6 +232,7 @@ async def _on_docker(settings: Settings, job: JobRecord, app: AppInfo, ref: Wrap
             on_change=lambda: None,
             end_earlier=_nothing,
             measure_disks=_nothing,
+            parents=lambda job: parents,
             have_bundle=_itself,
             remove_late=lambda key, creating: None,
         )

@@ -4,15 +4,118 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol, overload
+
+
+@dataclass(frozen=True)
+class ParentJob:
+    """A job that another one has waited for, as the wrapper of the other sees it."""
+
+    id: str
+    app: str
+    input: Any = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    ok: bool = True
+    """Whether it exited with 0."""
+    exit_code: int | None = None
+    error: str | None = None
+    """The type of its error; None if its container ended by itself."""
+    result: Any = None
+    host: str | None = None
+    """The host that has its files."""
+    files: Sequence[str] = ()
+    """The first 10,000 names at the top of its directory."""
+    jobs_dir: Path | None = None
+    """Where the jobs' directories are on the host of the job that waited."""
+
+    @property
+    def wd(self) -> str:
+        """The path of its directory on this host.
+
+        Raises:
+            FileNotFoundError: it is not on this host.
+        """
+        directory = None if self.jobs_dir is None else self.jobs_dir / self.id
+        if directory is None or not directory.is_dir():
+            where = "it has no directory" if self.host is None else f"its files are on the host {self.host}"
+            raise FileNotFoundError(
+                f"the directory of the parent {self.id} is not on this host: {where}. Keep jobs' directories on "
+                "storage that all hosts share (ORQAL_JOBS_DIR), or let the parent's wrapper put what is needed into "
+                "its result"
+            )
+        return str(directory)
+
+
+class ParentReader(Protocol):
+    """Reads the parents of a job, some at a time."""
+
+    def ids(self) -> Sequence[str]:
+        """The ids of all parents: those of each batch in the order of submission."""
+        ...
+
+    def read(self, ids: Sequence[str]) -> Sequence[ParentJob]:
+        """These parents, in this order."""
+        ...
+
+
+@dataclass(frozen=True)
+class GivenParents:
+    """Parents that are known: for tests, and for a job without parents."""
+
+    jobs: Sequence[ParentJob] = ()
+
+    def ids(self) -> Sequence[str]:
+        return [job.id for job in self.jobs]
+
+    def read(self, ids: Sequence[str]) -> Sequence[ParentJob]:
+        known = {job.id: job for job in self.jobs}
+        return [known[id] for id in ids]
+
+
+class Parents(Sequence[ParentJob]):
+    """The jobs that a job has waited for, in the order in which it names them. Each is read when it is looked at."""
+
+    AT_ONCE = 50
+    """Parents that are read at a time."""
+
+    def __init__(self, reader: ParentReader, jobs_dir: Path) -> None:
+        self._reader, self._jobs_dir = reader, jobs_dir
+        self._ids: Sequence[str] | None = None
+        self._page: tuple[int, Sequence[ParentJob]] = (-1, ())
+
+    def __len__(self) -> int:
+        if self._ids is None:
+            self._ids = self._reader.ids()
+        return len(self._ids)
+
+    @overload
+    def __getitem__(self, index: int) -> ParentJob: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ParentJob]: ...
+
+    def __getitem__(self, index: int | slice) -> ParentJob | Sequence[ParentJob]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = index + len(self) if index < 0 else index
+        if not 0 <= number < len(self):
+            raise IndexError(f"it has {len(self)} parents")
+        page, place = divmod(number, self.AT_ONCE)
+        if self._page[0] != page:
+            assert self._ids is not None
+            ids = self._ids[page * self.AT_ONCE : (page + 1) * self.AT_ONCE]
+            self._page = page, [replace(job, jobs_dir=self._jobs_dir) for job in self._reader.read(ids)]
+        return self._page[1][place]
 
 
 class WrapperJob:
     """A job as its wrapper sees it.
 
-    `get_cmd` sees its identity (`_id`, `app`, `input`, `params`, `user`) and its directory `wd`. `set_result` sees the
+    `get_cmd` sees its identity (`_id`, `app`, `input`, `params`, `user`), its directory `wd`, and its `parents`.
+    `set_result` sees the
     ended job: also `stdout` and `stderr` as lists of lines (split at "\\n"), `exit_code`, and `lswd`, the names of the
     files in `wd`.
     """
@@ -31,6 +134,7 @@ class WrapperJob:
         lswd: Sequence[str] = (),
         outputs: tuple[str | Path, str | Path] = ("", ""),
         output_cut: str | None = None,
+        parents: ParentReader = GivenParents(),
     ) -> None:
         """`outputs` are stdout and stderr: the text itself, or the file that holds a long one."""
         self._id = id
@@ -39,6 +143,8 @@ class WrapperJob:
         self.params = params
         self.user = user
         self.wd = wd
+        self.parents = Parents(parents, Path(wd).parent)
+        """The jobs that it has waited for: see ParentJob."""
         self.options = dict(options or {})
         """The options of its container that the job asks for."""
         self.exit_code = exit_code

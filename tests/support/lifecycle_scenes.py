@@ -17,12 +17,14 @@ from orqal.models import (
     Status,
 )
 from orqal.scheduling import lifecycle as life
+from orqal.scheduling.dependencies import Failure
 from orqal.scheduling.lifecycle import Event, Phase, Place, Wish, step
 
 NOON = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)
 APP = life.AppFacts("digest", RetryPolicy(retries=1, retry_delay=0))
 START = ContainerStart("image", "sha256:1", "true", "c1", "/wd")
 PLACES = [Place(name, f"node-{name}", Resources.of(1, 1), "ada") for name in ("h1", "h2")]
+FAILURE = Failure("2" * 24, "2 (A) failed: exit code 3", "2 (A) failed: exit code 3")
 OUTCOMES = [
     Outcome(start=START, exit_code=0),
     Outcome(start=START, exit_code=3),
@@ -40,6 +42,7 @@ def phases() -> Iterator[Phase | None]:
     """Yield every phase, once for each kind of data that makes a difference."""
     record = JobRecord.submitted(JobSpec(app="A"), "1" * 24, NOON)
     final = record.failed(ErrorType.NO_SUCH_APP, "none", NOON)
+    child = record._with(after=["2" * 24])
     place, lease = PLACES[0], "lease"
     placed = record.placed(
         node_id="n",
@@ -51,6 +54,8 @@ def phases() -> Iterator[Phase | None]:
         wrapper_digest="d",
         retry_policy=APP.retry_policy,
     )
+    yield from (life.BLOCKED, life.Unblocked(), life.Unblocked(cancelled=True), life.Unblocked(FAILURE))
+    yield life.Submitting(child)
     yield from (None, life.WAITING, life.Withdrawn(), life.Orphaned(placed, 0.0))
     yield from (life.Submitting(record), life.Submitting(record, cancelled=True), life.Submitting(final))
     yield from (life.Storing(record, 1, "h1"), life.Storing(record, 1, cancelled=True), life.Storing(final, 1))
@@ -68,7 +73,9 @@ def events(phase: Phase | None) -> Iterator[Event]:
     running = record._with(current_status=Status.RUNNING, host="h1")
     own = getattr(phase, "record", record)
     yield from (life.Inserted(), life.NotInserted(), life.RoomFound(PLACES[0]))
-    yield from (life.Recovered(each, 0.0) for each in (record, running, record.cancel_wanted(NOON)))
+    child = record._with(after=["2" * 24])
+    yield from (life.Recovered(each, 0.0) for each in (record, child, running, record.cancel_wanted(NOON)))
+    yield from (life.ParentsEnded(), life.ParentFailed(FAILURE))
     yield from (life.RecordRead(record, APP), life.RecordRead(record, None), life.RecordUnreadable())
     yield life.RecordSetAside()
     yield from (life.LeaseGranted("lease", "node-h1"), life.LeaseRefused("node-h1"), life.Saved(own, own))

@@ -86,7 +86,15 @@ CREATE INDEX leftovers_host ON leftovers (host);
 PRAGMA user_version = 2;
 """,
 }
-"""By version. Versions 1 and 2 are those of earlier commits of 0.1.0."""
+OLD_SCHEMAS[3] = (
+    OLD_SCHEMAS[2]
+    .replace("    etime REAL,\n", "    etime REAL,\n    kept_from REAL,\n")
+    .replace("jobs_etime ON jobs (etime) WHERE etime", "jobs_kept_from ON jobs (kept_from) WHERE kept_from")
+    .replace("created REAL NOT NULL\n);", "created REAL NOT NULL,\n    touched REAL NOT NULL\n);")
+    .replace("CREATE TABLE members", "CREATE INDEX batches_touched ON batches (touched);\nCREATE TABLE members")
+    .replace("user_version = 2", "user_version = 3")
+)
+"""By version. Versions 1 to 3 are those of earlier commits of 0.1.0."""
 
 
 def fill(path: Path, version: int, records: Sequence[JobRecord]) -> None:
@@ -108,12 +116,18 @@ def fill(path: Path, version: int, records: Sequence[JobRecord]) -> None:
             else:
                 row |= {"cache_hits": record.cache_hits, "cache_last_hit": seconds(record.cache_last_hit)}
                 row |= {"ctime": seconds(record.ctime), "etime": seconds(record.etime)}
+            if version > 2:
+                row["kept_from"] = seconds(record.etime)
             connection.execute(
                 f"INSERT INTO jobs ({','.join(row)}) VALUES ({','.join('?' * len(row))})", [*row.values()]
             )
             if version > 1 and record.batch is not None:
+                batch = {"name": record.batch, "created": row["ctime"]}
+                if version > 2:
+                    batch["touched"] = seconds(record.etime or record.ctime)
                 connection.execute(
-                    "INSERT OR IGNORE INTO batches (name, created) VALUES (?, ?)", (record.batch, row["ctime"])
+                    f"INSERT OR IGNORE INTO batches ({','.join(batch)}) VALUES ({','.join('?' * len(batch))})",
+                    [*batch.values()],
                 )
                 connection.execute(
                     "INSERT INTO members (batch, job) SELECT batches.seq, jobs.seq FROM batches, jobs "

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from orqal.actors.attempts import Deliveries, Ended
-from orqal.actors.handles import SchedulerClient, log_to_ray
+from orqal.actors.handles import ReadParents, SchedulerClient, log_to_ray
 from orqal.actors.host.host import Host
 from orqal.actors.interfaces import ActorAway
 from orqal.actors.messages import Order
@@ -31,7 +31,9 @@ class HostActor(Host):
         log_to_ray()
         settings = Settings()
         meter = RayMeter("host", host=name) if settings.ray_metrics else None
-        super().__init__(settings, cluster, node_id, SchedulerClient(scheduler), WrapperProcesses(node_id), meter)
+        super().__init__(
+            settings, cluster, node_id, SchedulerClient(scheduler), WrapperProcesses(node_id), meter, ReadParents.of
+        )
         self._deliveries = Deliveries(self.run)
 
     async def take(self, orders: Sequence[Order]) -> str:

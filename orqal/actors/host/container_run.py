@@ -28,13 +28,13 @@ from orqal.engine.errors import EngineError, Unreachable, not_executed
 from orqal.engine.image_names import with_tag
 from orqal.engine.output import CollectedOutput, Collecting
 from orqal.engine.usage import Usage
-from orqal.models import GPU, UNITS, ContainerOptions, ContainerStart, ErrorType, JobError, Outcome, Output
+from orqal.models import GPU, UNITS, ContainerOptions, ContainerStart, ErrorType, JobError, JobRecord, Outcome, Output
 from orqal.scheduling.lifecycle import WHY_STOPPED, Wish
 from orqal.scheduling.retries import will_retry
 from orqal.settings import Settings
 from orqal.text import exit_code
 from orqal.wrappers import calls
-from orqal.wrappers.base import WrapperJob
+from orqal.wrappers.base import GivenParents, ParentReader, WrapperJob
 from orqal.wrappers.loading import WrapperRef
 
 T = TypeVar("T")
@@ -75,6 +75,8 @@ class HostParts:
     removed when it is there."""
     have_bundle: Callable[[WrapperRef], Awaitable[WrapperRef]]
     """Brings what a wrapper needs from beside its file to this host."""
+    parents: Callable[[JobRecord], ParentReader] = lambda job: GivenParents()
+    """What reads the parents of a job in the process of its wrapper."""
     found: dict[ContainerKey, str] = field(default_factory=dict)
     """Containers that no attempt holds."""
 
@@ -586,6 +588,7 @@ class ContainerRun:
             lswd=list(files),
             outputs=(output.stdout.whole, output.stderr.whole) if output else ("", ""),
             output_cut=output.cut if output else None,
+            parents=self._parts.parents(self._order.job),
         )
 
     async def _call(self, method: str, function: Callable[..., Any], *args: Any) -> Any:

@@ -32,10 +32,11 @@ from orqal.engine.errors import EngineError, Unreachable
 from orqal.engine.file_listing import FilePage
 from orqal.engine.image_identity import ImageIdentity
 from orqal.engine.job_directory import Piece, Removed
-from orqal.models import GPU, REFUSED, ContainerStart, Device, Load, Outcome
+from orqal.models import GPU, REFUSED, ContainerStart, Device, JobRecord, Load, Outcome
 from orqal.scheduling.lifecycle import Wish
 from orqal.settings import Settings
 from orqal.text import counted
+from orqal.wrappers.base import GivenParents, ParentReader
 
 log = logging.getLogger("orqal.host")
 T = TypeVar("T")
@@ -68,9 +69,10 @@ class Host(HostApi):
         scheduler: SchedulerApi,
         wrappers: WrapperCalls,
         also: Meter | None = None,
+        parents: Callable[[JobRecord], ParentReader] = lambda job: GivenParents(),
     ) -> None:
-        """`cluster` marks the containers of this cluster. `also`: see Metrics. Call this on the event loop on which the
-        host lives."""
+        """`cluster` marks the containers of this cluster. `parents`: see HostParts. `also`: see Metrics. Call this on
+        the event loop on which the host lives."""
         self._settings = settings
         self._cluster = cluster
         self._node_id = node_id
@@ -111,6 +113,7 @@ class Host(HostApi):
             on_change=self._report_now,
             end_earlier=self._end_earlier,
             measure_disks=self._measure_disks,
+            parents=parents,
             have_bundle=WrapperBundles(settings.bundles_dir, scheduler).have,
             remove_late=lambda key, creating: self._background.spawn(self._remove_late(key, creating)),
         )

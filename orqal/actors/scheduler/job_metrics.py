@@ -23,7 +23,19 @@ from orqal.actors.metrics import (
     gauge,
 )
 from orqal.models import Attempt, JobRecord, JobSpec, Status
-from orqal.scheduling.lifecycle import Announce, Effect, Enqueue, Event, Leave, OnHost, Orphaned, Phase, Storing
+from orqal.scheduling.lifecycle import (
+    Announce,
+    Block,
+    Effect,
+    Enqueue,
+    Event,
+    Leave,
+    OnHost,
+    Orphaned,
+    Phase,
+    Storing,
+    Unblocked,
+)
 
 log = logging.getLogger("orqal.jobs")
 
@@ -61,9 +73,11 @@ class JobMetrics:
             self._step(before, event, after, effects)
 
     def _step(self, before: Phase | None, event: Event, after: Phase | None, effects: Sequence[Effect]) -> None:
+        if isinstance(before, Unblocked) and not isinstance(after, Unblocked):
+            self._left(after, event, effects)
         for effect in effects:
             match effect:
-                case Enqueue(record):
+                case Enqueue(record) | Block(record):
                     self._waiting[self._of(record)] += 1
                 case Leave():
                     self._left(after, event, effects)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -12,6 +13,7 @@ from orqal.actors.background import Background
 from orqal.actors.interfaces import ActorAway, Contended
 from orqal.actors.messages import Order
 from orqal.actors.scheduler.apps import Apps
+from orqal.actors.scheduler.blocked_jobs import BlockedJobs
 from orqal.actors.scheduler.change_feed import ChangeFeed
 from orqal.actors.scheduler.host_calls import HostCalls
 from orqal.actors.scheduler.hosts import Hosts, KnownHost
@@ -25,12 +27,15 @@ from orqal.engine.errors import EngineError
 from orqal.models import Change, ErrorType, JobError, JobRecord, Outcome, Part, Resources, Status
 from orqal.scheduling import Placement, Planner, lifecycle
 from orqal.scheduling.lifecycle import (
+    BLOCKED,
     WAITING,
     AcquireLease,
     Announce,
     AppFacts,
     Assigned,
     AttemptEnded,
+    Block,
+    Blocked,
     CancelRequested,
     ContainerStarted,
     DropLease,
@@ -54,6 +59,8 @@ from orqal.scheduling.lifecycle import (
     NotInserted,
     OnHost,
     Orphaned,
+    ParentFailed,
+    ParentsEnded,
     Phase,
     Place,
     Placed,
@@ -71,13 +78,15 @@ from orqal.scheduling.lifecycle import (
     Stop,
     Storing,
     Submitting,
+    Unblock,
+    Unblocked,
     Waiting,
     Wish,
     Withdraw,
     Withdrawn,
 )
 from orqal.scheduling.retries import policy_of
-from orqal.store import Store, StoreError
+from orqal.store import Store, StoreError, Submission
 
 log = logging.getLogger("orqal.jobs")
 
@@ -87,6 +96,12 @@ LEASE_PAUSE = 1.0
 """Seconds before a lease that could not be had is asked for again."""
 READ_AT_ONCE = 1_000
 """Records that are read from the store in one go."""
+UNBLOCKED_AT_ONCE = 1_000
+"""Jobs that are let go, or ended, at a time because of their parents: their records are in memory meanwhile."""
+UNBLOCKED_WITHIN = 10.0
+"""Seconds after which others have their turn, even if some of these cannot be saved."""
+READ_PAUSE = 1.0
+"""Seconds before a record that could not be read is read again."""
 
 
 Watcher = Callable[[Phase | None, Event, Phase | None, Sequence[Effect]], None]
@@ -104,7 +119,11 @@ class OnOneHost(NamedTuple):
 
 
 class JobRegistry:
-    """The one owner of every unfinished job's phase. Jobs in the phase Waiting are those that the waiting room has."""
+    """The one owner of every unfinished job's phase.
+
+    Jobs in the phase Waiting are those that the waiting room has, and jobs in the phase Blocked those that wait for
+    their parents.
+    """
 
     def __init__(
         self,
@@ -130,6 +149,10 @@ class JobRegistry:
         self._phases: dict[str, Phase] = {}
         self._cancels: dict[str, list[asyncio.Future[bool]]] = {}
         self._to_read: list[str] = []
+        self.blocked = BlockedJobs(store, lambda job: self.phase(job) is not None)
+        self._unblocking: set[str] = set()
+        """The jobs that were unblocked together, until their records are on disk or they wait."""
+        self._unblocked = asyncio.Event()
         self._calls = HostCalls(hosts, clock)
         self._background = Background()
         self.unreadable_until = 0.0
@@ -141,6 +164,11 @@ class JobRegistry:
         """These jobs are being added to the store."""
         for record in records:
             self._phases[record.id] = Submitting(record)
+            self.blocked.add(record)
+
+    def stored(self, submission: Submission) -> None:
+        """A submission is on disk: its jobs are in their batches now. `inserted` follows."""
+        self.blocked.stored(submission)
 
     def inserted(self, jobs: Iterable[str], *, well: bool) -> None:
         """These jobs are in the store, or could not be added."""
@@ -253,11 +281,37 @@ class JobRegistry:
             if isinstance(phase, Placed | Leasing | Assigned | OnHost) and phase.place.node_id == host.node.id
         ]
 
+    # Jobs that wait for their parents
+
+    async def unblock_forever(self) -> None:
+        """Let blocked jobs go on, or end them, when that is decided. To be called when all jobs are recovered."""
+        while True:
+            await self.blocked.wait()
+            try:
+                await self.blocked.ask()
+            except Exception as error:
+                log.error("the parents of jobs cannot be read (%s: %s); trying again", type(error).__name__, error)
+                await asyncio.sleep(READ_PAUSE)
+            while part := self.blocked.take(UNBLOCKED_AT_ONCE):
+                self._unblocking = {decided.job for decided in part}
+                self._unblocked.clear()
+                for job, failure in part:
+                    self._apply(job, BLOCKED, ParentsEnded() if failure is None else ParentFailed(failure))
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._unblocked.wait(), UNBLOCKED_WITHIN)
+
+    def _is_unblocked(self, job: str) -> None:
+        self._unblocking.discard(job)
+        if not self._unblocking:
+            self._unblocked.set()
+
     # The step, and its effects
 
     def phase(self, job: str) -> Phase | None:
         """The phase of a job; None if it has ended or is unknown."""
-        return self._phases.get(job) or (WAITING if job in self._waiting else None)
+        if (phase := self._phases.get(job)) is not None:
+            return phase
+        return WAITING if job in self._waiting else BLOCKED if job in self.blocked else None
 
     def _post(self, job: str, event: Event) -> None:
         self._apply(job, self.phase(job), event)
@@ -278,16 +332,19 @@ class JobRegistry:
                 watch(before, event, after, effects)
             except Exception:  # what is counted or learned must not stop a job
                 log.exception("%s: a step was not seen by all", job)
-        if after is None or isinstance(after, Waiting):
+        if after is None or isinstance(after, Waiting | Blocked):
             self._phases.pop(job, None)
+            self._is_unblocked(job)
         else:
             self._phases[job] = after
+        if after is None:
+            self.blocked.remove(job)
         for effect in effects:
             try:
                 self._carry_out(job, effect)
             except Exception as error:
                 log.exception("%s: %s failed inside Orqal", job, type(effect).__name__)
-                if isinstance(effect, Enqueue):
+                if isinstance(effect, Enqueue | Block):
                     self._fail(job, error, record=effect.record)
                 elif isinstance(effect, Restore):
                     self._background.spawn(self._rescue(job, error))
@@ -346,6 +403,10 @@ class JobRegistry:
 
     def _carry_out(self, job: str, effect: Effect) -> None:
         match effect:
+            case Block(record):
+                self.blocked.block(record)
+            case Unblock():
+                self.blocked.unblock(job)
             case Enqueue(record, first):
                 self._waiting.enqueue(record, first=first)
             case Withdraw():
@@ -354,10 +415,11 @@ class JobRegistry:
                 self._waiting.restore(job)
             case Leave():
                 self._waiting.leave(job)
-            case ReadRecord():
-                if not self._to_read:
-                    self._background.spawn(self._read())
-                self._to_read.append(job)
+            case ReadRecord(again):
+                if again:
+                    asyncio.get_running_loop().call_later(READ_PAUSE, self._read_soon, job)
+                else:
+                    self._read_soon(job)
             case Hold(place):
                 self._hold(job, place)
             case Free(place, lease):
@@ -370,6 +432,8 @@ class JobRegistry:
                 self._background.spawn(self._save(job, effect))
             case Announce(record):
                 self._feed.add(Change.of(record))
+                if record.current_status.final:
+                    self.blocked.ended(record)
             case Run(place):
                 self._background.spawn(self._vital(job, self._run(job, place)))
             case Stop(place, attempt, wish):
@@ -389,6 +453,11 @@ class JobRegistry:
         self._wake()
         self._leases.free(job, lease)
         self._hosts.attempt_is_over(place, job)
+
+    def _read_soon(self, job: str) -> None:
+        if not self._to_read:
+            self._background.spawn(self._read())
+        self._to_read.append(job)
 
     async def _read(self) -> None:
         while self._to_read:
@@ -536,6 +605,10 @@ class JobRegistry:
                 return True
             case Submitting(_, cancelled) | Storing(_, _, _, cancelled) if cancelled:
                 return True
+            case Blocked():
+                return self.blocked.is_failing(job)
+            case Unblocked(failure, cancelled):
+                return cancelled or failure is not None
             case Placed(_, wish) | Leasing(_, _, _, wish) | Assigned(_, _, _, wish) | OnHost(_, _, _, _, wish):
                 return wish is Wish.CANCEL
             case Storing(record):
@@ -557,11 +630,11 @@ class JobRegistry:
         """Up to `limit` jobs that have not ended and are not being cancelled. Those that wait come first, so that none
         of them starts in place of one that is cancelled."""
         others = (job for job, phase in self._phases.items() if not (_has_ended(phase) or self.is_ending(job)))
-        return list(islice(chain(self._waiting.jobs(), others), limit))
+        return list(islice(chain(self._waiting.jobs(), self.blocked.jobs(), others), limit))
 
     def left(self) -> int:
         """How many jobs have not ended or, once all have, how much is still done for them: containers are removed."""
-        return len(self._phases) + len(self._waiting) or len(self._background)
+        return len(self._phases) + len(self._waiting) + len(self.blocked) or len(self._background)
 
     def resources(self) -> Iterator[Resources]:
         """What each job with room on a host holds."""

@@ -16,7 +16,7 @@ from orqal.actors.scheduler.keeping_clock import KeepingClock
 from orqal.clock import Clock
 from orqal.models import Status
 from orqal.settings import Settings
-from orqal.store import Store
+from orqal.store import Needed, Store
 
 log = logging.getLogger("orqal.retention")
 
@@ -46,11 +46,13 @@ class Retention:
         clock: Clock,
         keeping: KeepingClock,
         background: Background,
+        needed: Needed,
     ) -> None:
         """`keeping`: the time by which jobs are kept. `background` sweeps the hosts, each by itself, so that one that
-        hangs keeps no other waiting."""
+        hangs keeps no other waiting. `needed`: the jobs and batches that stay, because others wait after them."""
         self._store, self._writer, self._settings = store, writer, settings
         self._hosts, self._clock, self._keeping, self._background = hosts, clock, keeping, background
+        self._needed = needed
         self._sweeps: dict[str, asyncio.Task[None]] = {}
         """The last sweep of each host. It may still be under way."""
         self._wanted: set[str] = set()
@@ -95,7 +97,7 @@ class Retention:
         The directories on a host that is silent for SILENT_AFTER are removed later.
         """
         deleted = 0
-        while part := await self._writer.apart(self._store.delete_ended, DELETED_AT_ONCE, status):
+        while part := await self._writer.apart(self._store.delete_ended, DELETED_AT_ONCE, status, self._needed):
             deleted += len(part)
             self._sweep_all()
         if deleted:
@@ -106,7 +108,7 @@ class Retention:
         """Delete the jobs whose time is over and their directories, and return how many. See Store.delete_expired."""
         now, deleted, more = self._keeping.now(), 0, True
         while more:
-            part, more = await self._writer.apart(self._store.delete_expired, DELETED_AT_ONCE, now, ttl)
+            part, more = await self._writer.apart(self._store.delete_expired, DELETED_AT_ONCE, now, ttl, self._needed)
             deleted += len(part)
             if part:
                 self._sweep_all()

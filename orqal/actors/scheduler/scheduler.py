@@ -8,11 +8,12 @@ import gc
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 from orqal.actors.background import Background
 from orqal.actors.interfaces import ActorAway, ClusterApi, SchedulerApi
 from orqal.actors.messages import (
+    Awaited,
     Cap,
     CleanTarget,
     Cursor,
@@ -49,6 +50,7 @@ from orqal.doctor.facts import StoredJob
 from orqal.doctor.rules import is_over
 from orqal.engine.client import ContainerKey, container_name
 from orqal.engine.errors import EngineError
+from orqal.extended_json import decoded
 from orqal.models import (
     DISK_FULL,
     UNITS,
@@ -58,6 +60,7 @@ from orqal.models import (
     BatchPolicy,
     HostInfo,
     JobSpec,
+    Parent,
     Resources,
     Status,
     UserShare,
@@ -67,6 +70,7 @@ from orqal.scheduling.lifecycle import ContainerStarted, Effect, Event, Phase
 from orqal.scheduling.usage import Sort, memory_for
 from orqal.settings import Settings
 from orqal.store import Store, is_needed
+from orqal.wrappers.base import ParentJob
 from orqal.wrappers.catalog import App, Source
 
 log = logging.getLogger("orqal.scheduler")
@@ -82,6 +86,8 @@ AWAY = "it is away, and could take the job when it is back"
 JOBS_AT_ONCE = 1_000
 """Jobs that are cancelled, or taken up after a start, at a time: their records are in memory meanwhile, and those of a
 million would take gigabytes."""
+PARENTS_TOLD = 5
+"""Jobs that a waiting job waits after and that are told by their ids."""
 _WORTH_TELLING = 0.0005
 """The least part of the cluster that a user without jobs has had and is told of."""
 _NOTHING = OnOneHost(0, Resources(0, 0), [])
@@ -149,7 +155,7 @@ class Scheduler(SchedulerApi):
             **({} if new_id is None else {"new_id": new_id}),
         )
         self._retention = Retention(
-            store, self._writer, settings, self._hosts, self._clock, self._keeping, self._background
+            store, self._writer, settings, self._hosts, self._clock, self._keeping, self._background, self._jobs.blocked
         )
 
     async def start(self) -> None:
@@ -165,6 +171,7 @@ class Scheduler(SchedulerApi):
             raise
         self._background.spawn(self._watch_nodes())
         self._background.spawn(self._dispatch_forever())
+        self._background.spawn(self._jobs.unblock_forever())
         self._background.spawn(self._watch_apps())
         self._background.spawn(self._retention.forever())
         self._background.spawn(self._share_memory.forever())
@@ -235,8 +242,8 @@ class Scheduler(SchedulerApi):
 
     async def _cancel_waiting(self) -> None:
         """Cancel as many waiting jobs as there are now. Those that come meanwhile must not keep this going for ever."""
-        left = len(self._waiting)
-        while jobs := list(islice(self._waiting.jobs(), min(left, JOBS_AT_ONCE))):
+        left, blocked = len(self._waiting) + len(self._jobs.blocked), self._jobs.blocked
+        while jobs := list(islice(chain(self._waiting.jobs(), blocked.jobs()), min(left, JOBS_AT_ONCE))):
             await self.cancel(jobs)
             left -= len(jobs)
 
@@ -266,6 +273,8 @@ class Scheduler(SchedulerApi):
         return True
 
     async def why_waiting(self, job: str) -> WhyWaiting:
+        if job in self._jobs.blocked:
+            return await self._why_blocked(job)
         if (app := self._waiting.app_waited_for(job)) is not None:
             return WhyWaiting(app=self._apps.missing(app))
         key = self._waiting.queue.key(job)
@@ -287,6 +296,16 @@ class Scheduler(SchedulerApi):
             held_because=self._batches.of(key.batch or "").held_because,
             canaries=self._trials.of(key.batch),
         )
+
+    async def _why_blocked(self, job: str) -> WhyWaiting:
+        open = self._jobs.blocked.open(job, PARENTS_TOLD)
+        after = [Awaited(name, False, 1, 1) for name in open.named]
+        policies = self._batches.all()
+        for name, left in open.batches.items():
+            info = await asyncio.to_thread(self._store.batch, name)
+            held = name in policies and policies[name].held
+            after.append(Awaited(name, True, left, 0 if info is None else info.jobs, held))
+        return WhyWaiting(after=after, after_others=open.jobs - len(open.named))
 
     def _caps(self, key: LineKey, standing: Standing) -> list[Cap]:
         limits = self._planner.limits
@@ -368,6 +387,35 @@ class Scheduler(SchedulerApi):
 
     async def bundle(self, digest: str) -> Mapping[str, bytes] | None:
         return await self._apps.bundle(digest)
+
+    async def parent_ids(self, after: Sequence[str]) -> list[str]:
+        return await asyncio.to_thread(self._parent_ids, list(map(Parent.of, after)))
+
+    def _parent_ids(self, after: Sequence[Parent]) -> list[str]:
+        jobs = ([*self._store.batch_ids(parent.name)] if parent.is_batch else [parent.name] for parent in after)
+        return list(dict.fromkeys(chain.from_iterable(jobs)))
+
+    async def parents(self, jobs: Sequence[str]) -> list[ParentJob]:
+        return await asyncio.to_thread(self._parents, jobs)
+
+    def _parents(self, jobs: Sequence[str]) -> list[ParentJob]:
+        records = self._store.get_many(jobs)
+        return [
+            ParentJob(
+                id=job.id,
+                app=job.app,
+                input=job.input,
+                params=job.params,
+                ok=bool(job.ok),
+                exit_code=job.exit_code,
+                error=None if job.error is None else job.error.type.value,
+                result=decoded(self._store.output(job.id).result),
+                host=job.host,
+                files=job.lswd,
+            )
+            for job in map(records.get, jobs)
+            if job is not None
+        ]
 
     async def job_of(self, container: str) -> str | None:
         return self._jobs.job_of(container)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from bson import ObjectId
 
-from orqal.actors.messages import Document, OtherDocument, Planned, Taken, TooEarly
+from orqal.actors.messages import BadParent, Document, OtherDocument, Planned, Taken, TooEarly
 from orqal.actors.scheduler.apps import Apps
 from orqal.actors.scheduler.hosts import Hosts
 from orqal.actors.scheduler.input_files import InputFiles, Unreadable
@@ -21,10 +21,14 @@ from orqal.actors.scheduler.job_registry import JobRegistry
 from orqal.actors.scheduler.job_writer import JobWriter
 from orqal.actors.scheduler.keeping_clock import KeepingClock
 from orqal.actors.scheduler.waiting_room import shape
-from orqal.models import AppInfo, CacheOn, ErrorType, JobRecord, JobSpec, Shape, why_not_set
+from orqal.models import AppInfo, CacheOn, ErrorType, JobRecord, JobSpec, Parent, Shape, why_not_set
 from orqal.scheduling import cache, impossible
+from orqal.scheduling.dependencies import UnreadBatch
 from orqal.settings import Settings
-from orqal.store import JobFilter, JobGone, Store, Submission
+from orqal.store import JobFilter, JobGone, ParentGone, Store, Submission
+
+JOBS_AT_ONCE = 1_000
+"""Jobs that are looked up or retried at a time."""
 
 _Size = tuple[str, float | None, float | None, str]
 """The app of a new job, and the threads, memory and options that it asks for itself: its shape follows from these."""
@@ -55,6 +59,7 @@ class _Asked(NamedTuple):
     miss: str | None
     """Why none may, for people; None if its app is not known either."""
     input_digest: str | None
+    parents_digest: str | None
 
 
 class Submissions:
@@ -137,14 +142,105 @@ class Submissions:
         async with self._alone("retry"):
             records = await asyncio.to_thread(self._store.get_many, ids)
             failed = [job for job in records.values() if job.ok is False]
-            later = [job.retried_as for job in failed if job.retried_as]
-            there = await asyncio.to_thread(self._store.get_many, later) if later else {}
-            done = {job.id: job.retried_as for job in failed if job.retried_as in there}
-            todo = [job for job in failed if job.id not in done]
-            specs = [JobSpec(**job.model_dump(include=set(JobSpec.model_fields))) for job in todo]
-            taken = await self._take(specs, retry_of=[job.id for job in todo])
-        new = {job.id: answer.id for job, answer in zip(todo, taken, strict=True)}
-        return new | {old: again for old, again in done.items() if again is not None}
+            hanging = await asyncio.to_thread(self._hanging, [job.id for job in failed])
+            # Parents come before their children.
+            new = await self._retry([job for job in failed if job.id not in hanging])
+            for part in _parts(list(hanging)):
+                again = await asyncio.to_thread(self._store.get_many, part)
+                new |= await self._retry([again[job] for job in part if job in again], hanging=True)
+        return {job.id: new[job.id] for job in failed if job.id in new}
+
+    def _hanging(self, jobs: Sequence[str]) -> dict[str, None]:
+        """The jobs that ended because of these, in the order of their submission."""
+        return dict.fromkeys(child for job in jobs for child in self._store.dependents(job))
+
+    async def _retry(self, failed: Sequence[JobRecord], *, hanging: bool = False) -> dict[str, str]:
+        """The ids of the jobs in place of failed ones. A job that waits after a retried one waits after the new one.
+
+        `hanging`: they ended because of others, which are retried too. The cache has nothing for them, and they may
+        wait after each other, so their ids are made before.
+        """
+        parents = {Parent.of(text).name for job in failed for text in job.after}
+        latest = await self._latest_retries([*(job.id for job in failed), *parents])
+        done = {job.id: job.retried_as for job in failed if job.retried_as and job.id in latest}
+        todo = [job for job in failed if job.id not in done]
+        ids = [self._new_id() for _ in todo] if hanging else []
+        latest |= dict(zip((job.id for job in todo), ids, strict=False))
+        specs = []
+        for job in todo:
+            spec = JobSpec(**job.model_dump(include=set(JobSpec.model_fields)))
+            after = (Parent.of(text) for text in spec.after)
+            spec.after = [parent._replace(name=latest.get(parent.name, parent.name)).text for parent in after]
+            specs.append(spec)
+        taken = await self._take(specs, retry_of=[job.id for job in todo], ids=ids)
+        return done | {job.id: answer.id for job, answer in zip(todo, taken, strict=True)}
+
+    async def _latest_retries(self, jobs: Sequence[str]) -> dict[str, str]:
+        """The last retry of each of these jobs that has been retried, if that is still there."""
+        latest, asked = dict[str, str](), {job: job for job in jobs}
+        while asked:
+            there = await self._records(list(asked))
+            for job, first in asked.items():
+                if job in there and job != first:
+                    latest[first] = job
+            asked = {record.retried_as: asked[job] for job, record in there.items() if record.retried_as}
+        return latest
+
+    async def _records(self, jobs: Sequence[str]) -> dict[str, JobRecord]:
+        records: dict[str, JobRecord] = {}
+        for part in _parts(jobs):
+            records |= await asyncio.to_thread(self._store.get_many, part)
+        return records
+
+    async def _check_parents(self, specs: Sequence[JobSpec], ids: Sequence[str] = ()) -> None:
+        """Check that the jobs and batches exist that these documents wait after. A batch may be that of one of them,
+        and a job one of `ids`, which they will have.
+
+        Raises:
+            BadParent: one does not exist.
+        """
+        wanted: dict[str, int] = {}
+        for number, spec in enumerate(specs, 1):
+            for text in spec.after:
+                wanted.setdefault(text, number)
+        parents = {Parent.of(text): number for text, number in wanted.items()}
+        jobs = list({parent.name for parent in parents if not parent.is_batch})
+        known = set(ids)
+        for part in _parts(jobs):
+            known.update(await asyncio.to_thread(self._store.get_many, part))
+        names = {spec.batch for spec in specs}
+        for parent, number in parents.items():
+            if not parent.is_batch:
+                if parent.name not in known:
+                    raise BadParent(number, f"it waits after {parent}, which does not exist")
+            elif parent.name not in names and not await asyncio.to_thread(self._is_batch, parent.name):
+                raise BadParent(
+                    number, f"it waits after {parent}, which does not exist; submit the jobs of the batch first"
+                )
+
+    def _is_batch(self, name: str) -> bool:
+        return next(self._store.batch_ids(name), None) is not None
+
+    def _check_circles(
+        self,
+        members: Sequence[tuple[str, str]],
+        jobs: Sequence[JobRecord],
+        asked: Sequence[_Asked],
+        read: Mapping[str, Sequence[str]],
+    ) -> None:
+        """Check that no jobs would wait for each other. `read`: the unfinished jobs of some batches.
+
+        Raises:
+            BadParent: they would.
+            UnreadBatch: those of another batch must be known to tell.
+        """
+        circle = self._jobs.blocked.cycle(members, {job.id: job.after for job in jobs if job.after}, read)
+        if circle is None:
+            return
+        new = {job.id for job in jobs}
+        names = ["this job" if not each.is_batch and each.name in new else str(each) for each in circle]
+        number = next(n for n, each in enumerate(asked, 1) if each.spec.batch == circle[0].name)
+        raise BadParent(number, f"jobs would wait for each other for ever: {' waits for '.join(names)}")
 
     async def _compare(self, specs: Sequence[JobSpec], first: int, known: Mapping[int, str]) -> None:
         records = await asyncio.to_thread(self._store.get_many, list(known.values())) if known else {}
@@ -159,11 +255,31 @@ class Submissions:
         documents: Sequence[tuple[str, int]] = (),
         retry_of: Sequence[str] = (),
         replace_batch: str | None = None,
+        ids: Sequence[str] = (),
     ) -> list[Taken]:
+        """`ids`: those that the new jobs get. No earlier job is reused then."""
+        if any(spec.after and spec.batch is not None for spec in specs):
+            # Two of them together could close a circle that neither closes alone.
+            async with self._alone("circles"):
+                return await self._take_now(specs, documents, retry_of, replace_batch, ids)
+        return await self._take_now(specs, documents, retry_of, replace_batch, ids)
+
+    async def _take_now(
+        self,
+        specs: Sequence[JobSpec],
+        documents: Sequence[tuple[str, int]],
+        retry_of: Sequence[str],
+        replace_batch: str | None,
+        ids: Sequence[str],
+    ) -> list[Taken]:
+        await self._check_parents(specs, ids)
         asked = await self._asked(specs)
+        read: dict[str, Sequence[str]] = {}
+        if ids:
+            asked = [each._replace(wanted=None, miss=cache.NO_CANDIDATE) for each in asked]
         own: dict[cache.Wanted, asyncio.Future[str | None]] = {}
         others: dict[cache.Wanted, asyncio.Future[str | None]] = {}
-        for _, wanted, _, _ in asked:
+        for wanted in (each.wanted for each in asked):
             # All in one go, without an await: two requests that want the same never wait for each other.
             if wanted is None or wanted in own:
                 continue
@@ -181,9 +297,16 @@ class Submissions:
                 unfinished = (there.job for there in found.values() if there.job and there.unfinished)
                 if not any(map(self._jobs.why_not_reusable, unfinished)):
                     try:
-                        return await self._insert(asked, found, own, documents, retry_of, replace_batch)
+                        return await self._insert(asked, found, own, documents, retry_of, replace_batch, ids, read)
                     except JobGone:
                         pass
+                    except UnreadBatch as batch:
+                        read[batch.name] = await asyncio.to_thread(self._store.batch_open, batch.name)
+                    except ParentGone as gone:
+                        number = next(n for n, spec in enumerate(specs, 1) if str(gone) in spec.after)
+                        raise BadParent(
+                            number, f"it waits after {Parent.of(str(gone))}, which was just deleted"
+                        ) from None
                 found = await self._search([*own, *others])
         finally:
             for wanted, decision in own.items():
@@ -199,20 +322,28 @@ class Submissions:
         documents: Sequence[tuple[str, int]],
         retry_of: Sequence[str],
         replace_batch: str | None,
+        ids: Sequence[str],
+        read: Mapping[str, Sequence[str]],
     ) -> list[Taken]:
         moment = self._moment()
         never: dict[_Size, str | None] = {}
         new: list[JobRecord] = []
         keys: dict[str, str] = {}
         taken: list[Taken] = []
-        for number, (spec, wanted, miss, input_digest) in enumerate(asked):
+        for number, (spec, wanted, miss, input_digest, parents_digest) in enumerate(asked):
             there = found[wanted] if wanted is not None else _Found(None, miss)
             if there.job is not None:
                 taken.append(Taken(there.job, True))
                 continue
             retried = retry_of[number] if retry_of else None
             record = JobRecord.submitted(
-                spec, self._new_id(), moment, cache_miss=there.miss, input_digest=input_digest, retry_of=retried
+                spec,
+                ids[number] if ids else self._new_id(),
+                moment,
+                cache_miss=there.miss,
+                input_digest=input_digest,
+                parents_digest=parents_digest,
+                retry_of=retried,
             )
             record = self._unless_impossible(record, moment, never)
             new.append(record)
@@ -234,13 +365,19 @@ class Submissions:
             retries={old: answer.id for old, answer in zip(retry_of, taken, strict=False)},
             replace_batch=replace_batch,
             cache_keys=keys,
+            parents=list(dict.fromkeys(text for job in new for text in job.after)),
         )
+        self._check_circles([*submission.members, *self._taken_over(submission)], new, asked, read)
         # Finished even if the caller goes away: what is on disk must be in the queue.
         await asyncio.shield(asyncio.ensure_future(self._add(submission)))
         for wanted, decision in own.items():
             decision.set_result(found[wanted].job)
         self._metrics.taken((document.spec, answer.cached) for document, answer in zip(asked, taken, strict=True))
         return taken
+
+    def _taken_over(self, submission: Submission) -> list[tuple[str, str]]:
+        """The places in batches that retries take from failed jobs, as far as the records tell."""
+        return [(job.batch, job.id) for job in submission.jobs if job.batch is not None and job.retry_of is not None]
 
     async def _add(self, submission: Submission) -> None:
         ids = [job.id for job in submission.jobs]
@@ -250,6 +387,7 @@ class Submissions:
         except BaseException:
             self._jobs.inserted(ids, well=False)
             raise
+        self._jobs.stored(submission)
         self._jobs.inserted(ids, well=True)
 
     def _unless_impossible(self, record: JobRecord, moment: datetime, known: dict[_Size, str | None]) -> JobRecord:
@@ -288,10 +426,11 @@ class Submissions:
 
     async def plan(self, specs: Sequence[JobSpec]) -> list[Planned]:
         """What would become of these documents. See SchedulerApi.plan."""
+        await self._check_parents(specs)
         asked = await self._asked(specs)
-        found = await self._search(list({wanted for _, wanted, _, _ in asked if wanted is not None}))
+        found = await self._search(list({each.wanted for each in asked if each.wanted is not None}))
         plan, known = [], dict[_Size, str | None]()
-        for spec, wanted, miss, _ in asked:
+        for spec, wanted, miss, _, _ in asked:
             there = found[wanted] if wanted is not None else _Found(None, miss)
             never = None
             if there.job is None:
@@ -312,17 +451,18 @@ class Submissions:
                 if how in hows:
                     looks[number] = spec.input, how
         digests = await self._input_files.digests(looks) if looks else {}
+        parents = await asyncio.to_thread(self._parents_digests, {tuple(spec.after) for spec in specs if spec.after})
         asked = []
         for number, spec in enumerate(specs):
-            digest = digests.get(number)
+            digest, of_parents = digests.get(number), parents.get(tuple(spec.after))
             if not spec.use_cache:
-                asked.append(_Asked(spec, None, cache.SWITCHED_OFF, None))
+                asked.append(_Asked(spec, None, cache.SWITCHED_OFF, None, of_parents))
             elif not self._apps.is_known(spec.app):
-                asked.append(_Asked(spec, None, None, None))
+                asked.append(_Asked(spec, None, None, None, of_parents))
             elif isinstance(digest, Unreadable):
-                asked.append(_Asked(spec, None, str(digest), None))
+                asked.append(_Asked(spec, None, str(digest), None, of_parents))
             else:
-                asked.append(_Asked(spec, cache.Wanted.by(spec, digest), None, digest))
+                asked.append(_Asked(spec, cache.Wanted.by(spec, digest, of_parents), None, digest, of_parents))
         return asked
 
     async def _search(self, wanted: Sequence[cache.Wanted], *, again: bool = False) -> dict[cache.Wanted, _Found]:
@@ -333,6 +473,7 @@ class Submissions:
         images = {job.image for job in jobs.values() if job.image and job.image_digest}
         digests = await self._hosts.image_digests(sorted(images)) if images else {}
         gone = await self._hosts.without_files([job for job in jobs.values() if job.current_status.final and job.lswd])
+        gone |= await asyncio.to_thread(self._other_parents, list(jobs.values()))
         found = dict.fromkeys(wanted, _NOTHING)
         ended_meanwhile = []
         for each in wanted:
@@ -350,6 +491,20 @@ class Submissions:
         if ended_meanwhile and not again:  # how, the store knows now
             found |= await self._search(ended_meanwhile, again=True)
         return found
+
+    def _parents_digests(self, wanted: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str | None]:
+        """What parents are now: see cache.parents_digest."""
+        wanted = list(wanted)
+        parents = {parent for after in wanted for parent in map(Parent.of, after) if parent.is_batch}
+        batches = {name: list(self._store.batch_ids(name)) for name in {parent.name for parent in parents}}
+        return {after: cache.parents_digest(after, batches) for after in wanted}
+
+    def _other_parents(self, jobs: Sequence[JobRecord]) -> dict[str, str]:
+        """Why jobs are not reused that wait after a batch: it had other jobs when they were submitted."""
+        of_batch = [job for job in jobs if any(Parent.of(text).is_batch for text in job.after)]
+        now = self._parents_digests({tuple(job.after) for job in of_batch})
+        changed = (job for job in of_batch if now[tuple(job.after)] != job.parents_digest)
+        return {job.id: f"the batch that {job.id} waits after has changed since" for job in changed}
 
     def _reason_against(
         self, job: JobRecord, wanted: cache.Wanted, image_digests: Collection[str], gone: str | None
@@ -382,3 +537,7 @@ class Submissions:
             self._waiting[key] -= 1
             if not self._waiting[key]:
                 del self._waiting[key], self._locks[key]
+
+
+def _parts(jobs: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (jobs[start : start + JOBS_AT_ONCE] for start in range(0, len(jobs), JOBS_AT_ONCE))

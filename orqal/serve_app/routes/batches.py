@@ -15,7 +15,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Body, HTTPException
 from fastapi.responses import Response
 
-from orqal.actors.messages import TooHigh
+from orqal.actors.messages import BadParent, TooHigh
 from orqal.extended_json import decoded
 from orqal.models import BatchInfo, BatchName, BatchPolicy, JobRecord, Output
 from orqal.serve_app import examples
@@ -116,7 +116,10 @@ async def retry_batch(name: BatchName, cluster: ClusterDep) -> Retried:
     request does nothing."""
     await cluster.check_batch(name)
     failed = await cluster.read(cluster.store.batch_failed, name)
-    return Retried(retried=sum([len(await cluster.scheduler.retry(part)) for part in slices(failed)]))
+    try:
+        return Retried(retried=sum([len(await cluster.scheduler.retry(part)) for part in slices(failed)]))
+    except BadParent as error:
+        raise HTTPException(409, error.reason) from None
 
 
 @router.get(

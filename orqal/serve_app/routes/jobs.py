@@ -11,7 +11,7 @@ from fastapi import APIRouter, Body, HTTPException, Query, Request
 from fastapi.responses import PlainTextResponse, Response
 from pydantic import AwareDatetime
 
-from orqal.actors.messages import Document, Planned, Taken
+from orqal.actors.messages import BadParent, Document, Planned, Taken
 from orqal.job_stream import BadDocument, DocumentReader
 from orqal.models import MAX_NAME, BatchName, JobSpec, Status, now
 from orqal.serve_app import examples
@@ -250,10 +250,14 @@ async def _cancelled(which: ToCancel, cluster: ClusterAccess) -> Cancelled:
     },
 )
 async def retry_job(job_id: JobId, cluster: ClusterDep) -> Submitted:
-    """Run a failed job again: a new job with the same app, input and params, which takes its place in its batches.
+    """Run a failed job again: a new job with the same app, input and params, which takes its place in its batches. The
+    jobs that ended because of it run again after it.
     Repeating the request returns the same new job."""
     await cluster.job(job_id)
-    new = await cluster.scheduler.retry([job_id])
+    try:
+        new = await cluster.scheduler.retry([job_id])
+    except BadParent as error:
+        raise HTTPException(409, error.reason) from None
     if job_id not in new:
         raise HTTPException(409, f"the job {job_id} has not ended, or it is ok: there is nothing to retry")
     return Submitted(id=new[job_id])

@@ -9,7 +9,7 @@ from uuid import uuid4
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from orqal.actors.messages import Document, OtherDocument, Planned, Taken, TooEarly
+from orqal.actors.messages import BadParent, Document, OtherDocument, Planned, Taken, TooEarly
 from orqal.job_stream import BadDocument, DocumentReader
 from orqal.models import JobSpec
 from orqal.serve_app.cluster_access import JOBS_AT_ONCE, ClusterAccess
@@ -35,7 +35,8 @@ async def submit_body(
     that the jobs join; with `replace_batch`, its earlier jobs leave it.
 
     Raises:
-        BadDocument: the next document is not a job, or its idempotency key was used before with another document.
+        BadDocument: the next document is not a job, or waits after one that does not exist, or its idempotency key was
+            used before with another document.
         Unavailable: the document before them does not come.
     """
     number = 1
@@ -47,6 +48,8 @@ async def submit_body(
             yield await submit(cluster, specs, key, first, after=after, replace_batch=batch if replace_batch else None)
         except OtherDocument as error:
             raise _used_before(number + error.number - 1, error) from None
+        except BadParent as error:
+            raise BadDocument(number + error.number - 1, error.reason) from None
         first, number, replace_batch, after = first + len(specs), number + len(specs), False, None
 
 
@@ -56,8 +59,13 @@ async def plan_body(request: Request, cluster: ClusterAccess) -> AsyncGenerator[
     Raises:
         BadDocument: the next document is not a job.
     """
+    number = 1
     async for specs in _documents(request):
-        yield await cluster.scheduler.plan(specs)
+        try:
+            yield await cluster.scheduler.plan(specs)
+        except BadParent as error:
+            raise BadDocument(number + error.number - 1, error.reason) from None
+        number += len(specs)
 
 
 async def _documents(request: Request) -> AsyncGenerator[list[JobSpec], None]:
@@ -144,6 +152,8 @@ async def submit_one(cluster: ClusterAccess, spec: JobSpec, key: str | None) -> 
         [taken] = await submit(cluster, [spec], key)
     except OtherDocument as error:
         raise _used_before(1, error) from None
+    except BadParent as error:
+        raise BadDocument(1, error.reason) from None
     return taken
 
 

@@ -264,6 +264,39 @@ def test_a_file_that_cannot_be_read_is_an_error(run: Callable[..., Done], file: 
     assert (done.code, len(done.err.splitlines())) == (2, 1)
 
 
+def test_a_sweep_is_a_job_for_each_combination(run: Callable[..., Done], server: StandInServer) -> None:
+    server.answers["POST jobs"] = lambda request: Reply(
+        ndjson(*({"_id": f"{number:024x}"} for number, _ in enumerate(request.documents)))
+    )
+    done = run("submit", "Test", "x", "y", "-p", "a=1", "--sweep", "lr=0.1,fast", "--sweep", "seed=-1..1")
+    assert done.code == 0
+    [request] = server.asked("POST jobs")
+    params = [{"a": 1, "lr": lr, "seed": seed} for lr in (0.1, "fast") for seed in (-1, 0, 1)]
+    assert [(each["input"], each["params"]) for each in request.documents] == [(i, p) for i in "xy" for p in params]
+    for wrong, words in (("seed=3..1", "no values"), ("seed", "K=V")):
+        done = run("submit", "Test", "--sweep", wrong)
+        assert done.code == 2 and words in done.err
+    assert "once" in run("submit", "Test", "--sweep", "a=1", "--sweep", "a=2").err
+
+
+def test_the_parents_of_jobs_are_sent(
+    run: Callable[..., Done], server: StandInServer, lines: Callable[..., str]
+) -> None:
+    server.answers["POST jobs"] = lambda request: Reply(
+        ndjson(*({"_id": f"{number:024x}"} for number, _ in enumerate(request.documents)))
+    )
+    given = ["--after", "a" * 24, "--after", "batch:b", "--after-any", "batch:c"]
+    assert run("submit", "Test", *given).code == 0
+    own = '{"app": "Test", "input": 1, "after": [{"batch": "d", "when": "any"}]}'
+    file = lines('{"app": "Test", "input": 0}', own, '{"app": "Test", "input": 2}')
+    assert run("batch", file, "--name", "x", *given).code == 0
+    one, many = (request.documents for request in server.asked("POST jobs"))
+    wanted = ["a" * 24, "batch:b", "any:batch:c"]
+    assert [document["after"] for document in [*one, *many]] == [wanted, wanted, ["any:batch:d"], wanted]
+    done = run("submit", "Test", "--after", "nonsense")
+    assert done.code == 2 and "24 hex digits" in done.err
+
+
 def test_a_batch_is_sent_in_parts_with_all_fields_of_its_lines(
     run: Callable[..., Done], server: StandInServer, lines: Callable[..., str]
 ) -> None:

@@ -18,6 +18,7 @@ from orqal.client import (
     RequestFailed,
     ServerUnreachable,
     SubmissionFailed,
+    any_of,
     batch,
     services,
     wait,
@@ -98,6 +99,21 @@ def test_a_job_s_priority_is_sent(server: StandInServer) -> None:
     job = Job(app="Test", priority=-3, start=True)
     assert json.loads(server.asked("POST job")[0].body)["priority"] == -3
     assert (job.priority, job.why_there) == (-3, "it had the image")
+
+
+def test_a_job_s_parents_are_sent_as_texts(server: StandInServer) -> None:
+    server.answers["POST job"] = A.encode()
+    server.answers[f"GET job/{A}"] = record(A, after=["batch:b"])
+    first, second = Job(A), Job(B)
+    assert Job(app="Test", after=[first, any_of(second, [first], "batch:b"), [second], "any:batch:c"], start=True).id
+    assert Job(app="Test", after="batch:b", start=True).after == ["batch:b"]
+    assert Job(app="Test", after=first, start=True).id and Job(app="Test", start=True).id
+    sent = [json.loads(request.body).get("after") for request in server.asked("POST job")]
+    assert sent == [[A, f"any:{B}", f"any:{A}", "any:batch:b", B, "any:batch:c"], ["batch:b"], [A], None]
+    with pytest.raises(OrqalError, match="has not been submitted"):
+        Job(app="Test", after=[Job(app="Test")], start=True)
+    with pytest.raises(OrqalError, match="Give them a batch with a name"):
+        Job(app="Test", after=[[first] * 1_001], start=True)
 
 
 def test_jobs_share_no_default() -> None:

@@ -15,7 +15,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from orqal.models import ErrorType, Fault, JobError, JobRecord, JobSpec, Outcome, RetryPolicy, Status
 from orqal.scheduling import lifecycle as life
 from orqal.scheduling.lifecycle import Event, Phase, Place, Wish, step
-from tests.support.lifecycle_scenes import APP, NOON, OUTCOMES, PLACES, START, events, phases, transition, transitions
+from tests.support.lifecycle_scenes import (
+    APP,
+    FAILURE,
+    NOON,
+    OUTCOMES,
+    PLACES,
+    START,
+    events,
+    phases,
+    transition,
+    transitions,
+)
 
 TRANSITIONS = transitions()
 
@@ -25,9 +36,10 @@ class Life(RuleBasedStateMachine):
 
     phase: Phase | None
 
-    @initialize()
-    def submit(self) -> None:
-        record = JobRecord.submitted(JobSpec(app="A"), "1" * 24, NOON)
+    @initialize(has_parents=st.booleans())
+    def submit(self, has_parents: bool) -> None:
+        after = ["2" * 24] if has_parents else []
+        record = JobRecord.submitted(JobSpec(app="A", after=after), "1" * 24, NOON)
         self.now = NOON
         self.disk: JobRecord | None = None
         self.finals = 0
@@ -62,6 +74,12 @@ class Life(RuleBasedStateMachine):
 
     def _carry_out(self, effect: life.Effect) -> None:
         match effect:
+            case life.Block(record):
+                assert self.room == "outside" and record == self.disk
+                self.room = "blocked"
+            case life.Unblock():
+                assert self.room == "blocked"
+                self.room = "outside"
             case life.Enqueue():
                 assert self.room == "outside", "enqueued twice"
                 self.room = "waits"
@@ -117,6 +135,11 @@ class Life(RuleBasedStateMachine):
     def insert(self, well: bool) -> None:
         self.disk, self.inserting = (self.inserting if well else None), None
         self.happen(life.Inserted() if well else life.NotInserted())
+
+    @precondition(lambda self: self.room == "blocked")
+    @rule(well=st.sampled_from([True, True, False]))
+    def parents_end(self, well: bool) -> None:
+        self.happen(life.ParentsEnded() if well else life.ParentFailed(FAILURE))
 
     @precondition(lambda self: self.room == "waits")
     @rule(place=st.sampled_from(PLACES))
@@ -276,6 +299,7 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def where_it_waits_agrees_with_its_phase(self) -> None:
         assert (self.room == "waits") == isinstance(self.phase, life.Waiting)
+        assert (self.room == "blocked") == isinstance(self.phase, life.Blocked)
         assert (self.room == "taken") == isinstance(self.phase, life.Withdrawn | life.Placed | life.Leasing)
 
     @invariant()
@@ -322,6 +346,8 @@ class Life(RuleBasedStateMachine):
                 self.save(True)
             case _ if self.acquiring:
                 self.answer_lease(True)
+            case life.Blocked():
+                self.parents_end(True)
             case life.Orphaned():
                 self.host_returns(1)
             case life.OnHost(wish=wish):

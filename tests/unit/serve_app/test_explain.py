@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orqal.actors.messages import Cap, WhyWaiting
+from orqal.actors.messages import Awaited, Cap, WhyWaiting
 from orqal.models import ErrorType, Fault, Resources, RetryPolicy, Status
 from orqal.scheduling import Standing
 from orqal.scheduling.shares import Share
@@ -218,3 +218,24 @@ def test_a_job_that_pauses_before_a_retry_says_when_and_why() -> None:
     assert "Attempt 1 on h exited with 1." in summary
     later = explained(record, WhyWaiting(hosts={"h": "no room now"}), moment=NOON + timedelta(seconds=40)).summary
     assert later.startswith("It waits: h: no room now.")
+
+
+def test_a_job_that_waits_after_others_says_after_which() -> None:
+    def told(*after: Awaited, others: int = 0) -> str:
+        return explained(job(), WhyWaiting(after=after, after_others=others), moment=NOON).summary
+
+    end = ", and is not in the queue yet."
+    assert told(Awaited("1", False, 1, 1)) == f"It waits after the job 1{end}"
+    assert told(Awaited("1", False, 1, 1), Awaited("2", False, 1, 1)) == f"It waits after the jobs 1 and 2{end}"
+    assert told(Awaited("1", False, 1, 1), others=7) == f"It waits after the jobs 1 and 7 others{end}"
+    batch = Awaited("prepare", True, 3, 1_000)
+    assert told(batch) == f"It waits after 3 of 1,000 jobs of the batch prepare{end}"
+    held = batch._replace(held=True)
+    assert told(Awaited("1", False, 1, 1), held) == (
+        f"It waits after the job 1, and 3 of 1,000 jobs of the batch prepare{end} "
+        "The batch prepare is held, until `orqal release prepare`."
+    )
+    assert told(batch._replace(open=None)) == f"It waits after the batch prepare{end}"
+    shown = explained(job(), WhyWaiting(after=[batch], after_others=2), moment=NOON)
+    assert [(each.job, each.batch, each.open, each.jobs) for each in shown.after] == [(None, "prepare", 3, 1_000)]
+    assert shown.after_others == 2

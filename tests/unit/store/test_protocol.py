@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from orqal.models import BatchInfo, ErrorType, Fault, JobRecord, Output, Status
 from orqal.scheduling import cache
-from orqal.store import JobFilter, JobGone, SqliteStore, Store, Submission, mongo_documents, sqlite
+from orqal.store import JobFilter, JobGone, ParentGone, SqliteStore, Store, Submission, mongo_documents, sqlite
 from orqal.store.mongo import MongoStore
 from tests.support.stores import NOON, SPOILED, TTL, add, done, expired, ids, job, jobs, spoil, store_of
 
@@ -155,6 +155,72 @@ def test_a_reused_job_is_in_the_batches_of_all_its_documents(store: Store) -> No
     assert found is not None and (found.cache_hits, found.ok) == (2, True)
     info = store.batch("c")
     assert info is not None and (info.jobs, info.ok, info.created) == (3, 2, later)
+
+
+class Needed:
+    """What must stay in a test."""
+
+    def __init__(self, jobs: Sequence[str] = (), batches: Sequence[str] = ()) -> None:
+        self.jobs, self.batches = jobs, batches
+
+    def needs_job(self, job: str) -> bool:
+        return job in self.jobs
+
+    def needs_batch(self, name: str) -> bool:
+        return name in self.batches
+
+
+def test_what_is_needed_is_not_cleaned_away(store: Store) -> None:
+    first, member, other = done(job()), done(job(batch="b")), done(job(batch="c"))
+    add(store, [first, member, other])
+    assert store.delete_ended(9, needed=Needed([first.id], ["b"])) == [other.id]
+    assert store.delete_ended(1, needed=Needed([first.id])) == [member.id]
+    assert store.delete_ended(9, status=Status.EXITED, needed=Needed([first.id])) == []
+    assert store.delete_ended(9) == [first.id]
+
+
+def test_what_is_needed_outlives_its_time(store: Store) -> None:
+    first, member, other, last = done(job()), done(job(batch="b")), done(job(batch="c")), done(job(batch="c"))
+    add(store, [first, member, other, last])
+    needed = Needed([first.id, other.id], ["b"])
+    later = NOON + 2 * TTL
+    deleted = list[str]()
+    for _ in range(5):
+        deleted += store.delete_expired(9, later, TTL, needed).deleted
+    assert deleted == [last.id]
+    assert list(store.batch_ids("b")) == [member.id]
+    assert expired(store, later + 2 * TTL) == {first.id, member.id, other.id}
+
+
+def test_parents_must_be_there(store: Store) -> None:
+    first, second = job(batch="b"), job()
+    with pytest.raises(ParentGone, match="batch:b"):
+        store.insert(Submission(at=NOON, jobs=[second], parents=["batch:b"]))
+    assert store_of(store) == []
+    store.insert(Submission(at=NOON, jobs=[first, second], members=[("b", first.id)], parents=[first.id, "batch:b"]))
+    with pytest.raises(ParentGone, match="f" * 24):
+        store.insert(Submission(at=NOON, jobs=[job()], parents=[f"any:{first.id}", "any:batch:b", f"any:{'f' * 24}"]))
+    assert ids(store_of(store)) == [second.id, first.id]
+
+
+def test_what_ended_because_of_a_job_is_found(store: Store) -> None:
+    parent, first, second, other = jobs(4, after=["1" * 24])
+    add(store, [parent, first, second, other])
+    store.update([record.hung_on(parent.id, "no", NOON) for record in (second, first)], {})
+    store.update([other.hung_on(None, "no", NOON)], {})
+    assert store.dependents(parent.id) == [first.id, second.id]
+    assert store.dependents(other.id) == []
+    found = store.get(first.id)
+    assert found is not None and found.failed_ancestor == parent.id
+
+
+def test_the_jobs_of_a_batch_that_have_not_ended(store: Store) -> None:
+    first, second, third = jobs(3, batch="b")
+    add(store, [first, second, third])
+    store.insert(Submission(at=NOON, members=[("b", first.id)], hits=[first.id]))
+    store.update([done(second)], {})
+    assert store.batch_open("b") == [first.id, third.id]
+    assert store.batch_open("c") == []
 
 
 def test_a_hit_on_a_deleted_job_adds_nothing(store: Store) -> None:

@@ -24,7 +24,7 @@ def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(RuntimeError, match=r"newer Orqal wrote .* \(schema 99; this one knows 3\)"):
+    with pytest.raises(RuntimeError, match=r"newer Orqal wrote .* \(schema 99; this one knows 4\)"):
         SqliteStore(path)
 
 

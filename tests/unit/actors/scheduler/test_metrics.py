@@ -164,7 +164,8 @@ def test_the_work_of_the_scheduler_itself_is_measured(tmp_path: Path) -> None:
 
 def test_in_every_step_of_a_job_s_life_the_waiting_jobs_are_those_that_wait() -> None:
     def waits(phase: Phase | None) -> bool:
-        return isinstance(phase, life.Waiting | life.Withdrawn | life.Placed | life.Leasing)
+        before = life.Blocked | life.Unblocked
+        return isinstance(phase, before | life.Waiting | life.Withdrawn | life.Placed | life.Leasing)
 
     seen = 0
     for before in phases():
