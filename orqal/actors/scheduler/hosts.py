@@ -366,7 +366,7 @@ class Hosts:
         ran = None if outcome.start is None else outcome.start.ago
         if record.stime is not None:
             ran = (self._clock.now() - record.stime).total_seconds()
-        at_once = ran is not None and ran <= INSTANT
+        at_once = ran is not None and 0 <= ran <= INSTANT
         if not at_once or (outcome.error is not None and outcome.error.type is not ErrorType.DOCKER_ERROR):
             return
         why = outcome.error.message if outcome.error is not None else f"exit code {outcome.exit_code}"
