@@ -44,12 +44,12 @@ class Host:
 
     def request(self, shape: Shape) -> Resources:
         """What a job of this shape gets here, whichever devices these are."""
-        parts = tuple(Part(wanted.resource, "", units) for wanted in shape.wanted if (units := self._units(wanted)))
-        return Resources(
-            self.capacity.threads if shape.threads is None else round(shape.threads * UNITS),
-            self.capacity.ram if shape.ram_gb is None else round(shape.ram_gb * UNITS),
-            parts,
-        )
+        threads = self.capacity.threads if shape.threads is None else round(shape.threads * UNITS)
+        ram = self.capacity.ram if shape.ram_gb is None else round(shape.ram_gb * UNITS)
+        if not shape.wanted:
+            return Resources(threads, ram)
+        parts = (Part(wanted.resource, "", units) for wanted in shape.wanted if (units := self._units(wanted)))
+        return Resources(threads, ram, tuple(parts))
 
     def _units(self, wanted: Wanted) -> int:
         if wanted.units is not None:

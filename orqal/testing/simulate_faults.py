@@ -30,7 +30,7 @@ from pathlib import Path
 from orqal.actors.interfaces import ActorAway
 from orqal.actors.messages import BadParent
 from orqal.actors.metrics import JOBS
-from orqal.models import ErrorType, JobError, JobRecord, JobSpec, Parent, Resources
+from orqal.models import GPU, Device, ErrorType, JobError, JobRecord, JobSpec, Parent, Resources
 from orqal.testing.in_process_cluster import InProcessCluster
 from orqal.testing.scripted_host import Container, Life
 from orqal.testing.virtual_time import VirtualLoop, run
@@ -44,6 +44,8 @@ SETTLED_WITHIN = 3_000.0
 """Virtual seconds after the last fault within which every job has ended."""
 GONE_WITHIN = 30.0
 """Virtual seconds after the last job's end within which the last container is gone."""
+DEVICES = tuple(Device(GPU, f"orqal.test/gpu={number}") for number in range(2))
+"""What each machine has at first."""
 UNEXPECTED = ("a task in the background failed", "failed inside", "ImpossibleEvent", "a decision failed", "is invalid")
 """Words in the log that no fault of the environment explains."""
 
@@ -86,7 +88,9 @@ class FaultyLife:
         self._hosts = {f"h{n}": (float(rng.choice([1, 2, 4])), 8.0) for n in range(1, rng.randint(2, 4) + 1)}
         lost_after = rng.choice([5.0, 20.0, 60.0])
         self._faulty_for = rng.choice(FAULTY_FOR)
-        self._cluster = InProcessCluster(folder, self._hosts, rng=rng, host_lost_after=lost_after)
+        self._cluster = InProcessCluster(
+            folder, self._hosts, rng=rng, host_lost_after=lost_after, devices=dict.fromkeys(self._hosts, DEVICES)
+        )
         self._answered: dict[str, JobSpec] = {}
         self._cancelled: dict[str, float] = {}
         """When the cancel of a job was answered, in virtual seconds."""
@@ -184,6 +188,7 @@ class FaultyLife:
             params=dict(params),
             user=user,
             threads=rng.choice([0.5, 1.0]),
+            options={"gpus": 1} if rng.random() < 0.3 else {},
             retries=rng.choice([0, 0, 2]),
             retry_delay=rng.choice([0.0, 1.0]),
             timeout=rng.choice([None, None, 8.0]),
@@ -252,7 +257,10 @@ class FaultyLife:
         self._busy.add(name)
         await self._cluster.ray.remove(name)
         await asyncio.sleep(self._away())
-        self._cluster.ray.add(self._cluster.machines[name])
+        # It may be back with fewer devices than before, or with all of them.
+        machine = self._cluster.machines[name]
+        machine.devices = list(DEVICES[: self._rng.choice([1, 2])])
+        self._cluster.ray.add(machine)
         self._busy.discard(name)
 
     async def _machine_loses_power(self) -> None:
@@ -327,6 +335,7 @@ class FaultyLife:
             (life for machine in self._cluster.machines.values() for life in machine.lives),
             key=lambda life: life.container.started or 0.0,
         )
+        self._check_devices(lives)
         by_job: dict[str, list[Life]] = {}
         for life in lives:
             by_job.setdefault(life.key.job, []).append(life)
@@ -373,6 +382,19 @@ class FaultyLife:
             ancestor = record.failed_ancestor
             _require(ancestor is not None and self._cluster.record(ancestor).ok is False, f"{record.id}: no {ancestor}")
             _require(str(ancestor) in str(record.error), f"{record.id}: {record.error} does not name {ancestor}")
+
+    def _check_devices(self, lives: list[Life]) -> None:
+        """No device was in two containers at once."""
+        by_device: dict[tuple[str, str], list[Life]] = {}
+        for life in lives:
+            for part in life.container.granted.parts:
+                by_device.setdefault((life.machine, part.device), []).append(life)
+        for device, had in by_device.items():
+            _require(bool(device[1]), f"it is not known which device {had[0].key} has")
+            for earlier, later in pairwise(had):
+                ended = earlier.container.ended
+                in_time = ended is not None and ended <= (later.container.started or 0.0)
+                _require(in_time, f"{device} was given to {earlier.key} and {later.key} at the same time")
 
     def _check_job(self, record: JobRecord, lives: list[Life]) -> None:
         spec = self._answered[record.id]

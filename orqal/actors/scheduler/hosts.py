@@ -501,9 +501,9 @@ class Hosts:
                 f"its app requires a host with the label {wanted}, and no host has it. Give it to one "
                 "(`orqal join … --label KEY=VALUE`)."
             )
+        asked = [(shape.threads, "threads"), (shape.ram_gb, "GB")]
         wanted = " and ".join(
-            [f"{shape.threads:g} threads"] * (shape.threads is not None)
-            + [f"{shape.ram_gb:g} GB"] * (shape.ram_gb is not None)
+            [f"{amount:g} {unit}" for amount, unit in asked if amount is not None]
             + [wanted_in_words(wanted) for wanted in shape.wanted]
         )
         if shape.wanted:
