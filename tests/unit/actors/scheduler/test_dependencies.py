@@ -276,20 +276,20 @@ def test_a_child_is_reused_only_if_its_parents_are_the_same_jobs(tmp_path: Path)
 def test_parents_stay_while_a_child_that_has_not_ended_needs_them(tmp_path: Path) -> None:
     async def scene(cluster: InProcessCluster) -> None:
         parent, member, other = await cluster.submit(spec(1), spec(2, batch="b"), spec(3))
-        [slow] = await cluster.submit(spec(4, params={"seconds": 2_000}))
-        [child] = await cluster.submit(spec(5, after=[parent, "batch:b", slow], params={"seconds": 1_000}))
+        [slow] = await cluster.submit(spec(4, params={"seconds": 120}))
+        [child] = await cluster.submit(spec(5, after=[parent, "batch:b", slow], params={"seconds": 60}))
         await cluster.ended([parent, member, other])
-        await cluster.wait(300)
+        await cluster.wait(60)
         there = cluster.store.whole.get_many([parent, member, other])
         assert there.keys() == {parent, member}, "the time to live of all three is over"
         await cluster.ended([slow])
         await cluster.running(child)
         assert await cluster.scheduler.clean(CleanTarget.ALL) == 0
         await cluster.ended([child])
-        await cluster.wait(300)
+        await cluster.wait(60)
         assert not cluster.store.whole.get_many([parent, member, slow, child])
 
-    play(scene, tmp_path, job_ttl=100.0)
+    play(scene, tmp_path, job_ttl=20.0)
 
 
 def test_cleaning_cancels_jobs_that_are_blocked(tmp_path: Path) -> None:
