@@ -291,13 +291,15 @@ def test_a_batch_that_breaks_midway_reports_what_is_submitted(server: StandInSer
     def second_fails(request: Request) -> Reply:
         if request.documents[0]["input"] < 1_000:
             return numbered(request)
+        if request.documents[0]["input"] >= 2_000:
+            return Reply({"detail": "the jobs before these have not come"}, 503)
         return Reply(ndjson({"_id": f"{1_000:024x}"}, {"error": "document 2: no disk left", "document": 2}))
 
     server.answers["POST jobs"] = second_fails
     with pytest.raises(SubmissionFailed, match=r"job number 1,002: no disk left\. .* first 1,001 jobs") as caught:
         batch(Job(app="Test", input=n) for n in range(3_000))
     assert [int(id, 16) for id in caught.value.submitted] == list(range(1_001))
-    assert len(server.requests) == 2
+    assert len(server.requests) <= 3
 
 
 def test_an_answer_with_too_few_ids_is_an_error(server: StandInServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from orqal.actors.messages import OtherDocument, Taken
+from orqal.actors.messages import Document, OtherDocument, Taken
 from orqal.actors.scheduler.change_feed import ChangeFeed
 from orqal.models import JobSpec
 from orqal.serve_app import cluster_access
@@ -31,7 +31,13 @@ class Scheduler:
         self.keys: set[str | None] = set()
 
     async def submit(
-        self, specs: Sequence[JobSpec], *, key: str | None = None, first: int = 1, replace_batch: str | None = None
+        self,
+        specs: Sequence[JobSpec],
+        *,
+        key: str | None = None,
+        first: int = 1,
+        after: Document | None = None,
+        replace_batch: str | None = None,
     ) -> list[Taken]:
         for number, spec in enumerate(specs, 1):
             if spec.app == "Other":
