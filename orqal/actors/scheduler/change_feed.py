@@ -6,12 +6,16 @@ import asyncio
 import uuid
 from collections import deque
 from contextlib import suppress
+from itertools import islice
 
 from orqal.actors.messages import Cursor, News
-from orqal.models import Change
+from orqal.models import Change, JobError, Status
 
 KEPT = 100_000
 """Changes that are kept for readers who come back for more."""
+
+_Kept = tuple[str, Status, bool | None, int | None, JobError | None]
+"""A Change, which takes a tenth of the memory as a tuple."""
 
 
 class ChangeFeed:
@@ -19,13 +23,13 @@ class ChangeFeed:
 
     def __init__(self) -> None:
         self._epoch = uuid.uuid4().hex
-        self._ring: deque[Change] = deque(maxlen=KEPT)
+        self._ring: deque[_Kept] = deque(maxlen=KEPT)
         self._number = 0
         self._more = asyncio.Event()
 
     def add(self, change: Change) -> None:
         """Report a change to all readers."""
-        self._ring.append(change)
+        self._ring.append((change.id, change.current_status, change.ok, change.exit_code, change.error))
         self._number += 1
         self._more.set()
         self._more = asyncio.Event()
@@ -40,10 +44,14 @@ class ChangeFeed:
         missed = self._number - cursor.number
         if missed > len(self._ring):
             return News(self.cursor, [], complete=False)
-        changes = [self._ring[index] for index in range(len(self._ring) - missed, len(self._ring))]
-        return News(self.cursor, changes, complete=True)
+        latest = list(islice(reversed(self._ring), missed))
+        return News(self.cursor, [_change(*kept) for kept in reversed(latest)], complete=True)
 
     @property
     def cursor(self) -> Cursor:
         """The place of a reader who has read everything."""
         return Cursor(self._epoch, self._number)
+
+
+def _change(id: str, status: Status, ok: bool | None, exit_code: int | None, error: JobError | None) -> Change:
+    return Change(id=id, current_status=status, ok=ok, exit_code=exit_code, error=error)

@@ -638,9 +638,9 @@ def collect_seldom() -> None:
     """Let this process look for cyclic garbage seldom.
 
     Very many jobs are made that live, and hardly any cycles. By default a restart with a million waiting jobs spends a
-    third of its time in looking at what lives.
+    third of its time in looking at what lives. What is garbage all the same must not wait for ever.
     """
-    gc.set_threshold(100_000, 50, 1_000)
+    gc.set_threshold(50_000, 5, 10)
 
 
 def _policy(settings: Settings) -> Policy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import Coroutine
 from typing import Any
 
@@ -38,6 +39,20 @@ def test_changes_come_in_order_each_once() -> None:
         second = await changes.since(first.cursor, LIMIT)
         assert second.changes == [change(5)]
         assert (await changes.since(news.cursor, LIMIT)).changes == [change(number) for number in range(6)]
+
+    run(scene())
+
+
+def test_what_is_kept_takes_little_memory() -> None:
+    async def scene() -> None:
+        changes = ChangeFeed()
+        tracemalloc.start()
+        try:
+            for number in range(1_000):
+                changes.add(change(number))
+            assert tracemalloc.get_traced_memory()[0] < 1_000 * 250
+        finally:
+            tracemalloc.stop()
 
     run(scene())
 
