@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from itertools import islice
 from uuid import uuid4
@@ -15,8 +16,10 @@ from orqal.models import JobSpec
 from orqal.serve_app.cluster_access import JOBS_AT_ONCE, ClusterAccess
 from orqal.serve_app.errors import Unavailable
 
-WHOLE_BYTES = 1 << 20
-"""The most bytes of a body that is read to its end before its jobs are submitted. Orqal's client sends fewer."""
+PIECE_BYTES = 1 << 20
+"""The bytes of a body that are taken together at most. A request of Orqal's client has fewer."""
+PAUSE = 0.02
+"""Seconds without more of a body after which what has come is submitted."""
 
 
 async def submit_body(
@@ -97,26 +100,32 @@ async def _documents(request: Request) -> AsyncGenerator[list[JobSpec], None]:
 
 
 async def _pieces(request: Request) -> AsyncGenerator[bytes, None]:
-    """The body as it comes. One whose length is known and small comes as one piece, because what each piece brings is a
-    transaction.
+    """The body in pieces: what comes without a pause is one, because what each piece brings is a transaction.
 
     Raises:
         ClientDisconnect: the client went away. What came before was yielded.
     """
-    if not 0 < int(request.headers.get("content-length", 0)) <= WHOLE_BYTES:
-        async for chunk in request.stream():
-            yield chunk
-        return
-    body = bytearray()
-    gone: ClientDisconnect | None = None
+    stream = aiter(request.stream())
+    piece = bytearray()
+    coming = asyncio.ensure_future(anext(stream))
     try:
-        async for chunk in request.stream():
-            body += chunk
-    except ClientDisconnect as error:
-        gone = error
-    yield bytes(body)
-    if gone is not None:
-        raise gone
+        while True:
+            await asyncio.wait([coming], timeout=PAUSE if piece else None)
+            if not coming.done() or len(piece) >= PIECE_BYTES:
+                yield bytes(piece)
+                piece.clear()
+                continue
+            try:
+                piece += coming.result()
+            except StopAsyncIteration:
+                break
+            except ClientDisconnect:
+                yield bytes(piece)
+                raise
+            coming = asyncio.ensure_future(anext(stream))
+        yield bytes(piece)
+    finally:
+        coming.cancel()
 
 
 async def submit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -14,31 +15,39 @@ from fastapi import FastAPI, Request
 from orqal.actors.messages import Document, Taken, TooEarly
 from orqal.models import JobSpec
 from orqal.serve_app.cluster_access import ClusterAccess
-from orqal.serve_app.routes.submission import WHOLE_BYTES, submit_body
+from orqal.serve_app.routes.submission import PIECE_BYTES, submit_body
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
 
 CHUNK = 1 << 16
 
 
-async def parts(body: bytes, length: int | None, *, broken: bool = False) -> list[int]:
-    """The sizes of the parts that the Scheduler gets of a body. `length`: what its header says. `broken`: the client
-    goes away after all of this."""
+async def parts(body: bytes, *, broken: bool = False, pause_after: int | None = None) -> list[int]:
+    """The sizes of the parts that the Scheduler gets of a body. `broken`: the client goes away after all of this.
+    `pause_after`: the client waits after so many bytes until the jobs before are submitted."""
     taken: list[int] = []
+    submitted = asyncio.Event()
 
     async def submit(specs: Sequence[JobSpec], **_: Any) -> list[Taken]:
         taken.append(len(specs))
+        submitted.set()
         return [Taken("0" * 24, False)] * len(specs)
 
-    chunks = [body[start : start + CHUNK] for start in range(0, len(body), CHUNK)]
-    messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    halves = [body] if pause_after is None else [body[:pause_after], body[pause_after:]]
+    chunks = [half[start : start + CHUNK] for half in halves for start in range(0, len(half), CHUNK)]
+    messages: list[dict[str, Any]] = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
     messages.append({"type": "http.disconnect"} if broken else {"type": "http.request", "body": b""})
+    came = 0
 
     async def receive() -> Any:
-        return messages.pop(0)
+        nonlocal came
+        if came == pause_after:
+            await asyncio.wait_for(submitted.wait(), 10)
+        message = messages.pop(0)
+        came += len(message.get("body", b""))
+        return message
 
-    headers = [] if length is None else [(b"content-length", str(length).encode())]
-    request = Request({"type": "http", "headers": headers}, receive)
+    request = Request({"type": "http", "headers": []}, receive)
     cluster = cast(ClusterAccess, SimpleNamespace(scheduler=SimpleNamespace(submit=submit)))
     answers = [len(part) async for part in submit_body(request, cluster)]
     assert answers == taken
@@ -49,17 +58,18 @@ def lines(count: int, padding: int = 200) -> bytes:
     return b"".join(json.dumps({"app": "Test", "input": "-" * padding}).encode() + b"\n" for _ in range(count))
 
 
-async def test_a_body_of_known_and_small_length_is_one_part() -> None:
+async def test_what_comes_without_a_pause_is_one_part() -> None:
     body = lines(1_000)
-    assert CHUNK < len(body) < WHOLE_BYTES
-    assert await parts(body, len(body)) == [1_000]
-    assert await parts(lines(2_500, 100), len(lines(2_500, 100))) == [1_000, 1_000, 500]
+    assert CHUNK < len(body) < PIECE_BYTES
+    assert await parts(body) == [1_000]
+    assert await parts(lines(2_500, 100)) == [1_000, 1_000, 500]
+    assert sum(came := await parts(lines(3_000, 1_000))) == 3_000 and len(came) < 9
 
 
-async def test_any_other_is_submitted_as_it_comes() -> None:
-    for length in (None, WHOLE_BYTES + 1):
-        came = await parts(lines(1_000), length)
-        assert len(came) > 2 and sum(came) == 1_000
+async def test_what_came_before_a_pause_is_submitted_meanwhile() -> None:
+    body = lines(1_000)
+    half = len(body) // 2
+    assert await parts(body, pause_after=half) == [500, 500]
 
 
 @pytest.mark.parametrize("comes", [True, False])
@@ -83,4 +93,4 @@ async def test_a_request_that_comes_after_another_says_so_to_the_scheduler(api: 
 
 async def test_what_came_whole_before_the_client_went_away_is_submitted() -> None:
     body = lines(1_000)
-    assert await parts(body[:-5], len(body), broken=True) == [999]
+    assert await parts(body[:-5], broken=True) == [999]
