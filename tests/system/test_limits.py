@@ -164,4 +164,5 @@ def test_more_jobs_than_the_host_holds_wait_their_turn(orqal: Orqal) -> None:
         "ok": 10,
         "failed": 0,
         "policy": None,
+        "forecast": None,
     }

@@ -159,6 +159,7 @@ def test_results_of_a_batch_in_the_order_of_submission(orqal: Orqal) -> None:
             "ok": 2,
             "failed": 1,
             "policy": None,
+            "forecast": None,
         }
         assert http.get("/batches/none-of-this-name").status_code == 404
 

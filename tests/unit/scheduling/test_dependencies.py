@@ -39,6 +39,8 @@ class Graph(RuleBasedStateMachine):
         """Children that may run: what joins a batch from then on does not stop them."""
         self.released: set[str] = set()
         self.failing: set[str] = set()
+        self.met: set[tuple[str, str]] = set()
+        """Children and the batches that were over while they waited: what joins these later does not count for them."""
 
     def _is_open(self, job: str) -> bool:
         return self.ok[job] is None
@@ -127,6 +129,7 @@ class Graph(RuleBasedStateMachine):
     def restart(self) -> None:
         """A new Scheduler knows what is in the store, and has let no child go."""
         self.graph = Dependencies()
+        self.met.clear()
         for job, after in self.after.items():
             if self._is_open(job):
                 self.released.discard(job)
@@ -142,14 +145,17 @@ class Graph(RuleBasedStateMachine):
             if not self._is_open(job) or job in self.decided or job in self.failing:
                 continue
             assert job in self.graph, "nobody knows it"
+            open = [text for text in after if (job, text) not in self.met]
             if self.graph.is_failing(job):
-                assert any(self._fails(text, soon=True) for text in after)
+                assert any(self._fails(text, soon=True) for text in open)
             elif self.graph.open(job, 9) == (0, [], {}):
-                assert not any(self._waits(text) for text in after), "it would start before its parents have ended"
+                assert not any(self._waits(text) for text in open), "it would start before its parents have ended"
                 self.decided.add(job)
             else:
-                assert any(self._waits(text) for text in after), "it waits for nothing"
-                assert not any(self._fails(text) for text in after), "it waits though it cannot run"
+                assert any(self._waits(text) for text in open), "it waits for nothing"
+                assert not any(self._fails(text) for text in open), "it waits though it cannot run"
+                over = (text for text in open if Parent.of(text).is_batch and not self._waits(text))
+                self.met.update((job, text) for text in over)
 
     def _jobs(self, text: str) -> list[str]:
         parent = Parent.of(text)
