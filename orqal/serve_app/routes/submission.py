@@ -16,8 +16,8 @@ from orqal.models import JobSpec
 from orqal.serve_app.cluster_access import JOBS_AT_ONCE, ClusterAccess
 from orqal.serve_app.errors import Unavailable
 
-PIECE_BYTES = 1 << 20
-"""The bytes of a body that are taken together at most. A request of Orqal's client has fewer."""
+PIECE_BYTES = 1 << 18
+"""The bytes of a body that are taken together at most: enough for a thousand jobs of the usual size."""
 PAUSE = 0.02
 """Seconds without more of a body after which what has come is submitted."""
 
