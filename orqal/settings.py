@@ -194,8 +194,8 @@ class Settings:
     """ORQAL_RESOURCES (`licence_dongle=1,fpga=vendor.com/fpga=all`): what a host has besides threads, memory and GPUs:
     how much, or which devices by their CDI names. A name that is repeated has several."""
     shared: frozenset[str] = field(default_factory=lambda: _names("SHARED"))
-    """ORQAL_SHARED (`gpu` and names of ORQAL_RESOURCES, separated by commas; none): devices of a host of which several
-    jobs may have a part at once."""
+    """ORQAL_SHARED (`gpu` and names of ORQAL_RESOURCES, separated by commas; none): devices that several jobs may share
+    at the same time."""
     min_free_space_gb: float = field(default_factory=lambda: _number("MIN_FREE_SPACE_GB", 1))
     """ORQAL_MIN_FREE_SPACE_GB (10^9 bytes; 1): free space of the disks with the jobs' directories and with Docker's
     images and containers. A host with less gets no new jobs; jobs that run go on. 0 switches this off."""

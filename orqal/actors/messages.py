@@ -70,7 +70,7 @@ class BadParent(ValueError):
         self.number = number
         """Its number within the request, from 1 on."""
         self.reason = reason
-        """What is wrong, for the user."""
+        """The reason, as a sentence for the user."""
 
 
 class CleanTarget(str, Enum):
@@ -93,7 +93,7 @@ class TooHigh(ValueError):
 
 
 class Cap(NamedTuple):
-    """A limit of which too little is left for a job."""
+    """A limit that has too little left for a job."""
 
     name: str
     """As in ORQAL_LIMITS; or `batch:NAME` or `user:NAME` if the limit is that of a batch or a user."""
@@ -180,7 +180,7 @@ class HostReport(NamedTuple):
     backed: frozenset[str] = frozenset()
     """The resources that are devices, whether any is there now or not."""
     shared: frozenset[str] = frozenset()
-    """Those of them of which several jobs may have a part at once."""
+    """Those of them whose devices several jobs may share at the same time."""
 
 
 @dataclass(frozen=True)

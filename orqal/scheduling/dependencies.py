@@ -75,7 +75,7 @@ class Decided(NamedTuple):
 
 
 class Unknown(NamedTuple):
-    """Parents of which it is not known whether they have ended."""
+    """Parents that may have ended: the store must be asked."""
 
     jobs: list[str]
     batches: list[tuple[str, int]]

@@ -1,10 +1,10 @@
 """When a batch will have ended, and by how much that may be wrong.
 
-The jobs that are left, at the rate at which the last ones ended. The rate is an estimate from few jobs, and the times
-of those that are left vary: for gaps between ends with a coefficient of variation c, of which k were seen and n are
-left, the relative error (one standard deviation) is c * sqrt(1/k + 1/n). That counts what varies by chance. What it
-does not know, other users' jobs for example, shows in how far past forecasts were wrong: two of three of these were off
-by less. The larger one of both errors is stated.
+The forecast assumes that the remaining jobs end at the rate of the last ones. If the k gaps between past ends have the
+coefficient of variation c, and n jobs remain, the relative error (one standard deviation) is c * sqrt(1/k + 1/n): the
+mean of k gaps has the variance c^2/k, and the sum of n gaps varies by c^2/n, relative to their means. This covers
+chance only. Past forecasts show what it does not cover, such as other users' jobs: two of three were off by less than
+the error that they give. The stated error is the larger of the two.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from orqal.scheduling.room import Kind, Room, bits
 
 
 class Limits:
-    """What of each limit is taken, and for which kinds of jobs too little is left. A name without a limit is not
+    """How much of each limit is in use, and which kinds of jobs need more than is left. A name without a limit is not
     limited."""
 
     def __init__(self, room: Room, limits: Mapping[str, int] | None = None) -> None:
@@ -67,7 +67,7 @@ class Limits:
         return self._taken.get(name, 0)
 
     def lacking(self, kind: Kind) -> list[str]:
-        """The names of which too little is left for such a job."""
+        """The limits that have too little left for such a job."""
         return [
             name
             for name, amount in kind.key.claims

@@ -156,7 +156,7 @@ class Slot:
         self.able = 0
         """The kinds that it could take if it were empty."""
         self.lacking = 0
-        """The kinds that ask for devices of which too few are free."""
+        """The kinds that ask for more devices than are free."""
         self.open = False
         """Open, and not on trial."""
         self.threads = self.ram = -1

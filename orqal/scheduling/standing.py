@@ -25,7 +25,7 @@ class Standing(NamedTuple):
     older: int
     """How many older jobs of the same user wait with this priority."""
     lacking: list[str]
-    """The limits of which too little is left for it."""
+    """The limits that have too little left for it."""
     user_limit: int | None
     """How many jobs of its user may run at once, if as many run; or else None."""
     held: bool

@@ -205,7 +205,7 @@ class HostReason(BaseModel):
 
 
 class Cap(BaseModel):
-    """A limit of which too little is left for a job."""
+    """A limit that has too little left for a job."""
 
     name: str
     """As in ORQAL_LIMITS; or `batch:NAME` or `user:NAME` if the limit is that of a batch or a user."""

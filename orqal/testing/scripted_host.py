@@ -117,7 +117,7 @@ class ScriptedMachine:
         self.devices: list[Device] = []
         """Those that it has now. Its Ray nodes offer as many of them as it has when they join."""
         self.shared = frozenset[str]()
-        """The resources of whose devices several jobs may have a part at once."""
+        """The resources whose devices several jobs may share at the same time."""
         self.backed = frozenset([GPU])
         """The resources that are devices."""
         self.power = Process(f"machine {name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +14,11 @@ from bson import ObjectId
 
 from orqal.actors.host.host import Host
 from orqal.actors.messages import Order
+from orqal.engine.client import Engine
 from orqal.models import GPU, UNITS, ErrorType, JobRecord, Outcome, Part, Resources, now
 from tests.support.docker_answers import again
 from tests.support.host_actor import Actors
+from tests.support.waiting import until
 from tests.support.wrappers import ref_of
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
@@ -123,10 +125,7 @@ def two_gpus(lab: Actors) -> Iterator[list[str]]:
     own.mkdir(exist_ok=True)
     (own / "orqal.json").write_text(json.dumps(CDI))
     names = [f"orqal.test/gpu={number}" for number in (0, 1)]
-    deadline = time.monotonic() + 30
-    while not set(names) <= {each["ID"] for each in lab.client.info().get("DiscoveredDevices") or ()}:
-        assert time.monotonic() < deadline, "the engine does not see its devices"
-        time.sleep(0.1)
+    until(lambda: set(names) <= {each["ID"] for each in lab.client.info().get("DiscoveredDevices") or ()})
     try:
         yield names
     finally:
@@ -139,7 +138,9 @@ def test_a_device_by_its_cdi_name(lab: Actors, two_gpus: list[str]) -> None:
     assert printed(lab, SEEN, options=devices) == "/dev/gpu0\nhere\n"
 
 
-def test_a_host_finds_its_devices_and_each_of_two_jobs_sees_exactly_its_own(lab: Actors, two_gpus: list[str]) -> None:
+def test_a_host_finds_its_devices_and_each_of_two_jobs_sees_exactly_its_own(
+    lab: Actors, two_gpus: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     host: Host = lab.host  # type: ignore[attr-defined]
     lab.do(host._look_for_devices()).result(60)
     assert [device.id for device in lab.do(host.report()).result(60).devices] == two_gpus
@@ -158,16 +159,22 @@ def test_a_host_finds_its_devices_and_each_of_two_jobs_sees_exactly_its_own(lab:
         found = lab.client.containers.list(all=True, filters={"label": f"orqal.job={job.id}"})
         return found[0] if found else None
 
-    both = [started(gpu, f"{SEEN}; sleep 8") for gpu in two_gpus]
-    deadline = time.monotonic() + 30
-    while not all((own := container(job)) is not None and own.status == "running" for job, _ in both):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    both = [started(gpu, f"{SEEN}; until [ -e /go ]; do sleep 0.1; done") for gpu in two_gpus]
+    until(lambda: all((own := container(job)) is not None and own.status == "running" for job, _ in both))
     assert [container(job).labels["orqal.devices"] for job, _ in both] == two_gpus
     # Its device is in use: an order that comes too early makes no container.
+    look, looked = Engine.device_holders, threading.Semaphore(0)
+
+    def counted(engine: Engine) -> Any:
+        looked.release()
+        return look(engine)
+
+    monkeypatch.setattr(Engine, "device_holders", counted)
     third, outcome_of_third = started(two_gpus[0], SEEN)
-    time.sleep(1)
+    assert looked.acquire(timeout=30) and looked.acquire(timeout=30), "it looks again while the device is in use"
     assert container(third) is None
+    for job, _ in both:
+        assert container(job).exec_run(["sh", "-c", ": > /go"]).exit_code == 0
     outcomes = [outcome.result(60) for _, outcome in [*both, (third, outcome_of_third)]]
     seen = [(outcome.error, outcome.output.stdout) for outcome in outcomes]
     assert seen == [(None, f"/dev/gpu{number}\nhere\n") for number in (0, 1, 0)]

@@ -22,6 +22,7 @@ from orqal.engine.errors import Unreachable
 from orqal.models import ErrorType, JobRecord, Outcome, RetryPolicy
 from orqal.scheduling.lifecycle import Wish
 from tests.support.host_actor import Actors, ended, order, seconds, shell
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
 T = TypeVar("T")
@@ -315,7 +316,4 @@ def test_a_job_that_ended_while_its_container_was_prepared_starts_none(
     go.set()
     assert ended(running.result(60))[0] is ErrorType.CANCELLED
     assert lab.recorder.starts == []
-    deadline = time.monotonic() + 30
-    while lab.containers() or actor._runs:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: not (lab.containers() or actor._runs))

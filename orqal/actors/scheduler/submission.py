@@ -134,7 +134,7 @@ class Submissions:
                     return
                 await come.wait()
             finally:
-                if self._awaited.get(key) is come:  # whoever else waits for it looks again
+                if self._awaited.get(key) is come:  # other requests that wait for this document check again
                     self._awaited.pop(key).set()
 
     async def retry(self, ids: Sequence[str]) -> dict[str, str]:

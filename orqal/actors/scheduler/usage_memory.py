@@ -59,7 +59,7 @@ class UsageMemory:
         if not isinstance(before, OnHost) or not isinstance(after, Storing):
             return None
         record = after.record
-        # A record that is to be tried again has lost what its attempt was.
+        # If the job is to be tried again, its record no longer has the details of the attempt.
         image = record.image_digest or before.record.image_digest
         if image is None:
             return None

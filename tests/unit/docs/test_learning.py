@@ -49,7 +49,7 @@ def test_the_forecast_is_as_in_the_example() -> None:
     for number in range(60):
         pace.ended(2.0 * number, 159 - number, usage.Sketch())
     found = pace.forecast(118.0, 100)
-    assert "100 jobs, one of which has ended every 2 s, mean 200 s" in page
+    assert "if a job ended every 2 s and 100 jobs remain,\nthe forecast is 200 s" in page
     assert found is not None and found.within == pytest.approx(200.0)
 
 
