@@ -159,6 +159,8 @@ class Report:
     steps: set[str] = field(default_factory=set)
     """The different steps: faults, and faults that happened at the same time."""
     leftovers: list[str] = field(default_factory=list)
+    flaps: list[str] = field(default_factory=list)
+    """When all worked and then did not, although no fault was under way. No job is harmed by that."""
 
     @property
     def good(self) -> bool:
@@ -166,7 +168,8 @@ class Report:
         return not (self.lost or self.double or self.late or self.leftovers)
 
     def __str__(self) -> str:
-        bad = {"lost": self.lost, "double": self.double, "late": self.late, "leftovers": self.leftovers}
+        told = {"lost": self.lost, "double": self.double, "late": self.late, "leftovers": self.leftovers}
+        told["flaps"] = self.flaps
         lines = [
             f"faults     {len(self.happened)}, of {len(self.steps)} kinds and combinations",
             f"jobs       {self.jobs} in {self.seconds:.0f} s",
@@ -175,7 +178,7 @@ class Report:
             f"moved      {self.moved}",
             f"cut off    {self.cut_off}",
             *(f"{name:10} {len(words)}" + "".join(f"\n           {one}" for one in words[:20])
-              for name, words in bad.items()),
+              for name, words in told.items()),
             "",
             "seconds from the end of the fault until the API answers and all hosts are ready:",
             f"{'':34} {'times':>5} {'median':>7} {'most':>7}",
@@ -233,6 +236,9 @@ def run(
                         report.happened.append(happened)
                         say(f"  {happened.host}: {happened.fault}: all works again after {happened.recovered:.1f} s")
                     report.outages.append(Outage(before, _uptime()))
+                    for flap in faults.flaps[len(report.flaps) :]:
+                        report.flaps.append(flap)
+                        say(f"  {flap}")
                     say(f"  {_progress(lab)}")
                 stop.touch()
                 answer = user.communicate(timeout=AFTER)[0]

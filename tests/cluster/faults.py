@@ -29,6 +29,8 @@ CLOCK_OFF = 7_200
 """Seconds that a clock is set ahead or back."""
 WITHIN = 180.0
 """Seconds in which all must work again after a fault."""
+STEADY = 3.0
+"""Seconds for which all must work before it is believed."""
 HOME = "/root/.orqal"
 """ORQAL_HOME on each host."""
 JOBS = f"{HOME}/jobs"
@@ -69,6 +71,10 @@ class Faults:
     mongo: Server | None
     """Where the jobs are. None is the SQLite file of the head."""
     all: dict[str, Callable[[Host], None]] = field(init=False)
+    flaps: list[str] = field(default_factory=list)
+    """In words: when all worked and then did not, although no fault was under way."""
+    _alone: bool = field(default=False, init=False)
+    """True while no fault but one is under way."""
 
     def __post_init__(self) -> None:
         self.all = {
@@ -132,6 +138,7 @@ class Faults:
             TimeoutError: it does not work again.
         """
         members = self.random.sample(self.lab.cluster.hosts[1:], 2)
+        self._alone = sum(map(len, lanes)) == 1
 
         def choose(lane: Sequence[str]) -> Host:
             if not any(self.is_of_a_host(fault) for fault in lane):
@@ -155,8 +162,7 @@ class Faults:
             playing = [pool.submit(play, lane, choose(lane)) for lane in lanes]
             played = [each for lane in playing for each in lane.result()]
         names = ", ".join(f"{fault} ({host.name})" for fault, host, _, _ in played)
-        wait_for(self.well, f"the API answers and all hosts are ready after: {names}", WITHIN)
-        now = time.monotonic()
+        now = self._await_well(names)
         happened = []
         for fault, host, began, over in played:
             lasts = "for" in fault or "beyond" in fault or "after" in fault
@@ -174,6 +180,23 @@ class Faults:
         """The API answers, and every host is ready."""
         return set(self._states().values()) == {"ready"} and len(self._states()) == len(self.lab.cluster.hosts)
 
+    def _await_well(self, after: str) -> float:
+        """Return when all works and has done so for a while, with the moment since which it has; note what flaps.
+
+        Raises:
+            TimeoutError: all did not work soon enough.
+        """
+        deadline = time.monotonic() + WITHIN
+        while True:
+            wait_for(self.well, f"the API answers and all hosts are ready after: {after}", deadline - time.monotonic())
+            since = time.monotonic()
+            while self.well():
+                if time.monotonic() >= since + STEADY:
+                    return since
+                time.sleep(0.2)
+            flap = f"{time.monotonic() - since:.1f} s after all worked again after {after}: {self._states()}"
+            self.flaps.append(flap)
+
     def _states(self) -> dict[str, str]:
         with contextlib.suppress(httpx.HTTPError, OSError):
             return {name: host["state"] for name, host in self.lab.hosts().items()}
@@ -181,8 +204,7 @@ class Faults:
 
     def _kill(self, host: Host, kind: str) -> None:
         """SIGKILL to an actor's processes; return when there is another one."""
-        before = _actors(host, kind)
-        assert before, f"no {kind} on {host.name}"
+        before = self._some_actors(host, kind)
         for process in before:
             with contextlib.suppress(psutil.Error):
                 process.kill()
@@ -190,8 +212,7 @@ class Faults:
 
     def _freeze(self, host: Host, kind: str, seconds: float) -> None:
         """Stop an actor's processes for a while. Ray may kill them meanwhile, because they do not answer."""
-        frozen = _actors(host, kind)
-        assert frozen, f"no {kind} on {host.name}"
+        frozen = self._some_actors(host, kind)
         for process in frozen:
             with contextlib.suppress(psutil.Error):
                 process.suspend()
@@ -201,6 +222,13 @@ class Faults:
             for process in frozen:
                 with contextlib.suppress(psutil.Error):
                     process.resume()
+
+    def _some_actors(self, host: Host, kind: str) -> set[psutil.Process]:
+        """Return the processes of an actor. They may be missing because another fault is under way; then wait."""
+        if self._alone and not _actors(host, kind):
+            self.flaps.append(f"there was no {kind} on {host.name} to hit: {self._states()}")
+        wait_for(lambda: bool(_actors(host, kind)), f"there is a {kind} on {host.name}", WITHIN)
+        return _actors(host, kind)
 
     def _freeze_docker(self, host: Host, seconds: float) -> None:
         host.run(["pkill", "-STOP", "dockerd"])
