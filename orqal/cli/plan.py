@@ -8,13 +8,14 @@ from collections.abc import Iterable
 
 from orqal.cli.show import cell, out, print_json, print_text, table
 from orqal.client import Client, progress_bar
+from orqal.client.submission import Child
 from orqal.text import counted, sentence
 
 REASONS = 20
 """The most reasons that are shown. The rarest are left out."""
 
 
-def show_plan(client: Client, documents: Iterable[bytes], total: int, *, json: bool) -> None:
+def show_plan(client: Client, documents: Iterable[bytes | Child], total: int, *, json: bool) -> None:
     """Print what would become of these jobs if they were submitted now: for programs each of them, for people how many
     there are of each kind."""
     run, reused, never = Counter[str](), 0, Counter[str]()

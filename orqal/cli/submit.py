@@ -44,6 +44,7 @@ from orqal.cli.options import (
 from orqal.cli.plan import show_plan
 from orqal.cli.show import fail, out, print_json, print_text, results_table, say
 from orqal.client import Client, NotFound, SubmissionFailed, progress_bar
+from orqal.client.submission import Child
 from orqal.text import counted, one_line, printable
 
 Plan = Annotated[
@@ -176,7 +177,8 @@ def batch(
 
     If the batch exists already, nothing is submitted. If an earlier call stopped midway, the rest is submitted.
     """
-    from orqal.cli.job_documents import check_all, check_defaults, line_document, specs
+    from orqal.cli.job_documents import check_defaults
+    from orqal.cli.job_files import check_all, line_document, read
 
     own = retry_fields(retries, retry_on, retry_delay, retry_memory_factor)
     defaults = check_defaults({**own, "priority": priority, "after": parents(after, after_any)})
@@ -189,13 +191,13 @@ def batch(
                 fail(f"{file}:{number}: {problem}", 2)
         if plan:
             lines.seek(0)
-            show_plan(client, (line_document(spec, defaults) for _, spec in specs(lines)), total, json=json)
+            show_plan(client, (line_document(line, defaults) for line in read(lines)), total, json=json)
             return
         title = name or _default_name(file)
         ids = _existing(client, name, total) if name else None
         if ids is None:
             lines.seek(0)
-            documents = (line_document(spec, defaults) for _, spec in specs(lines))
+            documents = (line_document(line, defaults) for line in read(lines))
             ids = _submit(client, documents, total, title, resume=True)
     quoted = shlex.quote(title)
     if wait:
@@ -221,7 +223,7 @@ def _default_name(file: str) -> str:
 
 
 def _submit(
-    client: Client, documents: Iterable[bytes], total: int, batch: str | None, *, resume: bool = False
+    client: Client, documents: Iterable[bytes | Child], total: int, batch: str | None, *, resume: bool = False
 ) -> list[str]:
     """Submit jobs with a progress bar, and return their ids."""
     ids = []

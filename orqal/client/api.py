@@ -13,7 +13,7 @@ from orqal.client import downloads, streams
 from orqal.client.downloads import Downloaded, RemoteFile, download_path
 from orqal.client.errors import OrqalError
 from orqal.client.streams import HEARTBEAT_TIMEOUT
-from orqal.client.submission import Submission, Submitted, plan, submit_one
+from orqal.client.submission import Child, Submission, Submitted, plan, submit_one
 from orqal.client.transport import Transport
 from orqal.logstream import Frame
 from orqal.settings import DEFAULT_API_URL, Settings
@@ -87,8 +87,11 @@ class Client:
         """Submit one job as `submit` does. Return its id, and whether it is an earlier job that is reused."""
         return submit_one(self._transport, document)
 
-    def submit_many(self, documents: Iterable[bytes], batch: str | None = None, *, resume: bool = False) -> Submission:
-        """Submit jobs, a JSON document each. Iterate over the result to send them; it yields their ids, in order.
+    def submit_many(
+        self, documents: Iterable[bytes | Child], batch: str | None = None, *, resume: bool = False
+    ) -> Submission:
+        """Submit jobs, a JSON document each. Iterate over the result to send them; it yields their ids, in order. A
+        document that contains ids of jobs before it is a Child.
 
         `batch`: the name of the batch that they join. `resume`: the documents are the batch's jobs from the first one
         on, and jobs that an earlier call submitted are not submitted again.
@@ -101,7 +104,7 @@ class Client:
             _check_batch_name(batch)
         return Submission(self._transport, documents, batch, resume=resume)
 
-    def plan(self, documents: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    def plan(self, documents: Iterable[bytes | Child]) -> Iterator[dict[str, Any]]:
         """Yield what would become of jobs if they were submitted now; see schemas.PlanView for the keys.
 
         `job` is the earlier job that would be reused. Otherwise `miss` says why a new one would be made, or `repeated`

@@ -9,9 +9,10 @@ import html
 import json
 import os
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import product
+from functools import partial
+from itertools import product, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from orqal.client.awaiting import end_of
 from orqal.client.downloads import Downloaded
 from orqal.client.errors import JobsGone, NotFound, OrqalError
 from orqal.client.progress import progress_bar
+from orqal.client.submission import Child
 from orqal.extended_json import decoded
 from orqal.logstream import STDERR, STDOUT
 from orqal.settings import Settings
@@ -170,7 +172,7 @@ class Job:
             self.retry_memory_factor = retry_memory_factor
             self.priority = priority
             self.options = dict(options) if options else None
-            self.after = [after] if isinstance(after, str | Job | AnyOf) else list(after)
+            self.after = _parents(after)
         if start:
             self.create()
 
@@ -283,14 +285,14 @@ class Job:
             raise OrqalError(f"{self} has not been submitted. Use start=True, create() or batch().")
         return self._id
 
-    def _document(self, priority: int | None = None) -> bytes:
-        """Return it as JSON. `priority`: if it has none of its own."""
+    def _document(self, priority: int | None = None, id_of: Callable[[Job], str] | None = None) -> bytes:
+        """Return it as JSON. `priority`: if it has none of its own. `id_of`: the ids of its parents."""
         defaults = {} if priority is None else {"priority": priority}
         spec = defaults | {key: value for key in _REQUESTED if (value := getattr(self, key)) is not None}
         if not spec.pop("after", None):  # older servers do not know it
             after = []
         else:
-            after = list(_texts(self.after))
+            after = list(_texts(self.after, id_of or Job._submitted))
             spec["after"] = after
         if len(after) > MAX_PARENTS:
             raise OrqalError(
@@ -361,17 +363,51 @@ def any_of(*parents: Parent | Sequence[Job]) -> AnyOf:
 Parent = str | Job | AnyOf
 
 
-def _texts(parents: Iterable[Any], start: str = "") -> Iterator[str]:
+def _texts(parents: Iterable[Any], id_of: Callable[[Job], str], start: str = "") -> Iterator[str]:
     """Yield parents as a job's JSON has them."""
     for parent in parents:
         if isinstance(parent, str):
             yield parent if parent.startswith("any:") else start + parent
         elif isinstance(parent, Job):
-            yield start + parent._submitted()
+            yield start + id_of(parent)
         elif isinstance(parent, AnyOf):
-            yield from _texts(parent.parents, "any:")
+            yield from _texts(parent.parents, id_of, "any:")
         else:
-            yield from _texts(parent, start)
+            yield from _texts(parent, id_of, start)
+
+
+def _documents(jobs: Sequence[Job], priority: int | None) -> list[bytes | Child]:
+    """Return the jobs as JSON. One that waits after others of them is made when these have ids.
+
+    Raises:
+        OrqalError: a job is not JSON, or waits after a job that is not submitted and does not come before it.
+    """
+    places: dict[Job, int] = {}
+    documents: list[bytes | Child] = []
+    for place, job in enumerate(jobs):
+        parents: list[int] = []
+
+        def id_of(parent: Job, job: Job = job, parents: list[int] = parents) -> str:
+            if parent._id is not None:
+                return parent._id
+            if parent not in places:
+                raise OrqalError(f"{job} waits after {parent}, which is not submitted and does not come before it.")
+            parents.append(places[parent])
+            return "0" * 24  # as long as an id
+
+        document = job._document(priority, id_of)
+        documents.append(Child(parents, partial(_child, job, priority, places)) if parents else document)
+        if job._id is None:
+            places.setdefault(job, place)
+    return documents
+
+
+def _child(job: Job, priority: int | None, places: Mapping[Job, int], ids: Sequence[str | None]) -> bytes:
+    return job._document(priority, lambda parent: str(ids[places[parent]]) if parent in places else parent._submitted())
+
+
+def _parents(after: Parent | Sequence[Parent | Sequence[Job]]) -> list[Any]:
+    return [after] if isinstance(after, str | Job | AnyOf) else list(after)
 
 
 @functools.cache
@@ -401,20 +437,69 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
-def batch(
+class _Batch:
+    """What `batch` is: it submits jobs, and `batch.map` makes them first."""
+
+    def __call__(
+        self, jobs: Iterable[Job], name: str | None = None, progress: bool | None = None, *, priority: int | None = None
+    ) -> list[Job]:
+        """Submit jobs, from one to very many. Return them in the same order, with their ids.
+
+        `name`: the name of the batch. If the batch exists already, nothing is submitted and its jobs are returned; if
+        an earlier call stopped midway, the rest is submitted. `progress`: None shows a bar in a terminal or a notebook,
+        and nothing elsewhere. `priority`: that of jobs without one of their own.
+
+        A job can wait `after` others that come before it. A job that has an id already is submitted again, as another
+        job.
+
+        Raises:
+            SubmissionFailed: some jobs were submitted, the others were not.
+            OrqalError: no job was submitted.
+        """
+        return _submit(jobs, name, progress, priority=priority)
+
+    def map(
+        self,
+        app: str,
+        inputs: Iterable[Any],
+        params: Mapping[str, Any] | Iterable[Mapping[str, Any]] | None = None,
+        name: str | None = None,
+        progress: bool | None = None,
+        *,
+        after_each: Sequence[Parent | Sequence[Job]] | None = None,
+        **fields: Any,
+    ) -> list[Job]:
+        """Submit a job of an app for each input, or, if `params` is a list such as that of `grid`, for each input with
+        each of them. Return the jobs in this order.
+
+        `after_each`: what the jobs of each input wait after: as many parents as there are inputs. `name` and
+        `progress`: as of `batch`. `fields`: further arguments of `Job`, the same for all.
+
+        Raises:
+            ValueError: there are not as many parents as inputs.
+            SubmissionFailed: some jobs were submitted, the others were not.
+            OrqalError: no job was submitted.
+        """
+        inputs = list(inputs)
+        if after_each is not None and len(after_each) != len(inputs):
+            raise ValueError(f"after_each has {len(after_each):,} parents for {len(inputs):,} inputs")
+        every = [params or {}] if params is None or isinstance(params, Mapping) else list(params)
+        parents: Iterable[Parent | Sequence[Job]] = after_each or repeat(())
+        common = _parents(fields.pop("after", ()))
+        jobs = [
+            Job(app=app, input=input, params=each, after=[*common, parent] if parent else common, **fields)
+            for input, parent in zip(inputs, parents, strict=False)
+            for each in every
+        ]
+        return _submit(jobs, name, progress)
+
+
+batch = _Batch()
+
+
+def _submit(
     jobs: Iterable[Job], name: str | None = None, progress: bool | None = None, *, priority: int | None = None
 ) -> list[Job]:
-    """Submit jobs, from one to very many. Return them in the same order, with their ids.
-
-    `name`: the name of the batch. If the batch exists already, nothing is submitted and its jobs are returned; if an
-    earlier call stopped midway, the rest is submitted. `progress`: None shows a bar in a terminal or a notebook, and
-    nothing elsewhere. `priority`: that of jobs without one of their own. A job that has an id already is submitted
-    again, as another job.
-
-    Raises:
-        SubmissionFailed: some jobs were submitted, the others were not.
-        OrqalError: no job was submitted.
-    """
     jobs = list(jobs)
     client = _client()
     if name is not None:
@@ -424,12 +509,12 @@ def batch(
                 warnings.warn(
                     f"The batch {name!r} exists and has {len(ids):,} jobs, not the {len(jobs):,} given. Its jobs are "
                     "returned and nothing is submitted. Use another name to submit these.",
-                    stacklevel=2,
+                    stacklevel=3,
                 )
             if len(ids) >= len(jobs):
                 return [Job(id) for id in ids]
     # All are made into JSON before the first one is sent, so that an impossible input costs nothing.
-    documents = [job._document(priority) for job in jobs]
+    documents = _documents(jobs, priority)
     submitted = []
     submission = client.submit_many(documents, name, resume=name is not None)
     with progress_bar("Submitting", len(jobs), progress) as bar:

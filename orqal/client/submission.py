@@ -26,6 +26,15 @@ REQUEST_BYTES = 1 << 19
 1 MiB, unless it is told otherwise."""
 
 
+class Child(NamedTuple):
+    """The document of a job that waits after others of the same submission."""
+
+    parents: Sequence[int]
+    """The places of the documents of these, counted from 0. All of them come before it."""
+    document: Callable[[Sequence[str | None]], bytes]
+    """Makes the document from the ids of the jobs so far. One that would be new has None, and is left out."""
+
+
 class Submitted(NamedTuple):
     """The answer to one job."""
 
@@ -56,27 +65,33 @@ def submit_one(transport: Transport, document: bytes) -> Submitted:
         return Submitted(answer.text.strip(), reused if reused or first else None)
 
 
-def plan(transport: Transport, documents: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+def plan(transport: Transport, documents: Iterable[bytes | Child]) -> Iterator[dict[str, Any]]:
     """Yield what would become of jobs if they were submitted now. See Client.plan."""
     documents = iter(documents)
     made = set[str]()
-    start = 0
+    jobs: list[str | None] = []
     # Not in one request, because its answer would come only after all of it is sent.
     while block := list(islice(documents, JOBS_PER_KEY)):
-        for answer in _planned(transport, block, start):
-            same = answer.pop("same")
-            repeated = same in made
-            if same is not None:
-                made.add(same)
-            yield answer | {"repeated": repeated}
-        start += len(block)
+        while block:
+            ready = _ready(block, jobs)
+            for document, answer in zip(block, _planned(transport, ready, len(jobs)), strict=False):
+                same = answer.pop("same")
+                if isinstance(document, Child) and any(jobs[parent] is None for parent in document.parents):
+                    answer |= {"job": None, "miss": "it waits after a job that would be new"}
+                    same = None
+                jobs.append(answer["job"])
+                repeated = same in made
+                if same is not None:
+                    made.add(same)
+                yield answer | {"repeated": repeated}
+            block = block[len(ready) :]
 
 
 def _planned(transport: Transport, documents: Sequence[bytes], start: int) -> Iterator[dict[str, Any]]:
     headers = {"content-type": "application/x-ndjson"}
     done = 0
     while done < len(documents):
-        part = documents[done : done + _fitting(documents, done)]
+        part = documents[done : done + _fitting(documents[done:])]
         body = b"".join(document + b"\n" for document in part)
         for answer in transport.ndjson("POST", "jobs/plan", content=body, headers=headers):
             if "error" in answer:
@@ -115,7 +130,12 @@ class Submission(Iterator[str]):
     """
 
     def __init__(
-        self, transport: Transport, documents: Iterable[bytes], batch: str | None = None, *, resume: bool = False
+        self,
+        transport: Transport,
+        documents: Iterable[bytes | Child],
+        batch: str | None = None,
+        *,
+        resume: bool = False,
     ) -> None:
         self.cached = 0
         """How many of the ids so far belong to earlier jobs with the same app, input and params, which were reused."""
@@ -127,9 +147,9 @@ class Submission(Iterator[str]):
     def __next__(self) -> str:
         return next(self._ids)
 
-    def _submit(self, documents: Iterable[bytes]) -> Iterator[str]:
+    def _submit(self, documents: Iterable[bytes | Child]) -> Iterator[str]:
         submitted: list[str] = []
-        for answer in self._in_turn(self._requests(documents)):
+        for answer in self._in_turn(self._requests(documents, submitted)):
             for line in answer.lines:
                 self.cached += line.get("cached") is True
                 submitted.append(str(line["_id"]))
@@ -152,32 +172,34 @@ class Submission(Iterator[str]):
             return "Submit the same batch again to submit the rest."
         return "With use_cache it is safe to submit all of them again: jobs that succeeded or run are not run twice."
 
-    def _requests(self, documents: Iterable[bytes]) -> Iterator[_Request]:
+    def _requests(self, documents: Iterable[bytes | Child], submitted: Sequence[str]) -> Iterator[_Request | None]:
+        """Yield the requests; None where the next one can only be made when more jobs are `submitted`."""
         documents = iter(documents)
         start, after = 0, None
         while part := list(islice(documents, JOBS_PER_KEY)):
             key = uuid4().hex if self._resumed is None else batch_key(self._resumed, start)
             done = 0
             while done < len(part):
-                sent = part[done : done + _fitting(part, done)]
+                if not (ready := _ready(part[done:], submitted)):
+                    yield None
+                    continue
+                sent = ready[: _fitting(ready)]
                 yield _Request(sent, start + done, key, done + 1, after)
                 done += len(sent)
                 after = f"{done} {key}"
             start += len(part)
 
-    def _in_turn(self, requests: Iterator[_Request]) -> Iterator[_Answer]:
+    def _in_turn(self, requests: Iterator[_Request | None]) -> Iterator[_Answer]:
         """Yield the answers. There are two requests under way, where there are as many."""
         under_way: deque[Future[_Answer]] = deque()
-        only = next(requests, None)
-        if only is None:
+        start = list(islice(requests, 2))
+        if len(start) == 1 and start[0] is not None:
+            yield self._send(start[0], None)
             return
-        second = next(requests, None)
-        if second is None:
-            yield self._send(only, None)
-            return
-        for request in chain((only, second), requests):
-            under_way.append(_started(partial(self._send, request, under_way[-1] if under_way else None)))
-            if len(under_way) > 1:
+        for request in chain(start, requests):
+            if request is not None:
+                under_way.append(_started(partial(self._send, request, under_way[-1] if under_way else None)))
+            if request is None or len(under_way) > 1:
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()
@@ -239,14 +261,26 @@ def _started(call: Callable[[], T]) -> Future[T]:
     return future
 
 
-def _fitting(documents: Sequence[bytes], start: int) -> int:
-    """Return how many of the documents from `start` on go into one request: at least one."""
+def _ready(documents: Sequence[bytes | Child], jobs: Sequence[str | None]) -> list[bytes]:
+    """Return the documents up to the first whose parents are not among the jobs so far."""
+    ready = []
+    for document in documents:
+        if isinstance(document, Child):
+            if max(document.parents) >= len(jobs):
+                break
+            document = document.document(jobs)
+        ready.append(document)
+    return ready
+
+
+def _fitting(documents: Sequence[bytes]) -> int:
+    """Return how many of the documents go into one request: at least one."""
     room = REQUEST_BYTES
-    for count, document in enumerate(islice(documents, start, None)):
+    for count, document in enumerate(documents):
         room -= len(document) + 1
         if room < 0:
             return max(count, 1)
-    return len(documents) - start
+    return len(documents)
 
 
 def _refused(line: dict[str, Any], start: int) -> OrqalError:

@@ -297,6 +297,54 @@ def test_the_parents_of_jobs_are_sent(
     assert done.code == 2 and "24 hex digits" in done.err
 
 
+def test_lines_of_a_file_wait_after_earlier_lines_by_their_names(
+    run: Callable[..., Done], server: StandInServer, lines: Callable[..., str]
+) -> None:
+    server.answers["POST jobs"] = numbered
+    file = lines(
+        '{"app": "Test", "input": 0, "name": "split é"}',
+        "",
+        '{"app": "Test", "input": 1, "name": "split é"}',
+        '{"app": "Test", "input": 2, "after": ["batch:b", "name:split é", {"job": "' + A + '"}], "name": "sum"}',
+        '{"app": "Test", "input": 3, "after": [{"name": "sum", "when": "any"}, "any:name:split é"]}',
+        '{"app": "Test", "input": 4}',
+    )
+    done = run("batch", file, "--name", "x", "--after", "batch:all", "--json")
+    assert (done.code, len(done.documents)) == (0, 5), done.err
+    sent = [document for request in server.asked("POST jobs") for document in request.documents]
+    ids = [f"{number:024x}" for number in range(5)]
+    assert [document["after"] for document in sent] == [
+        ["batch:all"],
+        ["batch:all"],
+        ["batch:b", ids[0], ids[1], A],
+        [f"any:{ids[2]}", f"any:{ids[0]}", f"any:{ids[1]}"],
+        ["batch:all"],
+    ]
+    assert not any("name" in document for document in sent)
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        ('{"app": "Test", "after": ["name:later"]}', "it waits after 'later', and no line before it has this name"),
+        ('{"app": "Test", "after": ["name:me"], "name": "me"}', "it waits after 'me', and no line before it"),
+        ('{"app": "Test", "after": [{"name": "a", "when": "soon"}]}', 'it waits after by name must be {"name": …}'),
+        ('{"app": "Test", "after": "name:a"}', "after: Input should be a valid array"),
+        ('{"app": "Test", "name": 7}', "its name must be a text of at most 200 characters"),
+        ('{"app": "Test", "name": ""}', "its name must be a text of at most 200 characters"),
+        ('{"app": "Test", "name": "a", "name": "b"}', "it has the key 'name' twice"),
+        (f'{{"app": "Test", "after": [{", ".join(["%sname:a%s"] * 1_001)}]}}'.replace("%s", '"'), "1,001 jobs"),
+    ],
+)
+def test_a_line_that_waits_after_no_earlier_line_is_wrong(
+    run: Callable[..., Done], server: StandInServer, lines: Callable[..., str], second: str, words: str
+) -> None:
+    file = lines('{"app": "Test", "name": "a"}', second, '{"app": "Test", "name": "later"}')
+    done = run("batch", file)
+    assert done.code == 2 and f"{file}:2: " in done.err and words in done.err, done.err
+    assert server.asked("POST jobs") == []
+
+
 def test_a_batch_is_sent_in_parts_with_all_fields_of_its_lines(
     run: Callable[..., Done], server: StandInServer, lines: Callable[..., str]
 ) -> None:

@@ -20,6 +20,7 @@ from orqal.client import (
     SubmissionFailed,
     any_of,
     batch,
+    grid,
     services,
     wait,
 )
@@ -270,6 +271,24 @@ def test_a_batch_gives_its_ids_to_the_jobs_themselves(server: StandInServer) -> 
     assert jobs[0] is job
     assert jobs[1] is not job
     assert (ran._id, jobs[2]._id) == (A, f"{2:024x}")
+
+
+def test_a_batch_is_made_of_inputs_and_params(server: StandInServer) -> None:
+    server.answers["POST jobs"] = numbered
+    first = batch.map("Split", range(2), name="parts", threads=2)
+    assert [(job.app, job.input, job.params, job.threads) for job in first] == [
+        ("Split", 0, {}, 2),
+        ("Split", 1, {}, 2),
+    ]
+    assert server.requests[-1].query["batch"] == "parts"
+    jobs = batch.map("Count", [7, 8], grid(x=[1, 2]), after_each=first, after="batch:b")
+    assert [(job.input, job.params["x"]) for job in jobs] == [(7, 1), (7, 2), (8, 1), (8, 2)]
+    sent = [document["after"] for document in server.requests[-1].documents]
+    assert sent == [["batch:b", first[n // 2]._id] for n in range(4)]
+    assert [job.params for job in batch.map("Count", [1, 2], {"x": 3})] == [{"x": 3}, {"x": 3}]
+    assert batch.map("Count", [1, 2], grid(x=[])) == []
+    with pytest.raises(ValueError, match="2 parents for 3 inputs"):
+        batch.map("Count", range(3), after_each=first)
 
 
 def test_a_batch_of_a_name_that_exists_is_not_submitted_again(server: StandInServer) -> None:

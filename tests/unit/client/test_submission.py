@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orqal.client import Client, Job, OrqalError, RequestFailed, ServerUnreachable, SubmissionFailed, batch
+from orqal.client import Client, Job, OrqalError, RequestFailed, ServerUnreachable, SubmissionFailed, any_of, batch
 from orqal.client import submission as submission_module
-from orqal.client.submission import JOBS_PER_KEY, batch_key
-from tests.support.stand_in_server import A, Reply, Request, StandInServer, ndjson, numbered, record
+from orqal.client.submission import JOBS_PER_KEY, Child, batch_key
+from tests.support.stand_in_server import A, B, Reply, Request, StandInServer, ndjson, numbered, record
 from tests.unit.client.test_batch_names import GOOD
 
 BUSY = Reply({"detail": "the scheduler is restarting; try again in a few seconds"}, 503)
@@ -134,6 +134,62 @@ def test_the_next_request_is_sent_while_one_is_under_way_and_comes_after_it(
     [first] = [key for key, before in after.items() if before is None]
     [second] = [key for key, before in after.items() if before == f"1000 {first}"]
     [_] = [key for key, before in after.items() if before == f"1000 {second}"]
+
+
+def test_jobs_that_wait_after_others_of_the_batch_are_sent_when_these_have_ids(
+    server: StandInServer, intake: Callable[..., Intake], pauses: list[float]
+) -> None:
+    taken = intake(3, part=0)
+    first, second = list(some_jobs(JOBS_PER_KEY + 2)), list(some_jobs(3))
+    for number, job in enumerate(second):
+        job.after = [any_of(first[number]), B] if number else [first[-1]]
+    last = Job(app="Test", input=0, after=[second])
+    jobs = batch([*first, *second, last], "n")
+    assert numbers([job._id for job in jobs]) == list(range(JOBS_PER_KEY + 6))
+    wanted = [[f"{JOBS_PER_KEY + 1:024x}"], [f"any:{1:024x}", B], [f"any:{2:024x}", B]]
+    assert [job.get("after") for job in taken.jobs[-4:]] == [*wanted, [job._id for job in second]]
+    again = [Job(app="Test", input=0), Job(app="Test", input=1)]
+    again[1].after = [again[0]]
+    taken = intake()
+    batch([*again, Job(app="Test", input=2, after=again)])
+    assert [job.get("after") for job in taken.jobs] == [None, [f"{0:024x}"], [f"{0:024x}", f"{1:024x}"]]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_job_must_come_before_those_that_wait_after_it(server: StandInServer, place: int) -> None:
+    parent, child = Job(app="Test", input=1), Job(app="Test", input=2)
+    child.after = [parent]
+    with pytest.raises(OrqalError, match="which is not submitted and does not come before it"):
+        batch([child, parent][: place + 1])
+    assert server.requests == []
+
+
+def test_a_plan_asks_about_a_job_that_waits_after_reused_ones_only_when_these_are_known(server: StandInServer) -> None:
+    def planned(request: Request) -> Reply:
+        return Reply(
+            ndjson(
+                *(
+                    {"job": f"{document['input']:024x}" if document["input"] else None, "same": "s"}
+                    | {"miss": None, "never": None}
+                    for document in request.documents
+                )
+            )
+        )
+
+    def child(*parents: int) -> Child:
+        return Child(
+            parents,
+            lambda ids: json.dumps({"input": 7, "after": [id for n in parents if (id := ids[n])]}).encode(),
+        )
+
+    server.answers["POST jobs/plan"] = planned
+    documents: list[bytes | Child] = [b'{"input": 5}', b'{"input": 0}', child(0), child(0, 1), b'{"input": 6}']
+    answers = list(Client().plan(documents))
+    new = "it waits after a job that would be new"
+    assert [answer["job"] and int(answer["job"], 16) for answer in answers] == [5, None, 7, None, 6]
+    assert [answer["miss"] for answer in answers] == [None, None, None, new, None]
+    sent = [[document.get("after") for document in request.documents] for request in server.requests]
+    assert sent == [[None, None], [[f"{5:024x}"], [f"{5:024x}"], None]]
 
 
 def test_after_a_refused_job_the_next_request_is_given_up(server: StandInServer, pauses: list[float]) -> None:
