@@ -15,8 +15,8 @@ TOGETHER := -n 2
 SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check bench bench-million bench-scheduler cluster-demo chaos soak simulate \
-	simulate-faults cluster-up cluster-down setup engine-newest engine-stop clean
+.PHONY: help demo test test-fast check bench bench-million bench-scheduler cluster-demo pipeline-demo chaos soak \
+	simulate simulate-faults cluster-up cluster-down setup engine-newest engine-stop clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,7 +38,7 @@ check: setup ## check lint, formatting, types and which part imports which
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m mypy examples/*.py benchmarks/*.py
+	$(PYTHON) -m mypy examples/*.py examples/pipeline/[lp]*.py benchmarks/*.py
 	@$(dir $(PYTHON))lint-imports --no-cache --no-logo
 
 bench: setup ## compare Orqal with docker run, the plain SDK and Swarm; writes build/bench.json
@@ -54,6 +54,11 @@ cluster-demo: setup ## ray up, 300 jobs and ray down on a cluster of three hosts
 	@$(ENGINE_installed) install
 	@bash scripts/cluster_tools.sh
 	@$(PYTHON) -m tests.cluster.demo $(ARGS)
+
+pipeline-demo: setup ## a pipeline of three apps over 1,000 inputs on such a cluster, twice; every result is checked (as root)
+	@$(ENGINE_installed) install
+	@bash scripts/cluster_tools.sh
+	@$(PYTHON) -m tests.cluster.pipeline $(ARGS)
 
 chaos: setup ## kill random parts of such a cluster, and check that no job is lost (as root)
 	@$(ENGINE_installed) install

@@ -26,6 +26,7 @@ PROGRAMS = (
     "chown",
     "dd",
     "env",
+    "factor",
     "head",
     "id",
     "ls",

@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 _ROWS_AT_ONCE = 500
 """Rows that a long read holds in memory, and parameters of one statement: old versions of SQLite accept 999."""
+_EMPTY_PAGES, _PAGES_AT_ONCE = 1_000, 1_000
+"""Pages of the file, of 4 kB as a rule: how many stay empty in a small file, and how many are given back at a time."""
 _DISK_FULL = re.compile("full|disk I/O error")
 """What SQLite says if the disk is full. It needs room for its log, and for the index of its log."""
 _NEVER = 1 << 62
@@ -202,13 +204,26 @@ class SqliteStore:
         """Delete up to `limit` jobs; if the disk is full, fewer at a time: a small transaction needs little room."""
         for part in (limit, limit // 10):
             try:
-                return delete(max(part, 1))
+                deleted = delete(max(part, 1))
+                self._give_room_back()
+                return deleted
             except sqlite3.OperationalError as error:
                 if not _DISK_FULL.search(str(error)):
                     raise
                 self._reserve.spend()
                 self._shorten_log()
         return delete(1)
+
+    def _give_room_back(self) -> None:
+        """Make the file smaller, a little each time, if much of it is empty. Some room is kept for later jobs."""
+        connection = self._connection()
+        [pages] = connection.execute("PRAGMA page_count").fetchone()
+        [empty] = connection.execute("PRAGMA freelist_count").fetchone()
+        too_many = empty - max(pages - empty, _EMPTY_PAGES)
+        if too_many > 0:
+            with suppress(sqlite3.OperationalError):  # there is always another time
+                # `execute` would give back one page: this is a statement that returns a row without columns for each.
+                connection.executescript(f"PRAGMA incremental_vacuum({min(too_many, _PAGES_AT_ONCE)})")
 
     def _shorten_log(self) -> None:
         """Write SQLite's log back into the file, and give its room back, if that is possible now."""

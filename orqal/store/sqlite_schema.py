@@ -143,6 +143,8 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     Raises:
         StoreError: a newer Orqal wrote the file.
     """
+    # So that the file can become smaller. It counts only before there is anything in it.
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:

@@ -162,7 +162,7 @@ class Faults:
             playing = [pool.submit(play, lane, choose(lane)) for lane in lanes]
             played = [each for lane in playing for each in lane.result()]
         names = ", ".join(f"{fault} ({host.name})" for fault, host, _, _ in played)
-        now = self._await_well(names)
+        now = steady(self.well, f"the API answers and all hosts are ready after: {names}", WITHIN, self._flapped)
         happened = []
         for fault, host, began, over in played:
             lasts = "for" in fault or "beyond" in fault or "after" in fault
@@ -180,22 +180,8 @@ class Faults:
         """The API answers, and every host is ready."""
         return set(self._states().values()) == {"ready"} and len(self._states()) == len(self.lab.cluster.hosts)
 
-    def _await_well(self, after: str) -> float:
-        """Return when all works and has done so for a while, with the moment since which it has; note what flaps.
-
-        Raises:
-            TimeoutError: all did not work soon enough.
-        """
-        deadline = time.monotonic() + WITHIN
-        while True:
-            wait_for(self.well, f"the API answers and all hosts are ready after: {after}", deadline - time.monotonic())
-            since = time.monotonic()
-            while self.well():
-                if time.monotonic() >= since + STEADY:
-                    return since
-                time.sleep(0.2)
-            flap = f"{time.monotonic() - since:.1f} s after all worked again after {after}: {self._states()}"
-            self.flaps.append(flap)
+    def _flapped(self, what: str) -> None:
+        self.flaps.append(f"{what}: {self._states()}")
 
     def _states(self) -> dict[str, str]:
         with contextlib.suppress(httpx.HTTPError, OSError):
@@ -226,7 +212,7 @@ class Faults:
     def _some_actors(self, host: Host, kind: str) -> set[psutil.Process]:
         """Return the processes of an actor. They may be missing because another fault is under way; then wait."""
         if self._alone and not _actors(host, kind):
-            self.flaps.append(f"there was no {kind} on {host.name} to hit: {self._states()}")
+            self._flapped(f"there was no {kind} on {host.name} to hit")
         wait_for(lambda: bool(_actors(host, kind)), f"there is a {kind} on {host.name}", WITHIN)
         return _actors(host, kind)
 
@@ -439,6 +425,26 @@ def wait_for(condition: Callable[[], bool], what: str, within: float) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {within:g} s: {what}")
         time.sleep(0.2)
+
+
+def steady(
+    condition: Callable[[], bool], what: str, within: float, flapped: Callable[[str], None], lasts: float = STEADY
+) -> float:
+    """Return when a condition has held for so many seconds, with the moment since which it has. `flapped` is told in
+    words when it has held and then did not.
+
+    Raises:
+        TimeoutError: it did not hold soon enough.
+    """
+    deadline = time.monotonic() + within
+    while True:
+        wait_for(condition, what, deadline - time.monotonic())
+        since = time.monotonic()
+        while condition():
+            if time.monotonic() >= since + lasts:
+                return since
+            time.sleep(0.2)
+        flapped(f"for {time.monotonic() - since:.1f} s and no longer {what}")
 
 
 def _actors(host: Host, kind: str) -> set[psutil.Process]:

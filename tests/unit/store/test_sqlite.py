@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from orqal.models import Status
+from orqal.models import Output, Status
 from orqal.store import JobFilter, SqliteStore
 from tests.support.checkout import REPOSITORY
 from tests.support.stores import NOON, add, done, job
@@ -148,4 +148,27 @@ def test_listing_all_sorts_nothing(path: Path) -> None:
     store = SqliteStore(path)
     # Backwards by seq, and stops at 6.
     assert plans(store, lambda: store.find(JobFilter(), 5)) == ["SEARCH jobs USING INTEGER PRIMARY KEY (rowid<?)"]
+    store.close()
+
+
+def test_the_file_becomes_smaller_when_most_of_its_jobs_are_deleted(path: Path) -> None:
+    store = SqliteStore(path)
+    records = [job() for _ in range(600)]
+    add(store, records)
+    output = Output(stdout="x" * 50_000)
+    store.update([done(record) for record in records[:500]], {record.id: output for record in records})
+    store.close()
+    full = path.stat().st_size
+    store = SqliteStore(path)
+    for _ in range(5):
+        store.delete_ended(100)
+    for _ in range(20):
+        assert store.delete_ended(100) == []  # it goes on while nothing is deleted
+    assert {store.get(record.id) is None for record in records[500:]} == {False}
+    store.close()
+    assert full > 24_000_000 and path.stat().st_size < full / 3
+    assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    store = SqliteStore(path)
+    add(store, [job() for _ in range(10)])
+    assert len(store.find(JobFilter(), 1_000).jobs) == 110
     store.close()
