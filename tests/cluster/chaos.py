@@ -4,11 +4,12 @@
     make chaos ARGS='--seed 7 --rounds 1 --store mongodb'
 
 First the jobs are in SQLite, then in a MongoDB. A user submits named batches, one after the other, as long as faults
-happen. Of every five jobs the user cancels one, and one has a time limit that it would exceed. In a round each fault
-happens once, and then `--pairs` random pairs of faults at the same time, in an order and to hosts that follow from the
-seed. Each step begins when all works again after the one before. Then what the API says of the jobs, and what it said
-to the user, are compared with the containers' own record of their lives (tests/support/ledger.py), with the Docker
-daemons, with Ray, and with what `orqal doctor` finds.
+happen. Of every five jobs the user cancels one, and one has a time limit that it would exceed. Of every ten one waits
+until another one has succeeded, one until another one has ended, and one after a job that cannot succeed. In a round
+each fault happens once, and then `--pairs` random pairs of faults at the same time, in an order and to hosts that
+follow from the seed. Each step begins when all works again after the one before. Then what the API says of the jobs,
+and what it said to the user, are compared with the containers' own record of their lives (tests/support/ledger.py),
+with the Docker daemons, with Ray, and with what `orqal doctor` finds.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ LEDGER = "ledger"
 """The file in /tmp of each host into which containers write that they live."""
 CANCELLED, LIMITED = 3, 4
 """Of every five jobs, by their numbers: which one the user cancels, and which one has a time limit."""
+AFTER_GOOD, AFTER_ANY, AFTER_BAD = 2, 5, 10
+"""Of every ten jobs, by their numbers: those that wait after the job before them, which succeeds, or must only have
+ended, or does not succeed. The first job of a batch waits for none."""
 TOO_LONG = 900
 """Seconds that these two would take."""
 TIME_LIMIT = 3.0
@@ -85,7 +89,7 @@ class Square(AbstractWrapper):
 USER = f"""
 import faulthandler, json, random, sys, time
 from pathlib import Path
-from orqal import Job, OrqalError, batch, wait
+from orqal import Job, OrqalError, any_of, batch, wait
 
 # If the test fails, this shows where the script was.
 faulthandler.dump_traceback_later(120, repeat=True)
@@ -102,7 +106,13 @@ def submit(first):
     jobs = []
     for number in range(first, first + {SLICE}):
         kind, seconds = number % 5, 1 + number * 7 % 4
+        after = []
+        if number > first and number % 10 in ({AFTER_GOOD}, {AFTER_BAD % 10}):
+            after = [jobs[-1]]
+        elif number > first and number % 10 == {AFTER_ANY}:
+            after = [any_of(jobs[-1])]
         jobs.append(Job(
+            after=after,
             app="Square",
             input=number,
             params={{"seconds": {TOO_LONG} if kind in ({CANCELLED}, {LIMITED}) else seconds}},
@@ -146,8 +156,9 @@ class Report:
     lost: list[str] = field(default_factory=list)
     """Jobs without an outcome, or with a wrong one."""
     double: list[str] = field(default_factory=list)
-    """Jobs that are there twice, runs that no attempt on record explains, and containers of one job that lived at the
-    same time, unless one of them was on a host that was given up."""
+    """Jobs that are there twice, runs that no attempt on record explains, containers of one job that lived at the same
+    time, unless one of them was on a host that was given up, and containers that began before the end of another
+    job's that theirs waits after."""
     late: list[str] = field(default_factory=list)
     """Containers that went on after a cancel or their time limit."""
     cancels: int = 0
@@ -287,6 +298,8 @@ def _check(lab: Lab, answers: list[list[Any]], report: Report) -> None:
             continue
         outcome = (record["current_status"], (record["error"] or {}).get("type"))
         expected = {CANCELLED: ("error", "cancelled"), LIMITED: ("error", "timeout")}.get(number % 5, ("exited", None))
+        if number % 10 == AFTER_BAD % 10 and number % SLICE:
+            expected = "error", "dependency_failed"
         whole = outcome[0] == "error" or result == number**2
         if (record["input"], outcome, status, whole) != (number, expected, expected[0], True):
             how = {key: record[key] for key in ("host", "attempt", "exit_code", "error", "stdout_bytes", "inspect")}
@@ -299,6 +312,7 @@ def _check(lab: Lab, answers: list[list[Any]], report: Report) -> None:
         elif len(containers) > record["attempt"]:
             report.double.append(f"{job}: {len(containers)} containers for {record['attempt']} attempts")
         _check_times(report, record, containers, cancelled_at)
+        _check_order(report, record, containers, records, lived)
     known = {job for job, *_ in answers}
     report.double += [
         f"{job}: the user does not know of it (number {records[job]['input']})" for job in records.keys() - known
@@ -334,6 +348,24 @@ def _check_times(report: Report, record: dict[str, Any], containers: list[Life],
             report.late.append(
                 f"{record['_id']}: {life} had to end at {since:.1f}, which was {life.seen - since:.1f} s before it did"
             )
+
+
+def _check_order(
+    report: Report,
+    record: dict[str, Any],
+    containers: list[Life],
+    records: dict[str, dict[str, Any]],
+    lived: dict[str, list[Life]],
+) -> None:
+    """Check that no container of a job began before what the job waits after had ended."""
+    for parent in (text.removeprefix("any:") for text in record["after"]):
+        given_up = {each["host"] for each in records[parent]["attempts"] if _given_up(each)}
+        report.double += [
+            f"{record['_id']}: {child} began before the end of what it waits after: {life}"
+            for life in lived.get(parent, [])
+            for child in containers
+            if child.begun < life.seen and life.host not in given_up
+        ]
 
 
 def _given_up(attempt: dict[str, Any]) -> bool:
