@@ -68,7 +68,8 @@ class AppInfo(BaseModel):
     problem: str | None = None
     """Why jobs use its last good version, and not the newest one; None if they use the newest."""
     warnings: list[str] = Field(default_factory=list)
-    """What its author has probably not meant, such as the misspelt name of an attribute, in sentences."""
+    """What its author has probably not meant, such as the misspelt name of an attribute, or that its image breaks its
+    jobs, in sentences."""
 
 
 class Load(BaseModel):

@@ -66,6 +66,8 @@ class Behaviour:
     """True if another attempt may be able to start it."""
     crashes_actor: bool = False
     """True if the actor crashes whenever it works on this job."""
+    image: str = "image:latest"
+    image_digest: str = "sha256:1"
 
     @classmethod
     def of_params(cls, order: Order) -> Behaviour:
@@ -345,9 +347,8 @@ class ScriptedHost(HostApi):
             machine.start(container)
         assert container.started is not None
         if order.job.container_id is None:
-            start = ContainerStart(
-                "image:latest", "sha256:1", "true", container.id, "/wd", loop.time() - container.started
-            )
+            image = behaviour.image, behaviour.image_digest
+            start = ContainerStart(*image, "true", container.id, "/wd", loop.time() - container.started)
             self._background.spawn(self._scheduler.started(Started(*key, start)))
         stopped = await self._until_over(order, run, container)
         await self._daemon()

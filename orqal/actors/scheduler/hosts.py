@@ -14,6 +14,7 @@ from orqal.actors.scheduler.autoscaling import Autoscaling
 from orqal.actors.scheduler.crash_blame import CrashBlame
 from orqal.actors.scheduler.host_memory import HostMemory
 from orqal.clock import Clock
+from orqal.engine.image_names import with_tag
 from orqal.models import (
     DISK_FULL,
     UNITS,
@@ -28,7 +29,7 @@ from orqal.models import (
     Shape,
 )
 from orqal.scheduling import Host, Placement, Planner
-from orqal.scheduling.breaker import INSTANT, Breaker
+from orqal.scheduling.breaker import INSTANT, Breaker, Images
 from orqal.scheduling.host import capacity_of, in_words, wanted_in_words, why_not
 from orqal.scheduling.lifecycle import Place
 from orqal.scheduling.probation import StartedKinds, Starts, could_not_start
@@ -159,7 +160,7 @@ class Hosts:
         self.autoscaling = Autoscaling(settings.autoscaling_config, cluster)
         self._planner, self._cluster, self._clock, self._changed = planner, cluster, clock, changed
         self._lost_after = settings.host_lost_after
-        self._started, self._breaker = StartedKinds(), Breaker()
+        self._started, self._breaker, self.images = StartedKinds(), Breaker(), Images()
         self._memory = HostMemory(settings.known_hosts_path, clock)
         self._looked = False
         """True once the nodes of the cluster are known."""
@@ -355,10 +356,14 @@ class Hosts:
         )
 
     def _see_end(self, host: KnownHost, record: JobRecord, outcome: Outcome) -> None:
-        """Find out whether a host breaks the jobs that it starts."""
+        """Find out whether a host breaks the jobs that it starts, or their image does."""
         moment = self._clock.monotonic()
+        image = with_tag(record.image or (outcome.start.image if outcome.start else ""))
+        version = record.image_digest or (outcome.start.image_digest if outcome.start else None)
         if outcome.error is None and outcome.exit_code == 0:
             self._breaker.succeeded(host.name, record.app, moment)
+            if version:
+                self.images.succeeded(record.app, record.wrapper_digest or "", image, version)
             if host.starts.breaks_jobs:
                 log.info("jobs succeed on the host %s again", host.name)
                 self._judge(host, Starts())
@@ -370,6 +375,8 @@ class Hosts:
         if not at_once or (outcome.error is not None and outcome.error.type is not ErrorType.DOCKER_ERROR):
             return
         why = outcome.error.message if outcome.error is not None else f"exit code {outcome.exit_code}"
+        if version and self.images.failed(record.app, record.wrapper_digest or "", image, version, record.id):
+            log.warning("%s", self.images.to_blame(image))
         if host.starts.breaks_jobs:
             self._judge(host, host.starts.after_failure(record.id, why, moment))
         elif self._breaker.failed(host.name, record.app, record.id, moment) and not host.starts.on_probation:

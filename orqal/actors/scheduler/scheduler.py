@@ -50,6 +50,7 @@ from orqal.doctor.facts import StoredJob
 from orqal.doctor.rules import is_over
 from orqal.engine.client import ContainerKey, container_name
 from orqal.engine.errors import EngineError
+from orqal.engine.image_names import with_tag
 from orqal.extended_json import decoded
 from orqal.models import (
     DISK_FULL,
@@ -422,7 +423,11 @@ class Scheduler(SchedulerApi):
 
     async def apps(self) -> list[AppInfo]:
         await self._apps.up_to_date()
-        return self._apps.infos()
+        infos = []
+        for info in self._apps.infos():
+            why = self._hosts.images.to_blame(with_tag(info.docker_url or ""))
+            infos.append(info if why is None else info.model_copy(update={"warnings": [*info.warnings, why]}))
+        return infos
 
     async def usage(self, app: str) -> AppUsage | None:
         await self._apps.up_to_date({app})

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from orqal.models import Shape
 from orqal.scheduling import LineKey
-from orqal.scheduling.breaker import _APPS_KEPT, APPS, IN_A_ROW, INSTANT, Breaker
+from orqal.scheduling.breaker import _APPS_KEPT, APPS, IN_A_ROW, INSTANT, Breaker, Images
 from orqal.scheduling.probation import FIRST_PAUSE, Starts
 
 HOSTS, NAMES = ("h1", "h2", "h3"), ("A", "B", "C", "D")
@@ -71,3 +71,37 @@ def test_a_host_that_broke_jobs_is_well_once_one_has_run_for_longer() -> None:
     again = running.after_failure("c", "exit code 2", 12.0)
     assert again.pause == 2 * FIRST_PAUSE and not again.may_start(12.0 + FIRST_PAUSE) and not again.is_well(1e9)
     assert Starts().has_started("c", 0.0) == Starts()
+
+
+IMAGE_RUNS = st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(("v1", "v2")), st.booleans()), max_size=200)
+
+
+@given(IMAGE_RUNS)
+def test_an_image_is_to_blame_only_for_wrappers_that_have_succeeded_in_another_version(
+    runs: list[tuple[str, str, bool]],
+) -> None:
+    images, last, in_a_row = Images(), dict[str, str](), {"v1": 0, "v2": 0}
+    blamed = False
+    for number, (app, version, ok) in enumerate(runs):
+        if ok:
+            images.succeeded(app, "w", "image", version)
+            last[app], in_a_row[version], blamed = version, 0, False
+        else:
+            in_a_row[version] += last.get(app, version) != version
+            now = not blamed and last.get(app, version) != version and in_a_row[version] >= IN_A_ROW
+            assert images.failed(app, "w", "image", version, f"job{number}") == now
+            blamed = blamed or now
+        assert (images.to_blame("image") is not None) == blamed
+    assert images.to_blame("other") is None
+
+
+def test_a_wrapper_that_has_changed_too_is_not_told_from_its_image() -> None:
+    images = Images()
+    images.succeeded("A", "before", "image", "v1")
+    assert not any(images.failed("A", "after", "image", "v2", f"job{n}") for n in range(3 * IN_A_ROW))
+    assert not any(images.failed("A", "before", "image", "v2", "the same job") for _ in range(3 * IN_A_ROW))
+    assert not any(images.failed("A", "before", "image", "v1", f"job{n}") for n in range(3 * IN_A_ROW))
+    for n in range(2 * _APPS_KEPT):
+        images.succeeded(f"App{n}", "w", "image", f"v{n}")
+        images.failed(f"App{n}", "w", "image", "new", f"job{n}")
+    assert len(images._good) == _APPS_KEPT and len(images._failures) <= _APPS_KEPT

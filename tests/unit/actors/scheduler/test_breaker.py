@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from orqal.actors.messages import Order
@@ -77,3 +78,35 @@ def test_bad_apps_are_not_taken_for_a_bad_host(tmp_path: Path) -> None:
 
     hosts = {"h1": (4.0, 16.0), "h2": (4.0, 16.0)}
     play(scene, tmp_path, hosts, services=folder_with_other(tmp_path), script=BadHost("Test", "Other"))
+
+
+def test_an_image_that_breaks_what_worked_before_is_named_and_a_bad_app_is_not(tmp_path: Path) -> None:
+    image = "orqal/demo"
+    good = Behaviour(seconds=0.5, image=f"{image}:latest", image_digest="sha256:old")
+    always_bad = Behaviour(seconds=0.5, exit_code=1, image=image, image_digest="sha256:old")
+    bad = Behaviour(seconds=0.5, exit_code=127, image=image, image_digest="sha256:new")
+    scenes = {"Test": good, "Other": always_bad}
+
+    async def warnings(cluster: InProcessCluster) -> dict[str, list[str]]:
+        return {app.name: app.warnings for app in await cluster.scheduler.apps() if app.name in scenes}
+
+    async def scene(cluster: InProcessCluster) -> None:
+        await cluster.ended(await cluster.submit(*jobs(60)))
+        assert await warnings(cluster) == {"Test": [], "Other": []}, "Other has failed in the image as it was, too"
+        scenes["Test"] = bad
+        await cluster.ended(await cluster.submit(*jobs(60, start=100)))
+        told = await warnings(cluster)
+        [words] = told["Other"]
+        assert "orqal/demo:latest as it is now (sha256:new)" in words and "(sha256:old)" in words
+        assert await cluster.scheduler.apps(), "it is told again"
+        scenes["Test"] = replace(good, image_digest="sha256:new")
+        await cluster.ended(await cluster.submit(*jobs(2, start=200)))
+        assert await warnings(cluster) == {"Test": [], "Other": []}
+
+    play(
+        scene,
+        tmp_path,
+        {"h1": (4.0, 16.0)},
+        services=folder_with_other(tmp_path),
+        script=lambda order: scenes[order.job.app],
+    )
