@@ -1,9 +1,10 @@
 """Measures the scheduler: how fast it decides, what a waiting job costs, and how long a restart takes.
 
-`make bench-scheduler` calls this. There are three parts. Decisions: orqal.scheduling alone, with made-up hosts and
+`make bench-scheduler` calls this. There are four parts. Decisions: orqal.scheduling alone, with made-up hosts and
 jobs; a checkout of the commit before gets the same ones. Waiting jobs: the whole Scheduler and a store on disk in one
-process, without Ray. End to end: Orqal's own actors, store and API, with a host whose containers only take time. The
-figures are printed beside their targets, and written to build/bench-scheduler.json in the form of bench.json.
+process, without Ray. End to end: Orqal's own actors, store and API, with a host whose containers only take time.
+Pipelines: the same with jobs that wait after others. The figures are printed beside their targets, and written to
+build/bench-scheduler.json in the form of bench.json.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SEED = 18
 HOSTS, WAITING, USERS, SHAPES = 1_000, 1_000_000, 1_000, 100
 LABELS = tuple(f"rack{number}" for number in range(5))
+CHAIN = 100
+"""Batches of a chain."""
 CHURN = 20_000
 """Ends of jobs that are measured."""
 BEFORE = "f16ae67"
@@ -295,7 +298,7 @@ def scripted_orqal() -> Iterator[Client]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def documents(count: int, prefix: str, seconds: float, threads: float) -> list[bytes]:
+def documents(count: int, prefix: str, seconds: float, threads: float, after: Sequence[str] = ()) -> list[bytes]:
     """Return jobs that take so long, and so many cores."""
     return [
         json.dumps(
@@ -306,6 +309,7 @@ def documents(count: int, prefix: str, seconds: float, threads: float) -> list[b
                 "threads": threads,
                 "memory_in_gb": 0.01,
                 "user": f"user{number % 10}",
+                "after": list(after),
             }
         ).encode()
         for number in range(count)
@@ -345,10 +349,44 @@ def end_to_end(jobs: int, many: int) -> Iterator[Figure]:
         yield Figure.at_most(f"{many:,} results read by one client", time.perf_counter() - begun, "s", 10)
 
 
+def scheduler_process(home: str) -> psutil.Process:
+    """Return the process of the Scheduler of the Orqal with this home."""
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        title, environ = "".join((process.info["cmdline"] or [""])[:1]), process.info["environ"] or {}
+        if title.startswith("ray::Scheduler") and environ.get("ORQAL_HOME") == home:
+            return process
+    raise RuntimeError("there is no Scheduler")
+
+
+def pipelines(jobs: int) -> Iterator[Figure]:
+    """Submit a chain of batches, each after the one before, and a job after all of them, and let all of it run."""
+    with scripted_orqal() as client:
+        ended(client, submitted(client, documents(1_000, "warm", 0.05, 0.01), "warm"))
+        cores = client.hosts()[0]["threads"]
+        [busy] = client.submit_many(documents(1, "busy", 1e6, cores), "busy")
+        scheduler = scheduler_process(os.environ["ORQAL_HOME"])
+        before = scheduler.memory_info().rss
+        begun = time.perf_counter()
+        for number in range(CHAIN):
+            part = documents(jobs // CHAIN, f"chain{number}-", 0.05, 0.01, [f"batch:b{number - 1}"] if number else [])
+            submitted(client, part, f"b{number}")
+        yield Figure(f"{jobs:,} jobs in a chain of {CHAIN} batches submitted", time.perf_counter() - begun, "s")
+        memory = (scheduler.memory_info().rss - before) / jobs
+        yield Figure.at_most("memory of the Scheduler for a job that waits after others", memory, "bytes", 400)
+        after = [f"batch:b{number}" for number in range(CHAIN)]
+        last = submitted(client, documents(1, "last", 0.05, 0.01, after), "last")
+        begun = time.perf_counter()
+        client.cancel([busy])
+        ended(client, last)
+        yield Figure("the chain and the job after it", jobs / (time.perf_counter() - begun), "jobs/s")
+        assert all(client.batch(f"b{number}")["ok"] == jobs // CHAIN for number in range(CHAIN))
+
+
 PARTS: dict[str, Callable[[], Iterator[Figure]]] = {
     "decisions": decisions,
     "before": against_before,
     "waiting": lambda: waiting_jobs(1_000_000),
+    "pipelines": lambda: pipelines(100_000),
     "end-to-end": lambda: end_to_end(20_000, 100_000),
 }
 
