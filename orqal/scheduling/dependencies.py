@@ -16,6 +16,7 @@ from orqal.text import exit_code, shorten
 
 _WHY_CHARACTERS = 300
 """Characters of a parent's error in the errors of the jobs that hung on it."""
+_PARENT, _BECAUSE = "its parent ", " did not run, because "
 
 
 class Failure(NamedTuple):
@@ -34,8 +35,8 @@ class Failure(NamedTuple):
         if record.ok:
             return None
         if record.error is not None and record.error.type is ErrorType.DEPENDENCY_FAILED:
-            why = f"{record.id} ({record.app}) did not run: {shorten(record.error.message, _WHY_CHARACTERS)}"
-            return cls(record.failed_ancestor, why, why)
+            root = _root(record.error.message, record.failed_ancestor)
+            return cls(record.failed_ancestor, record.id, root).of_child(record.id)
         how = f"exit code {exit_code(record.exit_code)}"
         if record.error is not None:
             how = f"{record.error.type.value}: {shorten(record.error.message, _WHY_CHARACTERS)}"
@@ -50,12 +51,24 @@ class Failure(NamedTuple):
 
     def of_child(self, child: str) -> Failure:
         """The failure that a child which cannot run is for its own children."""
-        return self._replace(why=f"{child} did not run, because {self.root}")
+        return self._replace(why=f"{child}{_BECAUSE}{self.root}")
 
     @property
     def message(self) -> str:
         """The error's message of a child."""
-        return f"its parent {self.why}".replace(" ,", ",")
+        return f"{_PARENT}{self.why}".replace(" ,", ",")
+
+
+def _root(message: str, ancestor: str | None) -> str:
+    """What became of the first job, as a `Failure.message` says it. However many generations there are between, the
+    error of the last one names the first."""
+    words = message.removeprefix(_PARENT)
+    parent, because, root = words.partition(_BECAUSE)
+    if because and " " not in parent:
+        words = root
+    if ancestor is not None and ancestor not in words:  # an Orqal before this one has cut it off
+        words = f"{ancestor} failed"
+    return words
 
 
 class UnreadBatch(LookupError):

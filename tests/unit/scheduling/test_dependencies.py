@@ -200,6 +200,32 @@ def test_a_long_chain_that_fails_is_decided_at_once_and_without_recursion() -> N
     )
 
 
+def test_however_many_generations_were_read_from_records_each_names_the_first_that_failed() -> None:
+    """Nothing is known of parents but their records, as after a restart."""
+    found, message = failure(name(0)), ""
+    for number in range(1, 50):
+        message = found.message
+        assert name(0) in message and "timeout: it ran for too long" in message and len(message) < 200
+        child = JobRecord.submitted(JobSpec(app="A"), name(number), NOON).hung_on(found.job, found.message, NOON)
+        again = Failure.of(child)
+        assert again is not None and again.job == name(0)
+        found = again
+    assert message == f"its parent {name(48)} did not run, because {name(0)} (A) failed: timeout: it ran for too long"
+    deleted = Failure.gone(Parent("b", is_batch=True))
+    child = JobRecord.submitted(JobSpec(app="A"), name(1), NOON).hung_on(None, deleted.message, NOON)
+    grandchild = Failure.of(child)
+    assert grandchild is not None and grandchild.message == (
+        f"its parent {name(1)} did not run, because its parent, the batch b was deleted"
+    )
+
+
+def test_what_an_earlier_orqal_has_cut_off_is_named_all_the_same() -> None:
+    nested = f"its parent {name(5)} (A) did not run: its parent…"
+    record = JobRecord.submitted(JobSpec(app="A"), name(6), NOON).hung_on(name(0), nested, NOON)
+    found = Failure.of(record)
+    assert found is not None and found.message == f"its parent {name(6)} did not run, because {name(0)} failed"
+
+
 def test_a_batch_whose_jobs_are_not_known_must_be_read_before_a_circle_is_ruled_out() -> None:
     graph = Dependencies()
     graph.add(name(1), ["batch:a"])
