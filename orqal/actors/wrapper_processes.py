@@ -57,7 +57,13 @@ class _Pool:
     room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_calls_at_a_time()))
     ending: asyncio.TimerHandle | None = None
 
-    def end(self) -> None:
+    def used(self) -> None:
+        """A call is made, or has ended: the processes stay for a while from now on."""
+        if self.ending is not None:
+            self.ending.cancel()
+        self.ending = asyncio.get_running_loop().call_later(IDLE_AFTER, self._end)
+
+    def _end(self) -> None:
         """End the processes that are not in use."""
         while self.idle:
             ray.kill(self.idle.pop())
@@ -77,8 +83,7 @@ class WrapperProcesses(WrapperCalls):
         """See WrapperCalls. A call fails if it does not return in time, or if its process dies twice."""
         pool = self._pools.setdefault(app, _Pool())
         async with pool.room:
-            if pool.ending is not None:
-                pool.ending.cancel()
+            pool.used()
             # A process also dies when Ray is stopped, or is killed on a machine without memory: then try another.
             for _ in range(2):
                 process = await self._started(pool)
@@ -97,7 +102,7 @@ class WrapperProcesses(WrapperCalls):
                     raise
                 else:
                     pool.idle.append(process)
-                    pool.ending = asyncio.get_running_loop().call_later(IDLE_AFTER, pool.end)
+                    pool.used()
                     return result
             return Failure(
                 f"{what} took its process down: it exited, crashed, or ran out of memory (ORQAL_WRAPPER_MEMORY_GB)"

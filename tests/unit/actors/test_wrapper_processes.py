@@ -67,3 +67,21 @@ async def test_of_each_app_a_quarter_as_many_calls_run_as_there_are_cores_and_at
     assert await results == ["A"] * 50 + ["B"] * 50
     assert under_way == ["a"] * calls + ["b"] * calls
     assert Process.count == 2 * calls, "the processes were not used again"
+
+
+async def test_processes_are_kept_while_calls_come_and_are_ended_once_none_has_for_a_while(
+    processes: WrapperProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls overlap, so that one ends while another one is under way."""
+    ended: list[Process] = []
+    monkeypatch.setattr(wrapper_processes, "IDLE_AFTER", 0.3)
+    monkeypatch.setattr("ray.kill", ended.append)
+    Process.go_on.set()
+    for _ in range(20):
+        await asyncio.gather(*(processes.call("A", "a call", 10, str.lower, "A") for _ in range(2)))
+        await asyncio.sleep(0.05)
+    assert (Process.count, ended) == (2, [])
+    await asyncio.sleep(0.6)
+    assert len(ended) == 2
+    await processes.call("A", "a call", 10, str.lower, "A")
+    assert Process.count == 3
