@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from operator import attrgetter
 from typing import NamedTuple
 
 from orqal.models import SUBMITTER, JobRecord, JobSpec, Parent, Status
@@ -17,7 +19,9 @@ SWITCHED_OFF = "use_cache was off"
 
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
-_LIMITS = ("threads", "memory_in_gb", "timeout", "retries", "retry_on", "retry_delay", "retry_memory_factor")
+_limits_of = attrgetter(
+    "user", "threads", "memory_in_gb", "timeout", "retries", "retry_on", "retry_delay", "retry_memory_factor"
+)
 
 
 class Wanted(NamedTuple):
@@ -75,8 +79,15 @@ def _key(job: JobSpec, input_digest: str | None, parents_digest: str | None) -> 
 
 
 def _unfinished_key(job: JobSpec, key: str) -> str:
-    limits = json.dumps([key, job.user, *(getattr(job, name) for name in _LIMITS)])
-    return hashlib.sha256(limits.encode()).hexdigest()
+    user, *limits = _limits_of(job)
+    encoded = _encoded(user, *(tuple(each) if isinstance(each, list) else each for each in limits))
+    return hashlib.sha256(f'["{key}", {encoded[1:]}'.encode()).hexdigest()
+
+
+@lru_cache(maxsize=1_000, typed=True)
+def _encoded(*limits: Hashable) -> str:
+    """A user and limits as JSON. They are the same for most jobs of a batch."""
+    return json.dumps(limits)
 
 
 def reason_against(

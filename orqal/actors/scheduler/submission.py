@@ -103,19 +103,22 @@ class Submissions:
         replace_batch: str | None = None,
     ) -> list[Taken]:
         """The answers to these documents, in order, once what is new is on disk. See SchedulerApi.submit."""
+        # What does not depend on the documents before is done while those are being written.
+        asked = None if any(spec.after for spec in specs) else await self._asked(specs)
         if after is not None:
             try:
                 await asyncio.wait_for(self._until_there(after), COMES_WITHIN)
             except asyncio.TimeoutError:
                 raise TooEarly from None
         if key is None:
-            return await self._take(specs, replace_batch=replace_batch)
+            return await self._take(specs, asked, replace_batch=replace_batch)
         async with self._alone(key):
             known = await asyncio.to_thread(self._store.documents, key, first, first + len(specs) - 1)
             await self._compare(specs, first, known)
             fresh = [number for number in range(first, first + len(specs)) if number not in known]
             taken = await self._take(
                 [specs[number - first] for number in fresh],
+                asked and [asked[number - first] for number in fresh],
                 documents=[(key, number) for number in fresh],
                 replace_batch=None if known else replace_batch,
             )
@@ -251,29 +254,33 @@ class Submissions:
     async def _take(
         self,
         specs: Sequence[JobSpec],
+        asked: Sequence[_Asked] | None = None,
         *,
         documents: Sequence[tuple[str, int]] = (),
         retry_of: Sequence[str] = (),
         replace_batch: str | None = None,
         ids: Sequence[str] = (),
     ) -> list[Taken]:
-        """`ids`: those that the new jobs get. No earlier job is reused then."""
+        """`asked`: what the documents ask, if that is known. `ids`: those that the new jobs get. No earlier job is
+        reused then."""
         if any(spec.after and spec.batch is not None for spec in specs):
             # Two of them together could close a circle that neither closes alone.
             async with self._alone("circles"):
-                return await self._take_now(specs, documents, retry_of, replace_batch, ids)
-        return await self._take_now(specs, documents, retry_of, replace_batch, ids)
+                return await self._take_now(specs, asked, documents, retry_of, replace_batch, ids)
+        return await self._take_now(specs, asked, documents, retry_of, replace_batch, ids)
 
     async def _take_now(
         self,
         specs: Sequence[JobSpec],
+        asked: Sequence[_Asked] | None,
         documents: Sequence[tuple[str, int]],
         retry_of: Sequence[str],
         replace_batch: str | None,
         ids: Sequence[str],
     ) -> list[Taken]:
         await self._check_parents(specs, ids)
-        asked = await self._asked(specs)
+        if asked is None:
+            asked = await self._asked(specs)
         read: dict[str, Sequence[str]] = {}
         if ids:
             asked = [each._replace(wanted=None, miss=cache.NO_CANDIDATE) for each in asked]
@@ -443,9 +450,10 @@ class Submissions:
     async def _asked(self, specs: Sequence[JobSpec]) -> list[_Asked]:
         """What each document asks of the cache. If its app wants that, the files that its input names are looked at."""
         await self._apps.up_to_date({spec.app for spec in specs})
+        apps = {name: self._apps.last_good(name) for name in {spec.app for spec in specs}}
         looks: dict[int, tuple[Any, CacheOn]] = {}
         for number, spec in enumerate(specs):
-            app = self._apps.last_good(spec.app)
+            app = apps[spec.app]
             hows = () if app is None or not spec.use_cache else app.info.cache_on
             for how in (CacheOn.MTIME, CacheOn.CONTENT):  # the content counts for more than the time
                 if how in hows:
@@ -457,7 +465,7 @@ class Submissions:
             digest, of_parents = digests.get(number), parents.get(tuple(spec.after))
             if not spec.use_cache:
                 asked.append(_Asked(spec, None, cache.SWITCHED_OFF, None, of_parents))
-            elif not self._apps.is_known(spec.app):
+            elif apps[spec.app] is None:
                 asked.append(_Asked(spec, None, None, None, of_parents))
             elif isinstance(digest, Unreadable):
                 asked.append(_Asked(spec, None, str(digest), None, of_parents))

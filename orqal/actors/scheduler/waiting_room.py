@@ -133,6 +133,8 @@ class WaitingRoom:
         self._app_of: dict[str, str] = {}
         self._out: dict[str, _Spot] = {}
         """Where jobs stood that were taken out and may come back."""
+        self._last: tuple[_Request, App, LineKey] | None = None
+        """What the job before asked for, its app, and the line of these: the jobs of a batch often ask for the same."""
         apps.changed = self.app_is_back
 
     def __contains__(self, job: str) -> bool:
@@ -162,7 +164,12 @@ class WaitingRoom:
         if app is None:
             self._wait_for_app(record.id, record.app, request)
         else:
-            self._put(record.id, _Spot(request.line(app), request.due), first=first)
+            self._put(record.id, _Spot(self._line(request, app), request.due), first=first)
+
+    def _line(self, request: _Request, app: App) -> LineKey:
+        if self._last is None or self._last[0] != request or self._last[1] is not app:
+            self._last = request, app, request.line(app)
+        return self._last[2]
 
     def line(self, record: JobRecord) -> LineKey:
         """The line in which a job waits, or has waited."""
