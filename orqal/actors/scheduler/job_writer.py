@@ -21,10 +21,23 @@ RETRY_AFTER = 1.0
 """Seconds after which states that the store did not take, because its disk is full for example, are written again."""
 
 
+class NotBehind(Exception):
+    """What a submission was to come after has not been written."""
+
+
 @dataclass
 class _Insert:
     submission: Submission
     written: asyncio.Future[None]
+    behind: asyncio.Future[None] | None = None
+    """What it comes after: it was given before, so it has been written when it is this one's turn, or is written with
+    it."""
+
+    @property
+    def comes_too_early(self) -> bool:
+        """What it comes after has not been written."""
+        before = self.behind
+        return before is not None and before.done() and (before.cancelled() or before.exception() is not None)
 
 
 @dataclass
@@ -48,17 +61,17 @@ class JobWriter:
         self.saving: Counter[str] = Counter()
         """The jobs whose states are being written."""
 
-    async def insert(self, submission: Submission) -> None:
-        """Add what was submitted.
+    def insert(self, submission: Submission, behind: asyncio.Future[None] | None = None) -> asyncio.Future[None]:
+        """Add what was submitted; the future is done when it is on disk. `behind`: the future of an earlier submission
+        without which this one is not added.
 
-        Raises:
-            JobGone: a job that the cache wanted to reuse has been deleted.
-            Exception: whatever the store raises. Then nothing of the submission was added.
+        The future has an exception if nothing of the submission was added: NotBehind if the earlier one was not,
+        JobGone if a job that the cache wanted to reuse has been deleted, or whatever the store raises.
         """
-        entry = _Insert(submission, asyncio.get_running_loop().create_future())
+        entry = _Insert(submission, asyncio.get_running_loop().create_future(), behind)
         self._inserts.append(entry)
         self._write_soon()
-        await entry.written
+        return entry.written
 
     async def save(self, record: JobRecord, output: Output | None = None) -> JobRecord:
         """Write a job's state, however often it takes, and return what was written.
@@ -124,6 +137,12 @@ class JobWriter:
                 await self._inserted([entry])
 
     async def _inserted(self, entries: list[_Insert]) -> bool:
+        for entry in entries:
+            if entry.comes_too_early:
+                _fail(entry.written, NotBehind())
+        entries = [entry for entry in entries if not entry.written.done()]
+        if not entries:
+            return True
         try:
             with self._metrics.timed(STORE_WRITE, "insert"):
                 await asyncio.to_thread(self._store.insert, *(entry.submission for entry in entries))

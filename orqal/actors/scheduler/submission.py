@@ -18,7 +18,7 @@ from orqal.actors.scheduler.hosts import Hosts
 from orqal.actors.scheduler.input_files import InputFiles, Unreadable
 from orqal.actors.scheduler.job_metrics import JobMetrics
 from orqal.actors.scheduler.job_registry import JobRegistry
-from orqal.actors.scheduler.job_writer import JobWriter
+from orqal.actors.scheduler.job_writer import JobWriter, NotBehind
 from orqal.actors.scheduler.keeping_clock import KeepingClock
 from orqal.actors.scheduler.waiting_room import shape
 from orqal.models import AppInfo, CacheOn, ErrorType, JobRecord, JobSpec, Parent, Shape, why_not_set
@@ -48,6 +48,8 @@ class _Found(NamedTuple):
 
 
 _NOTHING = _Found(None, cache.NO_CANDIDATE)
+_Written = asyncio.Future[None]
+"""Done when a submission is on disk."""
 
 
 class _Asked(NamedTuple):
@@ -60,6 +62,22 @@ class _Asked(NamedTuple):
     """Why none may, for people; None if its app is not known either."""
     input_digest: str | None
     parents_digest: str | None
+
+
+class _Request(NamedTuple):
+    """Documents that are submitted together."""
+
+    specs: Sequence[JobSpec]
+    asked: Sequence[_Asked] | None = None
+    """What they ask of the cache, if that is known already."""
+    documents: Sequence[tuple[str, int]] = ()
+    """Their idempotency key and numbers."""
+    behind: _Written | None = None
+    """They are submitted only if this earlier submission is."""
+    retry_of: Sequence[str] = ()
+    ids: Sequence[str] = ()
+    """Those that the new jobs get. No earlier job is reused then."""
+    replace_batch: str | None = None
 
 
 class Submissions:
@@ -89,7 +107,9 @@ class Submissions:
         self._locks: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()
         self._awaited: dict[str, asyncio.Event] = {}
-        """What is set when documents of a key have come, by the keys that others wait for."""
+        """What is set when documents of a key have come, or are being written, by the keys that others wait for."""
+        self._being_written: dict[Document, _Written] = {}
+        """By the last document of each submission."""
         newest = store.find(JobFilter(), 1).jobs
         self._latest = newest[0].ctime if newest else keeping.now()
 
@@ -105,36 +125,56 @@ class Submissions:
         """The answers to these documents, in order, once what is new is on disk. See SchedulerApi.submit."""
         # What does not depend on the documents before is done while those are being written.
         asked = None if any(spec.after for spec in specs) else await self._asked(specs)
+        behind = None
         if after is not None:
             try:
-                await asyncio.wait_for(self._until_there(after), COMES_WITHIN)
+                behind = await asyncio.wait_for(self._until_there(after), COMES_WITHIN)
             except asyncio.TimeoutError:
                 raise TooEarly from None
+        try:
+            return await self._take_documents(specs, asked, key, first, behind, replace_batch)
+        except NotBehind:
+            raise TooEarly from None
+
+    async def _take_documents(
+        self,
+        specs: Sequence[JobSpec],
+        asked: Sequence[_Asked] | None,
+        key: str | None,
+        first: int,
+        behind: _Written | None,
+        replace_batch: str | None,
+    ) -> list[Taken]:
         if key is None:
-            return await self._take(specs, asked, replace_batch=replace_batch)
+            return await self._take(_Request(specs, asked, behind=behind, replace_batch=replace_batch))
         async with self._alone(key):
             known = await asyncio.to_thread(self._store.documents, key, first, first + len(specs) - 1)
             await self._compare(specs, first, known)
             fresh = [number for number in range(first, first + len(specs)) if number not in known]
-            taken = await self._take(
+            request = _Request(
                 [specs[number - first] for number in fresh],
                 asked and [asked[number - first] for number in fresh],
-                documents=[(key, number) for number in fresh],
+                [(key, number) for number in fresh],
+                behind,
                 replace_batch=None if known else replace_batch,
             )
+            taken = await self._take(request)
         if key in self._awaited:
             self._awaited.pop(key).set()
         answers = {number: Taken(job, False) for number, job in known.items()} | dict(zip(fresh, taken, strict=True))
         return [answers[number] for number in sorted(answers)]
 
-    async def _until_there(self, document: Document) -> None:
-        """Return when a document that may be on its way has become a job, or was answered with one."""
+    async def _until_there(self, document: Document) -> _Written | None:
+        """Return when a document that may be on its way has become a job, or was answered with one; or, with what
+        tells about its end, when it is being written."""
         key, number = document
         while True:
+            if (written := self._being_written.get(document)) is not None:
+                return written
             come = self._awaited.setdefault(key, asyncio.Event())
             try:
                 if await asyncio.to_thread(self._store.documents, key, number, number):
-                    return
+                    return None
                 await come.wait()
             finally:
                 if self._awaited.get(key) is come:  # other requests that wait for this document check again
@@ -175,7 +215,7 @@ class Submissions:
             after = (Parent.of(text) for text in spec.after)
             spec.after = [parent._replace(name=latest.get(parent.name, parent.name)).text for parent in after]
             specs.append(spec)
-        taken = await self._take(specs, retry_of=[job.id for job in todo], ids=ids)
+        taken = await self._take(_Request(specs, retry_of=[job.id for job in todo], ids=ids))
         return done | {job.id: answer.id for job, answer in zip(todo, taken, strict=True)}
 
     async def _latest_retries(self, jobs: Sequence[str]) -> dict[str, str]:
@@ -251,38 +291,21 @@ class Submissions:
             if job in records and cache.identity(records[job]) != cache.identity(specs[number - first]):
                 raise OtherDocument(number - first + 1, job)
 
-    async def _take(
-        self,
-        specs: Sequence[JobSpec],
-        asked: Sequence[_Asked] | None = None,
-        *,
-        documents: Sequence[tuple[str, int]] = (),
-        retry_of: Sequence[str] = (),
-        replace_batch: str | None = None,
-        ids: Sequence[str] = (),
-    ) -> list[Taken]:
-        """`asked`: what the documents ask, if that is known. `ids`: those that the new jobs get. No earlier job is
-        reused then."""
-        if any(spec.after and spec.batch is not None for spec in specs):
+    async def _take(self, request: _Request) -> list[Taken]:
+        if any(spec.after and spec.batch is not None for spec in request.specs):
             # Two of them together could close a circle that neither closes alone.
             async with self._alone("circles"):
-                return await self._take_now(specs, asked, documents, retry_of, replace_batch, ids)
-        return await self._take_now(specs, asked, documents, retry_of, replace_batch, ids)
+                return await self._take_now(request)
+        return await self._take_now(request)
 
-    async def _take_now(
-        self,
-        specs: Sequence[JobSpec],
-        asked: Sequence[_Asked] | None,
-        documents: Sequence[tuple[str, int]],
-        retry_of: Sequence[str],
-        replace_batch: str | None,
-        ids: Sequence[str],
-    ) -> list[Taken]:
-        await self._check_parents(specs, ids)
+    async def _take_now(self, request: _Request) -> list[Taken]:
+        specs = request.specs
+        await self._check_parents(specs, request.ids)
+        asked = request.asked
         if asked is None:
             asked = await self._asked(specs)
         read: dict[str, Sequence[str]] = {}
-        if ids:
+        if request.ids:
             asked = [each._replace(wanted=None, miss=cache.NO_CANDIDATE) for each in asked]
         own: dict[cache.Wanted, asyncio.Future[str | None]] = {}
         others: dict[cache.Wanted, asyncio.Future[str | None]] = {}
@@ -304,7 +327,7 @@ class Submissions:
                 unfinished = (there.job for there in found.values() if there.job and there.unfinished)
                 if not any(map(self._jobs.why_not_reusable, unfinished)):
                     try:
-                        return await self._insert(asked, found, own, documents, retry_of, replace_batch, ids, read)
+                        return await self._insert(request, asked, found, own, read)
                     except JobGone:
                         pass
                     except UnreadBatch as batch:
@@ -323,15 +346,13 @@ class Submissions:
 
     async def _insert(
         self,
+        request: _Request,
         asked: Sequence[_Asked],
         found: dict[cache.Wanted, _Found],
         own: Mapping[cache.Wanted, asyncio.Future[str | None]],
-        documents: Sequence[tuple[str, int]],
-        retry_of: Sequence[str],
-        replace_batch: str | None,
-        ids: Sequence[str],
         read: Mapping[str, Sequence[str]],
     ) -> list[Taken]:
+        retry_of, ids = request.retry_of, request.ids
         moment = self._moment()
         never: dict[_Size, str | None] = {}
         new: list[JobRecord] = []
@@ -367,16 +388,16 @@ class Submissions:
                 for document, answer in zip(asked, taken, strict=True)
                 if document.spec.batch is not None and not retry_of
             ],
-            documents=[(*document, answer.id) for document, answer in zip(documents, taken, strict=False)],
+            documents=[(*document, answer.id) for document, answer in zip(request.documents, taken, strict=False)],
             hits=[answer.id for answer in taken if answer.cached],
             retries={old: answer.id for old, answer in zip(retry_of, taken, strict=False)},
-            replace_batch=replace_batch,
+            replace_batch=request.replace_batch,
             cache_keys=keys,
             parents=list(dict.fromkeys(text for job in new for text in job.after)),
         )
         self._check_circles([*submission.members, *self._taken_over(submission)], new, asked, read)
         # Finished even if the caller goes away: what is on disk must be in the queue.
-        await asyncio.shield(asyncio.ensure_future(self._add(submission)))
+        await asyncio.shield(asyncio.ensure_future(self._add(submission, request.behind)))
         for wanted, decision in own.items():
             decision.set_result(found[wanted].job)
         self._metrics.taken((document.spec, answer.cached) for document, answer in zip(asked, taken, strict=True))
@@ -386,14 +407,24 @@ class Submissions:
         """The places in batches that retries take from failed jobs, as far as the records tell."""
         return [(job.batch, job.id) for job in submission.jobs if job.batch is not None and job.retry_of is not None]
 
-    async def _add(self, submission: Submission) -> None:
+    async def _add(self, submission: Submission, behind: _Written | None) -> None:
         ids = [job.id for job in submission.jobs]
         self._jobs.submitting(submission.jobs)
+        last = Document(*submission.documents[-1][:2]) if submission.documents else None
         try:
-            await self._writer.insert(submission)
+            written = self._writer.insert(submission, behind)
+            if last is not None:
+                # What comes after it is got ready meanwhile.
+                self._being_written[last] = written
+                if last.key in self._awaited:
+                    self._awaited.pop(last.key).set()
+            await written
         except BaseException:
             self._jobs.inserted(ids, well=False)
             raise
+        finally:
+            if last is not None:
+                self._being_written.pop(last, None)
         self._jobs.stored(submission)
         self._jobs.inserted(ids, well=True)
 

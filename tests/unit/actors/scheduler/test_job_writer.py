@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orqal.actors.scheduler import job_writer
-from orqal.actors.scheduler.job_writer import JobWriter
+from orqal.actors.scheduler.job_writer import JobWriter, NotBehind
 from orqal.models import ErrorType, JobRecord, Output, now
 from orqal.store import Submission
 
@@ -32,7 +32,7 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.written: list[tuple[str, list[str], list[str]]] = []
-        self.fail: list[Exception] = []
+        self.fail: list[Exception | None] = []
         self.begun = threading.Semaphore(0)
         self.go = threading.Event()
         self.go.set()
@@ -43,8 +43,8 @@ class FakeStore:
         try:
             self.begun.release()
             assert self.go.wait(LIMIT)
-            if self.fail:
-                raise self.fail.pop(0)
+            if self.fail and (error := self.fail.pop(0)) is not None:
+                raise error
             self.written.append((what, [record.id[-1] for record in jobs], more))
         finally:
             self.inside.release()
@@ -67,9 +67,9 @@ class Desk:
         self.store = FakeStore()
         self.writer = JobWriter(self.store)  # type: ignore[arg-type]
 
-    def insert(self, *numbers: int) -> asyncio.Task[None]:
+    def insert(self, *numbers: int, behind: asyncio.Future[None] | None = None) -> asyncio.Future[None]:
         submission = Submission(at=now(), jobs=[job(number) for number in numbers])
-        return asyncio.create_task(self.writer.insert(submission))
+        return self.writer.insert(submission, behind)
 
     def delete(self, *numbers: int) -> asyncio.Task[int]:
         return asyncio.create_task(self.writer.apart(self.store.delete, *numbers))
@@ -97,7 +97,7 @@ def test_writes_that_come_during_another_are_the_next_transaction() -> None:
         desk.store.go.clear()
         first = desk.insert(1)
         await desk.begun()
-        later = [desk.insert(2), desk.save(3), desk.insert(4)]
+        later: list[asyncio.Future[Any]] = [desk.insert(2), desk.save(3), desk.insert(4)]
         await asyncio.wait(later, timeout=0)
         assert not first.done()  # not before it is on disk
         desk.store.go.set()
@@ -117,7 +117,7 @@ def test_one_transaction_at_a_time_is_written() -> None:
         desk.store.go.clear()
         first = desk.delete(1)
         await desk.begun()
-        later = [desk.insert(2), desk.delete(3)]
+        later: list[asyncio.Future[Any]] = [desk.insert(2), desk.delete(3)]
         await asyncio.wait(later, timeout=0.05)
         assert not any(write.done() for write in later)
         desk.store.go.set()
@@ -143,6 +143,32 @@ def test_a_failing_insert_raises_to_its_callers_only() -> None:
             await desk.insert(5)
         await desk.insert(6)
         assert [ids for _, ids, _ in desk.store.written] == [["3"], ["4"], ["6"]]
+
+    run(scene())
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_is_behind_a_failing_insert_is_not_written_and_neither_is_what_is_behind_that(at_once: bool) -> None:
+    async def scene() -> None:
+        desk = Desk()
+        desk.store.go.clear()
+        before = desk.insert(9)
+        await desk.begun()
+        # All in one transaction, and then the first again alone; or the first one alone.
+        desk.store.fail = [None, *(OSError("full") for _ in range(2 if at_once else 1))]
+        first = desk.insert(1)
+        if not at_once:
+            desk.store.go.set()
+            with pytest.raises(OSError, match="full"):
+                await first
+        second = desk.insert(2, behind=first)
+        third, other = desk.insert(3, behind=second), desk.insert(4, behind=before)
+        desk.store.go.set()
+        await asyncio.wait([first, second, third, other])
+        failures = [type(each.exception()) for each in (first, second, third, other)]
+        assert failures == [OSError, NotBehind, NotBehind, type(None)]
+        await desk.insert(5, behind=other)
+        assert [ids for _, ids, _ in desk.store.written] == [["9"], ["4"], ["5"]]
 
     run(scene())
 

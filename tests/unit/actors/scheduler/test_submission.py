@@ -227,6 +227,47 @@ def test_what_comes_after_a_request_that_never_comes_is_not_submitted(tmp_path: 
     play(scene, tmp_path)
 
 
+def test_what_comes_after_a_request_is_got_ready_while_that_is_written_and_fails_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(cluster: InProcessCluster) -> None:
+        assert cluster._current is not None
+        store, writer = stored(cluster), cluster._current[1]._writer
+        insert, failures, written = store.insert, 2, list[list[Any]]()
+
+        def full_at_first(*submissions: Any) -> None:
+            nonlocal failures
+            if failures:
+                failures -= 1
+                raise sqlite3.OperationalError("full")
+            written.append([job.input for each in submissions for job in each.jobs])
+            insert(*submissions)
+
+        def requests() -> list[asyncio.Task[list[Taken]]]:
+            return [
+                asyncio.create_task(take(cluster, spec(1), key="a")),
+                asyncio.create_task(take(cluster, spec(2), key="b", after=Document("a", 1))),
+                asyncio.create_task(take(cluster, spec(1), key="c", after=Document("b", 1))),
+            ]
+
+        monkeypatch.setattr(store, "insert", full_at_first)
+        async with writer._lock:  # as if it was writing
+            first = requests()
+            await cluster.wait(1)
+            assert len(writer._inserts) == 2, "the third one waits for what becomes of the first one, which is the same"
+        await asyncio.wait(first)
+        assert [type(each.exception()) for each in first] == [sqlite3.OperationalError, TooEarly, TooEarly]
+        assert written == []
+        async with writer._lock:
+            again = requests()
+            await cluster.wait(1)
+        [[one], [_], [same]] = [await each for each in again]
+        assert written == [[1, 2], []] and count(cluster) == 2
+        assert same == (one.id, True)
+
+    play(scene, tmp_path)
+
+
 def test_a_retry_is_made_once(tmp_path: Path) -> None:
     async def scene(cluster: InProcessCluster) -> None:
         params = {"exit_code": 1, "seconds": 0.1}
