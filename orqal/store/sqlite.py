@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -37,7 +37,9 @@ from orqal.store.sqlite_schema import COPIED_TABLES, FINAL, USABLE, prepare
 T = TypeVar("T")
 
 _ROWS_AT_ONCE = 500
-"""Rows that a long read holds in memory, and parameters of one statement: old versions of SQLite accept 999."""
+"""Rows that a long read holds in memory."""
+_VALUES_AT_ONCE = 999
+"""Parameters of one statement: old versions of SQLite accept no more."""
 _EMPTY_PAGES, _PAGES_AT_ONCE = 1_000, 1_000
 """Pages of the file, of 4 kB as a rule: how many stay empty in a small file, and how many are given back at a time."""
 _DISK_FULL = re.compile("full|disk I/O error")
@@ -561,6 +563,17 @@ def _delete(connection: sqlite3.Connection, seqs: Sequence[int]) -> list[str]:
     return deleted
 
 
+def _insert_rows(connection: sqlite3.Connection, table: str, row: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert many rows with one statement. Python gives other threads a turn at each statement, and one that computes
+    keeps it for 5 ms."""
+    together = _VALUES_AT_ONCE // row.count("?")
+    whole = len(rows) - len(rows) % together
+    for start in range(0, whole, together):
+        values = list(chain.from_iterable(rows[start : start + together]))
+        connection.execute(f"INSERT INTO {table} VALUES {', '.join([row] * together)}", values)
+    connection.executemany(f"INSERT INTO {table} VALUES {row}", rows[whole:])
+
+
 def _insert(connection: sqlite3.Connection, submission: Submission) -> None:
     if submission.replace_batch is not None:
         connection.execute(
@@ -568,10 +581,10 @@ def _insert(connection: sqlite3.Connection, submission: Submission) -> None:
         )
         connection.execute("DELETE FROM batches WHERE name = ?", (submission.replace_batch,))
     at = submission.at.timestamp()
-    connection.executemany(
-        "INSERT INTO jobs "
-        "(id, status, ok, app, user, host, ctime, etime, kept_from, cache_key, failed_ancestor, record) "
-        "VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+    _insert_rows(
+        connection,
+        "jobs (id, status, ok, app, user, host, ctime, etime, kept_from, cache_key, failed_ancestor, record)",
+        "(?,?,?,?,?,?,?,?,?,?,?,?)",
         [
             (
                 job.id,
@@ -603,13 +616,16 @@ def _insert(connection: sqlite3.Connection, submission: Submission) -> None:
         "ON CONFLICT (name) DO UPDATE SET touched = max(touched, excluded.touched)",
         [(batch, at, at) for batch in distinct(batch for batch, _ in submission.members)],
     )
-    connection.executemany(
-        "INSERT INTO members (batch, job) "
-        "VALUES ((SELECT seq FROM batches WHERE name = ?), (SELECT seq FROM jobs WHERE id = ?))",
+    _insert_rows(
+        connection,
+        "members (batch, job)",
+        "((SELECT seq FROM batches WHERE name = ?), (SELECT seq FROM jobs WHERE id = ?))",
         submission.members,
     )
-    connection.executemany(
-        "INSERT INTO documents (key, number, job) VALUES (?, ?, (SELECT seq FROM jobs WHERE id = ?))",
+    _insert_rows(
+        connection,
+        "documents (key, number, job)",
+        "(?, ?, (SELECT seq FROM jobs WHERE id = ?))",
         submission.documents,
     )
     for text in submission.parents:  # now, because it may be a batch that these jobs make

@@ -153,7 +153,7 @@ class Scheduler(SchedulerApi):
             jobs=self._jobs,
             metrics=self._job_metrics,
             keeping=self._keeping,
-            **({} if new_id is None else {"new_id": new_id}),
+            new_id=new_id,
         )
         self._retention = Retention(
             store, self._writer, settings, self._hosts, self._clock, self._keeping, self._background, self._jobs.blocked

@@ -22,6 +22,7 @@ from orqal.wrappers.catalog import App
 _OF_HOSTS = "gpus", "gpu_memory_gb", "resources"
 """The options by which a host is found."""
 _NO_HOSTS = frozenset[str]()
+_LINES_KEPT = 1_000
 
 
 class _Request(NamedTuple):
@@ -133,8 +134,8 @@ class WaitingRoom:
         self._app_of: dict[str, str] = {}
         self._out: dict[str, _Spot] = {}
         """Where jobs stood that were taken out and may come back."""
-        self._last: tuple[_Request, App, LineKey] | None = None
-        """What the job before asked for, its app, and the line of these: the jobs of a batch often ask for the same."""
+        self._lines: dict[_Request, tuple[App, LineKey]] = {}
+        """The lines of what jobs have asked for lately: those of a batch often ask for the same."""
         apps.changed = self.app_is_back
 
     def __contains__(self, job: str) -> bool:
@@ -167,9 +168,14 @@ class WaitingRoom:
             self._put(record.id, _Spot(self._line(request, app), request.due), first=first)
 
     def _line(self, request: _Request, app: App) -> LineKey:
-        if self._last is None or self._last[0] != request or self._last[1] is not app:
-            self._last = request, app, request.line(app)
-        return self._last[2]
+        if request.options is not None or request.due is not None:
+            return request.line(app)
+        known = self._lines.get(request)
+        if known is None or known[0] is not app:
+            if len(self._lines) >= _LINES_KEPT:
+                self._lines.clear()
+            known = self._lines[request] = app, request.line(app)
+        return known[1]
 
     def line(self, record: JobRecord) -> LineKey:
         """The line in which a job waits, or has waited."""
