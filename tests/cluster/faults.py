@@ -445,6 +445,8 @@ def steady(
                 return since
             time.sleep(0.2)
         flapped(f"for {time.monotonic() - since:.1f} s and no longer {what}")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {within:g} s for long: {what}")
 
 
 def _actors(host: Host, kind: str) -> set[psutil.Process]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from itertools import pairwise
 
 from bson import ObjectId
 
@@ -18,4 +19,4 @@ def test_ids_are_object_ids_of_now_in_order_and_differ_in_each_process() -> None
     assert abs(ObjectId(ids[-1]).generation_time.timestamp() - time.time()) < 60
     assert {each[8:18] for each in ids} != {other()[8:18]}
     within = [int(each[18:], 16) for each in ids]
-    assert all((after - before) % (1 << 24) == 1 for before, after in zip(within, within[1:], strict=False))
+    assert all((after - before) % (1 << 24) == 1 for before, after in pairwise(within))
