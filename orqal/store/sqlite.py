@@ -40,8 +40,6 @@ _ROWS_AT_ONCE = 500
 """Rows that a long read holds in memory."""
 _VALUES_AT_ONCE = 999
 """Parameters of one statement: old versions of SQLite accept no more."""
-_CACHE_PAGES = 8_000
-"""Pages of the file, of 4 kB as a rule, that a connection keeps in memory at most."""
 _EMPTY_PAGES, _PAGES_AT_ONCE = 1_000, 1_000
 """Pages of the file, of 4 kB as a rule: how many stay empty in a small file, and how many are given back at a time."""
 _DISK_FULL = re.compile("full|disk I/O error")
@@ -123,8 +121,6 @@ class SqliteStore:
                 connection.execute("PRAGMA synchronous = FULL")
                 # Some builds of SQLite write zeros over what is deleted, for which a full disk has no room.
                 connection.execute("PRAGMA secure_delete = FAST")
-                # A thousand new jobs change as many pages of the index of the cache's keys, which are in no order.
-                connection.execute(f"PRAGMA cache_size = {_CACHE_PAGES}")
             except sqlite3.Error:
                 connection.close()
                 raise
