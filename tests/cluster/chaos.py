@@ -26,6 +26,8 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from math import inf
 from typing import Any
 
 import httpx
@@ -207,11 +209,13 @@ def run(
     plan: Callable[[list[str], random.Random], list[list[list[str]]]],
     mongo: Server | None = None,
     say: Callable[[str], None] = lambda _: None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Report:
     """Submit jobs as a user does while faults happen, and check.
 
     `plan` makes of the faults that can happen what happens: steps one after the other, each of them lanes of faults as
     in `Faults.happen_together`. `mongo` is where the jobs are kept; None is the head's SQLite file.
+    Before each step `enough` is asked whether no more of them shall happen.
 
     Raises:
         TimeoutError: something did not come back.
@@ -239,6 +243,8 @@ def run(
             try:
                 wait_for(lambda: all(host["jobs"] for host in lab.hosts().values()), "jobs run on all hosts", WITHIN)
                 for lanes in plan(sorted(faults.all), chance):
+                    if enough():
+                        break
                     step = " | ".join(", ".join(lane) for lane in lanes)
                     say(step)
                     report.steps.add(step)
@@ -417,6 +423,10 @@ def _evidence(lab: Lab) -> str:
     return "\n".join(said)
 
 
+def _is_over(until: float) -> bool:
+    return time.monotonic() > until
+
+
 def main() -> int:
     """The command line."""
     assert __doc__ is not None
@@ -427,6 +437,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how often each fault happens")
     parser.add_argument("--pairs", type=int, default=6, help="how many pairs of faults happen in each round")
     parser.add_argument("--store", choices=("sqlite", "mongodb"), help="where the jobs are kept; both, one by one")
+    parser.add_argument("--minutes", type=float, default=inf, help="begin no step later than so long after the start")
     parser.add_argument("--only", default="", help="only the faults with this word in their names")
     options = parser.parse_args()
     began = time.monotonic()
@@ -450,12 +461,14 @@ def main() -> int:
                 stores[mongo.name] = mongo
             for name, mongo in stores.items():
                 say(f"seed {options.seed}, {options.rounds} rounds, jobs in {name}")
+                until = time.monotonic() + options.minutes * 60
                 report = run(
                     cluster,
                     seed=options.seed,
                     plan=one_by_one(options.rounds, options.only, options.pairs),
                     mongo=mongo,
                     say=say,
+                    enough=partial(_is_over, until),
                 )
                 print(f"\njobs in {name}:\n{report}\n", flush=True)
                 good = good and report.good
