@@ -38,7 +38,7 @@ def main(count: int, name: str) -> int:
     print(", ".join(f"{number:,} {how}" for how, number in ended.most_common()))
     for job in jobs:
         if not job.ok:
-            print(f"{job.app} {job.input}: {job.error['message'] if job.error else ' '.join(job.stderr)}")
+            print(f"{job.app} {job.input}: {job.error['message'] if job.error else ' '.join(job.stderr).strip()}")
     return 0 if ended.keys() == {"succeeded"} else 1
 
 

@@ -16,8 +16,9 @@ class Factors(AbstractWrapper):
         return ["factor", self.job.input]
 
     def set_result(self, job):
-        _, factors = job.stdout[0].split(":")
-        job.set_result([int(factor) for factor in factors.split()])
+        if job.exit_code == 0:
+            _, factors = job.stdout[0].split(":")
+            job.set_result([int(factor) for factor in factors.split()])
 
 
 class Product(AbstractWrapper):
