@@ -19,7 +19,7 @@ COUNT = 1_000
 
 
 def inputs(count: int, first: int = 1) -> list[str]:
-    """Return numbers as text, one of which is not written as it should be."""
+    """Return numbers as text. One of them has a question mark at its end, which is an error in the data."""
     texts = [str(number) for number in range(first, first + count)]
     texts[count // 2] += "?"
     return texts

@@ -1,16 +1,20 @@
-"""Three apps, each of which goes on with what the one before has made. Give this file to Orqal in ORQAL_SERVICES."""
+"""Three apps for a pipeline. Each one uses the results of the apps before it. Name this file in ORQAL_SERVICES."""
 
 from orqal import AbstractWrapper
 
 
-class Factors(AbstractWrapper):
-    """The prime factors of the number that is its input."""
+class Small:
+    """What all three ask for."""
 
     docker_url = "orqal/demo"
     threads = 0.5
     memory_in_gb = 0.1
     volumes = {}
     network = "none"
+
+
+class Factors(Small, AbstractWrapper):
+    """The prime factors of the number that is its input."""
 
     def get_cmd(self, params):
         return ["factor", self.job.input]
@@ -21,14 +25,8 @@ class Factors(AbstractWrapper):
             job.set_result([int(factor) for factor in factors.split()])
 
 
-class Product(AbstractWrapper):
+class Product(Small, AbstractWrapper):
     """The product of the numbers that its parent has found."""
-
-    docker_url = "orqal/demo"
-    threads = 0.5
-    memory_in_gb = 0.1
-    volumes = {}
-    network = "none"
 
     def get_cmd(self, params):
         [parent] = self.job.parents
@@ -38,14 +36,8 @@ class Product(AbstractWrapper):
         job.set_result(int(job.stdout[0]))
 
 
-class Digest(AbstractWrapper):
+class Digest(Small, AbstractWrapper):
     """The SHA-256 of what all its parents have found, as text."""
-
-    docker_url = "orqal/demo"
-    threads = 0.5
-    memory_in_gb = 0.1
-    volumes = {}
-    network = "none"
 
     def get_cmd(self, params):
         found = " ".join(str(parent.result) for parent in self.job.parents)

@@ -114,7 +114,7 @@ def _json(document: Mapping[str, Any]) -> bytes:
 
 
 def _readable(lines: Iterable[bytes], file: str) -> Iterator[bytes]:
-    """Yield the lines of a file. Exit if it is no text, of which each line would be wrong in another way."""
+    """Yield the lines of a file. Exit with one error if the file is not text."""
     for number, line in enumerate(lines):
         for start, what in _NO_TEXT.items() if not number else ():
             if line.startswith(start):
@@ -155,7 +155,7 @@ def _check_name(name: Any) -> None:
 
 
 def _after(document: dict[str, Any], named: Mapping[str, Sequence[int]]) -> Sequence[str | tuple[str, int]]:
-    """Return what a line waits after, and leave what is no line in it."""
+    """Return what a line waits after. In the document, keep only the parents that are not lines."""
     given = document["after"]
     if not isinstance(given, list):
         return ()  # which is refused
@@ -176,7 +176,7 @@ def _after(document: dict[str, Any], named: Mapping[str, Sequence[int]]) -> Sequ
 
 
 def _reference(parent: Any) -> tuple[str, str] | None:
-    """Return how the text of a parent begins that is a line, and the name of the line; None if it is none.
+    """Return `any:` or nothing, and the name of the line, if this parent is a line of the file; None otherwise.
 
     Raises:
         _BadLine: it is not complete.

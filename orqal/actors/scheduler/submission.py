@@ -10,11 +10,12 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from bson import ObjectId
+
 from orqal.actors.messages import BadParent, Document, OtherDocument, Planned, Taken, TooEarly
 from orqal.actors.scheduler.apps import Apps
 from orqal.actors.scheduler.hosts import Hosts
 from orqal.actors.scheduler.input_files import InputFiles, Unreadable
-from orqal.actors.scheduler.job_ids import job_ids
 from orqal.actors.scheduler.job_metrics import JobMetrics
 from orqal.actors.scheduler.job_registry import JobRegistry
 from orqal.actors.scheduler.job_writer import JobWriter, NotBehind
@@ -95,10 +96,10 @@ class Submissions:
         keeping: KeepingClock,
         new_id: Callable[[], str] | None = None,
     ) -> None:
-        """`keeping` dates new jobs, and says from when on they are kept. `new_id` makes their ids; see job_ids."""
+        """`keeping` dates new jobs, and says from when on they are kept. `new_id` makes their ids: BSON ObjectIds."""
         self._settings = settings
         self._store, self._writer, self._apps, self._hosts = store, writer, apps, hosts
-        self._jobs, self._keeping, self._new_id = jobs, keeping, new_id or job_ids()
+        self._jobs, self._keeping, self._new_id = jobs, keeping, new_id or (lambda: str(ObjectId()))
         self._metrics = metrics
         self._deciding: dict[cache.Wanted, asyncio.Future[str | None]] = {}
         self._input_files = InputFiles()

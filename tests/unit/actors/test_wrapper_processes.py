@@ -74,14 +74,20 @@ async def test_processes_are_kept_while_calls_come_and_are_ended_once_none_has_f
 ) -> None:
     """Calls overlap, so that one ends while another one is under way."""
     ended: list[Process] = []
+    both_ended = asyncio.Event()
+
+    def end(process: Process) -> None:
+        ended.append(process)
+        if len(ended) == 2:
+            both_ended.set()
+
     monkeypatch.setattr(wrapper_processes, "IDLE_AFTER", 0.3)
-    monkeypatch.setattr("ray.kill", ended.append)
+    monkeypatch.setattr("ray.kill", end)
     Process.go_on.set()
     for _ in range(20):
         await asyncio.gather(*(processes.call("A", "a call", 10, str.lower, "A") for _ in range(2)))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # all together three times as long as processes stay without a call
     assert (Process.count, ended) == (2, [])
-    await asyncio.sleep(0.6)
-    assert len(ended) == 2
+    await asyncio.wait_for(both_ended.wait(), 10)
     await processes.call("A", "a call", 10, str.lower, "A")
     assert Process.count == 3
