@@ -177,8 +177,8 @@ def batch(
 
     If the batch exists already, nothing is submitted. If an earlier call stopped midway, the rest is submitted.
     """
+    from orqal.cli.batch_file import check_all, line_document, read
     from orqal.cli.job_documents import check_defaults
-    from orqal.cli.job_files import check_all, line_document, read
 
     own = retry_fields(retries, retry_on, retry_delay, retry_memory_factor)
     defaults = check_defaults({**own, "priority": priority, "after": parents(after, after_any)})

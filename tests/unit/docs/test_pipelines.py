@@ -13,8 +13,8 @@ import pytest
 
 from orqal import AbstractWrapper
 from orqal.cli import job_documents
+from orqal.cli.batch_file import line_document, read
 from orqal.cli.job_documents import combinations
-from orqal.cli.job_files import line_document, read
 from orqal.client import Client
 from orqal.models import JobSpec
 from orqal.testing import Container, ParentJob, run
