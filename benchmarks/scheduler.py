@@ -359,9 +359,12 @@ def scheduler_process(home: str) -> psutil.Process:
 
 
 def pipelines(jobs: int) -> Iterator[Figure]:
-    """Submit a chain of batches, each after the one before, and a job after all of them, and let all of it run."""
+    """Submit a chain of batches, each after the one before, and a job after all of them, and let all of it run.
+
+    The jobs before them fill what has a fixed size: the pages that each connection to the store keeps, for example.
+    """
     with scripted_orqal() as client:
-        ended(client, submitted(client, documents(1_000, "warm", 0.05, 0.01), "warm"))
+        ended(client, submitted(client, documents(20_000, "warm", 0.05, 0.01), "warm"))
         cores = client.hosts()[0]["threads"]
         [busy] = client.submit_many(documents(1, "busy", 1e6, cores), "busy")
         scheduler = scheduler_process(os.environ["ORQAL_HOME"])

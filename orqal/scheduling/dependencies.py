@@ -138,8 +138,10 @@ class Dependencies:
         """The last parents that came. Mostly the next child has the same ones."""
         self._needed: dict[str, int] = {}
         """The number of children that have not ended, for each parent that is a job."""
-        self._blocked: dict[str, int] = {}
-        """The number of open parents."""
+        self._blocked: dict[str, str] = {}
+        """Each is its own value: who knows it by an equal text can use this one, so that it is in memory once."""
+        self._over: dict[str, int] = {}
+        """How many of its parents have ended, for each blocked child that has others too."""
         self._decided: dict[str, Failure | None] = {}
         """Children that are blocked no longer and were not taken yet."""
         self._children: dict[str, _Few] = {}
@@ -213,7 +215,7 @@ class Dependencies:
         """Let a child that was added wait for its parents. All are open until it is known that they have ended."""
         texts = self._after[child]
         batches = list[str]()
-        self._blocked[child] = len(texts)
+        self._blocked[child] = child
         for text in texts:
             parent = Parent.of(text)
             if parent.is_batch:
@@ -232,6 +234,7 @@ class Dependencies:
     def unblock(self, child: str) -> None:
         """A blocked child waits no longer, for whatever reason."""
         self._decided.pop(child, None)
+        self._over.pop(child, None)
         if self._blocked.pop(child, None) is None:
             return
         for text in self._after.get(child, ()):
@@ -283,6 +286,7 @@ class Dependencies:
         """A job that has not ended has joined a batch."""
         node = self._batches.get(batch)
         if node is not None and job not in node.open:
+            job = self._blocked.get(job, job)
             node.open[job] = None
             _add(self._in, job, batch)
 
@@ -363,8 +367,10 @@ class Dependencies:
     def _one_less(self, child: str) -> None:
         if child not in self._blocked:
             return
-        self._blocked[child] -= 1
-        if not self._blocked[child]:
+        over = self._over.pop(child, 0) + 1
+        if over < len(self._after[child]):
+            self._over[child] = over
+        else:
             del self._blocked[child]
             self._decided[child] = None
 
