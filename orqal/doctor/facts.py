@@ -45,8 +45,9 @@ class Machine:
     """Temporary folders of Ray nodes that no longer run."""
     ray_folders: Mapping[str, int] = field(default_factory=dict)
     """The temporary folders of this home's Ray nodes that run: path -> bytes on the disk."""
-    gcs_memory: int = 0
-    """Bytes of memory that Ray's GCS uses on the head; 0 elsewhere."""
+    ray_memory: Mapping[str, int] = field(default_factory=dict)
+    """The bytes of memory of this home's processes that run here and in which Ray keeps something of the past:
+    gcs_server (on the head), raylet and HostActor."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """The versions of the software whose versions must agree on all machines, by name."""
 

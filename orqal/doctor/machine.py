@@ -25,6 +25,7 @@ from orqal.store import StoreError, first_sentence, open_store, transfer
 STALE_AFTER = 3_600.0
 """Seconds without a change after which the unused folder of a Ray node counts as left over. Until then someone may want
 its logs."""
+_GROWING = ("gcs_server", "raylet", "HostActor")
 _FOLDER = re.compile(r"orqal-(\d+)-[0-9a-f]{8}")
 _TMP = Path("/tmp")  # noqa: S108 - the place of Ray nodes' folders, see cluster/node.py
 
@@ -37,7 +38,7 @@ def machine(settings: Settings, docker_root: str | None = None) -> Machine:
     ]
     if docker_root is not None:
         uses.append(_Use(docker_root, "Docker's images and containers", for_jobs=True))
-    ray_folders, gcs_memory = _ray_of(settings)
+    ray_folders, ray_memory = _ray_of(settings)
     exposed = privacy.exposed(settings)
     return Machine(
         disks=_disks(uses),
@@ -47,7 +48,7 @@ def machine(settings: Settings, docker_root: str | None = None) -> Machine:
         closable=[path for path in exposed if privacy.can_close(Path(path))],
         stale_folders=stale_folders(),
         ray_folders=ray_folders,
-        gcs_memory=gcs_memory,
+        ray_memory=ray_memory,
         versions=versions(),
     )
 
@@ -139,18 +140,18 @@ def _disks(uses: Iterable[_Use]) -> list[Disk]:
     return disks
 
 
-def _ray_of(settings: Settings) -> tuple[dict[str, int], int]:
-    """Return the folders of this home's Ray nodes that run here, with their bytes on the disk, and the bytes of memory
-    of its GCS; 0 if the GCS runs elsewhere."""
-    folders, memory = dict[str, int](), 0
+def _ray_of(settings: Settings) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the folders of this home's Ray nodes that run here, with their bytes on the disk, and the memory of those
+    of its processes that `Machine.ray_memory` names."""
+    folders, memory = dict[str, int](), dict[str, int]()
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            name = process.name()
-            if name not in ("raylet", "gcs_server") or process.environ().get("ORQAL_HOME") != str(settings.home):
+            # An actor's process has the title ray::HostActor, or with the name of a method after a dot.
+            name = process.name().removeprefix("ray::").partition(".")[0]
+            if name not in _GROWING or process.environ().get("ORQAL_HOME") != str(settings.home):
                 continue
-            if name == "gcs_server":
-                memory = process.memory_info().rss
-            else:
+            memory[name] = memory.get(name, 0) + process.memory_info().rss
+            if name == "raylet":
                 command = "\0".join(process.cmdline())
                 folders |= {str(each): on_disk(each) for each in _node_folders() if str(each) in command}
     return folders, memory

@@ -81,6 +81,31 @@ def test_what_ray_keeps_of_the_past_is_bounded(settings: Settings) -> None:
     assert 40 * logs < 1.01 * RAY_FOLDER
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="how much memory a process has is read from /proc")
+def test_large_blocks_of_memory_are_given_back(settings: Settings) -> None:
+    # By itself glibc keeps as much as was once freed, for each of several threads.
+    program = """
+import pathlib, threading
+def pages():
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+def use_for_a_moment():
+    large = b"x" * 20_000_000
+    all_have_some.wait(30)
+before, all_have_some = pages(), threading.Barrier(4)
+largest = b"x" * 30_000_000
+del largest
+threads = [threading.Thread(target=use_for_a_moment) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print((pages() - before) * 4_096)
+"""
+    environ = node.ray_environment(settings, "h1", "10.0.0.1:6379")
+    child = subprocess.run([sys.executable, "-c", program], env=environ, check=True, capture_output=True, timeout=60)
+    assert int(child.stdout) < 4_000_000
+
+
 @pytest.mark.parametrize("wanted", [False, True])
 def test_ray_serves_its_metrics_to_no_one_unless_that_is_wanted(settings: Settings, wanted: bool) -> None:
     assert not settings.ray_metrics

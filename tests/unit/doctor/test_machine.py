@@ -99,13 +99,19 @@ def test_what_ray_uses_is_measured_for_this_home_alone(settings: Settings, folde
     other = tmp_path / f"orqal-{os.getuid()}-76543210"
     other.mkdir()
     node = f"--temp_dir={folder}/ray"
-    with named("raylet", settings.home, tmp_path, node), named("gcs_server", settings.home, tmp_path):
+    with (
+        named("raylet", settings.home, tmp_path, node),
+        named("gcs_server", settings.home, tmp_path),
+        named("ray::HostActor.outcomes", settings.home, tmp_path),
+        named("ray::ServeReplica", settings.home, tmp_path),
+    ):
         found = checkup.machine(settings)
         assert found.ray_folders.keys() == {str(folder)} and 3_000_000 <= found.ray_folders[str(folder)] < 3_200_000
-        assert 100_000 < found.gcs_memory < 100_000_000
+        assert found.ray_memory.keys() == {"raylet", "gcs_server", "HostActor"}
+        assert all(100_000 < memory < 100_000_000 for memory in found.ray_memory.values())
     with named("raylet", other, tmp_path, f"--temp_dir={other}"), named("gcs_server", other, tmp_path):
         found = checkup.machine(settings)
-        assert (found.ray_folders, found.gcs_memory) == ({}, 0)
+        assert (found.ray_folders, found.ray_memory) == ({}, {})
 
 
 def test_each_disk_is_listed_once_with_all_its_uses(settings: Settings) -> None:

@@ -191,8 +191,10 @@ SCENES: dict[str, tuple[Cluster, list[tuple[str, str]]]] = {
         [("open_secret", "/d")],
     ),
     "an old folder of Ray's": (on_h2(Machine(stale_folders=["/tmp/o"])), [("stale_folder", "/tmp/o")]),
-    "a GCS that has grown": (on_h2(Machine(gcs_memory=int(1.1 * GB))), [("ray_memory", "gcs_server")]),
-    "a GCS as it may be": (on_h2(Machine(gcs_memory=int(0.9 * GB))), []),
+    "a part of Ray's that has grown, and one as it may be": (
+        on_h2(Machine(ray_memory={"gcs_server": int(0.9 * GB), "HostActor": int(1.1 * GB)})),
+        [("ray_memory", "HostActor")],
+    ),
     "a Ray node with large files": (
         on_h2(Machine(ray_folders={"/tmp/o": int(2.1 * GB), "/tmp/p": int(1.9 * GB)})),
         [("ray_folder", "/tmp/o")],
@@ -291,5 +293,5 @@ def test_a_home_that_died_and_one_that_is_half_up() -> None:
     assert half.kind is Kind.API_SILENT and "HostActor, ProxyActor, ServeReplica do not" in half.what
     rest = HomeFacts(home="/h", known_up=False, store=StoreFacts("/s", damage=["x"]), daemon_silent="refused")
     assert [kind for kind, _ in kinds(judge_home(rest))] == ["store_damaged", "daemon_silent"]
-    grown = HomeFacts(home="/h", known_up=False, machine=Machine(gcs_memory=int(2 * GB)))
+    grown = HomeFacts(home="/h", known_up=False, machine=Machine(ray_memory={"gcs_server": int(2 * GB)}))
     assert kinds(judge_home(grown)) == [("ray_memory", "gcs_server")]
