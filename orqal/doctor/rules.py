@@ -30,6 +30,10 @@ RAY_FOLDER = 2 * GB
 """Bytes on the disk that a Ray node's folder may have: forty logs at their limit (cluster/node.py)."""
 
 _FIX = "`orqal doctor --fix`"
+_RESTART = (
+    "restart the node: `orqal down` and `orqal up` on the head, where containers go on and are found again, and `orqal "
+    "leave` and `orqal join` on another host."
+)
 
 
 def judge(facts: Cluster) -> list[Finding]:
@@ -468,9 +472,7 @@ def _of_ray(where: str, machine: Machine) -> Iterator[Finding]:
                 what=f"The {part} on {where} uses {memory / GB:.1f} GB of memory.",
                 why="Ray keeps a little of what was, for example a row for each placement group that was ever removed, "
                 "and nothing bounds that. When the machine has no memory left, Orqal stops there.",
-                remedy="A restart of the node frees the memory, at a time of your choice: `orqal down` and `orqal up` "
-                "on the head, where containers go on and are found again, and `orqal leave` and `orqal join` on "
-                "another host.",
+                remedy=f"To free the memory, at a time of your choice, {_RESTART}",
             )
     for path, size in machine.ray_folders.items():
         if size > RAY_FOLDER:
@@ -480,8 +482,7 @@ def _of_ray(where: str, machine: Machine) -> Iterator[Finding]:
                 subject=path,
                 what=f"The folder {path} of the Ray node on {where} has {size / GB:.1f} GB.",
                 why="Ray's logs are rotated, but it has other files that nothing bounds. They occupy /tmp.",
-                remedy="Look at what is large in it (`du`). A restart of the node empties it: `orqal down` and "
-                "`orqal up` on the head, where containers go on, and `orqal leave` and `orqal join` on another host.",
+                remedy=f"Look at what is large in it (`du`). To empty it, {_RESTART}",
             )
 
 

@@ -84,9 +84,10 @@ async def test_processes_are_kept_while_calls_come_and_are_ended_once_none_has_f
     monkeypatch.setattr(wrapper_processes, "IDLE_AFTER", 0.3)
     monkeypatch.setattr("ray.kill", end)
     Process.go_on.set()
-    for _ in range(20):
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    while loop.time() < begun + 3 * wrapper_processes.IDLE_AFTER:
         await asyncio.gather(*(processes.call("A", "a call", 10, str.lower, "A") for _ in range(2)))
-        await asyncio.sleep(0.05)  # all together three times as long as processes stay without a call
     assert (Process.count, ended) == (2, [])
     await asyncio.wait_for(both_ended.wait(), 10)
     await processes.call("A", "a call", 10, str.lower, "A")
